@@ -1,0 +1,218 @@
+//! Everything that can go wrong, one variant per cause.
+
+use std::path::PathBuf;
+
+/// Result of the library's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what was expected there.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "create", "rename".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A JSON file does not parse.
+    #[error("{path} is not valid JSON: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line and column.
+        source: serde_json::Error,
+    },
+    /// A configuration cannot describe a Llamba; lists every bad field.
+    #[error("{path} does not describe a Llamba: {list}", path = path.display(), list = list(problems))]
+    Config {
+        /// `config.json`, or the safetensors file whose metadata holds the configuration.
+        path: PathBuf,
+        /// All the bad fields.
+        problems: Vec<FieldProblem>,
+    },
+    /// A safetensors header is damaged or hostile.
+    #[error("{path} is not a sound safetensors file: {reason}", path = path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with its header or length.
+        reason: String,
+    },
+    /// Tensors are missing, unknown, or of the wrong shape or dtype; lists all of them.
+    #[error("{path} does not fit its configuration: {list}", path = path.display(), list = list(problems))]
+    Tensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All the bad tensors.
+        problems: Vec<TensorProblem>,
+    },
+    /// The path holds no checkpoint that this library reads.
+    #[error("no Llamba checkpoint at {path}: {reason}", path = path.display())]
+    NotACheckpoint {
+        /// The directory or file.
+        path: PathBuf,
+        /// What was looked for.
+        reason: String,
+    },
+    /// No tokenizer was found, or it cannot be had.
+    #[error("no tokenizer for {model}: {reason}")]
+    TokenizerMissing {
+        /// The model that needs one.
+        model: String,
+        /// What was tried, and what to do.
+        reason: String,
+    },
+    /// A tokenizer file does not load or fails on a text.
+    #[error("tokenizer {path}: {reason}", path = path.display())]
+    Tokenizer {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// The tokenizer's own message.
+        reason: String,
+    },
+    /// The tokenizer knows ids that the model has no embedding for.
+    #[error(
+        "tokenizer {path} has ids up to {max_id}, but the model's vocabulary has {vocab_size} entries: \
+         it belongs to another model",
+        path = path.display()
+    )]
+    TokenizerMismatch {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// Largest id of the tokenizer.
+        max_id: u32,
+        /// Entries of the model's vocabulary, without padding.
+        vocab_size: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token id {id} at position {position} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Its place in the prompt, counted from 0.
+        position: usize,
+        /// Entries of the vocabulary, without padding.
+        vocab_size: usize,
+    },
+    /// There is nothing to continue: no token was ever given.
+    #[error("the prompt has no tokens and there is no state to continue")]
+    EmptyPrompt,
+    /// An option's value makes no sense.
+    #[error("{option} = {value}: expected {expected}")]
+    Option {
+        /// Name of the option, as the library spells it.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The hub could not deliver.
+    #[error("{repo}: {reason}")]
+    Hub {
+        /// Repository, as `owner/name`.
+        repo: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// A saved state cannot be used here.
+    #[error("state {path}: {reason}", path = path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why: damaged, of another model, of another version.
+        reason: String,
+    },
+    /// Arrays given to the model have the wrong shape.
+    #[error(transparent)]
+    Shape(#[from] mlx_llamba_kernels::ShapeError),
+    /// A weight cannot be quantized or read as asked.
+    #[error("tensor {tensor}: {source}")]
+    Quantization {
+        /// The weight.
+        tensor: String,
+        /// Why.
+        source: mlx_llamba_kernels::QuantizationError,
+    },
+    /// The output already exists.
+    #[error("{path} exists already; choose another output or allow overwriting", path = path.display())]
+    OutputExists {
+        /// The directory or file.
+        path: PathBuf,
+    },
+    /// MLX refused an operation.
+    #[error("MLX: {0}")]
+    Mlx(#[from] mlx_rs::error::Exception),
+}
+
+/// A field of a configuration with an impossible value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {found}, expected {expected}")]
+pub struct FieldProblem {
+    /// Dotted name of the field.
+    pub field: String,
+    /// What stands there ("missing" if nothing).
+    pub found: String,
+    /// What is allowed.
+    pub expected: String,
+}
+
+/// A tensor that does not fit.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorProblem {
+    /// The configuration asks for it, no file has it.
+    #[error("{name} is missing (expected shape {expected:?})")]
+    Missing {
+        /// Name in the checkpoint's own layout.
+        name: String,
+        /// Shape that the configuration implies.
+        expected: Vec<usize>,
+    },
+    /// A file has it, nothing uses it.
+    #[error("{name} is not part of this model")]
+    Unknown {
+        /// Name in the checkpoint's own layout.
+        name: String,
+    },
+    /// Wrong shape.
+    #[error("{name} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Name in the checkpoint's own layout.
+        name: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// Shape that the configuration implies.
+        expected: Vec<usize>,
+    },
+    /// Wrong dtype.
+    #[error("{name} has dtype {found}, expected {expected}")]
+    Dtype {
+        /// Name in the checkpoint's own layout.
+        name: String,
+        /// Dtype in the file, as safetensors spells it.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// Two files hold it.
+    #[error("{name} stands in two files: {first} and {second}")]
+    Duplicate {
+        /// Name in the checkpoint's own layout.
+        name: String,
+        /// File names.
+        first: String,
+        /// File names.
+        second: String,
+    },
+}
+
+/// Joins problems into one readable line.
+fn list<T: std::fmt::Display>(problems: &[T]) -> String {
+    problems.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+}
