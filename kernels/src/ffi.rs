@@ -17,7 +17,10 @@ pub(crate) struct RawScheme {
 }
 
 fn some(value: i32) -> mlx_sys::mlx_optional_int {
-    mlx_sys::mlx_optional_int { value, has_value: true }
+    mlx_sys::mlx_optional_int {
+        value,
+        has_value: true,
+    }
 }
 
 /// An owned handle that stands for "no array".
@@ -49,7 +52,9 @@ fn one(what: &str, call: impl FnOnce(*mut mlx_sys::mlx_array) -> i32) -> Result<
     let mut out = Null::new();
     let status = call(&mut out.0);
     if status != 0 {
-        return Err(Exception::custom(format!("{what} failed with status {status}")));
+        return Err(Exception::custom(format!(
+            "{what} failed with status {status}"
+        )));
     }
     let handle = std::mem::replace(&mut out, Null::new());
     // SAFETY: MLX has put a valid, owned array into the handle, which `forget` leaves alone.
@@ -81,12 +86,16 @@ pub(crate) fn quantize(w: &Array, scheme: RawScheme) -> Result<Vec<Array>> {
         let len = unsafe { mlx_sys::mlx_vector_array_size(parts) };
         (0..len)
             // SAFETY: `i` is below the vector's length.
-            .map(|i| one("reading quantized parts", |out| unsafe {
-                mlx_sys::mlx_vector_array_get(out, parts, i)
-            }))
+            .map(|i| {
+                one("reading quantized parts", |out| unsafe {
+                    mlx_sys::mlx_vector_array_get(out, parts, i)
+                })
+            })
             .collect()
     } else {
-        Err(Exception::custom(format!("quantize failed with status {status}")))
+        Err(Exception::custom(format!(
+            "quantize failed with status {status}"
+        )))
     };
     // SAFETY: `parts` is owned here and freed once.
     unsafe { mlx_sys::mlx_vector_array_free(parts) };
@@ -102,7 +111,10 @@ pub(crate) fn dequantize(
     dtype: mlx_rs::Dtype,
 ) -> Result<Array> {
     let (null, stream) = (Null::new(), Stream::thread_local_or_default());
-    let dtype = mlx_sys::mlx_optional_dtype { value: dtype.into(), has_value: true };
+    let dtype = mlx_sys::mlx_optional_dtype {
+        value: dtype.into(),
+        has_value: true,
+    };
     // SAFETY: all handles are alive for the call; `out` is a valid handle to write to.
     one("dequantize", |out| unsafe {
         mlx_sys::mlx_dequantize(

@@ -3,6 +3,9 @@
 //! [`mixer`] is the whole of a mixer between its two projections; [`oracle`] says in plain
 //! float64 loops what it must compute; [`Quantized`] is a matrix in MLX's group quantization.
 
+// The paper's matrices keep their upper-case names.
+#![allow(non_snake_case)]
+
 mod dims;
 mod ffi;
 mod mixer;
@@ -11,6 +14,6 @@ mod quantized;
 mod ssd;
 
 pub use dims::{Activation, Dims, ShapeError};
-//pub use mixer::{Mixed, MixerState, MixerWeights, mixer};
+pub use mixer::{Mixed, MixerError, MixerState, MixerWeights, mixer};
 pub use quantized::{Mode, QuantizationError, Quantized, Scheme};
-//pub use ssd::CHUNK;
+pub use ssd::CHUNK;
