@@ -1,0 +1,105 @@
+//! Rust declarations of mlx-c, made by bindgen, which needs libclang.
+
+use crate::{Result, cache::Cache, mlx_c::Sources, target::Target, wheel::Wheel};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// libclang for machines without one, by operating system and architecture of the host.
+const LIBCLANG: [((&str, &str), Wheel); 3] = [
+    (
+        ("linux", "x86_64"),
+        Wheel {
+            package: "libclang",
+            version: "18.1.1",
+            platform: "manylinux2010_x86_64",
+            sha256: "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
+        },
+    ),
+    (
+        ("linux", "aarch64"),
+        Wheel {
+            package: "libclang",
+            version: "18.1.1",
+            platform: "manylinux2014_aarch64",
+            sha256: "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+        },
+    ),
+    (
+        ("macos", "aarch64"),
+        Wheel {
+            package: "libclang",
+            version: "18.1.1",
+            platform: "macosx_11_0_arm64",
+            sha256: "0b2e143f0fac830156feb56f9231ff8338c20aecfe72b4ffe96f19e5a1dbb69a",
+        },
+    ),
+];
+
+pub fn generate(mlx_c: &Sources, target: &Target, cache: &Cache, out: &Path) -> Result<()> {
+    let mut builder = bindgen::Builder::default()
+        .clang_arg(format!("-I{}", mlx_c.root.display()))
+        // One half.h for every platform: it stands in for mlx-c's, whose types depend on the
+        // processor and on compiler headers that a libclang by itself does not have.
+        .clang_args(["-DMLX_HALF_H", "-include", "compat/half_bindgen.h"])
+        .clang_args(load_libclang(target, cache)?)
+        .blocklist_function("malloc")
+        .blocklist_function("realloc")
+        .layout_tests(false);
+    for header in mlx_c.files("h")? {
+        builder = builder.header(header.to_string_lossy());
+    }
+    let bindings = builder
+        .generate()
+        .map_err(|error| format!("bindgen could not read mlx-c's headers: {error}"))?;
+    let file = out.join("bindings.rs");
+    bindings
+        .write_to_file(&file)
+        .map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Loads the system's libclang, else the wheel's; returns the arguments the latter needs.
+fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
+    println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
+    let missing = match clang_sys::load() {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) => error,
+    };
+    let host = (env::consts::OS, env::consts::ARCH);
+    let advice = "Install libclang: `apt install libclang-dev` (Debian, Ubuntu) or \
+                  `xcode-select --install` (macOS), or set LIBCLANG_PATH to its directory.";
+    let Some((_, wheel)) = LIBCLANG.iter().find(|(system, _)| *system == host) else {
+        return Err(format!("bindgen needs libclang: {missing}\n{advice}"));
+    };
+    let dir = wheel
+        .unpacked(cache, false)
+        .map_err(|error| format!("{error}\n{advice}"))?;
+    // SAFETY: the build script has one thread at this point.
+    unsafe { env::set_var("LIBCLANG_PATH", dir.join("clang/native")) };
+    clang_sys::load().map_err(|error| format!("{error}\n{advice}"))?;
+    Ok(compiler_headers(target).map_or(Vec::new(), |dir| {
+        vec!["-isystem".to_owned(), dir.to_string_lossy().into_owned()]
+    }))
+}
+
+/// Where the C compiler of a Linux target keeps `stddef.h`: the wheel has none of its own.
+fn compiler_headers(target: &Target) -> Option<PathBuf> {
+    if target.is_macos() && target.cross {
+        return None; // BINDGEN_EXTRA_CLANG_ARGS says where they are
+    }
+    let compiler = cc::Build::new().try_get_compiler().ok()?;
+    let flag = if target.is_macos() {
+        "-print-resource-dir"
+    } else {
+        "-print-file-name=include"
+    };
+    let output = Command::new(compiler.path()).arg(flag).output().ok()?;
+    let dir = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    Some(if target.is_macos() {
+        dir.join("include")
+    } else {
+        dir
+    })
+}

@@ -1,0 +1,77 @@
+//! Downloads, shared by every profile and target of one target directory.
+//!
+//! An entry is a directory. It is filled under a temporary name and then renamed, so it is either
+//! whole or absent; a file lock makes two builds that need the same entry download it once.
+
+use crate::{Result, target::Target};
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// `MLX_LLAMBA_CACHE`, or `mlx-cache` in the target directory.
+    pub fn open(out: &Path, target: &Target) -> Result<Self> {
+        println!("cargo::rerun-if-env-changed=MLX_LLAMBA_CACHE");
+        let dir = match env::var_os("MLX_LLAMBA_CACHE") {
+            Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+            _ => target_dir(out, target).join("mlx-cache"),
+        };
+        fs::create_dir_all(&dir).map_err(|error| {
+            format!(
+                "cannot create the download cache {}: {error}\n\
+                 Set MLX_LLAMBA_CACHE to a directory that can be written.",
+                dir.display()
+            )
+        })?;
+        let dir = dir
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// The directory called `name`. When it is missing, `fill` makes its contents.
+    pub fn entry(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let entry = self.dir.join(name);
+        // Somebody may delete the cache and keep the rest of the target directory.
+        println!("cargo::rerun-if-changed={}", entry.display());
+        if entry.is_dir() {
+            return Ok(entry);
+        }
+        let at = |error| format!("{}: {error}", entry.display());
+        let lock = File::create(self.dir.join(format!(".{name}.lock"))).map_err(at)?;
+        lock.lock().map_err(at)?;
+        if entry.is_dir() {
+            return Ok(entry);
+        }
+        let part = self.dir.join(format!(".{name}.part"));
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(at)?; // of a build that was killed
+        }
+        fs::create_dir(&part).map_err(at)?;
+        fill(&part)?;
+        fs::rename(&part, &entry).map_err(at)?;
+        Ok(entry)
+    }
+}
+
+/// OUT_DIR is `<target dir>/[<triple>/]<profile>/build/<package>/out`.
+fn target_dir(out: &Path, target: &Target) -> PathBuf {
+    let profile = out
+        .ancestors()
+        .find(|dir| dir.ends_with("build"))
+        .and_then(Path::parent);
+    let Some(parent) = profile.and_then(Path::parent) else {
+        return out.to_path_buf();
+    };
+    if parent.ends_with(&target.triple) {
+        parent.join("..")
+    } else {
+        parent.to_path_buf()
+    }
+}

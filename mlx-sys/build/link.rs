@@ -1,0 +1,81 @@
+//! What the final program links, and what dependents are told.
+
+use crate::{Result, mlx::Mlx, mlx_c::Sources, target::Target};
+use std::{env, fs, os::unix::fs::symlink, path::Path};
+
+#[derive(PartialEq, Eq)]
+pub enum Blas {
+    /// What libmlx brings: Accelerate on macOS, the reference BLAS on Linux.
+    Bundled,
+    /// The dynamic loader finds its `cblas_*` before those that libmlx brings, because the program
+    /// itself needs it.
+    OpenBlas,
+}
+
+impl Blas {
+    /// Whether a program can be linked with OpenBLAS.
+    pub fn probe(target: &Target, out: &Path) -> Result<Self> {
+        if target.is_macos() {
+            return Ok(Self::Bundled);
+        }
+        let source = out.join("openblas.c");
+        let text = "int openblas_get_num_threads(void);\n\
+                    int main(void) { return openblas_get_num_threads() < 1; }\n";
+        fs::write(&source, text).map_err(|error| format!("{}: {error}", source.display()))?;
+        let compiler = cc::Build::new()
+            .try_get_compiler()
+            .map_err(|error| error.to_string())?;
+        let linked = compiler
+            .to_command()
+            .arg(&source)
+            .arg("-o")
+            .arg(out.join("openblas"))
+            .arg("-lopenblas")
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if linked {
+            return Ok(Self::OpenBlas);
+        }
+        println!(
+            "cargo::warning=OpenBLAS was not found: matrix products on the CPU will be about 35 \
+             times slower. Run `apt install libopenblas-dev`, then `cargo clean -p mlx-sys`."
+        );
+        Ok(Self::Bundled)
+    }
+}
+
+pub fn emit(target: &Target, mlx: &Mlx, mlx_c: &Sources, blas: &Blas, out: &Path) -> Result<()> {
+    // `cargo run` and `cargo test` set the library path for directories in OUT_DIR only. The loader
+    // follows the link, so that libmlx finds the libraries that lie beside the real directory.
+    let lib = out.join("lib");
+    let _ = fs::remove_file(&lib); // of an earlier run
+    symlink(&mlx.lib, &lib).map_err(|error| format!("{}: {error}", lib.display()))?;
+    println!("cargo::rustc-link-search=native={}", lib.display());
+    println!("cargo::rustc-link-search=native={}", out.display());
+    println!("cargo::rustc-link-lib=dylib=mlx");
+    if target.is_macos() {
+        println!("cargo::rustc-link-lib=dylib=c++");
+    } else {
+        println!("cargo::rustc-link-lib=static:+whole-archive=mlx_compat");
+        if *blas == Blas::OpenBlas {
+            println!("cargo::rustc-link-lib=dylib=openblas");
+        }
+        println!("cargo::rustc-link-lib=dylib=stdc++");
+    }
+
+    let metal_cpp = mlx.include.join("metal_cpp");
+    let metal_cpp = (cfg!(feature = "metal") && metal_cpp.is_dir()).then_some(metal_cpp);
+    let include = [
+        Some(mlx.include.clone()),
+        metal_cpp,
+        Some(mlx_c.root.clone()),
+    ];
+    let include = env::join_paths(include.into_iter().flatten())
+        .map_err(|error| format!("a directory of MLX cannot be part of a path list: {error}"))?;
+    println!("cargo::metadata=include={}", include.display());
+    println!("cargo::metadata=defines=");
+    println!("cargo::metadata=version={}", mlx.version);
+    // Not in the stock package: where libmlx is, for dependents that set an rpath.
+    println!("cargo::metadata=lib={}", mlx.lib.display());
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! mlx-c: the C interface that the bindings are made of.
+//!
+//! Its sources are part of the `mlx-sys` package of the registry, the one this package stands in
+//! for; cargo fetches that package and checks it against the registry's index.
+
+use crate::{
+    Result, cache::Cache, link::Blas, mlx::Mlx, target::Target, variable, wheel::install_hint,
+};
+use std::{
+    ffi::OsStr,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const PACKAGE_SHA256: &str = "da965f83ce211b80f9b681d9bbd6fa625fe6bb2e659ba7bc55dd95eea8d3b028";
+
+const MANIFEST: &str = r#"[package]
+name = "fetch"
+version = "0.0.0"
+edition = "2021"
+
+[lib]
+path = "fetch.rs"
+
+[dependencies]
+mlx-sys = { version = "=0.7.0", default-features = false }
+
+[workspace]
+"#;
+
+pub struct Sources {
+    /// The include directory: holds `mlx/c/*.h` and `*.cpp`.
+    pub root: PathBuf,
+}
+
+impl Sources {
+    pub fn locate(cache: &Cache) -> Result<Self> {
+        let root = cache.entry(&format!("mlx-c-0.7.0-{}", &PACKAGE_SHA256[..12]), fetch)?;
+        Ok(Self { root })
+    }
+
+    /// The files of `mlx/c` with this extension, in order.
+    pub fn files(&self, extension: &str) -> Result<Vec<PathBuf>> {
+        let dir = self.root.join("mlx/c");
+        let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension() == Some(OsStr::new(extension)))
+            .collect();
+        files.sort();
+        Ok(files)
+    }
+
+    pub fn compile(&self, target: &Target, mlx: &Mlx, blas: &Blas) -> Result<()> {
+        let mut build = cc::Build::new();
+        // The wrappers are thin: optimized in every profile, so that tests measure MLX.
+        build
+            .cpp(true)
+            .std("c++20")
+            .opt_level(2)
+            .debug(false)
+            .warnings(false);
+        build
+            .include(&self.root)
+            .flag("-isystem")
+            .flag(&mlx.include);
+        let compiler = build.try_get_compiler().map_err(|error| {
+            format!(
+                "no C++ compiler: {error}\n{}",
+                install_hint("one", "g++", "xcode-select --install")
+            )
+        })?;
+        if !target.is_macos() {
+            let compat = Path::new("compat")
+                .canonicalize()
+                .map_err(|error| error.to_string())?;
+            build.flag("-include").flag(compat.join("linux.hpp"));
+            // An archive of its own, linked whole: nothing may refer to it.
+            let mut own = cc::Build::new();
+            own.cpp(true)
+                .cargo_metadata(false)
+                .file(compat.join("linux.cpp"));
+            if *blas == Blas::OpenBlas {
+                own.define("MLX_LLAMBA_OPENBLAS", None);
+            }
+            own.try_compile("mlx_compat")
+                .map_err(|error| error.to_string())?;
+        }
+        build.files(self.files("cpp")?);
+        build.try_compile("mlxc").map_err(|error| {
+            format!(
+                "{} could not compile mlx-c: {error}\nIt needs C++20: g++ 11 or later, or clang 15 or later.",
+                compiler.path().display()
+            )
+        })
+    }
+}
+
+fn fetch(dir: &Path) -> Result<()> {
+    let at = |error| format!("{}: {error}", dir.display());
+    let work = dir.join("work");
+    fs::create_dir(&work).map_err(at)?;
+    fs::write(work.join("Cargo.toml"), MANIFEST).map_err(at)?;
+    fs::write(work.join("fetch.rs"), "").map_err(at)?;
+    // What cargo has downloaded before is good enough; only then ask the registry.
+    if vendor(&work, true).is_err() {
+        vendor(&work, false)?;
+    }
+    let package = work.join("vendor/mlx-sys");
+    let checksum = fs::read_to_string(package.join(".cargo-checksum.json")).map_err(at)?;
+    if !checksum.contains(&format!(r#""package":"{PACKAGE_SHA256}""#)) {
+        return Err(format!(
+            "the registry's mlx-sys 0.7.0 is not the package this build is pinned to (sha256 \
+             {PACKAGE_SHA256}).\nIf cargo is configured to use a mirror, the mirror differs from crates.io."
+        ));
+    }
+    fs::rename(package.join("src/mlx-c/mlx"), dir.join("mlx")).map_err(at)?;
+    fs::rename(package.join("src/mlx-c/LICENSE"), dir.join("LICENSE")).map_err(at)?;
+    fs::remove_dir_all(&work).map_err(at)
+}
+
+fn vendor(work: &Path, offline: bool) -> Result<()> {
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo
+        .current_dir(work)
+        .args(["vendor", "--quiet", "--respect-source-config"]);
+    if offline {
+        cargo.arg("--offline");
+    }
+    let output = cargo
+        .arg("vendor")
+        .output()
+        .map_err(|error| format!("cargo vendor: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "cargo could not fetch mlx-c, which is in the package mlx-sys 0.7.0 of the registry:\n{}\n\
+         Is the registry reachable?",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    ))
+}

@@ -1,0 +1,95 @@
+//! Wheels of the Python package registry: fetched and checked by pip.
+
+use crate::{Result, cache::Cache};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One file of the registry. `sha256` pins it: pip refuses any other.
+pub struct Wheel {
+    pub package: &'static str,
+    pub version: &'static str,
+    /// The platform part of the file name.
+    pub platform: &'static str,
+    pub sha256: &'static str,
+}
+
+impl Wheel {
+    /// The directory with the unpacked wheel. `foreign`: the wheel is for another kind of machine
+    /// than this one, so pip must not ask whether it would run here.
+    pub fn unpacked(&self, cache: &Cache, foreign: bool) -> Result<PathBuf> {
+        let name = format!("{}-{}-{}", self.package, self.version, &self.sha256[..12]);
+        cache.entry(&name, |dir| self.install(dir, foreign))
+    }
+
+    fn install(&self, dir: &Path, foreign: bool) -> Result<()> {
+        let Self {
+            package,
+            version,
+            platform,
+            sha256,
+        } = self;
+        let requirements = dir.join("requirements.txt");
+        fs::write(
+            &requirements,
+            format!("{package}=={version} --hash=sha256:{sha256}\n"),
+        )
+        .map_err(|error| format!("{}: {error}", requirements.display()))?;
+        let mut pip = Command::new("python3");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-input",
+            "--no-compile",
+        ])
+        .args([
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary=:all:",
+        ])
+        .args(["--require-hashes", "--requirement"])
+        .arg(&requirements)
+        .arg("--target")
+        .arg(dir)
+        .env("PIP_USER", "0");
+        if foreign {
+            pip.args(["--platform", platform]);
+        }
+        let output = pip.output().map_err(|error| {
+            format!(
+                "cannot run python3, which downloads {package}: {error}\n{}",
+                install_hint("Python 3", "python3 python3-pip", "brew install python")
+            )
+        })?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let advice = if said.contains("No module named pip") {
+            install_hint("pip", "python3-pip", "python3 -m ensurepip --user")
+        } else if said.contains("No matching distribution") {
+            format!(
+                "The wheel is built for {platform}: is this system older than that (on Linux, the \
+                 two numbers are glibc's)? Is the package registry reachable?"
+            )
+        } else {
+            "Is the package registry reachable? pip reads its proxy and index from pip.conf and \
+             PIP_* variables."
+                .to_owned()
+        };
+        Err(format!(
+            "pip could not download {package} {version}:\n{}\n{advice}\n\
+             To build without downloading MLX, set MLX_ROOT to a directory with its include/ and lib/.",
+            said.trim_end()
+        ))
+    }
+}
+
+/// How to install something that is missing.
+pub fn install_hint(what: &str, debian: &str, macos: &str) -> String {
+    format!("To install {what}: `apt install {debian}` (Debian, Ubuntu) or `{macos}` (macOS).")
+}
