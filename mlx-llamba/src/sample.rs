@@ -1,0 +1,203 @@
+//! Choosing the next token: [`Sampling`] says how, a [`Sampler`] does it.
+//!
+//! Everything is a lazy graph of MLX operations. Nothing is evaluated here, so the sampled token
+//! can go straight into the next forward step, before anyone looks at it.
+
+mod history;
+mod logprobs;
+mod options;
+#[cfg(test)]
+mod tests;
+mod transform;
+
+use mlx_llamba_kernels::ShapeError;
+use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
+use mlx_rs::{Array, Dtype, random};
+
+use crate::{Error, Result};
+use history::History;
+pub use logprobs::Logprobs;
+pub use options::Sampling;
+use transform::Bias;
+
+/// Draws tokens, one step after another, for every row of a batch.
+///
+/// It carries what the options need from one step to the next: the random generator's key and
+/// the tokens so far. A clone continues on its own from the same point.
+///
+/// All rows of a batch draw from one generator, each its own numbers: a run is reproduced by the
+/// same seed and the same batch size.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    sampling: Sampling,
+    seed: u64,
+    key: Array, // (2), u32
+    vocab: usize,
+    bias: Option<Bias>,
+    context: Option<History>,
+    output: Option<History>,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab` entries, padding not counted.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if [`Sampling::validate`] refuses the options.
+    pub fn new(sampling: &Sampling, vocab: usize) -> Result<Self> {
+        sampling.validate(vocab)?;
+        let seed = sampling.seed.unwrap_or_else(entropy);
+        let history = |wanted: bool| wanted.then(|| History::new(vocab, sampling.penalty_window));
+        Ok(Self {
+            seed,
+            key: random::key(seed)?,
+            vocab,
+            bias: Bias::new(&sampling.logit_bias, vocab),
+            context: history(sampling.repetition_penalty != 1.0),
+            output: history(sampling.frequency_penalty != 0.0 || sampling.presence_penalty != 0.0),
+            sampling: sampling.clone(),
+        })
+    }
+
+    /// The seed in use: the one asked for, or the one made up in its place.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Takes note of tokens that were not sampled here: the prompt.
+    ///
+    /// | arg | shape | dtype |
+    /// |---|---|---|
+    /// | tokens | (b, l), or (1, l) for a prompt that all rows share | u32 |
+    ///
+    /// Ids outside the vocabulary do not count; rows shorter than l can be filled up with them
+    /// (on the left, if there is a penalty window). Does nothing without a repetition penalty.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `tokens` has not two axes.
+    pub fn observe(&mut self, tokens: &Array) -> Result<()> {
+        if tokens.ndim() != 2 {
+            return Err(shape("tokens", tokens, "(b, l)".to_owned()));
+        }
+        match &mut self.context {
+            Some(context) => Ok(context.push(tokens)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Chooses one token per row and takes note of it. Lazy.
+    ///
+    /// | | shape | dtype |
+    /// |---|---|---|
+    /// | logits | (b, v), v at least the vocabulary | f32, f16, bf16 |
+    /// | result | (b) | u32 |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `logits` has another shape.
+    pub fn sample(&mut self, logits: &Array) -> Result<Array> {
+        let Sampling {
+            temperature,
+            repetition_penalty,
+            frequency_penalty,
+            ..
+        } = self.sampling;
+        let mut x = self.real_entries(logits)?; // (b, vocab)
+        if let Some(bias) = &self.bias {
+            x = bias.apply(&x)?;
+        }
+        if let Some(counts) = self
+            .context
+            .as_ref()
+            .map(History::counts)
+            .transpose()?
+            .flatten()
+        {
+            x = transform::repetition(&x, &counts, repetition_penalty)?;
+        }
+        if let Some(counts) = self
+            .output
+            .as_ref()
+            .map(History::counts)
+            .transpose()?
+            .flatten()
+        {
+            let presence = self.sampling.presence_penalty;
+            x = transform::frequency_presence(&x, &counts, frequency_penalty, presence)?;
+        }
+        let token = if temperature < Sampling::GREEDY_BELOW {
+            argmax_axis(&x, 1, false)? // (b)
+        } else {
+            x = transform::temperature(&x, temperature)?;
+            x = transform::truncate(&x, self.sampling.top_k, self.sampling.top_p)?;
+            x = transform::min_p(&x, self.sampling.min_p)?;
+            let (next, key) = random::split(&self.key, 2)?;
+            self.key = next;
+            transform::draw(&x, &key)? // (b)
+        };
+        for history in [&mut self.context, &mut self.output].into_iter().flatten() {
+            history.push(&token.reshape(&[-1, 1])?)?;
+        }
+        Ok(token)
+    }
+
+    /// Log-probabilities under the model itself: before bias, penalties, temperature and
+    /// truncation, over the vocabulary without padding. Natural logarithms. Lazy.
+    ///
+    /// | | shape | dtype |
+    /// |---|---|---|
+    /// | logits | (b, v), v at least the vocabulary | f32, f16, bf16 |
+    /// | chosen | (b) | u32 |
+    ///
+    /// `top` is the number of likeliest tokens to report; more than the vocabulary means all.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `logits` or `chosen` has another shape.
+    pub fn logprobs(&self, logits: &Array, chosen: &Array, top: usize) -> Result<Logprobs> {
+        let logits = self.real_entries(logits)?;
+        if chosen.shape() != [logits.dim(0)] {
+            return Err(shape("chosen", chosen, format!("[{}]", logits.dim(0))));
+        }
+        Ok(Logprobs::new(&logits, chosen, top.min(self.vocab))?)
+    }
+
+    /// The random generator's state after the tokens sampled so far. Evaluates it (8 bytes).
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] if MLX cannot evaluate it.
+    pub fn rng_state(&self) -> Result<[u32; 2]> {
+        self.key.eval()?;
+        let half = |i: i32| -> Result<u32> {
+            let word = self.key.try_index(i)?.try_item_exact::<u32>();
+            word.map_err(|e| Error::Mlx(mlx_rs::error::Exception::custom(e.to_string())))
+        };
+        Ok([half(0)?, half(1)?])
+    }
+
+    /// Puts the random generator where [`Sampler::rng_state`] found it.
+    pub fn restore(&mut self, rng: [u32; 2]) {
+        self.key = Array::from_slice(&rng, &[2]);
+    }
+
+    /// The logits without the padding of the vocabulary, float32: (b, vocab).
+    fn real_entries(&self, logits: &Array) -> Result<Array> {
+        let vocab = self.vocab as i32;
+        if logits.ndim() != 2 || logits.dim(1) < vocab {
+            return Err(shape("logits", logits, format!("(b, {vocab} or more)")));
+        }
+        Ok(logits.try_index((.., ..vocab))?.as_dtype(Dtype::Float32)?)
+    }
+}
+
+fn shape(array: &'static str, found: &Array, expected: String) -> Error {
+    Error::Shape(ShapeError {
+        array,
+        found: found.shape().to_vec(),
+        expected,
+    })
+}
+
+/// A seed that differs from call to call, from the system's randomness.
+fn entropy() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
