@@ -43,6 +43,14 @@ pub enum Error {
         /// What is wrong with its header or length.
         reason: String,
     },
+    /// The index of a sharded checkpoint is wrong; lists everything that is.
+    #[error("{path} does not fit its files: {list}", path = path.display(), list = list(problems))]
+    Index {
+        /// `model.safetensors.index.json`.
+        path: PathBuf,
+        /// All the bad entries and files.
+        problems: Vec<FieldProblem>,
+    },
     /// Tensors are missing, unknown, or of the wrong shape or dtype; lists all of them.
     #[error("{path} does not fit its configuration: {list}", path = path.display(), list = list(problems))]
     Tensors {
@@ -200,6 +208,14 @@ pub enum TensorProblem {
         /// What is allowed.
         expected: String,
     },
+    /// It is quantized in a way that cannot be.
+    #[error("{name}: {reason}")]
+    Scheme {
+        /// Name in the checkpoint's own layout.
+        name: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// Two files hold it.
     #[error("{name} stands in two files: {first} and {second}")]
     Duplicate {
@@ -212,7 +228,13 @@ pub enum TensorProblem {
     },
 }
 
-/// Joins problems into one readable line.
+/// Joins problems into one readable line. The error's own list has all of them; a model with the
+/// wrong configuration has thousands, and nobody reads more than the first.
 fn list<T: std::fmt::Display>(problems: &[T]) -> String {
-    problems.iter().map(T::to_string).collect::<Vec<_>>().join("; ")
+    const SHOWN: usize = 12;
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more", problems.len() - SHOWN));
+    }
+    lines.join("; ")
 }

@@ -1,1 +1,3 @@
-//! x
+//! End-to-end tests: fixtures, the command, a fake hub.
+
+pub mod fixtures;

@@ -1,0 +1,72 @@
+//! The bytes of a weight file: mapped, or part of the program.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::ffi::Map;
+
+/// Read-only bytes, shared by everything that reads from them.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Map),
+    Static(&'static [u8]),
+}
+
+impl Source {
+    /// Maps a file. Nothing is read yet.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let io = |source| Error::Io {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(Error::NotACheckpoint {
+                path: path.to_owned(),
+                reason: "not a regular file".into(),
+            });
+        }
+        // An empty file cannot be mapped; it is refused as a header that is too short.
+        let bytes = match metadata.len() {
+            0 => Bytes::Static(&[]),
+            _ => Bytes::Mapped(Map::new(&file).map_err(io)?),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+        })
+    }
+
+    /// Bytes that live in the program; `name` stands in for a path in messages.
+    pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Self {
+        Self {
+            path: name.into(),
+            bytes: Bytes::Static(bytes),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+
+    /// Tells the system that these bytes will not be needed again soon: whoever asked for them
+    /// has a copy. They stay readable.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        if let Bytes::Mapped(map) = &self.bytes {
+            map.release(range);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Reads fields of a JSON object and keeps a list of everything that is wrong with them.
+
+use std::cell::RefCell;
+
+use serde_json::{Map, Value};
+
+use crate::error::FieldProblem;
+
+/// All that was found wrong so far.
+#[derive(Default)]
+pub(super) struct Problems(RefCell<Vec<FieldProblem>>);
+
+impl Problems {
+    pub(super) fn add(
+        &self,
+        field: impl Into<String>,
+        found: impl ToString,
+        expected: impl Into<String>,
+    ) {
+        self.0.borrow_mut().push(FieldProblem {
+            field: field.into(),
+            found: shorten(found.to_string()),
+            expected: expected.into(),
+        });
+    }
+
+    /// `value` if there was no problem at all.
+    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<FieldProblem>> {
+        let problems = self.0.into_inner();
+        match value {
+            Some(value) if problems.is_empty() => Ok(value),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Fields may hold anything: an error message must not.
+fn shorten(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(60) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
+/// One JSON object; `None` where it is absent and every field takes its default.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a> {
+    object: Option<&'a Map<String, Value>>,
+    prefix: &'a str,
+    problems: &'a Problems,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(object: &'a Map<String, Value>, problems: &'a Problems) -> Self {
+        Self {
+            object: Some(object),
+            prefix: "",
+            problems,
+        }
+    }
+
+    /// The nested object `key`. Absent is legal; another type is a problem, and then its own
+    /// fields are not complained about.
+    pub(super) fn nested(&self, key: &'a str) -> Result<Option<Fields<'a>>, ()> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Self {
+                object: Some(object),
+                prefix: key,
+                problems: self.problems,
+            })),
+            Some(other) => {
+                self.add(key, other, "an object");
+                Err(())
+            }
+        }
+    }
+
+    /// The same fields under dotted names, for error messages.
+    pub(super) fn name(&self, key: &str) -> String {
+        if self.prefix.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.prefix)
+        }
+    }
+
+    pub(super) fn add(&self, key: &str, found: impl ToString, expected: impl Into<String>) {
+        self.problems.add(self.name(key), found, expected);
+    }
+
+    /// The value; absent and `null` are the same.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object?.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A whole number from 1 to `max`.
+    pub(super) fn size(&self, key: &str, default: Option<usize>, max: usize) -> Option<usize> {
+        let expected = || format!("a whole number from 1 to {max}");
+        let Some(value) = self.get(key) else {
+            if default.is_none() {
+                self.add(key, "missing", expected());
+            }
+            return default;
+        };
+        let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        match size.filter(|n| (1..=max).contains(n)) {
+            Some(size) => Some(size),
+            None => {
+                self.add(key, value, expected());
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &str, default: Option<bool>) -> Option<bool> {
+        match self.get(key) {
+            Some(Value::Bool(flag)) => Some(*flag),
+            Some(other) => {
+                self.add(key, other, "true or false");
+                None
+            }
+            None => {
+                if default.is_none() {
+                    self.add(key, "missing", "true or false");
+                }
+                default
+            }
+        }
+    }
+
+    /// A number above 0 and below 1.
+    pub(super) fn epsilon(&self, key: &str, default: f64) -> Option<f64> {
+        let Some(value) = self.get(key) else {
+            return Some(default);
+        };
+        match value.as_f64().filter(|&e| e > 0.0 && e < 1.0) {
+            Some(epsilon) => Some(epsilon),
+            None => {
+                self.add(key, value, "a number above 0 and below 1");
+                None
+            }
+        }
+    }
+
+    /// One of the words that `read` knows.
+    pub(super) fn word<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        match self.get(key) {
+            None => {
+                self.add(key, "missing", expected);
+                None
+            }
+            Some(value) => {
+                let word = value.as_str().and_then(read);
+                if word.is_none() {
+                    self.add(key, value, expected);
+                }
+                word
+            }
+        }
+    }
+
+    /// A token id or a list of them.
+    pub(super) fn ids(&self, key: &str) -> Vec<u32> {
+        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let ids = match self.get(key) {
+            None => return Vec::new(),
+            Some(Value::Array(list)) => list.iter().map(id).collect(),
+            Some(value) => id(value).map(|id| vec![id]),
+        };
+        ids.unwrap_or_else(|| {
+            self.add(
+                key,
+                self.get(key).unwrap_or(&Value::Null),
+                "a token id or a list of them",
+            );
+            Vec::new()
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_cut_at_a_character() {
+        let problems = Problems::default();
+        problems.add("x", "é".repeat(500), "less");
+        let list = problems.into_result::<()>(None).unwrap_err();
+        assert_eq!(list[0].found.chars().count(), 63);
+    }
+}

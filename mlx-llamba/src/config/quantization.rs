@@ -1,0 +1,159 @@
+//! The `quantization` block that `mlx-lm` writes into `config.json`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use mlx_llamba_kernels::{Mode, Scheme};
+use serde_json::{Map, Value, json};
+
+use super::fields::Problems;
+
+/// Which matrices are quantized, and how.
+///
+/// A matrix without an entry in `overrides` is quantized with `scheme` if the files hold scales
+/// for it, and dense if not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    /// The scheme of all matrices that are not named.
+    pub scheme: Scheme,
+    /// Matrices with a scheme of their own, or `None` if they stay dense; by tensor path without
+    /// `.weight`.
+    pub overrides: BTreeMap<String, Option<Scheme>>,
+}
+
+impl Quantization {
+    /// The scheme that a quantized matrix of this path has; `None` if it must be dense.
+    pub fn scheme_of(&self, path: &str) -> Option<Scheme> {
+        self.overrides
+            .get(path)
+            .copied()
+            .unwrap_or(Some(self.scheme))
+    }
+
+    /// The block that describes these schemes: the most common one, and the matrices whose own
+    /// differs. `None` if nothing is quantized. Dense matrices are not named, as `mlx-lm` does
+    /// not: they have no scales.
+    pub(crate) fn of(schemes: &BTreeMap<String, Scheme>) -> Option<Self> {
+        let mut counts: HashMap<Scheme, usize> = HashMap::new();
+        for scheme in schemes.values() {
+            *counts.entry(*scheme).or_default() += 1;
+        }
+        let scheme = *schemes.values().max_by_key(|scheme| counts.get(scheme))?;
+        let differ = schemes.iter().filter(|(_, own)| **own != scheme);
+        let overrides = differ
+            .map(|(path, own)| (path.clone(), Some(*own)))
+            .collect();
+        Some(Self { scheme, overrides })
+    }
+
+    pub(super) fn parse(block: &Value, field: &str, problems: &Problems) -> Option<Self> {
+        let Value::Object(block) = block else {
+            problems.add(field, block, "an object");
+            return None;
+        };
+        let scheme = scheme(block, field, problems, |key| {
+            // In the block itself everything else is a tensor's path.
+            !matches!(key, "group_size" | "bits" | "mode")
+        });
+        let mut overrides = BTreeMap::new();
+        for (path, value) in block {
+            if matches!(path.as_str(), "group_size" | "bits" | "mode") {
+                continue;
+            }
+            let name = format!("{field}.{path}");
+            match value {
+                Value::Bool(false) => {
+                    overrides.insert(path.clone(), None);
+                }
+                Value::Bool(true) => {
+                    overrides.extend(scheme.map(|scheme| (path.clone(), Some(scheme))));
+                }
+                Value::Object(object) => {
+                    let own = self::scheme(object, &name, problems, |_| false);
+                    overrides.extend(own.map(|own| (path.clone(), Some(own))));
+                }
+                other => problems.add(name, other, "an object, or false for a dense matrix"),
+            }
+        }
+        Some(Self {
+            scheme: scheme?,
+            overrides,
+        })
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        let mut block = scheme_to_json(self.scheme);
+        for (path, scheme) in &self.overrides {
+            let value = scheme.map_or(Value::Bool(false), |s| Value::Object(scheme_to_json(s)));
+            block.insert(path.clone(), value);
+        }
+        Value::Object(block)
+    }
+}
+
+fn scheme_to_json(scheme: Scheme) -> Map<String, Value> {
+    let pairs = [
+        ("group_size", json!(scheme.group_size)),
+        ("bits", json!(scheme.bits)),
+        ("mode", json!(scheme.mode.name())),
+    ];
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// Group size, bits and mode of one JSON object.
+fn scheme(
+    object: &Map<String, Value>,
+    field: &str,
+    problems: &Problems,
+    allowed: impl Fn(&str) -> bool,
+) -> Option<Scheme> {
+    let number = |key: &str, expected: &str| {
+        let found = object.get(key);
+        let number = found
+            .and_then(Value::as_u64)
+            .and_then(|n| usize::try_from(n).ok());
+        if number.is_none() {
+            let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
+            problems.add(format!("{field}.{key}"), found, expected);
+        }
+        number
+    };
+    let known = ["group_size", "bits", "mode"];
+    for (key, value) in object {
+        if !known.contains(&key.as_str()) && !allowed(key) {
+            problems.add(
+                format!("{field}.{key}"),
+                value,
+                "group_size, bits and mode only",
+            );
+        }
+    }
+    let group_size = number("group_size", "32, 64 or 128 (16 in mode nvfp4)");
+    let bits = number("bits", "2, 3, 4, 5, 6 or 8");
+    let mode = match object.get("mode") {
+        None => Some(Mode::Affine),
+        Some(value) => {
+            let mode = serde_json::from_value(value.clone()).ok();
+            if mode.is_none() {
+                problems.add(
+                    format!("{field}.mode"),
+                    value,
+                    "\"affine\", \"mxfp4\", \"mxfp8\" or \"nvfp4\"",
+                );
+            }
+            mode
+        }
+    };
+    let (group_size, bits, mode) = (group_size?, bits?, mode?);
+    Scheme::new(group_size, bits, mode)
+        .map_err(|error| {
+            problems.add(
+                field,
+                Value::Object(object.clone()),
+                format!("a scheme of MLX: {error}"),
+            );
+        })
+        .ok()
+}
