@@ -7,7 +7,9 @@ use std::env;
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=MLX_LLAMBA_RELOCATABLE");
-    let Ok(built_with) = env::var("DEP_MLX_LIB") else { return };
+    let Ok(built_with) = env::var("DEP_MLX_LIB") else {
+        return;
+    };
     let rpath = |dir: &str| println!("cargo::rustc-link-arg-bins=-Wl,-rpath,{dir}");
     if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("macos") {
         rpath("@loader_path/../lib");

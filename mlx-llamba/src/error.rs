@@ -158,6 +158,15 @@ pub enum Error {
     Mlx(#[from] mlx_rs::error::Exception),
 }
 
+impl From<mlx_llamba_kernels::MixerError> for Error {
+    fn from(error: mlx_llamba_kernels::MixerError) -> Self {
+        match error {
+            mlx_llamba_kernels::MixerError::Shape(error) => Self::Shape(error),
+            mlx_llamba_kernels::MixerError::Mlx(error) => Self::Mlx(error),
+        }
+    }
+}
+
 /// A field of a configuration with an impossible value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {found}, expected {expected}")]

@@ -1,0 +1,208 @@
+//! A place in a text, to go on from: now, from a copy, or from a file another day.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mlx_llamba_kernels::MixerState;
+use mlx_rs::{Array, Dtype};
+use safetensors::{SafeTensors, tensor::TensorView};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::state::State;
+
+/// Value of the metadata key `format` in saved contexts.
+const FORMAT: &str = "mlx-llamba-state";
+/// Version of the file's layout.
+const VERSION: &str = "1";
+/// Ids kept for penalties and for the detokenizer; older ones are forgotten.
+const RECENT: usize = 1024;
+
+/// Where a text stands. A clone is a fork: it shares the arrays and goes its own way.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub(crate) state: State,
+    pub(crate) read: u64,
+    pub(crate) pending: Vec<u32>,
+    pub(crate) recent: Vec<u32>,
+    pub(crate) rng: Option<[u32; 2]>,
+}
+
+impl Context {
+    /// The place before the first token.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] if the state cannot be allocated.
+    pub fn new(model: &Model) -> Result<Self> {
+        let state = model.state(1)?;
+        Ok(Self { state, read: 0, pending: Vec::new(), recent: Vec::new(), rng: None })
+    }
+
+    /// The state after all tokens read, batch size 1.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Tokens that the model has read.
+    pub fn read(&self) -> u64 {
+        self.read
+    }
+
+    /// Tokens that stand in the text and that the model has yet to read: the last one sampled.
+    pub fn pending(&self) -> &[u32] {
+        &self.pending
+    }
+
+    /// True before the first token.
+    pub fn is_empty(&self) -> bool {
+        self.read == 0 && self.pending.is_empty()
+    }
+
+    /// Notes tokens that have become part of the text.
+    pub(crate) fn note(&mut self, ids: &[u32]) {
+        self.recent.extend_from_slice(ids);
+        let old = self.recent.len().saturating_sub(RECENT);
+        self.recent.drain(..old);
+    }
+
+    /// Writes the context to one safetensors file: `layers.{i}.ssm_state` (h, p, n) and
+    /// `layers.{i}.conv_state` (k-1, conv_dim), float32, and the rest as metadata. The file
+    /// appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be written.
+    pub fn save(&self, model: &Model, path: &Path) -> Result<()> {
+        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
+        let mut tensors = Vec::new();
+        for (i, layer) in self.state.layers().iter().enumerate() {
+            for (name, array) in [("ssm_state", &layer.ssm), ("conv_state", &layer.conv)] {
+                tensors.push((format!("layers.{i}.{name}"), floats(array)?));
+            }
+        }
+        let views = tensors
+            .iter()
+            .map(|(name, (shape, bytes))| {
+                let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+                view.map(|view| (name, view)).map_err(|e| bad(path, e.to_string()))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let metadata = HashMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("version".to_owned(), VERSION.to_owned()),
+            ("model".to_owned(), model.fingerprint().to_owned()),
+            ("read".to_owned(), self.read.to_string()),
+            ("pending".to_owned(), json(&self.pending)),
+            ("recent".to_owned(), json(&self.recent)),
+            ("rng".to_owned(), json(&self.rng)),
+        ]);
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| bad(path, e.to_string()))?;
+        crate::atomic::write(path, &bytes).map_err(io("write"))
+    }
+
+    /// Reads a file that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`Error::State`] if the file is damaged, of another version or of another model.
+    pub fn load(model: &Model, path: &Path) -> Result<Self> {
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+        let config = model.config();
+        // Nothing of ours is larger; a hostile file must not fill the memory.
+        let limit = config.state_bytes(4) as u64 + (1 << 20) + 16 * 1024 * config.n_layer as u64;
+        let size = std::fs::metadata(path).map_err(io)?.len();
+        if size > limit {
+            return Err(bad(path, format!("{size} bytes, more than a state of this model has")));
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        let damaged = |e: safetensors::SafeTensorError| bad(path, format!("damaged: {e}"));
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let none = HashMap::new();
+        let metadata = header.metadata().as_ref().unwrap_or(&none);
+        let text = |key: &str| metadata.get(key).map_or("", String::as_str);
+        if text("format") != FORMAT {
+            return Err(bad(path, "not a saved state of mlx-llamba".to_owned()));
+        }
+        if text("version") != VERSION {
+            let found = text("version");
+            return Err(bad(path, format!("version {found} of the format, expected {VERSION}")));
+        }
+        if text("model") != model.fingerprint() {
+            return Err(bad(
+                path,
+                format!(
+                    "it belongs to another model ({found:.12}, this one is {this:.12}); \
+                     load the model it was saved with",
+                    found = text("model"),
+                    this = model.fingerprint()
+                ),
+            ));
+        }
+
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let dims = config.dims();
+        let ssm_shape = [dims.h, dims.p, dims.n];
+        let conv_shape = [dims.k - 1, dims.conv_dim()];
+        let mut layers = Vec::with_capacity(config.n_layer);
+        for i in 0..config.n_layer {
+            let ssm = array(path, &file, &format!("layers.{i}.ssm_state"), &ssm_shape)?;
+            let conv = array(path, &file, &format!("layers.{i}.conv_state"), &conv_shape)?;
+            layers.push(MixerState { conv: conv.as_dtype(model.dtype())?, ssm });
+        }
+        if file.len() != 2 * config.n_layer {
+            return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
+        }
+        let context = Self {
+            state: State::from_layers(layers),
+            read: parse(path, "read", text("read"))?,
+            pending: parse(path, "pending", text("pending"))?,
+            recent: parse(path, "recent", text("recent"))?,
+            rng: parse(path, "rng", text("rng"))?,
+        };
+        let foreign = |id: &&u32| **id as usize >= config.vocab_size;
+        if let Some(id) = context.pending.iter().chain(&context.recent).find(foreign) {
+            return Err(bad(path, format!("token id {id} is outside the vocabulary")));
+        }
+        Ok(context)
+    }
+}
+
+fn bad(path: &Path, reason: String) -> Error {
+    Error::State { path: path.to_owned(), reason }
+}
+
+/// JSON of numbers and lists of numbers.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::json!(value).to_string()
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| bad(path, format!("damaged: metadata {key}: {e}")))
+}
+
+/// Shape without the batch axis, and the values as little-endian float32.
+fn floats(array: &Array) -> Result<(Vec<usize>, Vec<u8>)> {
+    let shape = array.shape()[1..].iter().map(|&s| s as usize).collect();
+    let values = crate::host::floats(array)?;
+    Ok((shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+}
+
+/// The tensor `name` as (1, ..shape) float32.
+fn array(path: &Path, file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Array> {
+    let view = file.tensor(name).map_err(|_| bad(path, format!("{name} is missing")))?;
+    if view.dtype() != safetensors::Dtype::F32 || view.shape() != shape {
+        let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        return Err(bad(path, format!("{name} is {found}, expected F32 {shape:?}")));
+    }
+    let values: Vec<f32> = view
+        .data()
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect();
+    let shape: Vec<i32> = [1].into_iter().chain(shape.iter().map(|&s| s as i32)).collect();
+    if values.is_empty() {
+        return Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?);
+    }
+    Ok(Array::from_slice(&values, &shape))
+}

@@ -1,0 +1,230 @@
+//! What to generate, and what comes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::sample::Sampling;
+
+/// How to go on from a prompt.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// At most this many tokens.
+    pub max_tokens: usize,
+    /// The text ends before any of these strings.
+    pub stop: Vec<String>,
+    /// Ids that end the text. `None`: those the tokenizer and the checkpoint name.
+    pub eos: Option<Vec<u32>>,
+    /// Report log-probabilities: of the chosen token, and of this many likeliest ones.
+    pub logprobs: Option<usize>,
+    /// Tokens of the prompt read in one piece: more is faster, up to a point, and takes more
+    /// memory.
+    pub prefill: usize,
+    /// Ends the generation from another thread.
+    pub cancel: Cancel,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::default(),
+            max_tokens: 256,
+            stop: Vec::new(),
+            eos: None,
+            logprobs: None,
+            prefill: 512,
+            cancel: Cancel::default(),
+        }
+    }
+}
+
+impl Generation {
+    /// The likeliest token each time, instead of drawing.
+    #[must_use]
+    pub fn greedy() -> Self {
+        Self { sampling: Sampling::greedy(), ..Self::default() }
+    }
+
+    /// Sets [`max_tokens`](Self::max_tokens).
+    #[must_use]
+    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// Sets the sampling's temperature.
+    #[must_use]
+    pub fn temperature(mut self, temperature: f32) -> Self {
+        self.sampling.temperature = temperature;
+        self
+    }
+
+    /// Sets the sampling's seed.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.sampling.seed = Some(seed);
+        self
+    }
+
+    /// Adds a [`stop`](Self::stop) string.
+    #[must_use]
+    pub fn stop(mut self, stop: impl Into<String>) -> Self {
+        self.stop.push(stop.into());
+        self
+    }
+
+    pub(crate) fn validate(&self, vocab_size: usize) -> Result<()> {
+        self.sampling.validate(vocab_size)?;
+        let bad = |option, value: String, expected: &str| {
+            Err(Error::Option { option, value, expected: expected.to_owned() })
+        };
+        if self.prefill == 0 || self.prefill > 1 << 20 {
+            return bad("prefill", self.prefill.to_string(), "1 to 1048576 tokens");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return bad("stop", "\"\"".to_owned(), "a string that is not empty");
+        }
+        match self.logprobs {
+            Some(top) if top > vocab_size => {
+                bad("logprobs", top.to_string(), &format!("at most {vocab_size}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A switch to end a generation from elsewhere; clones are the same switch.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Ends every generation that holds this switch, after its current token.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// True once [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a stream yields: the prompt's pieces, then a token each, then the end.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A piece of the prompt was read.
+    Prompt {
+        /// Tokens read so far.
+        read: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// A token was generated.
+    Token {
+        /// Text that this token completes; empty while a character or a possible stop string
+        /// is unfinished.
+        text: String,
+        /// Its id.
+        id: u32,
+        /// Its log-probabilities, if asked for.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The end; nothing follows.
+    End {
+        /// Text held back until now.
+        text: String,
+        /// Why it ended.
+        reason: Reason,
+        /// Counts and times.
+        stats: Stats,
+    },
+}
+
+impl Event {
+    /// The text to show for this event.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Prompt { .. } => "",
+            Self::Token { text, .. } | Self::End { text, .. } => text,
+        }
+    }
+}
+
+/// Log-probabilities at one position, natural logarithms, of the model's own distribution.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// The likeliest tokens and theirs, likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a text ended.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "value")]
+pub enum Reason {
+    /// The model ended it, with this id.
+    Eos(u32),
+    /// This stop string came up.
+    Stop(String),
+    /// [`Generation::max_tokens`] were generated.
+    Length,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// Counts, times and memory of one generation.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stats {
+    /// Tokens read before the first one was generated.
+    pub prompt_tokens: usize,
+    /// Tokens generated, an end-of-text token included.
+    pub generated_tokens: usize,
+    /// From the call to the first token, in seconds.
+    pub time_to_first_token: f64,
+    /// Prompt tokens a second, up to the first generated token.
+    pub prompt_tokens_per_second: f64,
+    /// Generated tokens a second after the first.
+    pub decode_tokens_per_second: f64,
+    /// Most memory that MLX held during the generation, weights included, in bytes.
+    pub peak_memory: usize,
+    /// The seed in use.
+    pub seed: u64,
+}
+
+impl Stats {
+    pub(crate) fn time(&mut self, first: Duration, total: Duration) {
+        let rate = |count: usize, time: f64| if time > 0.0 { count as f64 / time } else { 0.0 };
+        let (first, total) = (first.as_secs_f64(), total.as_secs_f64());
+        self.time_to_first_token = first;
+        self.prompt_tokens_per_second = rate(self.prompt_tokens, first);
+        let after = self.generated_tokens.saturating_sub(1);
+        self.decode_tokens_per_second = rate(after, total - first);
+    }
+}
+
+/// A whole generation.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The text; empty if the model has no tokenizer.
+    pub text: String,
+    /// All generated ids, an end-of-text token included.
+    pub tokens: Vec<u32>,
+    /// One entry a token, if asked for.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Why it ended.
+    pub reason: Reason,
+    /// Counts and times.
+    pub stats: Stats,
+    /// The place after the last token, to go on from.
+    pub context: Context,
+}

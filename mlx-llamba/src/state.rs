@@ -1,0 +1,91 @@
+//! What a Llamba remembers: constant in size, however long the text.
+
+use mlx_llamba_kernels::MixerState;
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::{Array, Dtype};
+
+use crate::config::Config;
+use crate::error::Result;
+
+/// The state of a batch of `b` sequences, one [`MixerState`] a layer.
+///
+/// A value: a clone shares the arrays and costs nothing, and the forward pass returns a new one
+/// instead of changing the old.
+#[derive(Debug, Clone)]
+pub struct State {
+    layers: Vec<MixerState>,
+}
+
+impl State {
+    /// The state before the first token.
+    pub(crate) fn zeros(config: &Config, b: usize, dtype: Dtype) -> Result<Self> {
+        let zeros = MixerState::zeros(b, config.dims(), dtype)?;
+        Ok(Self { layers: vec![zeros; config.n_layer] })
+    }
+
+    pub(crate) fn from_layers(layers: Vec<MixerState>) -> Self {
+        Self { layers }
+    }
+
+    /// The layers, first one first: `ssm` (b, h, p, n) float32 and `conv` (b, k-1, conv_dim).
+    pub fn layers(&self) -> &[MixerState] {
+        &self.layers
+    }
+
+    /// Sequences in the batch.
+    pub fn batch(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.ssm.dim(0) as usize)
+    }
+
+    /// Bytes of all arrays.
+    pub fn nbytes(&self) -> usize {
+        self.arrays().map(Array::nbytes).sum()
+    }
+
+    /// The state of sequence `row` alone.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if there is no such row.
+    pub fn row(&self, row: usize) -> Result<Self> {
+        let row = row as i32..row as i32 + 1;
+        self.map(|array| Ok(array.try_index(row.clone())?.contiguous()?))
+    }
+
+    /// One batch of all the sequences of `states`, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if the states are of different models.
+    pub fn stack(states: &[Self]) -> Result<Self> {
+        let layer = |i: usize| -> Result<MixerState> {
+            let all = |pick: fn(&MixerState) -> &Array| -> Result<Array> {
+                let arrays: Vec<&Array> =
+                    states.iter().filter_map(|s| s.layers.get(i)).map(pick).collect();
+                Ok(concatenate(&arrays, 0)?)
+            };
+            Ok(MixerState { conv: all(|s| &s.conv)?, ssm: all(|s| &s.ssm)? })
+        };
+        let layers = states.iter().map(|s| s.layers.len()).max().unwrap_or(0);
+        Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// Computes the arrays now, so that they do not hold on to the graph they come from.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if the computation fails.
+    pub fn eval(&self) -> Result<()> {
+        Ok(mlx_rs::transforms::eval(self.arrays())?)
+    }
+
+    /// All arrays, layer by layer.
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.layers.iter().flat_map(|layer| [&layer.conv, &layer.ssm])
+    }
+
+    fn map(&self, f: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
+        let layer = |layer: &MixerState| -> Result<MixerState> {
+            Ok(MixerState { conv: f(&layer.conv)?, ssm: f(&layer.ssm)? })
+        };
+        Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()? })
+    }
+}

@@ -1,0 +1,256 @@
+//! The generation loop: reads the prompt in pieces, then one token after the other.
+//!
+//! It is pipelined: token t+1 is asked for, with MLX's `async_eval`, before token t is handed
+//! out, so the device computes while the caller looks at a token.
+
+use std::time::{Duration, Instant};
+
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::transforms::async_eval;
+use mlx_rs::{Array, memory};
+
+use crate::context::Context;
+use crate::detokenize::{Detokenizer, StopMatcher};
+use crate::error::{Error, Result};
+use crate::generation::{Completion, Event, Generation, Reason, Stats, TokenLogprobs};
+use crate::host;
+use crate::model::Model;
+use crate::sample::{Logprobs, Sampler};
+use crate::state::State;
+use crate::tokenizer::Tokenizer;
+
+/// A generation under way: an iterator of [`Event`]s.
+///
+/// Dropping it ends the generation; [`into_context`](Self::into_context) gives the place it has
+/// reached.
+pub struct Stream<'m> {
+    model: &'m Model,
+    options: Generation,
+    eos: Vec<u32>,
+    /// Text side; `None` if the model has no tokenizer.
+    text: Option<(Detokenizer<'m>, StopMatcher)>,
+    /// Up to the last token asked for.
+    sampler: Sampler,
+    /// The place after the last token handed out, and the sampler there.
+    context: Context,
+    reached: Sampler,
+    phase: Phase,
+    stats: Stats,
+    started: Instant,
+    first: Option<Duration>,
+}
+
+enum Phase {
+    /// `prompt[at..]` is still to be read.
+    Prompt { prompt: Vec<u32>, at: usize },
+    /// A token has been asked for.
+    Decode(Asked),
+    /// The last token was handed out.
+    Ending(Reason),
+    /// The last event was handed out.
+    Ended,
+}
+
+/// A token that is being computed.
+struct Asked {
+    /// The token (1,).
+    token: Array,
+    logprobs: Option<Logprobs>,
+    /// The state before it: after all tokens but this one.
+    state: State,
+    /// The sampler after it.
+    sampler: Sampler,
+}
+
+impl<'m> Stream<'m> {
+    /// Goes on from `context` with the ids of `prompt`.
+    pub(crate) fn new(
+        model: &'m Model,
+        tokenizer: Option<&'m Tokenizer>,
+        context: Context,
+        prompt: &[u32],
+        options: &Generation,
+    ) -> Result<Self> {
+        let vocab_size = model.config().vocab_size;
+        options.validate(vocab_size)?;
+        let prompt = [&context.pending, prompt].concat();
+        model.tokens(&[&prompt])?;
+        memory::reset_peak_memory()?;
+        let mut sampler = Sampler::new(&options.sampling, vocab_size)?;
+        if let (Some(rng), None) = (context.rng, options.sampling.seed) {
+            sampler.restore(rng);
+        }
+        let known = [context.recent.as_slice(), &prompt[context.pending.len()..]].concat();
+        sampler.observe(&Array::from_slice(&known, &[1, known.len() as i32]))?;
+        let eos = options.eos.clone().unwrap_or_else(|| {
+            let named = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
+            named.iter().chain(&model.config().eos).copied().collect()
+        });
+        let text = tokenizer
+            .map(|tokenizer| (tokenizer.detokenizer(&known), StopMatcher::new(&options.stop)));
+        let stats = Stats { prompt_tokens: prompt.len(), seed: sampler.seed(), ..Stats::default() };
+        Ok(Self {
+            model,
+            options: options.clone(),
+            eos,
+            text,
+            reached: sampler.clone(),
+            sampler,
+            context,
+            phase: Phase::Prompt { prompt, at: 0 },
+            stats,
+            started: Instant::now(),
+            first: None,
+        })
+    }
+
+    /// The place reached: after the last token handed out.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] if the state cannot be computed.
+    pub fn into_context(mut self) -> Result<Context> {
+        self.context.state.eval()?;
+        self.context.rng = Some(self.reached.rng_state()?);
+        Ok(self.context)
+    }
+
+    /// Runs to the end and collects everything.
+    ///
+    /// # Errors
+    /// The first error of the stream.
+    pub fn finish(mut self) -> Result<Completion> {
+        let (mut text, mut tokens, mut all_logprobs) = (String::new(), Vec::new(), Vec::new());
+        loop {
+            let event = self.next().unwrap_or(Err(Error::EmptyPrompt))?;
+            text.push_str(event.text());
+            match event {
+                Event::Prompt { .. } => {}
+                Event::Token { id, logprobs, .. } => {
+                    tokens.push(id);
+                    all_logprobs.extend(logprobs);
+                }
+                Event::End { reason, stats, .. } => {
+                    let context = self.into_context()?;
+                    let logprobs = all_logprobs;
+                    return Ok(Completion { text, tokens, logprobs, reason, stats, context });
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Event>> {
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Ended => Ok(None),
+            Phase::Ending(reason) => self.end(reason).map(Some),
+            _ if self.options.cancel.is_cancelled() => self.end(Reason::Cancelled).map(Some),
+            Phase::Prompt { prompt, at } => self.read(prompt, at).map(Some),
+            Phase::Decode(asked) => self.decode(asked).map(Some),
+        }
+    }
+
+    /// Reads the next piece of the prompt; after the last one, asks for the first token.
+    fn read(&mut self, prompt: Vec<u32>, at: usize) -> Result<Event> {
+        let total = prompt.len();
+        let end = total.min(at + self.options.prefill);
+        let piece = &prompt[at..end];
+        let (tokens, _) = self.model.tokens(&[piece])?; // (1, l)
+        let (hidden, state) = self.model.hidden(&tokens, None, &self.context.state)?;
+        // The prompt begins with what was pending, which has been noted already.
+        let noted = std::mem::take(&mut self.context.pending).len().min(piece.len());
+        self.context.note(&piece[noted..]);
+        self.context.read += piece.len() as u64;
+        self.context.state = state;
+        self.phase = if end < total {
+            self.context.state.eval()?;
+            Phase::Prompt { prompt, at: end }
+        } else if self.options.max_tokens == 0 {
+            self.context.state.eval()?;
+            self.first = Some(self.started.elapsed());
+            Phase::Ending(Reason::Length)
+        } else {
+            let last = hidden.try_index((.., -1, ..))?; // (1, d)
+            Phase::Decode(self.ask(&last, self.context.state.clone())?)
+        };
+        Ok(Event::Prompt { read: end, total })
+    }
+
+    /// Asks for the token that follows the hidden state `last` (1, d).
+    fn ask(&mut self, last: &Array, state: State) -> Result<Asked> {
+        let logits = self.model.head(last)?; // (1, vocab)
+        let token = self.sampler.sample(&logits)?; // (1,)
+        let logprobs = match self.options.logprobs {
+            Some(top) => Some(self.sampler.logprobs(&logits, &token, top)?),
+            None => None,
+        };
+        let extra = logprobs.iter().flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
+        async_eval([&token].into_iter().chain(state.arrays()).chain(extra))?;
+        Ok(Asked { token, logprobs, state, sampler: self.sampler.clone() })
+    }
+
+    /// Asks for the token after `asked`, then hands `asked` out.
+    fn decode(&mut self, asked: Asked) -> Result<Event> {
+        let next = if self.stats.generated_tokens + 1 < self.options.max_tokens {
+            let tokens = asked.token.reshape(&[1, 1])?; // (1, 1)
+            let (hidden, state) = self.model.hidden(&tokens, None, &asked.state)?;
+            Some(self.ask(&hidden.try_index((.., -1, ..))?, state)?) // (1, d)
+        } else {
+            None
+        };
+
+        let id = host::ids(&asked.token)?[0];
+        let logprobs = asked.logprobs.as_ref().map(token_logprobs).transpose()?;
+        self.first.get_or_insert_with(|| self.started.elapsed());
+        self.stats.generated_tokens += 1;
+        self.context.read += self.context.pending.len() as u64;
+        self.context.pending = vec![id];
+        self.context.note(&[id]);
+        self.context.state = asked.state;
+        self.reached = asked.sampler;
+
+        let (text, stop) = match &mut self.text {
+            _ if self.eos.contains(&id) => (String::new(), Some(Reason::Eos(id))),
+            Some((detokenizer, stops)) => {
+                let matched = stops.push(&detokenizer.push(id)?);
+                (matched.text, matched.stop.map(Reason::Stop))
+            }
+            None => (String::new(), None),
+        };
+        self.phase = match (stop, next) {
+            (Some(reason), _) => Phase::Ending(reason),
+            (None, Some(next)) => Phase::Decode(next),
+            (None, None) => Phase::Ending(Reason::Length),
+        };
+        Ok(Event::Token { text, id, logprobs })
+    }
+
+    /// The last event, with the text that was held back.
+    fn end(&mut self, reason: Reason) -> Result<Event> {
+        let text = match (&mut self.text, &reason) {
+            (None, _) | (_, Reason::Stop(_)) => String::new(),
+            (Some((detokenizer, stops)), _) => {
+                let matched = stops.push(&detokenizer.finish()?);
+                matched.text + &stops.finish()
+            }
+        };
+        let total = self.started.elapsed();
+        self.stats.time(self.first.unwrap_or(total), total);
+        self.stats.peak_memory = memory::peak_memory()?;
+        Ok(Event::End { text, reason, stats: self.stats.clone() })
+    }
+}
+
+impl Iterator for Stream<'_> {
+    type Item = Result<Event>;
+
+    /// After an error the stream has ended.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+fn token_logprobs(logprobs: &Logprobs) -> Result<TokenLogprobs> {
+    let ids = host::ids(&logprobs.top_ids)?;
+    let values = host::floats(&logprobs.top)?;
+    let chosen = host::floats(&logprobs.chosen)?[0];
+    Ok(TokenLogprobs { chosen, top: ids.into_iter().zip(values).collect() })
+}
