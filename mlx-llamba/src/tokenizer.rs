@@ -1,0 +1,195 @@
+//! Text to token ids and back, with the special tokens that a model's files name.
+
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::{Error, Result};
+use files::SpecialTokens;
+pub use files::TokenizerFiles;
+
+/// A tokenizer in the format of the `tokenizers` library, byte-level as Llama 3's.
+///
+/// A clone shares everything. All methods take it by reference and from any thread.
+#[derive(Debug, Clone)]
+pub struct Tokenizer(Arc<Loaded>);
+
+#[derive(Debug)]
+struct Loaded {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    special: SpecialTokens,
+}
+
+impl Tokenizer {
+    /// Loads a `tokenizer.json`, or the one in a directory.
+    ///
+    /// `tokenizer_config.json` and `generation_config.json` beside it are used if they exist.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerMissing`] says what to do if there is none; [`Error::Io`],
+    /// [`Error::Json`] and [`Error::Tokenizer`] name the file that cannot be used.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let (file, files) = TokenizerFiles::read(path.as_ref())?;
+        Self::from_files(&file, &files)
+    }
+
+    /// Loads a tokenizer from memory; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::Json`] and [`Error::Tokenizer`] as for [`Tokenizer::open`].
+    pub fn from_files(path: impl AsRef<Path>, files: &TokenizerFiles) -> Result<Self> {
+        let path = path.as_ref();
+        let bad = |reason: String| Error::Tokenizer {
+            path: path.to_owned(),
+            reason,
+        };
+        let mut inner = files::parse(&files.tokenizer).map_err(bad)?;
+        // Some files carry the truncation and padding of their training.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| bad(e.to_string()))?;
+        let special = SpecialTokens::find(&inner, path, files)?;
+        Ok(Self(Arc::new(Loaded {
+            inner,
+            path: path.to_owned(),
+            special,
+        })))
+    }
+
+    /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
+    ///
+    /// With `special`, whatever the tokenizer puts around a text is added: for Llama 3 the
+    /// beginning-of-text token in front. `add_bos_token` in `tokenizer_config.json` overrules
+    /// `tokenizer.json` here, and a text that already starts with that token gets no second one.
+    /// Without, the ids are those of the text alone, as for a piece of a conversation.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = files::guarded(|| self.0.inner.encode_fast(text, special))
+            .map_err(|reason| self.failed(reason))?;
+        let mut ids = encoding.get_ids().to_vec();
+        let Some(bos) = self.0.special.bos.filter(|_| special) else {
+            return Ok(ids);
+        };
+        let first = ids.first() == Some(&bos);
+        let added = first && encoding.get_special_tokens_mask().first() == Some(&1);
+        let twice = added && ids.get(1) == Some(&bos);
+        match self.0.special.add_bos {
+            Some(true) if !first => ids.insert(0, bos),
+            Some(false) if added => drop(ids.remove(0)),
+            _ if twice => drop(ids.remove(0)),
+            _ => {}
+        }
+        Ok(ids)
+    }
+
+    /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD; unknown ids are left out, and so are
+    /// special tokens with `skip_special`. For a stream of ids see [`crate::Detokenizer`].
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.0
+            .inner
+            .decode(ids, skip_special)
+            .map_err(|e| self.failed(e.to_string()))
+    }
+
+    /// Ids that end a text, in ascending order: those that `generation_config.json` and
+    /// `tokenizer_config.json` name, and the ones that Llama 3 uses, where they exist.
+    #[must_use]
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.0.special.eos
+    }
+
+    /// The id that begins a text.
+    #[must_use]
+    pub fn bos_id(&self) -> Option<u32> {
+        self.0.special.bos
+    }
+
+    /// The id of a token, spelled as in `tokenizer.json`.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.0.inner.token_to_id(token)
+    }
+
+    /// The `tokenizer.json` it was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Checks that this tokenizer can belong to a model of `vocab_size` entries, padding not
+    /// counted: all its ids have an entry, and it knows at least half of the entries.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerMismatch`] if not.
+    pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
+        let max_id = self
+            .0
+            .inner
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .unwrap_or(0);
+        let known = max_id as usize + 1;
+        if known <= vocab_size && known >= vocab_size / 2 {
+            return Ok(());
+        }
+        Err(Error::TokenizerMismatch {
+            path: self.0.path.clone(),
+            max_id,
+            vocab_size,
+        })
+    }
+
+    /// Adds the bytes of one token to `bytes`: what [`Tokenizer::decode`] puts together.
+    pub(crate) fn push_bytes(&self, id: u32, skip_special: bool, bytes: &mut Vec<u8>) {
+        let inner = &self.0.inner;
+        let Some(token) = inner.id_to_token(id) else {
+            return;
+        };
+        if skip_special && inner.get_added_vocabulary().is_special_token(&token) {
+            return;
+        }
+        let start = bytes.len();
+        for c in token.chars() {
+            if let Some(byte) = byte_of(c) {
+                bytes.push(byte);
+            } else {
+                // An added token written as plain text.
+                bytes.truncate(start);
+                bytes.extend_from_slice(token.as_bytes());
+                return;
+            }
+        }
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::Tokenizer {
+            path: self.0.path.clone(),
+            reason,
+        }
+    }
+}
+
+/// The byte that a character stands for in byte-level vocabularies: printable Latin-1 characters
+/// stand for themselves, and the other 68 bytes, in their order, for U+0100 and what follows.
+fn byte_of(c: char) -> Option<u8> {
+    let code = u32::from(c);
+    let byte = match code {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => code,
+        0x100..=0x120 => code - 0x100,        // 0 to 32
+        0x121..=0x142 => code - 0x121 + 0x7f, // 127 to 160
+        0x143 => 0xad,
+        _ => return None,
+    };
+    u8::try_from(byte).ok()
+}

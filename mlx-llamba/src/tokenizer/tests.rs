@@ -1,0 +1,285 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::path::Path;
+
+use super::{Tokenizer, TokenizerFiles};
+use crate::Error;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llamba-stories");
+
+fn stories() -> TokenizerFiles {
+    TokenizerFiles::read(Path::new(STORIES)).unwrap().1
+}
+
+/// A tokenizer of four letters with Llama 3's special tokens.
+fn small(change: impl FnOnce(&mut Value), config: Value, generation: Value) -> TokenizerFiles {
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+               "rstrip": false, "normalized": false, "special": true})
+    };
+    let mut tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [special(4, "<|begin_of_text|>"), special(5, "<|end_of_text|>"),
+                         special(6, "<|eot_id|>"), special(7, "<|eom_id|>")],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{120}": 3}, "merges": ["a b"]},
+    });
+    change(&mut tokenizer);
+    let bytes = |value: &Value| (!value.is_null()).then(|| value.to_string().into_bytes());
+    TokenizerFiles {
+        tokenizer: tokenizer.to_string().into_bytes(),
+        tokenizer_config: bytes(&config),
+        generation_config: bytes(&generation),
+    }
+}
+
+fn load(files: &TokenizerFiles) -> Result<Tokenizer, Error> {
+    Tokenizer::from_files("made/up/tokenizer.json", files)
+}
+
+/// Puts the beginning-of-text token in front, as Llama 3's `tokenizer.json` does.
+fn with_bos(tokenizer: &mut Value) {
+    let bos = json!({"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}});
+    tokenizer["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|begin_of_text|>":
+            {"id": "<|begin_of_text|>", "ids": [4], "tokens": ["<|begin_of_text|>"]}},
+    });
+}
+
+#[test]
+fn stories_encode_as_the_model_was_trained() {
+    let by_directory = Tokenizer::open(STORIES).unwrap();
+    let by_file = Tokenizer::open(format!("{STORIES}/tokenizer.json")).unwrap();
+    for tokenizer in [by_directory, by_file] {
+        assert_eq!(
+            tokenizer.encode("Once upon a time", true).unwrap(),
+            [1, 866, 941, 259, 700]
+        );
+        assert_eq!(
+            tokenizer.encode("Once upon a time", false).unwrap(),
+            [866, 941, 259, 700]
+        );
+        assert_eq!(tokenizer.encode("", true).unwrap(), [1]);
+        assert!(tokenizer.encode("", false).unwrap().is_empty());
+        let ids = [1, 866, 941, 259, 700];
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Once upon a time");
+        assert_eq!(
+            tokenizer.decode(&ids, false).unwrap(),
+            "<|end_of_text|>Once upon a time"
+        );
+        assert_eq!(
+            (tokenizer.bos_id(), tokenizer.eos_ids()),
+            (Some(1), &[1u32][..])
+        );
+        assert_eq!(tokenizer.token_id("<|begin_of_text|>"), Some(0));
+        tokenizer.check_vocabulary(4096).unwrap();
+    }
+}
+
+#[test]
+fn the_beginning_of_text_is_put_in_front_as_the_files_say() {
+    let encode = |add: Value, post: bool, text: &str, special| {
+        let config = json!({"bos_token": {"content": "<|begin_of_text|>"}, "add_bos_token": add});
+        let change = |t: &mut Value| {
+            if post {
+                with_bos(t)
+            }
+        };
+        let tokenizer = load(&small(change, config, Value::Null)).unwrap();
+        tokenizer.encode(text, special).unwrap()
+    };
+    let spelled = "<|begin_of_text|>ab";
+    for (add, post, with) in [
+        (Value::Null, true, true),
+        (Value::Null, false, false),
+        (json!(true), true, true),
+        (json!(true), false, true),
+        (json!(false), true, false),
+        (json!(false), false, false),
+    ] {
+        let expected: &[u32] = if with { &[4, 2] } else { &[2] };
+        assert_eq!(
+            encode(add.clone(), post, "ab", true),
+            expected,
+            "{add} {post}"
+        );
+        assert_eq!(encode(add.clone(), post, "ab", false), [2], "{add} {post}");
+        assert_eq!(
+            encode(add.clone(), post, spelled, true),
+            [4, 2],
+            "{add} {post}"
+        );
+        assert_eq!(
+            encode(add.clone(), post, spelled, false),
+            [4, 2],
+            "{add} {post}"
+        );
+    }
+}
+
+#[test]
+fn ends_of_text_come_from_every_file_and_from_known_names() {
+    let eos = |config: Value, generation: Value| {
+        load(&small(|_| {}, config, generation))
+            .unwrap()
+            .eos_ids()
+            .to_vec()
+    };
+    assert_eq!(eos(Value::Null, Value::Null), [5, 6, 7]);
+    assert_eq!(eos(Value::Null, json!({"eos_token_id": 1})), [1, 5, 6, 7]);
+    assert_eq!(
+        eos(json!({"eos_token": "b"}), json!({"eos_token_id": [0, 5]})),
+        [0, 1, 5, 6, 7]
+    );
+    assert_eq!(
+        eos(
+            json!({"eos_token": {"content": "a"}}),
+            json!({"eos_token_id": null})
+        ),
+        [0, 5, 6, 7]
+    );
+    let generation = json!({"bos_token_id": 3});
+    assert_eq!(
+        load(&small(|_| {}, Value::Null, generation))
+            .unwrap()
+            .bos_id(),
+        Some(3)
+    );
+    assert_eq!(
+        load(&small(|_| {}, Value::Null, Value::Null))
+            .unwrap()
+            .bos_id(),
+        Some(4)
+    );
+}
+
+#[test]
+fn truncation_and_padding_of_the_file_are_not_for_prompts() {
+    let change = |t: &mut Value| {
+        t["truncation"] =
+            json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        t["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+                              "pad_id": 0, "pad_type_id": 0, "pad_token": "a"});
+    };
+    let tokenizer = load(&small(change, Value::Null, Value::Null)).unwrap();
+    assert_eq!(tokenizer.encode("aaaa", true).unwrap(), [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_vocabulary_of_another_model_is_noticed() {
+    let tokenizer = load(&small(|_| {}, Value::Null, Value::Null)).unwrap();
+    for fits in [8, 9, 16] {
+        tokenizer.check_vocabulary(fits).unwrap();
+    }
+    for other in [7, 18, 128_256] {
+        match tokenizer.check_vocabulary(other) {
+            Err(Error::TokenizerMismatch {
+                max_id: 7,
+                vocab_size,
+                ..
+            }) => {
+                assert_eq!(vocab_size, other);
+            }
+            found => panic!("{found:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_missing_tokenizer_says_what_to_do() {
+    let empty = tempfile::tempdir().unwrap();
+    for path in [empty.path().to_owned(), empty.path().join("tokenizer.json")] {
+        let error = Tokenizer::open(path).unwrap_err();
+        assert!(matches!(error, Error::TokenizerMissing { .. }));
+        let message = error.to_string();
+        for part in [
+            "tokenizer.json does not exist",
+            "--tokenizer",
+            "meta-llama/",
+            "HF_TOKEN",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn malformed_files_are_named() {
+    let message = |files: &TokenizerFiles| load(files).unwrap_err().to_string();
+    let with = |tokenizer: &[u8]| TokenizerFiles {
+        tokenizer: tokenizer.to_vec(),
+        ..stories()
+    };
+    for bytes in [
+        &b""[..],
+        b"{",
+        b"7",
+        b"\xff\xfe",
+        &stories().tokenizer[..5000],
+    ] {
+        let message = message(&with(bytes));
+        assert!(
+            message.starts_with("tokenizer made/up/tokenizer.json: not a"),
+            "{message}"
+        );
+    }
+    let decoder = |value: Value| move |t: &mut Value| t["decoder"] = value;
+    for other in [
+        Value::Null,
+        json!({"type": "Fuse"}),
+        json!({"type": "Sequence", "decoders": []}),
+    ] {
+        let message = message(&small(decoder(other), Value::Null, Value::Null));
+        assert!(message.contains("only byte-level tokenizers"), "{message}");
+    }
+    let one = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
+    let sequence = json!({"type": "Sequence", "decoders": [one]});
+    load(&small(decoder(sequence), Value::Null, Value::Null)).unwrap();
+
+    let generation = Some(br#"{"eos_token_id": "1"}"#.to_vec());
+    let found = message(&TokenizerFiles {
+        generation_config: generation,
+        ..stories()
+    });
+    assert!(
+        found.contains("made/up/generation_config.json: eos_token_id is \"1\""),
+        "{found}"
+    );
+    let config = Some(b"{".to_vec());
+    let found = message(&TokenizerFiles {
+        tokenizer_config: config,
+        ..stories()
+    });
+    assert!(
+        found.contains("made/up/tokenizer_config.json is not valid JSON"),
+        "{found}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Damaged files give an error or a tokenizer, and no panic.
+    #[test]
+    fn damaged_files_do_not_panic(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let change = |t: &mut Value| with_bos(t);
+        let mut files = small(change, Value::Null, json!({"eos_token_id": [5, 6]}));
+        for (place, byte) in &edits {
+            let i = place.index(files.tokenizer.len());
+            files.tokenizer[i] = *byte;
+        }
+        if let Ok(tokenizer) = load(&files) {
+            let ids = tokenizer.encode("ab ab<|eot_id|>", true).unwrap_or_default();
+            let _ = tokenizer.decode(&ids, false);
+        }
+    }
+}
