@@ -28,6 +28,8 @@ pub struct Context {
     pub(crate) pending: Vec<u32>,
     pub(crate) recent: Vec<u32>,
     pub(crate) rng: Option<[u32; 2]>,
+    /// Bytes of a character that the last token left unfinished.
+    pub(crate) tail: Vec<u8>,
 }
 
 impl Context {
@@ -37,7 +39,14 @@ impl Context {
     /// [`Error::Mlx`] if the state cannot be allocated.
     pub fn new(model: &Model) -> Result<Self> {
         let state = model.state(1)?;
-        Ok(Self { state, read: 0, pending: Vec::new(), recent: Vec::new(), rng: None })
+        Ok(Self {
+            state,
+            read: 0,
+            pending: Vec::new(),
+            recent: Vec::new(),
+            rng: None,
+            tail: Vec::new(),
+        })
     }
 
     /// The state after all tokens read, batch size 1.
@@ -96,6 +105,7 @@ impl Context {
             ("pending".to_owned(), json(&self.pending)),
             ("recent".to_owned(), json(&self.recent)),
             ("rng".to_owned(), json(&self.rng)),
+            ("tail".to_owned(), json(&self.tail)),
         ]);
         let bytes = safetensors::serialize(views, Some(metadata))
             .map_err(|e| bad(path, e.to_string()))?;
@@ -159,6 +169,7 @@ impl Context {
             pending: parse(path, "pending", text("pending"))?,
             recent: parse(path, "recent", text("recent"))?,
             rng: parse(path, "rng", text("rng"))?,
+            tail: parse(path, "tail", text("tail"))?,
         };
         let foreign = |id: &&u32| **id as usize >= config.vocab_size;
         if let Some(id) = context.pending.iter().chain(&context.recent).find(foreign) {

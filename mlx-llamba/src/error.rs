@@ -147,6 +147,25 @@ pub enum Error {
         /// Why.
         source: mlx_llamba_kernels::QuantizationError,
     },
+    /// Some matrices cannot be quantized as asked; lists all of them.
+    #[error("cannot quantize {path} like this: {list}; another group size may fit, or an override that keeps them dense", path = path.display(), list = list(problems))]
+    NotQuantizable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All the matrices that do not fit.
+        problems: Vec<TensorProblem>,
+    },
+    /// Quantizing what is quantized loses more than quantizing the original.
+    #[error("{path} is quantized already ({bits} bits); quantize the original, or ask for requantizing", path = path.display())]
+    AlreadyQuantized {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Bits of its first quantized matrix.
+        bits: usize,
+    },
+    /// The caller's callback asked to stop. Nothing was left behind.
+    #[error("interrupted")]
+    Interrupted,
     /// The output already exists.
     #[error("{path} exists already; choose another output or allow overwriting", path = path.display())]
     OutputExists {

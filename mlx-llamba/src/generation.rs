@@ -117,7 +117,8 @@ impl Cancel {
 
 /// What a stream yields: the prompt's pieces, then a token each, then the end.
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
 pub enum Event {
     /// A piece of the prompt was read.
     Prompt {
@@ -134,6 +135,7 @@ pub enum Event {
         /// Its id.
         id: u32,
         /// Its log-probabilities, if asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
         logprobs: Option<TokenLogprobs>,
     },
     /// The end; nothing follows.

@@ -8,7 +8,6 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::generation::{Completion, Generation};
-use crate::hub::{self, HubOptions};
 use crate::model::Model;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
@@ -190,7 +189,6 @@ pub struct Builder {
     source: Source,
     tokenizer: Option<String>,
     without_tokenizer: bool,
-    hub: HubOptions,
     compute: Compute,
     dtype: Option<Dtype>,
     progress: Option<Progress>,
@@ -202,7 +200,6 @@ impl Builder {
             source,
             tokenizer: None,
             without_tokenizer: false,
-            hub: HubOptions::default(),
             compute: Compute::default(),
             dtype: None,
             progress: None,
@@ -221,13 +218,6 @@ impl Builder {
     #[must_use]
     pub fn without_tokenizer(mut self) -> Self {
         self.without_tokenizer = true;
-        self
-    }
-
-    /// How to reach the hub.
-    #[must_use]
-    pub fn hub(mut self, hub: HubOptions) -> Self {
-        self.hub = hub;
         self
     }
 
@@ -259,7 +249,7 @@ impl Builder {
     /// Those of [`Checkpoint::open`] and of the hub.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.source {
-            Source::Named(name) => Checkpoint::open(&hub::resolve(name, &self.hub)?),
+            Source::Named(name) => Checkpoint::open(name),
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::checkpoint(),
         }
@@ -285,13 +275,12 @@ impl Builder {
 
     fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
         if let Some(name) = &self.tokenizer {
-            let path = hub::resolve_tokenizer(name, &self.hub)?;
-            return Tokenizer::open(&path).map(Some);
+            return Tokenizer::open(name).map(Some);
         }
         match &self.source {
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::tokenizer().map(Some),
-            Source::Named(name) => Tokenizer::beside(&directory(checkpoint.path()), name).map(Some),
+            Source::Named(_) => Tokenizer::open(directory(checkpoint.path())).map(Some),
         }
     }
 }
@@ -308,7 +297,11 @@ fn directory(path: &Path) -> PathBuf {
 fn default_dtype(device: &DeviceType, checkpoint: &Checkpoint) -> Dtype {
     match device {
         DeviceType::Cpu => Dtype::Float32,
-        DeviceType::Gpu if checkpoint.stores_float16() => Dtype::Float16,
+        DeviceType::Gpu if stores_float16(checkpoint) => Dtype::Float16,
         DeviceType::Gpu => Dtype::Bfloat16,
     }
+}
+
+fn stores_float16(checkpoint: &Checkpoint) -> bool {
+    checkpoint.names().any(|tensor| tensor.dtype == Dtype::Float16)
 }

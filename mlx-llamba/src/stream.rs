@@ -10,13 +10,14 @@ use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, memory};
 
 use crate::context::Context;
-use crate::detokenize::{Detokenizer, StopMatcher};
+use crate::detokenize::Detokenizer;
 use crate::error::{Error, Result};
 use crate::generation::{Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 use crate::host;
 use crate::model::Model;
 use crate::sample::{Logprobs, Sampler};
 use crate::state::State;
+use crate::stop::StopMatcher;
 use crate::tokenizer::Tokenizer;
 
 /// A generation under way: an iterator of [`Event`]s.
@@ -28,7 +29,7 @@ pub struct Stream<'m> {
     options: Generation,
     eos: Vec<u32>,
     /// Text side; `None` if the model has no tokenizer.
-    text: Option<(Detokenizer<'m>, StopMatcher)>,
+    text: Option<(Detokenizer, StopMatcher)>,
     /// Up to the last token asked for.
     sampler: Sampler,
     /// The place after the last token handed out, and the sampler there.
@@ -86,8 +87,13 @@ impl<'m> Stream<'m> {
             let named = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
             named.iter().chain(&model.config().eos).copied().collect()
         });
-        let text = tokenizer
-            .map(|tokenizer| (tokenizer.detokenizer(&known), StopMatcher::new(&options.stop)));
+        let text = match tokenizer {
+            Some(tokenizer) => Some((
+                Detokenizer::resume(tokenizer, true, &context.tail),
+                StopMatcher::new(&options.stop)?,
+            )),
+            None => None,
+        };
         let stats = Stats { prompt_tokens: prompt.len(), seed: sampler.seed(), ..Stats::default() };
         Ok(Self {
             model,
@@ -210,8 +216,9 @@ impl<'m> Stream<'m> {
         let (text, stop) = match &mut self.text {
             _ if self.eos.contains(&id) => (String::new(), Some(Reason::Eos(id))),
             Some((detokenizer, stops)) => {
-                let matched = stops.push(&detokenizer.push(id)?);
-                (matched.text, matched.stop.map(Reason::Stop))
+                let text = stops.push(&detokenizer.push(id));
+                self.context.tail = detokenizer.tail().to_vec();
+                (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
             }
             None => (String::new(), None),
         };
@@ -228,8 +235,7 @@ impl<'m> Stream<'m> {
         let text = match (&mut self.text, &reason) {
             (None, _) | (_, Reason::Stop(_)) => String::new(),
             (Some((detokenizer, stops)), _) => {
-                let matched = stops.push(&detokenizer.finish()?);
-                matched.text + &stops.finish()
+                stops.push(&detokenizer.flush()) + &stops.flush()
             }
         };
         let total = self.started.elapsed();
