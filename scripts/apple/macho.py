@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""What Mach-O files ask of each other.
+
+usage: macho.py stub LIBDIR             print a text stub of libc++ for the linker
+       macho.py check EXECUTABLE LIBDIR check an executable against the libraries shipped with it
+
+The stub declares what the shipped libraries themselves take from the system's libc++, and nothing
+else: whatever links against it runs wherever they run. Needs macholib.
+"""
+
+import sys
+from pathlib import Path
+
+from macholib import mach_o
+from macholib.MachO import MachO
+from macholib.SymbolTable import SymbolTable
+
+LIBCXX = "/usr/lib/libc++.1.dylib"
+# Part of every macOS since 14.
+SYSTEM = {
+    "/usr/lib/libSystem.B.dylib",
+    LIBCXX,
+    "/usr/lib/libobjc.A.dylib",
+    "/usr/lib/libiconv.2.dylib",
+} | {
+    f"/System/Library/Frameworks/{name}.framework/Versions/{version}/{name}"
+    for name, version in [
+        ("Accelerate", "A"),
+        ("CoreFoundation", "A"),
+        ("Foundation", "C"),
+        ("IOKit", "A"),
+        ("Metal", "A"),
+        ("QuartzCore", "A"),
+        ("Security", "A"),
+        ("SystemConfiguration", "A"),
+    ]
+}
+MACOS_MIN = (14, 0)
+CPU_TYPE_ARM64 = 0x0100000C
+
+
+class Binary:
+    """One arm64 Mach-O file: what it needs, from where, and what it offers."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        [header] = MachO(str(path)).headers
+        self.header = header.header
+        self.needed, self.rpaths, self.minos, self.signed = [], [], None, False
+        for load, command, data in header.commands:
+            if load.cmd in (mach_o.LC_LOAD_DYLIB, mach_o.LC_LOAD_WEAK_DYLIB, mach_o.LC_REEXPORT_DYLIB):
+                self.needed.append(data.rstrip(b"\0").decode())
+            elif load.cmd == mach_o.LC_RPATH:
+                self.rpaths.append(data.rstrip(b"\0").decode())
+            elif load.cmd == mach_o.LC_BUILD_VERSION:
+                self.minos = (command.minos >> 16, command.minos >> 8 & 0xFF)
+            elif load.cmd == mach_o.LC_CODE_SIGNATURE:
+                self.signed = True
+        symbols = SymbolTable(MachO(str(path)))
+        self.exports = {name.decode() for _, name in symbols.extdefsyms}
+        self.imports = {}  # library name -> symbols; the two-level namespace is in n_desc
+        for symbol, name in symbols.undefsyms:
+            ordinal = symbol.n_desc >> 8 & 0xFF
+            source = self.needed[ordinal - 1] if 0 < ordinal <= len(self.needed) else None
+            self.imports.setdefault(source, set()).add(name.decode())
+
+
+def stub(libdir):
+    symbols = set()
+    for path in sorted(Path(libdir).glob("*.dylib")):
+        symbols |= Binary(path).imports.get(LIBCXX, set())
+    if not symbols:
+        sys.exit(f"{libdir} has no library that uses libc++")
+    listed = ", ".join(f"'{name}'" for name in sorted(symbols))
+    print(f"--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: '{LIBCXX}'")
+    print(f"exports:\n  - targets: [ arm64-macos ]\n    symbols: [ {listed} ]\n...")
+
+
+def check(executable, libdir):
+    libraries = {f"@rpath/{path.name}": Binary(path) for path in Path(libdir).glob("*.dylib")}
+    known_libcxx = set().union(*(library.imports.get(LIBCXX, set()) for library in libraries.values()))
+    problems = []
+    binary = Binary(executable)
+    if binary.header.cputype != CPU_TYPE_ARM64 or binary.header.filetype != mach_o.MH_EXECUTE:
+        problems.append("not an executable for arm64")
+    if binary.minos is None or binary.minos > MACOS_MIN:
+        problems.append(f"needs macOS {binary.minos}, not {MACOS_MIN}")
+    if not binary.signed:
+        problems.append("not signed: Apple silicon runs nothing unsigned")
+    if "@loader_path/../lib" not in binary.rpaths:
+        problems.append(f"rpaths are {binary.rpaths}, without @loader_path/../lib")
+    if "@rpath/libmlx.dylib" not in binary.needed:
+        problems.append("does not need @rpath/libmlx.dylib: MLX was not linked")
+
+    for user in [binary, *libraries.values()]:
+        name = user.path.name
+        for library in user.needed:
+            if library not in libraries and library not in SYSTEM:
+                problems.append(f"{name} needs {library}, which is neither shipped nor on the list of system libraries")
+        for library, symbols in user.imports.items():
+            if library is None:
+                problems += [f"{name} takes {symbol} from no library in particular" for symbol in sorted(symbols)]
+            elif library in libraries:
+                missing = symbols - libraries[library].exports
+                problems += [f"{name} takes {symbol} from {library}, which has none" for symbol in sorted(missing)]
+    strangers = binary.imports.get(LIBCXX, set()) - known_libcxx
+    problems += [f"{symbol} may be missing from macOS 14's libc++" for symbol in sorted(strangers)]
+
+    for problem in problems:
+        print(f"{executable}: {problem}", file=sys.stderr)
+    counts = ", ".join(
+        f"{len(symbols)} from {Path(library or '?').name}" for library, symbols in binary.imports.items()
+    )
+    print(f"{executable}: Mach-O arm64, macOS {'.'.join(map(str, binary.minos or ()))}; imports {counts}")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["stub", libdir]:
+            stub(libdir)
+        case ["check", executable, libdir]:
+            sys.exit(check(executable, libdir))
+        case _:
+            sys.exit(__doc__)

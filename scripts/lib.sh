@@ -1,0 +1,57 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # used by the scripts that source this
+# Shared by the scripts here: paths, messages, the toolchain. To be sourced.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target_dir=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}" 2>/dev/null || echo "${CARGO_TARGET_DIR:-$root/target}")
+export CARGO_TARGET_DIR=$target_dir
+# Every build of this tree shares one copy of MLX.
+export MLX_LLAMBA_CACHE=${MLX_LLAMBA_CACHE:-$target_dir/mlx-cache}
+
+say() { printf '%s\n' "== $*" >&2; }
+die() {
+  printf '%s\n' "${0##*/}: $*" >&2
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# usage TEXT "$@": prints TEXT and ends when help is asked for.
+usage() {
+  case ${2:-} in -h | --help)
+    printf 'usage: %s\n' "$1"
+    exit 0
+    ;;
+  esac
+}
+
+# The toolchain of rust-toolchain.toml, or any other that is recent enough when rustup has not got
+# that one and cannot fetch it.
+use_toolchain() {
+  have cargo || die "cargo is missing. Install Rust (rustup), then run this again."
+  cd "$root" || exit
+  cargo --version >/dev/null 2>&1 && return
+  have rustup || die "$(cargo --version 2>&1)"
+  local pinned name
+  pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+  say "installing Rust $pinned"
+  rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >&2 && return
+  for name in $(rustup toolchain list | sed 's/ .*//'); do
+    if [[ $(rustup run "$name" rustc --version 2>/dev/null) == "rustc $pinned "* ]]; then
+      export RUSTUP_TOOLCHAIN=$name
+      return
+    fi
+  done
+  die "Rust $pinned is missing and could not be installed: rustup toolchain install $pinned"
+}
+
+# python_packages DIR REQUIREMENTS: unpacks wheels pinned by hash into DIR, whole or not at all.
+python_packages() {
+  [[ -d $1 ]] && return
+  have python3 || die "python3 is missing. Run scripts/setup."
+  say "downloading $(sed -n 's/==.*//p' "$2" | paste -sd ' ' -)"
+  rm -rf "$1.part"
+  PIP_USER=0 python3 -m pip install --quiet --no-input --no-compile --disable-pip-version-check \
+    --root-user-action=ignore --no-deps --only-binary=:all: --require-hashes \
+    --requirement "$2" --target "$1.part" || die "pip could not install $2. Run scripts/setup, and see that the package registry is reachable."
+  mv "$1.part" "$1"
+}
