@@ -138,13 +138,7 @@ impl Reader {
             }
         }
         source.release(released..end);
-        if scan.found() {
-            log::warn!(
-                "{}: tensor {} holds NaN or infinity",
-                source.path.display(),
-                self.tensor.name
-            );
-        }
+        scan.warn(&source.path, &self.tensor.name);
         end - start
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod scan;
 pub(crate) mod source;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::error::{Error, FieldProblem, Result, TensorProblem};
 use crate::ffi;
 use check::{Checked, Found, Placed};
 use header::Header;
-pub(crate) use names::{Kind, Slot, cartesia, slots};
+pub(crate) use names::{Kind, Slot, slots};
 use source::Source;
 
 /// The form in which a checkpoint is stored.
@@ -182,23 +183,13 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensors`] if the model has no such tensor, [`Error::Mlx`] if MLX refuses it.
     pub fn array(&self, name: &str) -> Result<Array> {
-        let Some(placed) = self.by_name.get(name).map(|&i| &self.placed[i]) else {
-            let problems = vec![TensorProblem::Unknown {
-                name: name.to_owned(),
-            }];
-            return Err(Error::Tensors {
-                path: self.path.clone(),
-                problems,
-            });
-        };
+        let placed = self.placed(name)?;
         let start = placed.stored.start;
-        Ok(ffi::array(ffi::Tensor {
-            name: placed.stored.name.clone(),
-            dtype: placed.stored.dtype,
-            shape: placed.shape.clone(),
-            range: start..start + placed.stored.bytes,
-            source: Arc::clone(&self.sources[placed.file]),
-        })?)
+        self.lazy(
+            placed,
+            placed.shape.clone(),
+            start..start + placed.stored.bytes,
+        )
     }
 
     /// All tensors, in the order in which a forward pass meets them.
@@ -210,6 +201,11 @@ impl Checkpoint {
     /// `.weight`, such as `backbone.layers.0.mixer.in_proj`.
     pub fn scheme(&self, prefix: &str) -> Option<Scheme> {
         self.schemes.get(prefix).copied()
+    }
+
+    /// True if any matrix is quantized.
+    pub fn is_quantized(&self) -> bool {
+        !self.schemes.is_empty()
     }
 
     /// True if the model has a tensor of this canonical name.
@@ -229,6 +225,24 @@ impl Checkpoint {
             .map(|source| (source.path.as_path(), source.bytes().len()))
     }
 
+    /// Values of the model: what a matrix stands for, not what it is packed into.
+    pub fn parameters(&self) -> u64 {
+        slots(&self.config)
+            .iter()
+            .map(|s| s.shape.iter().product::<usize>() as u64)
+            .sum()
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.infos.iter().map(|info| info.bytes as u64).sum()
+    }
+
+    /// Bits that a value of the model takes on average, scales and biases included.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.tensor_bytes() as f64 / self.parameters() as f64
+    }
+
     /// A hash that is the same for the same arrays in every layout, and in practice for no
     /// others: over names, shapes, dtypes and three samples of each tensor.
     ///
@@ -238,17 +252,72 @@ impl Checkpoint {
         Ok(fingerprint::fingerprint(self))
     }
 
-    /// The stored bytes of a tensor.
-    pub(crate) fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.by_name.get(name).map(|&i| self.bytes_at(i))
+    /// A lazy array of some of a tensor's rows.
+    pub(crate) fn rows(&self, name: &str, rows: Range<usize>) -> Result<Array> {
+        let placed = self.placed(name)?;
+        let mut shape = placed.shape.clone();
+        let row = placed.stored.bytes / shape[0];
+        let start = placed.stored.start;
+        shape[0] = rows.len();
+        self.lazy(
+            placed,
+            shape,
+            start + rows.start * row..start + rows.end * row,
+        )
     }
 
-    /// Lets go of the memory behind what [`Checkpoint::bytes`] gave.
-    pub(crate) fn release(&self, name: &str) {
-        if let Some(placed) = self.by_name.get(name).map(|&i| &self.placed[i]) {
-            let start = placed.stored.start;
-            self.sources[placed.file].release(start..start + placed.stored.bytes);
+    /// The stored bytes of some of a tensor's rows.
+    pub(crate) fn row_bytes(&self, name: &str, rows: Range<usize>) -> Option<&[u8]> {
+        let index = *self.by_name.get(name)?;
+        let row = self.placed[index].stored.bytes / self.placed[index].shape[0];
+        self.bytes_at(index).get(rows.start * row..rows.end * row)
+    }
+
+    /// Lets go of the memory behind bytes that [`Checkpoint::row_bytes`] gave.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        for source in &self.sources {
+            let offset = (bytes.as_ptr() as usize).checked_sub(source.bytes().as_ptr() as usize);
+            if let Some(start) = offset.filter(|start| start + bytes.len() <= source.bytes().len())
+            {
+                source.release(start..start + bytes.len());
+            }
         }
+    }
+
+    /// A tensor's dtype as safetensors names it.
+    pub(crate) fn stored_dtype(&self, name: &str) -> Option<safetensors::Dtype> {
+        self.by_name.get(name).map(|&i| self.placed[i].stored.dtype)
+    }
+
+    /// The directory that the checkpoint lies in, if it is not part of the program.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        let file = self.sources.first().filter(|source| source.is_file())?;
+        file.path.parent()
+    }
+
+    fn placed(&self, name: &str) -> Result<&Placed> {
+        self.by_name
+            .get(name)
+            .map(|&i| &self.placed[i])
+            .ok_or_else(|| {
+                let problems = vec![TensorProblem::Unknown {
+                    name: name.to_owned(),
+                }];
+                Error::Tensors {
+                    path: self.path.clone(),
+                    problems,
+                }
+            })
+    }
+
+    fn lazy(&self, placed: &Placed, shape: Vec<usize>, range: Range<usize>) -> Result<Array> {
+        Ok(ffi::array(ffi::Tensor {
+            name: placed.stored.name.clone(),
+            dtype: placed.stored.dtype,
+            shape,
+            range,
+            source: Arc::clone(&self.sources[placed.file]),
+        })?)
     }
 
     fn bytes_at(&self, index: usize) -> &[u8] {

@@ -36,9 +36,11 @@ impl Scan {
         }
     }
 
-    /// True if anything was found so far.
-    pub(crate) fn found(&self) -> bool {
-        self.found
+    /// Says so in the log if anything was found.
+    pub(crate) fn warn(&self, path: &std::path::Path, tensor: &str) {
+        if self.found {
+            log::warn!("{}: tensor {tensor} holds NaN or infinity", path.display());
+        }
     }
 }
 
@@ -66,7 +68,7 @@ mod tests {
     fn scan(dtype: Dtype, bytes: &[u8]) -> bool {
         let mut scan = Scan::new(dtype, 0);
         scan.feed(bytes);
-        scan.found()
+        scan.found
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Source {
         }
     }
 
+    /// False for bytes that are part of the program.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.bytes, Bytes::Mapped(_))
+    }
+
     /// Tells the system that these bytes will not be needed again soon: whoever asked for them
     /// has a copy. They stay readable.
     pub(crate) fn release(&self, range: Range<usize>) {

@@ -38,6 +38,14 @@ impl Quantization {
             *counts.entry(*scheme).or_default() += 1;
         }
         let scheme = *schemes.values().max_by_key(|scheme| counts.get(scheme))?;
+        Self::with_default(scheme, schemes)
+    }
+
+    /// The block for these schemes with a default that is given.
+    pub(crate) fn with_default(scheme: Scheme, schemes: &BTreeMap<String, Scheme>) -> Option<Self> {
+        if schemes.is_empty() {
+            return None;
+        }
         let differ = schemes.iter().filter(|(_, own)| **own != scheme);
         let overrides = differ
             .map(|(path, own)| (path.clone(), Some(*own)))

@@ -1,0 +1,143 @@
+//! A directory that appears under its name only when it is whole.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::error::{Error, Result};
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A directory in the making, hidden beside the place where it will stand. Dropped before
+/// [`Output::publish`], it is removed; a killed process leaves it under its hidden name.
+pub(crate) struct Output {
+    target: PathBuf,
+    staging: TempDir,
+    overwrite: bool,
+}
+
+impl Output {
+    /// Refuses a `target` that exists, unless `overwrite` is set and it is a checkpoint.
+    pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+        // A trailing slash would make the hidden name a child of the target.
+        let target: PathBuf = target.components().collect();
+        let exists = fs::symlink_metadata(&target).is_ok();
+        if exists && !(overwrite && replaceable(&target)) {
+            return Err(Error::OutputExists { path: target });
+        }
+        let name = target.file_name().ok_or_else(|| Error::Option {
+            option: "output",
+            value: target.display().to_string(),
+            expected: "the name of a directory".into(),
+        })?;
+        let mut builder = tempfile::Builder::new();
+        let prefix = format!(".{}.", name.to_string_lossy());
+        builder.prefix(&prefix).suffix(".partial");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let staging = builder
+            .tempdir_in(parent(&target))
+            .map_err(io("create", &target))?;
+        Ok(Self {
+            target,
+            staging,
+            overwrite,
+        })
+    }
+
+    /// Where the files are put.
+    pub(crate) fn directory(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Writes a small file.
+    pub(crate) fn text(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.directory().join(name);
+        fs::write(&path, text).map_err(io("write", &path))
+    }
+
+    /// Copies a file under its own name.
+    pub(crate) fn copy(&self, file: &Path) -> Result<()> {
+        let Some(name) = file.file_name() else {
+            return Ok(());
+        };
+        let path = self.directory().join(name);
+        fs::copy(file, &path)
+            .map(drop)
+            .map_err(io("copy to", &path))
+    }
+
+    /// Flushes everything to the disk and gives the directory its name.
+    pub(crate) fn publish(self) -> Result<PathBuf> {
+        let staging = self.staging.path();
+        for entry in fs::read_dir(staging).map_err(io("list", staging))? {
+            sync(&entry.map_err(io("list", staging))?.path())?;
+        }
+        sync(staging)?;
+        let old = self.set_aside()?;
+        if let Err(error) = fs::rename(staging, &self.target) {
+            if let Some(old) = old {
+                let _ = fs::rename(old.path().join("old"), &self.target);
+            }
+            return Err(io("create", &self.target)(error));
+        }
+        let _ = self.staging.keep();
+        sync(parent(&self.target))?;
+        Ok(self.target)
+    }
+
+    /// Moves what stands under the name out of the way; it goes when the new one is there.
+    fn set_aside(&self) -> Result<Option<TempDir>> {
+        if !self.overwrite || fs::symlink_metadata(&self.target).is_err() {
+            return Ok(None);
+        }
+        let aside = TempDir::new_in(parent(&self.target)).map_err(io("create", &self.target))?;
+        fs::rename(&self.target, aside.path().join("old")).map_err(io("rename", &self.target))?;
+        Ok(Some(aside))
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(io("flush", path))
+}
+
+/// True for an empty directory, or one of plain files with a model among them: overwriting must
+/// not be able to take anything else away.
+fn replaceable(path: &Path) -> bool {
+    if !fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
+        return false;
+    }
+    let Ok(entries) = fs::read_dir(path) else {
+        return false;
+    };
+    let (mut empty, mut model) = (true, false);
+    for entry in entries {
+        let Ok(entry) = entry else { return false };
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            return false;
+        }
+        empty = false;
+        model |= Path::new(&entry.file_name())
+            .extension()
+            .is_some_and(|e| e == "safetensors");
+    }
+    empty || model
+}
