@@ -55,3 +55,13 @@ python_packages() {
     --requirement "$2" --target "$1.part" || die "pip could not install $2. Run scripts/setup, and see that the package registry is reachable."
   mv "$1.part" "$1"
 }
+
+# mlx_libraries CARGO-ARGS...: the directory of libmlx, as the build script of mlx-sys reports it.
+mlx_libraries() {
+  cargo build --locked -p mlx-sys "$@" --message-format json-render-diagnostics | python3 -c '
+import json, os, sys
+messages = map(json.loads, sys.stdin)
+scripts = [m for m in messages if m["reason"] == "build-script-executed" and "mlx-sys" in m["package_id"]]
+paths = [path.removeprefix("native=") for path in scripts[-1]["linked_paths"]]
+print(os.path.realpath(next(path for path in paths if path.endswith("/lib"))))'
+}
