@@ -1,6 +1,7 @@
 //! Checkpoints written here: equal to what MLX makes, whole or not there at all.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -416,6 +417,100 @@ fn an_interrupted_write_leaves_nothing() {
     let result = quantize(&source, &output, &QuantizeOptions::default(), &mut stop);
     assert!(matches!(result, Err(Error::Interrupted)));
     assert_eq!(list(directory.path()), [""; 0]);
+}
+
+#[test]
+fn a_killed_write_leaves_no_output_and_does_not_stop_the_next() {
+    const TARGET: &str = "MLX_LLAMBA_TEST_KILLED_WRITE";
+    let source = open(fixtures::path("a_base"));
+    if let Ok(target) = std::env::var(TARGET) {
+        // The child: stops in the middle until it is killed.
+        let mut stall = |progress: Progress<'_>| {
+            if 2 * progress.done > progress.total {
+                println!("half way");
+                std::thread::sleep(std::time::Duration::from_secs(60));
+            }
+            ControlFlow::Continue(())
+        };
+        let _ = quantize(
+            &source,
+            Path::new(&target),
+            &QuantizeOptions::default(),
+            &mut stall,
+        );
+        return;
+    }
+    let (directory, output) = pair();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "a_killed_write_leaves_no_output_and_does_not_stop_the_next",
+            "--exact",
+        ])
+        .arg("--nocapture")
+        .env(TARGET, &output)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(
+        lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("half way"))
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let left = list(directory.path());
+    assert!(left.len() == 1 && left[0].ends_with(".partial"), "{left:?}");
+    run(&source, &output, &QuantizeOptions::default());
+    open(&output);
+}
+
+#[test]
+fn a_full_disk_is_reported_and_leaves_nothing() {
+    let (directory, _) = pair();
+    let Some(disk) = SmallDisk::mount(directory.path()) else {
+        eprintln!("not tried: mounting a small tmpfs needs root");
+        return;
+    };
+    let source = open(fixtures::path("a_base"));
+    let conversion = Conversion::to(Layout::MlxLlamba);
+    let error = convert(&source, &disk.0.join("out"), &conversion, &mut go).unwrap_err();
+    let Error::Io {
+        action,
+        path,
+        source,
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        (*action, source.kind()),
+        ("write", std::io::ErrorKind::StorageFull)
+    );
+    assert!(path.ends_with("model.safetensors"), "{error}");
+    assert_eq!(list(&disk.0), [""; 0]);
+}
+
+/// A file system of 64 KiB.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Option<Self> {
+        let mut command = std::process::Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(at);
+        let status = command.stderr(std::process::Stdio::null()).status();
+        status
+            .is_ok_and(|status| status.success())
+            .then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
 }
 
 #[test]

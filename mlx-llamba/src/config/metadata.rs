@@ -106,7 +106,7 @@ fn read(keys: &Fields<'_>, shapes: &Shapes<'_>) -> Option<Config> {
     let ssm = read_mixer(keys, shapes, d_model);
     let intermediate_size = shapes.size("model.layers.1.layer.gate_proj.weight", 0, limit::WIDTH);
     let rows = rows?;
-    let (vocab_size, pad_vocab_size_multiple) = vocabulary(keys, rows)?;
+    let (vocab_size, pad_vocab_size_multiple) = vocabulary(keys, rows).unwrap_or((rows, 1));
     Some(Config {
         vocab_size,
         pad_vocab_size_multiple,
@@ -133,12 +133,15 @@ fn read(keys: &Fields<'_>, shapes: &Shapes<'_>) -> Option<Config> {
 
 /// `in_proj` has `conv_dim + d_inner + h` rows, and `conv_dim = d_inner + 2 h n`.
 fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) -> Option<Ssm> {
-    let swish = keys.flag(&format!("{MIXER}.conv_swish"), None);
+    // What is missing has been complained about; the rest is read to find all there is.
+    let swish = keys
+        .flag(&format!("{MIXER}.conv_swish"), None)
+        .unwrap_or(false);
     let h = shapes.size("model.layers.0.layer.D", 0, limit::HEADS);
     let conv_dim = shapes.size("model.layers.0.layer.conv_weight", 0, limit::ROWS);
     let d_conv = shapes.size("model.layers.0.layer.conv_weight", 1, limit::CONV);
     let rows = shapes.size("model.layers.0.layer.in_proj.weight", 0, limit::ROWS);
-    let (swish, h, conv_dim, d_conv, rows) = (swish?, h?, conv_dim?, d_conv?, rows?);
+    let (h, conv_dim, d_conv, rows) = (h?, conv_dim?, d_conv?, rows?);
     let d_model = d_model?;
 
     let d_inner = rows.checked_sub(conv_dim + h).unwrap_or(0);

@@ -1,0 +1,287 @@
+//! Generating with the library: streams, seeds, stops, saved contexts.
+
+#![allow(clippy::unwrap_used)]
+
+use mlx_llamba::{
+    Context, Error, Event, Generation, Llamba, Model, Reason, Sampling, floats,
+};
+use mlx_llamba_tests::fixtures;
+use mlx_rs::ops::indexing::IndexOp;
+
+const PROMPT: &str = "Once upon a time";
+
+fn stories() -> Llamba {
+    Llamba::embedded().load().unwrap()
+}
+
+fn fixture(name: &str) -> Llamba {
+    Llamba::builder(fixtures::path(name).display().to_string()).without_tokenizer().load().unwrap()
+}
+
+fn sampled(max_tokens: usize) -> Generation {
+    Generation::default().max_tokens(max_tokens).temperature(1.0)
+}
+
+/// The numbers of a context's state.
+fn numbers(context: &Context) -> Vec<Vec<f32>> {
+    context.state().tensors(0).unwrap().into_iter().map(|tensor| tensor.values).collect()
+}
+
+#[test]
+fn a_stream_gives_what_generate_gives() {
+    let llamba = stories();
+    let options = sampled(60).seed(5);
+    let whole = llamba.generate(PROMPT, &options).unwrap();
+    let events: Vec<Event> =
+        llamba.stream(PROMPT, &options).unwrap().collect::<Result<_, _>>().unwrap();
+    let text: String = events.iter().map(Event::text).collect();
+    let ids: Vec<u32> = events
+        .iter()
+        .filter_map(|event| if let Event::Token { id, .. } = event { Some(*id) } else { None })
+        .collect();
+    assert_eq!((&text, &ids), (&whole.text, &whole.tokens));
+    let decoded = llamba.tokenizer().unwrap().decode(&ids, true).unwrap();
+    assert_eq!(text, decoded);
+    assert!(matches!(events[0], Event::Prompt { read: 5, total: 5 }), "{:?}", events[0]);
+    let Some(Event::End { reason, stats, .. }) = events.last() else { panic!("no end") };
+    assert_eq!(*reason, Reason::Length);
+    assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.seed), (5, 60, 5));
+    assert!(stats.decode_tokens_per_second > 0.0 && stats.time_to_first_token > 0.0);
+    assert!(stats.peak_memory > llamba.model().weight_bytes());
+}
+
+#[test]
+fn it_writes_english() {
+    let text = stories().generate(PROMPT, &Generation::greedy().max_tokens(60)).unwrap().text;
+    let words = text.split_whitespace().count();
+    assert!(words > 40, "{text}");
+    assert!([" to ", " a ", " and "].iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
+fn equal_seeds_give_equal_texts() {
+    let llamba = stories();
+    let run = |seed| llamba.generate(PROMPT, &sampled(30).seed(seed)).unwrap().tokens;
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+    let unseeded = llamba.generate(PROMPT, &sampled(30)).unwrap();
+    assert_eq!(unseeded.tokens, run(unseeded.stats.seed));
+}
+
+/// The size of the pieces in which the prompt is read must not show.
+#[test]
+fn pieces_of_the_prompt_do_not_show() {
+    let llamba = fixture("a_base");
+    for golden in fixtures::golden("a_base") {
+        for prefill in [1, 2, 3, 64, 100, 512] {
+            let options = Generation { prefill, ..Generation::greedy().max_tokens(32) };
+            let completion = llamba.generate(&golden.tokens, &options).unwrap();
+            assert_eq!(completion.tokens, golden.greedy, "{} by {prefill}", golden.name);
+        }
+    }
+}
+
+#[test]
+fn a_saved_context_goes_on_exactly() {
+    let llamba = stories();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("story.state");
+    let once = llamba.generate(PROMPT, &sampled(40).seed(9)).unwrap();
+
+    let first = llamba.generate(PROMPT, &sampled(17).seed(9)).unwrap();
+    first.context.save(llamba.model(), &file).unwrap();
+    // No seed: the random numbers go on where they stopped.
+    let context = Context::load(llamba.model(), &file).unwrap();
+    assert_eq!(numbers(&context), numbers(&first.context));
+    let second = llamba.resume(context, "", &sampled(23)).unwrap().finish().unwrap();
+    assert_eq!([first.tokens, second.tokens].concat(), once.tokens);
+    assert_eq!(first.text + &second.text, once.text);
+    assert_eq!(second.context.read(), once.context.read());
+    assert_eq!(numbers(&second.context), numbers(&once.context));
+}
+
+#[test]
+fn more_prompt_continues_the_text() {
+    let llamba = fixture("b_grouped");
+    let golden = fixtures::golden("b_grouped").pop().unwrap();
+    let (head, tail) = golden.tokens.split_at(golden.tokens.len() / 3);
+    let none = Generation::greedy().max_tokens(0);
+    let context = llamba.generate(&head.to_vec(), &none).unwrap().context;
+    assert_eq!((context.read() as usize, context.pending()), (head.len(), &[][..]));
+    let fork = context.clone();
+    let options = Generation::greedy().max_tokens(32);
+    for context in [context, fork] {
+        let stream = llamba.resume(context, &tail.to_vec(), &options).unwrap();
+        assert_eq!(stream.finish().unwrap().tokens, golden.greedy);
+    }
+}
+
+#[test]
+fn text_ends_before_a_stop_string() {
+    let llamba = stories();
+    let options = Generation::greedy().max_tokens(40);
+    let text = llamba.generate(PROMPT, &options).unwrap().text;
+    // A piece from the middle of a word to the middle of the one after the next.
+    let stop: String = text.chars().skip(30).take(11).collect();
+    let end = text.find(&stop).unwrap();
+    let options = options.stop("never this").stop(stop.clone());
+    let stopped = llamba.generate(PROMPT, &options).unwrap();
+    assert_eq!(stopped.text, text[..end]);
+    assert_eq!(stopped.reason, Reason::Stop(stop));
+    assert!(stopped.tokens.len() < 40);
+}
+
+#[test]
+fn an_end_of_text_token_ends_it() {
+    let llamba = fixture("a_base");
+    let golden = &fixtures::golden("a_base")[0];
+    let eos = golden.greedy[5];
+    let at = golden.greedy.iter().position(|&id| id == eos).unwrap();
+    let mut options = Generation::greedy().max_tokens(32);
+    options.eos = Some(vec![eos]);
+    let completion = llamba.generate(&golden.tokens, &options).unwrap();
+    assert_eq!(completion.reason, Reason::Eos(eos));
+    assert_eq!(completion.tokens, golden.greedy[..=at]);
+    assert_eq!(completion.context.pending(), [eos]);
+}
+
+#[test]
+fn logprobs_are_those_of_the_model() {
+    let llamba = fixture("e_padvocab");
+    let prompt = fixtures::golden("e_padvocab").pop().unwrap().tokens;
+    let options = Generation { logprobs: Some(4), ..sampled(5).seed(3) };
+    let completion = llamba.generate(&prompt, &options).unwrap();
+    assert_eq!(completion.logprobs.len(), 5);
+
+    let text = [prompt.as_slice(), &completion.tokens].concat();
+    let model = llamba.model();
+    let (ids, _) = model.tokens(&[&text]).unwrap();
+    let (logits, _) = model.forward(&ids, None, &model.state(1).unwrap()).unwrap();
+    for (step, logprobs) in completion.logprobs.iter().enumerate() {
+        let row = logits.index((0, (prompt.len() + step) as i32 - 1, ..));
+        let row = &floats(&row).unwrap()[..model.config().vocab_size];
+        let sum: f64 = row.iter().map(|&v| f64::from(v).exp()).sum();
+        let expected = |id: u32| (f64::from(row[id as usize]) - sum.ln()) as f32;
+        let chosen = completion.tokens[step];
+        assert!((logprobs.chosen - expected(chosen)).abs() < 1e-4);
+        let mut best: Vec<u32> = (0..row.len() as u32).collect();
+        best.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
+        let top: Vec<u32> = logprobs.top.iter().map(|(id, _)| *id).collect();
+        assert_eq!(top, best[..4]);
+        assert!(logprobs.top.iter().all(|(id, v)| (v - expected(*id)).abs() < 1e-4));
+    }
+}
+
+#[test]
+fn padding_of_the_vocabulary_is_never_sampled() {
+    let llamba = fixture("e_padvocab");
+    let options = Generation {
+        sampling: Sampling { temperature: 100.0, seed: Some(1), ..Sampling::plain() },
+        ..Generation::default().max_tokens(1500)
+    };
+    let tokens = llamba.generate(&vec![1u32, 2], &options).unwrap().tokens;
+    let (vocab, padded) = (llamba.model().config().vocab_size, llamba.model().config().padded_vocab());
+    assert!(vocab < padded);
+    assert!(tokens.iter().all(|&id| (id as usize) < vocab));
+    // At this temperature nearly all real ids come up.
+    assert!(tokens.iter().any(|&id| id as usize >= vocab - 3));
+}
+
+#[test]
+fn cancelling_keeps_a_place_to_go_on_from() {
+    let llamba = stories();
+    let options = Generation::greedy().max_tokens(40);
+    let once = llamba.generate(PROMPT, &options).unwrap();
+    let cancel = options.cancel.clone();
+    let mut stream = llamba.stream(PROMPT, &options).unwrap();
+    let mut seen = Vec::new();
+    let end = loop {
+        match stream.next().unwrap().unwrap() {
+            Event::Token { id, .. } => seen.push(id),
+            Event::End { reason, .. } => break reason,
+            _ => {}
+        }
+        if seen.len() == 10 {
+            cancel.cancel();
+        }
+    };
+    assert_eq!((end, seen.len()), (Reason::Cancelled, 10));
+    assert!(stream.next().is_none());
+    let context = stream.into_context().unwrap();
+    let rest = llamba.resume(context, "", &Generation::greedy().max_tokens(30)).unwrap();
+    assert_eq!([seen, rest.finish().unwrap().tokens].concat(), once.tokens);
+}
+
+#[test]
+fn a_loaded_model_moves_to_another_thread() {
+    let llamba = stories();
+    let options = Generation::greedy().max_tokens(12);
+    let here = llamba.generate(PROMPT, &options).unwrap().tokens;
+    let there = std::thread::spawn(move || llamba.generate(PROMPT, &options).unwrap().tokens);
+    assert_eq!(there.join().unwrap(), here);
+}
+
+#[test]
+fn impossible_requests_are_named() {
+    let llamba = fixture("a_base");
+    let refused = |ids: &[u32], options: &Generation| llamba.generate(ids, options).unwrap_err();
+    let options = Generation::default();
+    assert!(matches!(refused(&[], &options), Error::EmptyPrompt));
+    let error = refused(&[3, 257], &options);
+    assert!(matches!(error, Error::TokenOutOfRange { id: 257, position: 1, vocab_size: 257 }));
+    let error = llamba.generate("text", &options).unwrap_err();
+    assert!(matches!(error, Error::TokenizerMissing { .. }), "{error}");
+    let options = Generation { prefill: 0, ..Generation::default() };
+    assert!(refused(&[1], &options).to_string().starts_with("prefill = 0"));
+    let error = refused(&[1], &Generation::default().temperature(-1.0));
+    assert!(error.to_string().starts_with("temperature = -1"), "{error}");
+    assert!(refused(&[1], &Generation::default().stop("")).to_string().starts_with("stop"));
+}
+
+/// A saved context of `model`, and what loading it gives after `damage`.
+fn reload(model: &Model, damage: impl FnOnce(&mut Vec<u8>)) -> Result<Context, Error> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("saved.state");
+    Context::new(model).unwrap().save(model, &file).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    damage(&mut bytes);
+    std::fs::write(&file, bytes).unwrap();
+    Context::load(model, &file)
+}
+
+/// Replaces text in the header by text of the same length.
+fn replace(bytes: &mut [u8], from: &str, to: &str) {
+    assert_eq!(from.len(), to.len());
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
+    bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+}
+
+#[test]
+fn damaged_and_foreign_states_are_refused() {
+    let llamba = fixture("a_base");
+    let model = llamba.model();
+    assert!(reload(model, |_| {}).is_ok());
+    let why = |damage: fn(&mut Vec<u8>)| match reload(model, damage) {
+        Err(Error::State { reason, .. }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(why(|b| b.truncate(b.len() - 5)).contains("damaged"));
+    assert!(why(|b| b.truncate(3)).contains("damaged"));
+    assert!(why(|b| b.resize(64 << 20, 0)).contains("more than a state"));
+    assert!(why(|b| replace(b, r#""version":"1""#, r#""version":"9""#)).contains("version 9"));
+    assert!(why(|b| replace(b, "mlx-llamba-state", "some-other-state")).contains("not a saved"));
+    assert!(why(|b| replace(b, "[4,16,16]", "[16,4,16]")).contains("expected F32"));
+    assert!(why(|b| replace(b, r#""read":"0""#, r#""read":"x""#)).contains("metadata read"));
+    assert!(why(|b| replace(b, "layers.0.ssm_state", "layers.9.ssm_state")).contains("missing"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("saved.state");
+    Context::new(model).unwrap().save(model, &file).unwrap();
+    // d_silu has the same shapes and other weights.
+    let error = Context::load(fixture("d_silu").model(), &file).unwrap_err().to_string();
+    assert!(error.contains("belongs to another model"), "{error}");
+    let missing = Context::load(model, &directory.path().join("none")).unwrap_err();
+    assert!(matches!(missing, Error::Io { action: "read", .. }));
+    let error = Context::new(model).unwrap().save(model, &directory.path().join("no/where"));
+    assert!(matches!(error.unwrap_err(), Error::Io { action: "write", .. }));
+}
