@@ -62,6 +62,8 @@ mlx_libraries() {
 import json, os, sys
 messages = map(json.loads, sys.stdin)
 scripts = [m for m in messages if m["reason"] == "build-script-executed" and "mlx-sys" in m["package_id"]]
+if not scripts:
+    sys.exit(1)
 paths = [path.removeprefix("native=") for path in scripts[-1]["linked_paths"]]
 print(os.path.realpath(next(path for path in paths if path.endswith("/lib"))))'
 }
