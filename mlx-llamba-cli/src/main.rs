@@ -1,2 +1,66 @@
-//! x
-fn main() {}
+//! The `mlx-llamba` command: thin, one file a subcommand.
+
+mod completions;
+mod generate;
+mod interrupt;
+mod logits;
+mod model;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Llamba recurrent language models on MLX.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, after_help = EXAMPLES)]
+struct Cli {
+    /// Messages on standard error: off, error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    log_level: log::LevelFilter,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mlx-llamba generate \"Once upon a time\"
+  mlx-llamba generate --model cartesia-ai/Llamba-1B-4bit-mlx \\
+      --tokenizer meta-llama/Llama-3.2-1B-Instruct \"Rene Descartes was\"
+
+Exit status: 0 success, 1 failure, 2 impossible arguments, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(Box<generate::Args>),
+    Logits(logits::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::new()
+        .filter_level(cli.log_level)
+        .format(|out, record| {
+            use std::io::Write;
+            writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
+        })
+        .init();
+    let result = match cli.command {
+        Command::Generate(args) => args.run(),
+        Command::Logits(args) => args.run(),
+        Command::Completions(args) => args.run(),
+    };
+    match result {
+        Ok(()) if interrupt::happened() => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(_) if interrupt::happened() => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {}", output::describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::{Array, Dtype};
-use safetensors::{SafeTensors, tensor::TensorView};
+use safetensors::SafeTensors;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::floats::FloatTensor;
 use crate::model::Model;
 use crate::state::State;
 
@@ -83,20 +84,7 @@ impl Context {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, model: &Model, path: &Path) -> Result<()> {
-        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-        let mut tensors = Vec::new();
-        for (i, layer) in self.state.layers().iter().enumerate() {
-            for (name, array) in [("ssm_state", &layer.ssm), ("conv_state", &layer.conv)] {
-                tensors.push((format!("layers.{i}.{name}"), floats(array)?));
-            }
-        }
-        let views = tensors
-            .iter()
-            .map(|(name, (shape, bytes))| {
-                let view = TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-                view.map(|view| (name, view)).map_err(|e| bad(path, e.to_string()))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let tensors = self.state.tensors(0)?;
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("version".to_owned(), VERSION.to_owned()),
@@ -107,9 +95,7 @@ impl Context {
             ("rng".to_owned(), json(&self.rng)),
             ("tail".to_owned(), json(&self.tail)),
         ]);
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| bad(path, e.to_string()))?;
-        crate::atomic::write(path, &bytes).map_err(io("write"))
+        FloatTensor::save(&tensors, metadata, path)
     }
 
     /// Reads a file that [`save`](Self::save) wrote.
@@ -190,13 +176,6 @@ fn json<T: Serialize>(value: &T) -> String {
 
 fn parse<T: DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| bad(path, format!("damaged: metadata {key}: {e}")))
-}
-
-/// Shape without the batch axis, and the values as little-endian float32.
-fn floats(array: &Array) -> Result<(Vec<usize>, Vec<u8>)> {
-    let shape = array.shape()[1..].iter().map(|&s| s as usize).collect();
-    let values = crate::host::floats(array)?;
-    Ok((shape, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
 }
 
 /// The tensor `name` as (1, ..shape) float32.

@@ -13,8 +13,10 @@ mod detokenize;
 mod embedded;
 mod error;
 mod ffi;
+mod floats;
 mod generation;
 mod host;
+pub mod hub;
 mod inspect;
 mod linear;
 mod llamba;
@@ -34,6 +36,7 @@ pub use detokenize::Detokenizer;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
+pub use floats::FloatTensor;
 pub use generation::{
     Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs,
 };

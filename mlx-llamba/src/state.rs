@@ -7,6 +7,8 @@ use mlx_rs::{Array, Dtype};
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::floats::FloatTensor;
+use crate::host;
 
 /// The state of a batch of `b` sequences, one [`MixerState`] a layer.
 ///
@@ -67,6 +69,24 @@ impl State {
         };
         let layers = states.iter().map(|s| s.layers.len()).max().unwrap_or(0);
         Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()? })
+    }
+
+    /// The numbers of sequence `row`: `layers.{i}.ssm_state` (h, p, n) and
+    /// `layers.{i}.conv_state` (k-1, conv_dim).
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if there is no such row.
+    pub fn tensors(&self, row: usize) -> Result<Vec<FloatTensor>> {
+        let row = self.row(row)?;
+        let mut tensors = Vec::with_capacity(2 * row.layers.len());
+        for (i, layer) in row.layers.iter().enumerate() {
+            for (name, array) in [("ssm_state", &layer.ssm), ("conv_state", &layer.conv)] {
+                let name = format!("layers.{i}.{name}");
+                let shape = array.shape().iter().skip(1).map(|&s| s as usize).collect();
+                tensors.push(FloatTensor { name, shape, values: host::floats(array)? });
+            }
+        }
+        Ok(tensors)
     }
 
     /// Computes the arrays now, so that they do not hold on to the graph they come from.

@@ -1,0 +1,221 @@
+//! `mlx-llamba generate`
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::{Context, Event, Generation, Reason, Sampling, Stats};
+
+use crate::interrupt;
+use crate::model::ModelArgs;
+use crate::output::show;
+use crate::progress::{Progress, Unit};
+
+/// Continue a text
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  mlx-llamba generate \"Once upon a time\"
+  mlx-llamba generate --temperature 0 --max-tokens 50 --json \"The little rabbit\"
+  echo \"One day\" | mlx-llamba generate --echo -
+  mlx-llamba generate --state-out story.state \"Lily found a key.\"
+  mlx-llamba generate --state-in story.state \" The next day\"")]
+pub(crate) struct Args {
+    /// The text to continue; - reads it from standard input
+    #[arg(conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// Read the text from a file
+    #[arg(long, value_name = "FILE")]
+    prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print the prompt before its continuation
+    #[arg(long)]
+    echo: bool,
+    /// Print events as JSON lines instead of text
+    #[arg(long)]
+    json: bool,
+    /// Print speed and memory at the end, on standard error
+    #[arg(short, long)]
+    verbose: bool,
+    /// Go on from a saved state instead of the beginning
+    #[arg(long, value_name = "FILE")]
+    state_in: Option<PathBuf>,
+    /// Save the state after the last token
+    #[arg(long, value_name = "FILE")]
+    state_out: Option<PathBuf>,
+    /// At most this many tokens
+    #[arg(short = 'n', long, default_value_t = 256)]
+    max_tokens: usize,
+    /// End before this text; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on after an end-of-text token
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Report the log-probabilities of this many likeliest tokens (with --json)
+    #[arg(long, value_name = "N", requires = "json")]
+    logprobs: Option<usize>,
+    /// Tokens of the prompt read in one piece
+    #[arg(long, value_name = "N", default_value_t = Generation::default().prefill)]
+    prefill: usize,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArgs {
+    /// 0 always takes the likeliest token; higher is more varied
+    #[arg(short, long, default_value_t = Sampling::default().temperature)]
+    temperature: f32,
+    /// Keep only this many of the likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = Sampling::default().top_k)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together reach this probability
+    #[arg(long, default_value_t = Sampling::default().top_p)]
+    top_p: f32,
+    /// Keep tokens with at least this share of the largest probability
+    #[arg(long, default_value_t = Sampling::default().min_p)]
+    min_p: f32,
+    /// Above 1: tokens of the prompt and the output become less likely
+    #[arg(long, value_name = "X", default_value_t = Sampling::default().repetition_penalty)]
+    repetition_penalty: f32,
+    /// Subtracted from the logits of tokens that stand in the output
+    #[arg(
+        long, value_name = "X", allow_negative_numbers = true,
+        default_value_t = Sampling::default().presence_penalty
+    )]
+    presence_penalty: f32,
+    /// Subtracted for each time a token stands in the output
+    #[arg(
+        long, value_name = "X", allow_negative_numbers = true,
+        default_value_t = Sampling::default().frequency_penalty
+    )]
+    frequency_penalty: f32,
+    /// How many of the last tokens the penalties look at [default: all]
+    #[arg(long, value_name = "N")]
+    penalty_window: Option<usize>,
+    /// Add to the logit of a token; may be given more than once
+    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// Equal seeds give equal texts [default: another one every time]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn logit_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
+    let id = id.parse().map_err(|_| format!("{id} is not a token id"))?;
+    let bias = bias.parse().map_err(|_| format!("{bias} is not a number"))?;
+    Ok((id, bias))
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let prompt = self.prompt()?;
+        let options = self.options();
+        let cancel = options.cancel.clone();
+        interrupt::on_first(move || cancel.cancel())?;
+        let llamba = self.model.load(true)?;
+        let context = match &self.state_in {
+            Some(path) => Context::load(llamba.model(), path)?,
+            None => llamba.context()?,
+        };
+        let mut stream = llamba.resume(context, &prompt, &options)?;
+        if self.echo && !self.json {
+            show(&prompt)?;
+        }
+        let reading = Progress::new("reading", Unit::Tokens);
+        for event in &mut stream {
+            self.show(&event?, &reading)?;
+        }
+        match &self.state_out {
+            Some(path) => Ok(stream.into_context()?.save(llamba.model(), path)?),
+            None => Ok(()),
+        }
+    }
+
+    fn show(&self, event: &Event, reading: &Progress) -> Result<()> {
+        if let Event::Prompt { read, total } = event {
+            reading.at(*read, *total);
+        }
+        if self.json {
+            show(&(serde_json::to_string(event)? + "\n"))?;
+        } else {
+            show(event.text())?;
+        }
+        if let Event::End { reason, stats, .. } = event {
+            if !self.json {
+                show("\n")?;
+            }
+            if self.verbose {
+                eprintln!("{}", summary(reason, stats));
+            }
+        }
+        Ok(())
+    }
+
+    fn prompt(&self) -> Result<String> {
+        let mut bytes = Vec::new();
+        let name = match (&self.prompt, &self.prompt_file) {
+            (Some(text), _) if text != "-" => return Ok(text.clone()),
+            (Some(_), _) => {
+                std::io::stdin().lock().read_to_end(&mut bytes).context("reading standard input")?;
+                "standard input".to_owned()
+            }
+            (None, Some(path)) => {
+                let name = path.display().to_string();
+                bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+                name
+            }
+            (None, None) if self.state_in.is_some() => return Ok(String::new()),
+            (None, None) => bail!("nothing to continue: give a prompt, -, or --prompt-file"),
+        };
+        String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
+    }
+
+    fn options(&self) -> Generation {
+        let s = &self.sampling;
+        let mut options = Generation::default().max_tokens(self.max_tokens);
+        options.sampling = Sampling {
+            temperature: s.temperature,
+            top_k: s.top_k,
+            top_p: s.top_p,
+            min_p: s.min_p,
+            repetition_penalty: s.repetition_penalty,
+            presence_penalty: s.presence_penalty,
+            frequency_penalty: s.frequency_penalty,
+            penalty_window: s.penalty_window,
+            logit_bias: s.logit_bias.clone(),
+            seed: s.seed,
+        };
+        options.stop.clone_from(&self.stop);
+        options.eos = self.ignore_eos.then(Vec::new);
+        options.logprobs = self.logprobs;
+        options.prefill = self.prefill;
+        options
+    }
+}
+
+/// One line of numbers for people.
+fn summary(reason: &Reason, stats: &Stats) -> String {
+    let reason = match reason {
+        Reason::Eos(id) => format!("end of text ({id})"),
+        Reason::Stop(text) => format!("stop string {text:?}"),
+        Reason::Length => "length".into(),
+        Reason::Cancelled => "cancelled".into(),
+        _ => "other".into(),
+    };
+    format!(
+        "prompt: {} tokens, {:.1} tok/s | generated: {} tokens, {:.1} tok/s | first token after \
+         {:.3} s | peak memory {:.1} MiB | seed {} | ended by {reason}",
+        stats.prompt_tokens,
+        stats.prompt_tokens_per_second,
+        stats.generated_tokens,
+        stats.decode_tokens_per_second,
+        stats.time_to_first_token,
+        stats.peak_memory as f64 / f64::from(1 << 20),
+        stats.seed,
+    )
+}

@@ -1,0 +1,135 @@
+//! `mlx-llamba logits`
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::{FloatTensor, Model, State, floats};
+use mlx_rs::ops::indexing::TryIndexOp;
+
+use crate::model::ModelArgs;
+use crate::progress::{Progress, Unit};
+
+/// Tokens of a row read in one piece, unless --split says otherwise.
+const PIECE: usize = 512;
+
+/// Write the logits and states of a prompt to a file, to compare implementations
+#[derive(clap::Args)]
+#[command(after_help = "\
+The file holds float32 tensors: logits (l, vocab, padding included), and after the last token
+layers.{i}.ssm_state (h, p, n) and layers.{i}.conv_state (k-1, conv_dim). With --batch all names
+begin with the row's number: 0.logits, 0.layers.0.ssm_state, and so on.
+
+Examples:
+  mlx-llamba logits --tokens 1,866,941 --output once.safetensors
+  mlx-llamba logits --prompt \"Once upon a time\" --split 2,1 --output split.safetensors
+  echo '[[1,866],[1,866,941,259]]' > rows.json
+  mlx-llamba logits --batch rows.json --output rows.safetensors")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    input: Input,
+    /// Read the prompt in pieces of these many tokens; the rest is the last piece
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "step")]
+    split: Vec<usize>,
+    /// Read the prompt token by token
+    #[arg(long)]
+    step: bool,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// A text
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Token ids; needs no tokenizer
+    #[arg(long, value_name = "ID,...", value_delimiter = ',')]
+    tokens: Vec<u32>,
+    /// A JSON list of lists of token ids, read as one batch
+    #[arg(long, value_name = "FILE")]
+    batch: Option<PathBuf>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        if self.split.contains(&0) {
+            bail!("--split has a piece of 0 tokens; expected at least 1");
+        }
+        let needs_text = self.input.prompt.is_some();
+        let llamba = self.model.load(needs_text)?;
+        let model = llamba.model();
+        let rows = match &self.input {
+            Input { prompt: Some(text), .. } => {
+                vec![llamba.require_tokenizer()?.encode(text, true)?]
+            }
+            Input { batch: Some(path), .. } => read_rows(path)?,
+            Input { tokens, .. } => vec![tokens.clone()],
+        };
+        let (logits, state) = self.read(model, &rows)?;
+        let mut tensors = Vec::new();
+        for (row, logits) in logits.into_iter().enumerate() {
+            let prefix = if self.input.batch.is_some() { format!("{row}.") } else { String::new() };
+            tensors.push(FloatTensor { name: "logits".into(), ..logits });
+            tensors.extend(state.tensors(row)?);
+            let new = tensors.len() - 1 - 2 * model.config().n_layer..;
+            tensors[new].iter_mut().for_each(|tensor| tensor.name.insert_str(0, &prefix));
+        }
+        let metadata = HashMap::from([("model".into(), model.fingerprint().into())]);
+        FloatTensor::save(&tensors, metadata, &self.output)?;
+        Ok(())
+    }
+
+    /// All rows' logits, padding left out, and the state after each row's last token.
+    fn read(&self, model: &Model, rows: &[Vec<u32>]) -> Result<(Vec<FloatTensor>, State)> {
+        let vocab = model.config().padded_vocab();
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        // All of it is checked before the first piece is read.
+        model.tokens(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
+        let empty = |row: &Vec<u32>| FloatTensor {
+            name: String::new(),
+            shape: vec![row.len(), vocab],
+            values: Vec::with_capacity(row.len() * vocab),
+        };
+        let mut logits: Vec<_> = rows.iter().map(empty).collect();
+        let mut state = model.state(rows.len())?;
+        let reading = Progress::new("reading", Unit::Tokens);
+        let (mut start, mut pieces) = (0, self.split.iter().copied());
+        while start < longest {
+            let piece = if self.step { 1 } else { pieces.next().unwrap_or(PIECE) };
+            let end = longest.min(start.saturating_add(piece));
+            let cut: Vec<&[u32]> =
+                rows.iter().map(|row| &row[start.min(row.len())..end.min(row.len())]).collect();
+            let (tokens, lengths) = model.tokens(&cut)?;
+            let (output, next) = model.forward(&tokens, lengths.as_ref(), &state)?;
+            for (i, (row, logits)) in cut.iter().zip(&mut logits).enumerate() {
+                if !row.is_empty() {
+                    let real = output.try_index((i as i32, ..row.len() as i32, ..))?; // (l, vocab)
+                    logits.values.extend(floats(&real)?);
+                }
+            }
+            next.eval()?;
+            (state, start) = (next, end);
+            reading.at(start, longest);
+        }
+        Ok((logits, state))
+    }
+}
+
+fn read_rows(path: &PathBuf) -> Result<Vec<Vec<u32>>> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let rows: Vec<Vec<u32>> = serde_json::from_str(&text)
+        .with_context(|| format!("{name} is not a JSON list of lists of token ids"))?;
+    if let Some(row) = rows.iter().position(Vec::is_empty) {
+        bail!("{name}: row {row} has no tokens");
+    }
+    if rows.is_empty() {
+        bail!("{name}: no rows");
+    }
+    Ok(rows)
+}
