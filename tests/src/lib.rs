@@ -1,3 +1,4 @@
 //! End-to-end tests: fixtures, the command, a fake hub.
 
+pub mod fake_hub;
 pub mod fixtures;

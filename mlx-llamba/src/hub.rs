@@ -1,0 +1,173 @@
+//! Models and tokenizers by name from a hub, through the cache that all hub tools share.
+//!
+//! The network is used only when a repository is asked for by name. Directories of the cache are
+//! those of the Python and Rust hub libraries, by way of `hf-hub`; the transfer is done here, so
+//! that it resumes, checks lengths and checksums, and reads certificates from a file.
+
+mod cache;
+mod failure;
+mod options;
+mod remote;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+use cache::{Snapshots, Wanted};
+use failure::Failure;
+pub use options::{HubOptions, HubProgress};
+use remote::Remote;
+
+/// Finds a model: a local path as it is, or `owner/name` or `owner/name@revision` from the hub.
+///
+/// Gives a local path with the files that a model needs: configuration, safetensors, tokenizer.
+///
+/// # Errors
+/// [`Error::NotACheckpoint`] if `model` is neither a path that exists nor a repository's name;
+/// [`Error::Hub`] and [`Error::Io`] if it cannot be had, with what to do about it.
+pub fn resolve(model: &str, options: &HubOptions) -> Result<PathBuf> {
+    find(model, options, Wanted::Model)
+}
+
+/// Finds a tokenizer like [`resolve`], but fetches the tokenizer's files alone.
+///
+/// # Errors
+/// As of [`resolve`].
+pub fn resolve_tokenizer(tokenizer: &str, options: &HubOptions) -> Result<PathBuf> {
+    find(tokenizer, options, Wanted::Tokenizer)
+}
+
+fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
+    let path = Path::new(name);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let Some((repo, revision)) = repository(name) else {
+        let reason = "no such file or directory, and not a repository's name, which is owner/name \
+                      or owner/name@revision";
+        return Err(Error::NotACheckpoint {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        });
+    };
+    let revision = revision.or(options.revision.as_deref()).unwrap_or("main");
+    if !plain(revision, "._-/+") || revision.contains("..") {
+        let expected = "a branch, a tag or a commit".to_owned();
+        return Err(Error::Option {
+            option: "revision",
+            value: revision.to_owned(),
+            expected,
+        });
+    }
+    let snapshots = Snapshots::new(&options.cache, repo, revision);
+    if options.offline {
+        return snapshots.complete(wanted).ok_or_else(|| Error::Hub {
+            repo: repo.to_owned(),
+            reason: format!(
+                "revision {revision} is not in the cache {}, and offline mode allows no download; \
+                 fetch it once without --offline and HF_HUB_OFFLINE",
+                options.cache.display()
+            ),
+        });
+    }
+    let remote = Remote::new(repo, revision, options)?;
+    match download(&remote, &snapshots, wanted, options) {
+        Err(Failure::Unreachable(cause)) => match snapshots.complete(wanted) {
+            Some(cached) => {
+                log::warn!("{repo}: hub not reachable ({cause}); using the copy in the cache");
+                Ok(cached)
+            }
+            None => Err(remote.explain(Failure::Unreachable(cause))),
+        },
+        result => result.map_err(|failure| remote.explain(failure)),
+    }
+}
+
+/// Brings the snapshot up to date and gives its directory.
+fn download(
+    remote: &Remote,
+    snapshots: &Snapshots,
+    wanted: Wanted,
+    options: &HubOptions,
+) -> Result<PathBuf, Failure> {
+    let info = remote.info()?;
+    if !plain(&info.sha, "") {
+        return Err(Failure::Nonsense(format!("commit {:?}", info.sha)));
+    }
+    let files: Vec<&str> = info
+        .siblings
+        .iter()
+        .map(|file| file.rfilename.as_str())
+        .collect();
+    let files = wanted.choose(&files).map_err(Failure::Nonsense)?;
+    for file in files {
+        let place = snapshots.place(&info.sha, file);
+        if place.exists() {
+            continue;
+        }
+        let found = remote.look_up(&info.sha, file)?;
+        if !plain(&found.etag, "._-") {
+            return Err(Failure::Nonsense(format!(
+                "etag {:?} of {file}",
+                found.etag
+            )));
+        }
+        let blob = snapshots.blob(&found.etag);
+        let lock = cache::lock(&blob)?;
+        if !blob.exists() {
+            let part = blob.with_extension("part");
+            let report = |bytes| {
+                if let Some(progress) = &options.progress {
+                    progress(HubProgress {
+                        file,
+                        bytes,
+                        total: found.size,
+                    });
+                }
+            };
+            remote.download(&found, &part, &report)?;
+            cache::finish(&part, &blob)?;
+        }
+        drop(lock);
+        snapshots.link(&blob, &place)?;
+    }
+    snapshots.remember(&info.sha)?;
+    Ok(snapshots.directory(&info.sha))
+}
+
+/// Owner/name and revision, if `name` can be a repository's.
+fn repository(name: &str) -> Option<(&str, Option<&str>)> {
+    let (repo, revision) = match name.split_once('@') {
+        Some((repo, revision)) => (repo, Some(revision)),
+        None => (name, None),
+    };
+    let (owner, model) = repo.split_once('/')?;
+    let good = |part| plain(part, "._-") && !part.contains("..") && !part.contains("--");
+    (good(owner) && good(model)).then_some((repo, revision))
+}
+
+/// Whether `text` begins with an ASCII letter or digit and goes on with those and `others`.
+fn plain(text: &str, others: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::repository;
+
+    #[test]
+    fn names_of_repositories() {
+        let revision = |name| repository(name).map(|(repo, revision)| (repo.to_owned(), revision));
+        assert_eq!(revision("a-b/C.d_1"), Some(("a-b/C.d_1".to_owned(), None)));
+        assert_eq!(revision("a/b@v1/x"), Some(("a/b".to_owned(), Some("v1/x"))));
+        for path in [
+            "a", "./a/b", "../a", "a/b/c", "/a/b", "~/a", "a/../b", "a/..", "a b/c", "a/", "/a",
+            "a/-b", "a\\b",
+        ] {
+            assert_eq!(repository(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Where the hub and its cache are, and how to use them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::{Error, Result};
+
+/// How far the download of one file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubProgress<'a> {
+    /// Name of the file in the repository.
+    pub file: &'a str,
+    /// Bytes here so far, those of an earlier, interrupted download included.
+    pub bytes: u64,
+    /// Length of the whole file in bytes.
+    pub total: u64,
+}
+
+/// How to reach a hub. [`HubOptions::from_env`] reads the variables that all hub tools read;
+/// [`HubOptions::new`] reads nothing.
+#[derive(Clone)]
+pub struct HubOptions {
+    /// Branch, tag or commit. `None`: `main`. A revision in the name itself goes first.
+    pub revision: Option<String>,
+    /// Directory of the cache; made if it does not exist.
+    pub cache: PathBuf,
+    /// Sent to the hub, and to nobody else.
+    pub token: Option<String>,
+    /// Address of the hub, without a slash at the end. `None`: the public one.
+    pub endpoint: Option<String>,
+    /// Use only what is in the cache.
+    pub offline: bool,
+    /// Certificates (PEM) to trust instead of the built-in ones.
+    pub certificates: Option<PathBuf>,
+    /// How many times in a row to go on after a transfer broke off without a byte.
+    pub retries: u32,
+    /// Called when a file begins and whenever more of it has arrived.
+    pub progress: Option<Arc<dyn Fn(HubProgress<'_>) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubOptions")
+            .field("revision", &self.revision)
+            .field("cache", &self.cache)
+            .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .field("endpoint", &self.endpoint)
+            .field("offline", &self.offline)
+            .field("certificates", &self.certificates)
+            .field("retries", &self.retries)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HubOptions {
+    /// The public hub without a token, with this directory as cache.
+    #[must_use]
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Self {
+            revision: None,
+            cache: cache.into(),
+            token: None,
+            endpoint: None,
+            offline: false,
+            certificates: None,
+            retries: 5,
+            progress: None,
+        }
+    }
+
+    /// What the environment says.
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `HF_HOME` | directory of the cache (`hub` in it) and of the token (`token` in it); else `huggingface` in `XDG_CACHE_HOME` or in `~/.cache` |
+    /// | `HF_HUB_CACHE` | directory of the cache |
+    /// | `HF_TOKEN` | the token; else the content of the file `HF_TOKEN_PATH`, or of the one above |
+    /// | `HF_ENDPOINT` | address of the hub |
+    /// | `HF_HUB_OFFLINE` | 1, true, yes or on: use only the cache |
+    /// | `SSL_CERT_FILE` | certificates to trust |
+    ///
+    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured too, whatever the
+    /// options.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if nothing says where the cache is.
+    pub fn from_env() -> Result<Self> {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let directory = |name: &str| set(name).map(PathBuf::from);
+        let cache_home =
+            directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")));
+        let home = directory("HF_HOME").or_else(|| Some(cache_home?.join("huggingface")));
+        let cache = directory("HF_HUB_CACHE").or_else(|| Some(home.as_ref()?.join("hub")));
+        let token_file = directory("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
+        let Some(cache) = cache else {
+            return Err(Error::Option {
+                option: "HF_HOME",
+                value: "not set, and neither is HOME".to_owned(),
+                expected: "a directory for the hub's cache".to_owned(),
+            });
+        };
+        let token_from_file = || {
+            let token = std::fs::read_to_string(token_file?).ok()?;
+            Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+        };
+        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| {
+            ["1", "true", "yes", "on"].contains(&value.trim().to_ascii_lowercase().as_str())
+        });
+        Ok(Self {
+            token: set("HF_TOKEN")
+                .map(|t| t.trim().to_owned())
+                .or_else(token_from_file),
+            endpoint: set("HF_ENDPOINT").map(|e| e.trim().trim_end_matches('/').to_owned()),
+            offline,
+            certificates: directory("SSL_CERT_FILE"),
+            ..Self::new(cache)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::HubOptions;
+    use std::path::Path;
+
+    fn options(variables: &[(&str, &str)]) -> HubOptions {
+        let get = |name: &str| {
+            let found = variables.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        HubOptions::from_variables(get).unwrap()
+    }
+
+    #[test]
+    fn the_cache_is_where_the_variables_say() {
+        let cache = |variables: &[(&str, &str)]| options(variables).cache;
+        let (home, xdg) = (("HOME", "/home/a"), ("XDG_CACHE_HOME", "/x"));
+        assert_eq!(cache(&[home]), Path::new("/home/a/.cache/huggingface/hub"));
+        assert_eq!(cache(&[home, xdg]), Path::new("/x/huggingface/hub"));
+        assert_eq!(cache(&[home, xdg, ("HF_HOME", "/h")]), Path::new("/h/hub"));
+        let hub = ("HF_HUB_CACHE", "/c");
+        assert_eq!(cache(&[home, xdg, ("HF_HOME", "/h"), hub]), Path::new("/c"));
+        assert_eq!(cache(&[hub]), Path::new("/c"));
+        assert_eq!(
+            cache(&[home, ("HF_HOME", "")]),
+            Path::new("/home/a/.cache/huggingface/hub")
+        );
+        assert!(HubOptions::from_variables(|_| None).is_err());
+    }
+
+    #[test]
+    fn the_token_comes_from_the_variable_or_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().to_str().unwrap();
+        assert_eq!(options(&[("HF_HOME", home)]).token, None);
+        std::fs::write(directory.path().join("token"), " from-file\n").unwrap();
+        assert_eq!(
+            options(&[("HF_HOME", home)]).token.as_deref(),
+            Some("from-file")
+        );
+        let both = options(&[("HF_HOME", home), ("HF_TOKEN", "from-variable\n")]);
+        assert_eq!(both.token.as_deref(), Some("from-variable"));
+        assert!(!format!("{both:?}").contains("from-variable"));
+        let path = format!("{home}/token");
+        let elsewhere = options(&[("HOME", "/nowhere"), ("HF_TOKEN_PATH", &path)]);
+        assert_eq!(elsewhere.token.as_deref(), Some("from-file"));
+    }
+
+    #[test]
+    fn offline_endpoint_and_certificates() {
+        let offline = |value| options(&[("HOME", "/h"), ("HF_HUB_OFFLINE", value)]).offline;
+        assert!(["1", "true", "YES", "on"].into_iter().all(offline));
+        assert!(!["0", "false", "no", ""].into_iter().any(offline));
+        let found = options(&[
+            ("HOME", "/h"),
+            ("HF_ENDPOINT", "http://127.0.0.1:1/"),
+            ("SSL_CERT_FILE", "/c.pem"),
+        ]);
+        assert_eq!(found.endpoint.as_deref(), Some("http://127.0.0.1:1"));
+        assert_eq!(found.certificates.as_deref(), Some(Path::new("/c.pem")));
+    }
+}
