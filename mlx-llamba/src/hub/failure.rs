@@ -52,8 +52,9 @@ impl Remote {
         let reason = match failure {
             Failure::Local(error) => return error,
             Failure::Unreachable(cause) => format!(
-                "the hub cannot be reached ({cause}); check the network and HTTPS_PROXY, or give \
-                 a local directory. What was downloaded is kept and the next attempt goes on"
+                "the hub cannot be reached ({cause}); check the network, HTTPS_PROXY and \
+                 SSL_CERT_FILE, or give a local directory. What was downloaded is kept and the next \
+                 attempt goes on"
             ),
             Failure::Nonsense(what) => format!("the hub answered with {what}"),
             Failure::Damaged(what) => format!("{what}; it was removed, try again"),
