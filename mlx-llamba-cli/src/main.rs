@@ -1,12 +1,16 @@
 //! The `mlx-llamba` command: thin, one file a subcommand.
 
 mod completions;
+mod convert;
 mod generate;
+mod inspect;
 mod interrupt;
 mod logits;
 mod model;
 mod output;
 mod progress;
+mod quantize;
+mod rewrite;
 
 use std::process::ExitCode;
 
@@ -34,6 +38,9 @@ Exit status: 0 success, 1 failure, 2 impossible arguments, 130 interrupted.";
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Args>),
+    Quantize(quantize::Args),
+    Convert(convert::Args),
+    Inspect(inspect::Args),
     Logits(logits::Args),
     Completions(completions::Args),
 }
@@ -49,6 +56,9 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         Command::Generate(args) => args.run(),
+        Command::Quantize(args) => args.run(),
+        Command::Convert(args) => args.run(),
+        Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Completions(args) => args.run(),
     };

@@ -9,15 +9,22 @@ use crate::progress::{Progress, Unit};
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Directory, .safetensors file, or hub repository (owner/name or owner/name@revision)
-    /// [default: the small story-telling model inside this program]
-    #[arg(short, long)]
-    model: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository
     #[arg(long)]
     tokenizer: Option<String>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+/// Which checkpoint.
+#[derive(clap::Args)]
+pub(crate) struct SourceArgs {
+    /// Directory, .safetensors file, or hub repository (owner/name or owner/name@revision)
+    /// [default: the small story-telling model inside this program]
+    #[arg(short, long)]
+    model: Option<String>,
 }
 
 #[derive(clap::Args)]
@@ -40,7 +47,7 @@ enum DeviceArg {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DtypeArg {
+pub(crate) enum DtypeArg {
     Float32,
     Float16,
     Bfloat16,
@@ -49,10 +56,7 @@ enum DtypeArg {
 impl ModelArgs {
     /// The builder, with nothing read yet.
     pub(crate) fn builder(&self) -> Builder {
-        let builder = match &self.model {
-            Some(model) => Llamba::builder(model),
-            None => Llamba::embedded(),
-        };
+        let builder = self.source.builder();
         let builder = match &self.tokenizer {
             Some(tokenizer) => builder.tokenizer(tokenizer),
             None => builder,
@@ -69,6 +73,16 @@ impl ModelArgs {
     }
 }
 
+impl SourceArgs {
+    /// The builder of that checkpoint, on default terms.
+    pub(crate) fn builder(&self) -> Builder {
+        match &self.model {
+            Some(model) => Llamba::builder(model),
+            None => Llamba::embedded(),
+        }
+    }
+}
+
 impl ComputeArgs {
     fn apply(&self, builder: Builder) -> Builder {
         let builder = builder.compute(match self.device {
@@ -77,10 +91,18 @@ impl ComputeArgs {
             DeviceArg::Cpu => Compute::Cpu,
         });
         match self.dtype {
+            Some(dtype) => builder.dtype(dtype.into()),
             None => builder,
-            Some(DtypeArg::Float32) => builder.dtype(Dtype::Float32),
-            Some(DtypeArg::Float16) => builder.dtype(Dtype::Float16),
-            Some(DtypeArg::Bfloat16) => builder.dtype(Dtype::Bfloat16),
+        }
+    }
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(dtype: DtypeArg) -> Self {
+        match dtype {
+            DtypeArg::Float32 => Self::Float32,
+            DtypeArg::Float16 => Self::Float16,
+            DtypeArg::Bfloat16 => Self::Bfloat16,
         }
     }
 }

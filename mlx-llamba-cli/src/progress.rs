@@ -13,6 +13,7 @@ const PATIENCE: Duration = Duration::from_millis(800);
 pub(crate) enum Unit {
     Bytes,
     Tokens,
+    Weights,
 }
 
 /// A bar that appears if the work is not done soon. Nothing is drawn where standard error is no
@@ -46,6 +47,7 @@ impl Progress {
     fn draw(&self) -> ProgressBar {
         let numbers = match self.unit {
             Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
+            Unit::Weights => "{human_pos}/{human_len} weights eta {eta}",
             Unit::Tokens => "{human_pos}/{human_len} tokens {per_sec} eta {eta}",
         };
         let style = ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {numbers}"));

@@ -12,6 +12,7 @@ mod detokenize;
 #[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
+mod evaluate;
 mod ffi;
 mod floats;
 mod generation;
@@ -36,6 +37,7 @@ pub use detokenize::Detokenizer;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
+pub use evaluate::{Comparison, compare};
 pub use floats::FloatTensor;
 pub use generation::{
     Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs,

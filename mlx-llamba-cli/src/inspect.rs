@@ -1,0 +1,57 @@
+//! `mlx-llamba inspect`
+
+use anyhow::Result;
+use mlx_llamba::{Llamba, Summary};
+
+use crate::output::show;
+
+/// Show what a model is and what it needs, without reading its weights
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  mlx-llamba inspect
+  mlx-llamba inspect ./llamba-1b-4bit --tensors
+  mlx-llamba inspect cartesia-ai/Llamba-1B --json")]
+pub(crate) struct Args {
+    /// Directory, .safetensors file or hub repository [default: the model inside this program]
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
+    /// The same, as other commands take it
+    #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
+    named: Option<String>,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let builder = match self.model.as_ref().or(self.named.as_ref()) {
+            Some(model) => Llamba::builder(model),
+            None => Llamba::embedded(),
+        };
+        let checkpoint = builder.checkpoint()?;
+        let summary = Summary::of(&checkpoint)?;
+        let tensors = || checkpoint.names().filter(|_| self.tensors);
+        if self.json {
+            let mut all = serde_json::to_value(&summary)?;
+            let list = tensors().map(|t| {
+                let dtype = format!("{:?}", t.dtype).to_lowercase();
+                serde_json::json!({ "name": t.name, "file": t.file, "dtype": dtype, "shape": t.shape })
+            });
+            if self.tensors {
+                all["tensors"] = list.collect();
+            }
+            return show(&format!("{all:#}\n"));
+        }
+        show(&format!("{summary}\n"))?;
+        for tensor in tensors() {
+            let dtype = format!("{:?}", tensor.dtype).to_lowercase();
+            show(&format!("{dtype:>9} {:?} {}\n", tensor.shape, tensor.name))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! `mlx-llamba quantize`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use mlx_llamba::{Builder, Llamba, Override, QuantizeOptions, Recipe, compare, quantize};
+use mlx_llamba_kernels::Mode;
+
+use crate::model::{DtypeArg, SourceArgs};
+use crate::output::show;
+use crate::progress::{Progress, Unit};
+use crate::rewrite;
+
+/// Write a model with fewer bits per weight
+#[derive(clap::Args)]
+#[command(after_help = "\
+The output is a directory with one or more safetensors files, a config.json with the quantization
+block that mlx-lm writes, and the tokenizer. It appears when it is complete, or not at all.
+
+Examples:
+  mlx-llamba quantize --model cartesia-ai/Llamba-1B --bits 4 --output llamba-1b-4bit
+  mlx-llamba quantize --model ./llamba --recipe mixed --report held-out.txt --output ./small
+  mlx-llamba quantize --model ./llamba --override 'down_proj=6' --override 'lm_head=none' \\
+      --output ./small")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Tokenizer for --report, if the model has none
+    #[arg(long)]
+    tokenizer: Option<String>,
+    /// Bits per weight: 2, 3, 4, 5, 6 or 8 [default: 4, or the mode's own]
+    #[arg(long)]
+    bits: Option<usize>,
+    /// Weights that share a scale: 32, 64 or 128 [default: 64, or the mode's own]
+    #[arg(long)]
+    group_size: Option<usize>,
+    /// Coding of the weights
+    #[arg(long, value_enum, default_value_t = ModeArg::Affine)]
+    mode: ModeArg,
+    /// Which matrices get more bits
+    #[arg(long, value_enum, default_value_t = RecipeArg::Uniform)]
+    recipe: RecipeArg,
+    /// Another coding for the matrices of a pattern: PATTERN=none, =BITS, =BITS:GROUP or =MODE;
+    /// may be given more than once, the last that fits counts
+    #[arg(long = "override", value_name = "PATTERN=CODING")]
+    overrides: Vec<String>,
+    /// Leave the embedding (in a tied model the head too) as it is
+    #[arg(long)]
+    keep_embedding: bool,
+    /// Leave the head of an untied model as it is
+    #[arg(long)]
+    keep_head: bool,
+    /// Cast floats first; scales and biases are stored in this dtype [default: as stored]
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+    /// Quantize a quantized model again, from its dequantized weights
+    #[arg(long)]
+    requantize: bool,
+    /// Directory to write
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Replace the output if it is a model already
+    #[arg(long)]
+    overwrite: bool,
+    /// Measure perplexity and KL divergence against the original on a text
+    #[arg(long, value_name = "TEXT FILE")]
+    report: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeArg {
+    Affine,
+    Mxfp4,
+    Mxfp8,
+    Nvfp4,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RecipeArg {
+    /// All matrices alike
+    Uniform,
+    /// More bits where a Llamba is sensitive; the rows that give A_log stay dense
+    Mixed,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let text = match &self.report {
+            Some(file) => Some(
+                std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read {}", file.display()))?,
+            ),
+            None => None,
+        };
+        let options = self.options()?;
+        let checkpoint = self.source.builder().checkpoint()?;
+        let report = rewrite::watched("quantizing", |on_progress| {
+            quantize(&checkpoint, &self.output, &options, on_progress)
+        })?;
+        let comparison = match text {
+            Some(text) => Some(self.compare(&text, &report.path)?),
+            None => None,
+        };
+        if self.json {
+            let all = serde_json::json!({ "quantized": report, "comparison": comparison });
+            return show(&format!("{all:#}\n"));
+        }
+        show(&format!("{report}\n"))?;
+        let Some(c) = comparison else { return Ok(()) };
+        show(&format!(
+            "perplexity {:.4}, was {:.4} ({:+.2} %); mean KL {:.5} nats; same likeliest token \
+             {:.1} %; over {} tokens\n",
+            c.perplexity,
+            c.reference_perplexity,
+            100.0 * (c.perplexity / c.reference_perplexity - 1.0),
+            c.mean_kl,
+            100.0 * c.top1_agreement,
+            c.tokens
+        ))
+    }
+
+    fn options(&self) -> Result<QuantizeOptions> {
+        let mode = match self.mode {
+            ModeArg::Affine => Mode::Affine,
+            ModeArg::Mxfp4 => Mode::Mxfp4,
+            ModeArg::Mxfp8 => Mode::Mxfp8,
+            ModeArg::Nvfp4 => Mode::Nvfp4,
+        };
+        let base = QuantizeOptions::new(mode, self.bits, self.group_size)?;
+        let overrides = self.overrides.iter().map(|text| Override::parse(text, base.scheme));
+        Ok(QuantizeOptions {
+            embedding: !self.keep_embedding,
+            head: !self.keep_head,
+            overrides: overrides.collect::<Result<_, _>>()?,
+            dtype: self.dtype.map(Into::into),
+            recipe: match self.recipe {
+                RecipeArg::Uniform => Recipe::Uniform,
+                RecipeArg::Mixed => Recipe::Mixed,
+            },
+            requantize: self.requantize,
+            overwrite: self.overwrite,
+            ..base
+        })
+    }
+
+    fn compare(&self, text: &str, quantized: &Path) -> Result<mlx_llamba::Comparison> {
+        let with_tokenizer = |builder: Builder| match &self.tokenizer {
+            Some(tokenizer) => builder.tokenizer(tokenizer),
+            None => builder,
+        };
+        let original = with_tokenizer(self.source.builder()).load()?;
+        let name = quantized.display().to_string();
+        let quantized = Llamba::builder(name).without_tokenizer().load()?;
+        let ids = original.require_tokenizer()?.encode(text, true)?;
+        let progress = Progress::new("comparing", Unit::Tokens);
+        let on_progress = |done, total| progress.at(done, total);
+        Ok(compare(original.model(), quantized.model(), &ids, on_progress)?)
+    }
+}
