@@ -1,8 +1,9 @@
 //! `mlx-llamba inspect`
 
 use anyhow::Result;
-use mlx_llamba::{Llamba, Summary};
+use mlx_llamba::Summary;
 
+use crate::model;
 use crate::output::show;
 
 /// Show what a model is and what it needs, without reading its weights
@@ -19,6 +20,9 @@ pub(crate) struct Args {
     /// The same, as other commands take it
     #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
     named: Option<String>,
+    /// Use only what the hub's cache has; download nothing
+    #[arg(long)]
+    offline: bool,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -29,10 +33,8 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let builder = match self.model.as_ref().or(self.named.as_ref()) {
-            Some(model) => Llamba::builder(model),
-            None => Llamba::embedded(),
-        };
+        let model = self.model.as_deref().or(self.named.as_deref());
+        let builder = model::builder(model, self.offline);
         let checkpoint = builder.checkpoint()?;
         let summary = Summary::of(&checkpoint)?;
         let tensors = || checkpoint.names().filter(|_| self.tensors);

@@ -1,5 +1,6 @@
 //! The `mlx-llamba` command: thin, one file a subcommand.
 
+mod bench;
 mod completions;
 mod convert;
 mod generate;
@@ -42,6 +43,7 @@ enum Command {
     Convert(convert::Args),
     Inspect(inspect::Args),
     Logits(logits::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => args.run(),
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
+        Command::Bench(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {

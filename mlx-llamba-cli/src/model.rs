@@ -1,8 +1,10 @@
 //! The options that choose a model and where it runs.
 
+use std::sync::{Arc, Mutex};
+
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Builder, Compute, Llamba};
+use mlx_llamba::{Builder, Compute, HubOptions, HubProgress, Llamba};
 use mlx_rs::Dtype;
 
 use crate::progress::{Progress, Unit};
@@ -25,6 +27,9 @@ pub(crate) struct SourceArgs {
     /// [default: the small story-telling model inside this program]
     #[arg(short, long)]
     model: Option<String>,
+    /// Use only what the hub's cache has; download nothing
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(clap::Args)]
@@ -73,13 +78,32 @@ impl ModelArgs {
     }
 }
 
+/// Loads `model`, or the one inside this program; downloads show a progress bar.
+pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
+    let builder = match model {
+        Some(model) => Llamba::builder(model),
+        None => Llamba::embedded(),
+    };
+    // Without a home directory there is no cache; whoever needs one is told then.
+    let Ok(mut hub) = HubOptions::from_env() else { return builder };
+    hub.offline |= offline;
+    let bar = Mutex::new(None::<(String, Progress)>);
+    hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
+        let Ok(mut bar) = bar.lock() else { return };
+        if bar.as_ref().is_none_or(|(file, _)| file != now.file) {
+            *bar = Some((now.file.to_owned(), Progress::new(now.file, Unit::Bytes)));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.at(now.bytes as usize, now.total as usize);
+        }
+    }));
+    builder.hub(hub)
+}
+
 impl SourceArgs {
     /// The builder of that checkpoint, on default terms.
     pub(crate) fn builder(&self) -> Builder {
-        match &self.model {
-            Some(model) => Llamba::builder(model),
-            None => Llamba::embedded(),
-        }
+        builder(self.model.as_deref(), self.offline)
     }
 }
 

@@ -23,6 +23,7 @@ mod linear;
 mod llamba;
 mod model;
 mod quantize;
+mod random;
 mod sample;
 mod stop;
 mod tokenizer;
@@ -43,8 +44,10 @@ pub use generation::{
     Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs,
 };
 pub use host::floats;
+pub use hub::{HubOptions, HubProgress};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use model::Model;
+pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
 pub use stop::StopMatcher;
 pub use tokenizer::{Tokenizer, TokenizerFiles};

@@ -4,8 +4,8 @@ use mlx_llamba_kernels::{QuantizationError, Quantized};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::random::Weights;
 
 /// A matrix (out, in).
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ enum Values {
 
 impl Matrix {
     /// The matrix `prefix.weight`, its floats cast to `dtype`. Lazy.
-    pub(crate) fn load(checkpoint: &Checkpoint, prefix: &str, dtype: Dtype) -> Result<Self> {
+    pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, dtype: Dtype) -> Result<Self> {
         let part = |suffix: &str| checkpoint.array(&format!("{prefix}.{suffix}"));
         // Codes of scales (u8 in the microscaling modes) stay codes.
         let cast = |array: Array| match array.dtype() {
@@ -80,7 +80,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// The layer under `prefix`, with a bias if the checkpoint has one.
-    pub(crate) fn load(checkpoint: &Checkpoint, prefix: &str, dtype: Dtype) -> Result<Self> {
+    pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, dtype: Dtype) -> Result<Self> {
         Ok(Self {
             matrix: Matrix::load(checkpoint, prefix, dtype)?,
             bias: optional(checkpoint, &format!("{prefix}.bias"), dtype)?,
@@ -104,7 +104,7 @@ impl Linear {
 
 /// A float tensor in `dtype`, if the checkpoint has it. Lazy.
 pub(crate) fn optional(
-    checkpoint: &Checkpoint,
+    checkpoint: &impl Weights,
     name: &str,
     dtype: Dtype,
 ) -> Result<Option<Array>> {

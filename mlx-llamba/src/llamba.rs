@@ -8,6 +8,7 @@ use crate::checkpoint::Checkpoint;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::generation::{Completion, Generation};
+use crate::hub::{self, HubOptions};
 use crate::model::Model;
 use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
@@ -189,6 +190,7 @@ pub struct Builder {
     source: Source,
     tokenizer: Option<String>,
     without_tokenizer: bool,
+    hub: Option<HubOptions>,
     compute: Compute,
     dtype: Option<Dtype>,
     progress: Option<Progress>,
@@ -200,6 +202,7 @@ impl Builder {
             source,
             tokenizer: None,
             without_tokenizer: false,
+            hub: None,
             compute: Compute::default(),
             dtype: None,
             progress: None,
@@ -218,6 +221,13 @@ impl Builder {
     #[must_use]
     pub fn without_tokenizer(mut self) -> Self {
         self.without_tokenizer = true;
+        self
+    }
+
+    /// How to reach the hub. Default: as the environment says, [`HubOptions::from_env`].
+    #[must_use]
+    pub fn hub(mut self, hub: HubOptions) -> Self {
+        self.hub = Some(hub);
         self
     }
 
@@ -249,7 +259,7 @@ impl Builder {
     /// Those of [`Checkpoint::open`] and of the hub.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.source {
-            Source::Named(name) => Checkpoint::open(name),
+            Source::Named(name) => Checkpoint::open(self.resolve(name, hub::resolve)?),
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::checkpoint(),
         }
@@ -275,12 +285,39 @@ impl Builder {
 
     fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
         if let Some(name) = &self.tokenizer {
-            return Tokenizer::open(name).map(Some);
+            return Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?).map(Some);
         }
         match &self.source {
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::tokenizer().map(Some),
-            Source::Named(_) => Tokenizer::open(directory(checkpoint.path())).map(Some),
+            Source::Named(name) => {
+                let beside = Tokenizer::open(directory(checkpoint.path()));
+                // A model from the hub may name a tokenizer there; a local one asks for nothing.
+                match (&beside, &checkpoint.config().tokenizer) {
+                    (Err(Error::TokenizerMissing { .. }), Some(other))
+                        if !Path::new(name).exists() =>
+                    {
+                        let found = self.resolve(other, hub::resolve_tokenizer)?;
+                        Tokenizer::open(found).map(Some)
+                    }
+                    _ => beside.map(Some),
+                }
+            }
+        }
+    }
+
+    /// A local path as it is, or something from the hub.
+    fn resolve(
+        &self,
+        name: &str,
+        fetch: fn(&str, &HubOptions) -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
+        if Path::new(name).exists() {
+            return Ok(name.into());
+        }
+        match &self.hub {
+            Some(hub) => fetch(name, hub),
+            None => fetch(name, &HubOptions::from_env()?),
         }
     }
 }

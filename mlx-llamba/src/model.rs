@@ -2,7 +2,7 @@
 //!
 //! Source: Llamba (arXiv 2502.14458). Fields carry the names of the published checkpoints.
 
-use mlx_llamba_kernels::{MixerState, MixerWeights, mixer};
+use mlx_llamba_kernels::{MixerState, MixerWeights, Scheme, mixer};
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{minimum, sigmoid};
 use mlx_rs::{Array, Dtype};
@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::linear::{Linear, Matrix, optional};
+use crate::random::{RandomWeights, Weights};
 use crate::state::State;
 
 /// Epsilon of the norms inside blocks, whatever the configuration says.
@@ -64,6 +65,18 @@ impl Model {
     /// # Errors
     /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16.
     pub fn new(checkpoint: &Checkpoint, dtype: Dtype) -> Result<Self> {
+        Self::load(checkpoint, dtype)
+    }
+
+    /// A model with random weights, all matrices in `scheme` or dense: for measuring.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Quantization`] if the scheme does not fit.
+    pub fn random(config: Config, scheme: Option<Scheme>, dtype: Dtype) -> Result<Self> {
+        Self::load(&RandomWeights::new(config, scheme), dtype)
+    }
+
+    fn load(checkpoint: &impl Weights, dtype: Dtype) -> Result<Self> {
         if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
             return Err(Error::Option {
                 option: "dtype",
@@ -242,7 +255,7 @@ impl Model {
 }
 
 impl Block {
-    fn load(checkpoint: &Checkpoint, prefix: &str, dtype: Dtype) -> Result<Self> {
+    fn load(checkpoint: &impl Weights, prefix: &str, dtype: Dtype) -> Result<Self> {
         let float = |name: &str, dtype: Dtype| -> Result<Array> {
             Ok(checkpoint.array(&format!("{prefix}.{name}"))?.as_dtype(dtype)?)
         };
