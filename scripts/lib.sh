@@ -56,14 +56,19 @@ python_packages() {
   mv "$1.part" "$1"
 }
 
-# mlx_libraries CARGO-ARGS...: the directory of libmlx, as the build script of mlx-sys reports it.
-mlx_libraries() {
-  cargo build --locked -p mlx-sys "$@" --message-format json-render-diagnostics | python3 -c '
+# build_command CARGO-ARGS...: builds the command for release. Prints its path and, on a second line,
+# the directory of the libmlx it was linked with, as the build script of mlx-sys reports it.
+build_command() {
+  cargo build --release --locked -p mlx-llamba-cli "$@" --message-format json-render-diagnostics | python3 -c '
 import json, os, sys
-messages = map(json.loads, sys.stdin)
-scripts = [m for m in messages if m["reason"] == "build-script-executed" and "mlx-sys" in m["package_id"]]
-if not scripts:
+executable = libraries = None
+for message in map(json.loads, sys.stdin):
+    executable = message.get("executable") or executable
+    if message["reason"] == "build-script-executed":
+        paths = [path.removeprefix("native=") for path in message["linked_paths"]]
+        libraries = next((path for path in paths if os.path.exists(f"{path}/mlx.metallib")
+            or os.path.exists(f"{path}/libmlx.so")), libraries)
+if not executable or not libraries:
     sys.exit(1)
-paths = [path.removeprefix("native=") for path in scripts[-1]["linked_paths"]]
-print(os.path.realpath(next(path for path in paths if path.endswith("/lib"))))'
+print(executable, os.path.realpath(libraries), sep="\n")'
 }
