@@ -512,6 +512,18 @@ fn logprobs_are_of_the_model_and_not_of_the_options() {
 }
 
 #[test]
+fn equal_logprobs_stand_in_the_order_of_their_ids() {
+    let mut x = vec![0.0f32; 1000];
+    for id in [900, 10, 500, 333, 700] {
+        x[id] = 1.0;
+    }
+    x[501] = 2.0;
+    let sampler = sampler(Sampling::greedy(), 1000);
+    let found = sampler.logprobs(&row(&x), &tokens(&[0], &[1]), 6).unwrap();
+    assert_eq!(ids(&found.top_ids), [501, 10, 333, 500, 700, 900]);
+}
+
+#[test]
 fn impossible_options_are_named() {
     let bad = |change: &dyn Fn(&mut Sampling)| {
         let mut sampling = Sampling::plain();

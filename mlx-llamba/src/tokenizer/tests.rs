@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Tokenizer, TokenizerFiles};
-use crate::Error;
+use crate::{Detokenizer, Error};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -208,6 +208,27 @@ fn a_missing_tokenizer_says_what_to_do() {
             assert!(message.contains(part), "{message}");
         }
     }
+}
+
+#[test]
+fn plain_text_tokens_keep_their_characters() {
+    // Half of its characters also stand for bytes, the blank and the last one do not.
+    let change = |t: &mut Value| t["added_tokens"][3]["content"] = json!("<|\u{e9} \u{65e5}|>");
+    let tokenizer = load(&small(change, Value::Null, Value::Null)).unwrap();
+    let mut stream = Detokenizer::new(&tokenizer, false);
+    let pieces: Vec<String> = [0, 7, 3].map(|id| stream.push(id)).to_vec();
+    assert_eq!(pieces, ["a", "<|\u{e9} \u{65e5}|>", " "]);
+    assert_eq!(pieces.concat(), tokenizer.decode(&[0, 7, 3], false).unwrap());
+}
+
+#[test]
+fn a_file_that_contradicts_itself_does_not_load() {
+    let change = |t: &mut Value| {
+        with_bos(t);
+        t["post_processor"]["special_tokens"] = json!({});
+    };
+    let error = load(&small(change, Value::Null, Value::Null)).unwrap_err();
+    assert!(matches!(error, Error::Tokenizer { .. }), "{error}");
 }
 
 #[test]
