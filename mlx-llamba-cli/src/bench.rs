@@ -36,10 +36,22 @@ pub(crate) struct Args {
     #[arg(long, requires = "shape")]
     bits: Option<usize>,
     /// Lengths of prompts to read
-    #[arg(short, long, value_name = "N,...", value_delimiter = ',', default_value = "128,512,2048")]
+    #[arg(
+        short,
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "128,512,2048"
+    )]
     prompt: Vec<usize>,
     /// Numbers of tokens to generate after reading one token
-    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "64")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "64"
+    )]
     generate: Vec<usize>,
     /// Times each row is measured
     #[arg(short, long, default_value_t = 3)]
@@ -96,7 +108,9 @@ impl Args {
         }
         for &l in self.prompt.iter().filter(|&&l| l > 0) {
             let prompt: Vec<u32> = (0..l).map(|i| (i * 7919 % 1000) as u32).collect();
-            self.row(format!("read {l}"), l, true, || read(model, &prompt).map(drop))?;
+            self.row(format!("read {l}"), l, true, || {
+                read(model, &prompt).map(drop)
+            })?;
         }
         for &n in self.generate.iter().filter(|&&n| n > 0) {
             let (token, state) = read(model, &[1])?;
@@ -155,7 +169,9 @@ impl Args {
         if self.json {
             return show(&(serde_json::to_string(&row)? + "\n"));
         }
-        let first = row.time_to_first_token.map_or("".into(), |time| format!("{time:.3}"));
+        let first = row
+            .time_to_first_token
+            .map_or("".into(), |time| format!("{time:.3}"));
         show(&format!(
             "| {} | {:.1} | {:.1} | {first} | {:.1} |\n",
             row.test,

@@ -105,9 +105,13 @@ struct SamplingArgs {
 }
 
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
+    let (id, bias) = text
+        .split_once('=')
+        .ok_or("expected ID=BIAS, such as 42=-1.5")?;
     let id = id.parse().map_err(|_| format!("{id} is not a token id"))?;
-    let bias = bias.parse().map_err(|_| format!("{bias} is not a number"))?;
+    let bias = bias
+        .parse()
+        .map_err(|_| format!("{bias} is not a number"))?;
     Ok((id, bias))
 }
 
@@ -161,7 +165,10 @@ impl Args {
         let name = match (&self.prompt, &self.prompt_file) {
             (Some(text), _) if text != "-" => return Ok(text.clone()),
             (Some(_), _) => {
-                std::io::stdin().lock().read_to_end(&mut bytes).context("reading standard input")?;
+                std::io::stdin()
+                    .lock()
+                    .read_to_end(&mut bytes)
+                    .context("reading standard input")?;
                 "standard input".to_owned()
             }
             (None, Some(path)) => {

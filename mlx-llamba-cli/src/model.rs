@@ -72,8 +72,14 @@ impl ModelArgs {
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
     pub(crate) fn load(&self, text: bool) -> Result<Llamba> {
         let progress = Progress::new("loading", Unit::Bytes);
-        let builder = self.builder().progress(move |done, total| progress.at(done, total));
-        let builder = if text { builder } else { builder.without_tokenizer() };
+        let builder = self
+            .builder()
+            .progress(move |done, total| progress.at(done, total));
+        let builder = if text {
+            builder
+        } else {
+            builder.without_tokenizer()
+        };
         Ok(builder.load()?)
     }
 }
@@ -85,7 +91,9 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         None => Llamba::embedded(),
     };
     // Without a home directory there is no cache; whoever needs one is told then.
-    let Ok(mut hub) = HubOptions::from_env() else { return builder };
+    let Ok(mut hub) = HubOptions::from_env() else {
+        return builder;
+    };
     hub.offline |= offline;
     let bar = Mutex::new(None::<(String, Progress)>);
     hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {

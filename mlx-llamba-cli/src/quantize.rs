@@ -131,7 +131,10 @@ impl Args {
             ModeArg::Nvfp4 => Mode::Nvfp4,
         };
         let base = QuantizeOptions::new(mode, self.bits, self.group_size)?;
-        let overrides = self.overrides.iter().map(|text| Override::parse(text, base.scheme));
+        let overrides = self
+            .overrides
+            .iter()
+            .map(|text| Override::parse(text, base.scheme));
         Ok(QuantizeOptions {
             embedding: !self.keep_embedding,
             head: !self.keep_head,
@@ -158,6 +161,11 @@ impl Args {
         let ids = original.require_tokenizer()?.encode(text, true)?;
         let progress = Progress::new("comparing", Unit::Tokens);
         let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(original.model(), quantized.model(), &ids, on_progress)?)
+        Ok(compare(
+            original.model(),
+            quantized.model(),
+            &ids,
+            on_progress,
+        )?)
     }
 }

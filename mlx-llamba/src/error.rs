@@ -244,16 +244,20 @@ pub enum TensorProblem {
         /// What does not fit.
         reason: String,
     },
-    /// Two files hold it.
-    #[error("{name} stands in two files: {first} and {second}")]
-    Duplicate {
-        /// Name in the checkpoint's own layout.
-        name: String,
-        /// File names.
-        first: String,
-        /// File names.
-        second: String,
-    },
+}
+
+/// A name out of a file, fit for a message: files may hold terminal codes and whole novels.
+pub(crate) fn printable(name: &str) -> String {
+    const SHOWN: usize = 120;
+    let mut text: String = name
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if name.chars().nth(SHOWN).is_some() {
+        text.push_str("...");
+    }
+    text
 }
 
 /// Joins problems into one readable line. The error's own list has all of them; a model with the

@@ -1,4 +1,55 @@
 //! Llamba recurrent language models on Apple's MLX.
+//!
+//! [Llamba](https://arxiv.org/abs/2502.14458) is Llama-3 with its attention replaced by
+//! Discrete-Mamba-2. All that the model remembers of a text is a [`State`] of constant size: 8 to
+//! 34 MiB for the published models, however long the text. A state is a value; it can be cloned,
+//! saved and gone on from.
+//!
+//! ```
+//! use mlx_llamba::{Generation, Llamba};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // The small model that the library carries. Others come from a directory or from the hub:
+//! // Llamba::builder("cartesia-ai/Llamba-1B-4bit-mlx")
+//! //     .tokenizer("meta-llama/Llama-3.2-1B-Instruct").load()?
+//! let llamba = Llamba::embedded().load()?;
+//!
+//! let story = llamba.generate("Once upon a time", &Generation::default().max_tokens(20).seed(7))?;
+//! println!("{}", story.text);
+//!
+//! // Go on from there, in two ways; nothing is read again.
+//! let options = Generation::default().max_tokens(8);
+//! let fork = story.context.clone();
+//! let happy = llamba.resume(story.context, " Then she laughed", &options)?.finish()?;
+//! let sad = llamba.resume(fork, " Then she cried", &options)?.finish()?;
+//! assert_eq!(happy.context.read(), sad.context.read());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where things are
+//!
+//! | to | see |
+//! |---|---|
+//! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
+//! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
+//! | save, load and fork a place in a text | [`Context`] |
+//! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
+//! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
+//! | quantize, convert | [`quantize()`], [`convert()`] |
+//! | measure what quantizing costs | [`compare`] |
+//!
+//! The recurrence itself is in the crate `mlx-llamba-kernels`.
+//!
+//! # Threads
+//!
+//! A [`Llamba`] may be moved to another thread and used there, not shared between threads: MLX
+//! arrays belong to one thread at a time.
+//!
+//! # Features
+//!
+//! - `metal`: run on Apple GPUs.
+//! - `embedded-model` (default): carry the small model, 3.8 MB.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
@@ -24,36 +75,36 @@ mod llamba;
 mod model;
 mod quantize;
 mod random;
-mod sample;
-mod stop;
-mod tokenizer;
+pub mod sample;
 mod state;
+mod stop;
 mod store;
 mod stream;
+mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;
+pub use convert::{Conversion, convert};
 pub use detokenize::Detokenizer;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
 pub use evaluate::{Comparison, compare};
 pub use floats::FloatTensor;
-pub use generation::{
-    Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs,
-};
+pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
+pub use inspect::Summary;
 pub use llamba::{Builder, Compute, Llamba, Prompt};
+pub use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme};
+pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
+pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
-pub use stop::StopMatcher;
-pub use tokenizer::{Tokenizer, TokenizerFiles};
 pub use state::State;
-pub use stream::Stream;
-pub use convert::{Conversion, convert};
-pub use inspect::Summary;
-pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
+pub use stop::StopMatcher;
 pub use store::{OnProgress, Progress};
+pub use stream::Stream;
+pub use tokenizer::{Tokenizer, TokenizerFiles};

@@ -89,13 +89,25 @@ pub(crate) struct RandomWeights {
 impl RandomWeights {
     /// All matrices in `scheme`, or dense.
     pub(crate) fn new(config: Config, scheme: Option<Scheme>) -> Self {
-        let slots = slots(&config).into_iter().map(|slot| (slot.name.clone(), slot)).collect();
-        Self { config, scheme, slots }
+        let slots = slots(&config)
+            .into_iter()
+            .map(|slot| (slot.name.clone(), slot))
+            .collect();
+        Self {
+            config,
+            scheme,
+            slots,
+        }
     }
 
     fn missing(name: &str) -> Error {
-        let problems = vec![TensorProblem::Unknown { name: name.to_owned() }];
-        Error::Tensors { path: "random weights".into(), problems }
+        let problems = vec![TensorProblem::Unknown {
+            name: name.to_owned(),
+        }];
+        Error::Tensors {
+            path: "random weights".into(),
+            problems,
+        }
     }
 }
 
@@ -115,14 +127,22 @@ impl Weights for RandomWeights {
         let quantized = matrix.and_then(|slot| self.scheme(slot.prefix()).map(|s| (slot, s)));
         match (quantized, part) {
             (Some((slot, scheme)), "weight" | "scales" | "biases") => {
-                let [out, columns] = slot.shape[..] else { return Err(Self::missing(name)) };
-                let packed = scheme.packed_columns(columns).map_err(|source| {
-                    Error::Quantization { tensor: name.to_owned(), source }
-                })?;
+                let [out, columns] = slot.shape[..] else {
+                    return Err(Self::missing(name));
+                };
+                let packed =
+                    scheme
+                        .packed_columns(columns)
+                        .map_err(|source| Error::Quantization {
+                            tensor: name.to_owned(),
+                            source,
+                        })?;
                 let groups = columns / scheme.group_size;
                 Ok(match (part, scheme.mode.has_biases()) {
                     // Bit patterns of random floats: as good as any for timing.
-                    ("weight", _) => uniform(0.0, 1.0, &[out, packed])?.view_dtype(Dtype::Uint32)?,
+                    ("weight", _) => {
+                        uniform(0.0, 1.0, &[out, packed])?.view_dtype(Dtype::Uint32)?
+                    }
                     // Codes of small powers of two.
                     (_, false) => uniform(110.0, 112.0, &[out, groups])?.as_dtype(Dtype::Uint8)?,
                     ("scales", true) => uniform(0.001, 0.002, &[out, groups])?,
@@ -133,7 +153,11 @@ impl Weights for RandomWeights {
                 let shape = &slot(name)?.shape;
                 // Keeps activations of the order of 1, through any width.
                 let width = shape.last().copied().unwrap_or(1) as f32;
-                let range = if shape.len() == 1 { 1.0 } else { (3.0 / width).sqrt() };
+                let range = if shape.len() == 1 {
+                    1.0
+                } else {
+                    (3.0 / width).sqrt()
+                };
                 uniform(-range, range, shape)
             }
         }

@@ -94,7 +94,11 @@ impl<'m> Stream<'m> {
             )),
             None => None,
         };
-        let stats = Stats { prompt_tokens: prompt.len(), seed: sampler.seed(), ..Stats::default() };
+        let stats = Stats {
+            prompt_tokens: prompt.len(),
+            seed: sampler.seed(),
+            ..Stats::default()
+        };
         Ok(Self {
             model,
             options: options.clone(),
@@ -138,7 +142,14 @@ impl<'m> Stream<'m> {
                 Event::End { reason, stats, .. } => {
                     let context = self.into_context()?;
                     let logprobs = all_logprobs;
-                    return Ok(Completion { text, tokens, logprobs, reason, stats, context });
+                    return Ok(Completion {
+                        text,
+                        tokens,
+                        logprobs,
+                        reason,
+                        stats,
+                        context,
+                    });
                 }
             }
         }
@@ -162,7 +173,9 @@ impl<'m> Stream<'m> {
         let (tokens, _) = self.model.tokens(&[piece])?; // (1, l)
         let (hidden, state) = self.model.hidden(&tokens, None, &self.context.state)?;
         // The prompt begins with what was pending, which has been noted already.
-        let noted = std::mem::take(&mut self.context.pending).len().min(piece.len());
+        let noted = std::mem::take(&mut self.context.pending)
+            .len()
+            .min(piece.len());
         self.context.note(&piece[noted..]);
         self.context.read += piece.len() as u64;
         self.context.state = state;
@@ -188,9 +201,16 @@ impl<'m> Stream<'m> {
             Some(top) => Some(self.sampler.logprobs(&logits, &token, top)?),
             None => None,
         };
-        let extra = logprobs.iter().flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
+        let extra = logprobs
+            .iter()
+            .flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
         async_eval([&token].into_iter().chain(state.arrays()).chain(extra))?;
-        Ok(Asked { token, logprobs, state, sampler: self.sampler.clone() })
+        Ok(Asked {
+            token,
+            logprobs,
+            state,
+            sampler: self.sampler.clone(),
+        })
     }
 
     /// Asks for the token after `asked`, then hands `asked` out.
@@ -218,7 +238,12 @@ impl<'m> Stream<'m> {
             Some((detokenizer, stops)) => {
                 let text = stops.push(&detokenizer.push(id));
                 self.context.tail = detokenizer.tail().to_vec();
-                (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
+                (
+                    text,
+                    stops
+                        .hit()
+                        .map(|i| Reason::Stop(self.options.stop[i].clone())),
+                )
             }
             None => (String::new(), None),
         };
@@ -234,14 +259,16 @@ impl<'m> Stream<'m> {
     fn end(&mut self, reason: Reason) -> Result<Event> {
         let text = match (&mut self.text, &reason) {
             (None, _) | (_, Reason::Stop(_)) => String::new(),
-            (Some((detokenizer, stops)), _) => {
-                stops.push(&detokenizer.flush()) + &stops.flush()
-            }
+            (Some((detokenizer, stops)), _) => stops.push(&detokenizer.flush()) + &stops.flush(),
         };
         let total = self.started.elapsed();
         self.stats.time(self.first.unwrap_or(total), total);
         self.stats.peak_memory = memory::peak_memory()?;
-        Ok(Event::End { text, reason, stats: self.stats.clone() })
+        Ok(Event::End {
+            text,
+            reason,
+            stats: self.stats.clone(),
+        })
     }
 }
 
@@ -258,5 +285,8 @@ fn token_logprobs(logprobs: &Logprobs) -> Result<TokenLogprobs> {
     let ids = host::ids(&logprobs.top_ids)?;
     let values = host::floats(&logprobs.top)?;
     let chosen = host::floats(&logprobs.chosen)?[0];
-    Ok(TokenLogprobs { chosen, top: ids.into_iter().zip(values).collect() })
+    Ok(TokenLogprobs {
+        chosen,
+        top: ids.into_iter().zip(values).collect(),
+    })
 }

@@ -185,6 +185,19 @@ fn the_same_tensor_twice_in_a_header() {
 }
 
 #[test]
+fn names_that_are_no_names() {
+    for name in ["a\u{1b}[2Jb".to_owned(), "x".repeat(10_000)] {
+        let error = with_header("a_base", |header| {
+            let norm = header.as_object_mut().unwrap().remove(NORM).unwrap();
+            header[&name] = norm;
+        });
+        let text = error.to_string();
+        assert!(text.len() < 500 && !text.contains('\u{1b}'), "{text}");
+        reason(error);
+    }
+}
+
+#[test]
 fn wrong_dtypes() {
     let error = with_header("a_base", |header| {
         header[NORM]["dtype"] = json!("I32");
@@ -562,6 +575,39 @@ fn paths_that_hold_nothing() {
         Error::NotACheckpoint { .. }
     ));
     assert!(matches!(fails("/dev/null"), Error::NotACheckpoint { .. }));
+}
+
+#[test]
+fn pipes_are_not_waited_for() {
+    for name in ["model.safetensors", "config.json"] {
+        let (directory, _) = copy("a_base");
+        let path = directory.path().join(name);
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(matches!(
+            fails(directory.path()),
+            Error::NotACheckpoint { .. }
+        ));
+    }
+}
+
+#[test]
+fn damage_inside_the_program() {
+    let config = include_str!("../fixtures/a_base/config.json");
+    let weights: &'static [u8] = include_bytes!("../fixtures/a_base/model.safetensors");
+    let sound = Checkpoint::from_static("built in", config, weights).unwrap();
+    let file = Checkpoint::open(fixtures::path("a_base")).unwrap();
+    assert_eq!(sound.fingerprint().unwrap(), file.fingerprint().unwrap());
+    let error = Checkpoint::from_static("built in", config, &weights[..5000]).unwrap_err();
+    assert!(matches!(&error, Error::Header { path, .. } if path == Path::new("built in")));
+    let error = Checkpoint::from_static("built in", "{}", weights).unwrap_err();
+    assert!(matches!(&error, Error::Config { path, .. } if path == Path::new("built in")));
 }
 
 /// Replaces the weight file of a copy by one shard and an index with these entries changed.

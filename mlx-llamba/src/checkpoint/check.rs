@@ -37,13 +37,12 @@ pub(crate) fn check(
     config: &Config,
     layout: Layout,
     found: Found,
-    mut problems: Vec<TensorProblem>,
 ) -> Result<Checked, Vec<TensorProblem>> {
     let mut check = Check {
         config,
         layout,
         found,
-        problems: std::mem::take(&mut problems),
+        problems: Vec::new(),
         checked: Checked {
             placed: Vec::new(),
             schemes: BTreeMap::new(),

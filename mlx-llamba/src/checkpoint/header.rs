@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::source::Source;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 
 /// Dtype of a stored tensor, as far as a Llamba may have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,17 @@ pub(crate) fn read(source: &Source) -> Result<Header> {
     })?;
     let data = length + 8;
     let names = header.offset_keys();
+    // Names stand in messages and in headers written here.
+    if let Some(name) = names
+        .iter()
+        .find(|name| name.len() > 256 || name.contains(char::is_control))
+    {
+        let reason = format!("a tensor is called {:?}", printable(name));
+        return Err(Error::Header {
+            path: source.path.clone(),
+            reason,
+        });
+    }
     let tensors = names
         .into_iter()
         .filter_map(|name| {
@@ -78,7 +89,10 @@ fn explain(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
             bytes.len()
         ),
         (E::InvalidOffset(name), _) => {
-            format!("the bytes of {name:?} overlap others or leave a hole")
+            format!(
+                "the bytes of {:?} overlap others or leave a hole",
+                printable(name)
+            )
         }
         _ => error.to_string(),
     }

@@ -17,7 +17,7 @@ use mlx_llamba_kernels::Scheme;
 use mlx_rs::{Array, Dtype};
 
 use crate::config::{self, Config, Quantization};
-use crate::error::{Error, FieldProblem, Result, TensorProblem};
+use crate::error::{Error, FieldProblem, Result, TensorProblem, printable};
 use crate::ffi;
 use check::{Checked, Found, Placed};
 use header::Header;
@@ -134,9 +134,9 @@ impl Checkpoint {
             }
         };
         check_overrides(&config, &config_path)?;
-        let (sources, found, duplicates) = gather(&config, weights);
-        let Checked { placed, schemes } = check::check(&config, layout, found, duplicates)
-            .map_err(|problems| Error::Tensors {
+        let (sources, found) = gather(&config, weights);
+        let Checked { placed, schemes } =
+            check::check(&config, layout, found).map_err(|problems| Error::Tensors {
                 path: path.to_owned(),
                 problems,
             })?;
@@ -408,7 +408,7 @@ fn check_overrides(config: &Config, path: &Path) -> Result<()> {
         .filter(|key| !matrices.contains(key.as_str()));
     let problems: Vec<FieldProblem> = unknown
         .map(|key| FieldProblem {
-            field: format!("quantization.{key}"),
+            field: format!("quantization.{}", printable(key)),
             found: "no matrix of this model".into(),
             expected: "the path of one".into(),
         })
@@ -420,28 +420,21 @@ fn check_overrides(config: &Config, path: &Path) -> Result<()> {
     }
 }
 
-/// All tensors of all files by name, and those that two files have.
-fn gather(
-    config: &Config,
-    weights: Vec<(Arc<Source>, Header)>,
-) -> (Vec<Arc<Source>>, Found, Vec<TensorProblem>) {
-    let (mut sources, mut found, mut problems) = (Vec::new(), Found::new(), Vec::new());
+/// All tensors of all files by name. No two files have the same: the index of shards names one
+/// file for each tensor, and was held against all of them.
+fn gather(config: &Config, weights: Vec<(Arc<Source>, Header)>) -> (Vec<Arc<Source>>, Found) {
+    let (mut sources, mut found) = (Vec::new(), Found::new());
     for (file, (source, header)) in weights.into_iter().enumerate() {
         sources.push(source);
-        for stored in header.tensors {
-            if let Some((first, _)) = found.get(&stored.name) {
-                problems.push(TensorProblem::Duplicate {
-                    name: stored.name,
-                    first: file_name(&sources[*first]),
-                    second: file_name(&sources[file]),
-                });
-            } else {
-                found.insert(stored.name.clone(), (file, stored));
-            }
-        }
+        found.extend(
+            header
+                .tensors
+                .into_iter()
+                .map(|t| (t.name.clone(), (file, t))),
+        );
     }
     drop_tied_copy(config, &sources, &mut found);
-    (sources, found, problems)
+    (sources, found)
 }
 
 /// Some tools write a tied head out a second time. That is harmless if it is the same to the bit.

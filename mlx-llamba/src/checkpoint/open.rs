@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::header::{self, Header};
 use super::source::Source;
-use crate::error::{Error, FieldProblem, Result};
+use crate::error::{Error, FieldProblem, Result, printable};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -63,9 +63,9 @@ fn text(path: &Path) -> Result<String> {
         path: path.to_owned(),
         source,
     };
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length > MAX_JSON {
-        let reason = format!("{} is {length} bytes long", path.display());
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() || metadata.len() > MAX_JSON {
+        let reason = format!("no regular file of at most {MAX_JSON} bytes");
         return Err(Error::NotACheckpoint {
             path: path.to_owned(),
             reason,
@@ -112,7 +112,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
     let mut problems = Vec::new();
     let mut problem = |field: &str, found: String, expected: String| {
         problems.push(FieldProblem {
-            field: field.to_owned(),
+            field: printable(field),
             found,
             expected,
         });
@@ -139,7 +139,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
                     }
                     None => problem(
                         tensor,
-                        file.to_string(),
+                        printable(&file.to_string()),
                         "the name of a file in the same directory".into(),
                     ),
                 }

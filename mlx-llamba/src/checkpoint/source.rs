@@ -28,14 +28,15 @@ impl Source {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
+        // Opening a pipe would wait for its other end.
+        let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
             return Err(Error::NotACheckpoint {
                 path: path.to_owned(),
                 reason: "not a regular file".into(),
             });
         }
+        let file = File::open(path).map_err(io)?;
         // An empty file cannot be mapped; it is refused as a header that is too short.
         let bytes = match metadata.len() {
             0 => Bytes::Static(&[]),

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use serde_json::{Map, Value};
 
-use crate::error::FieldProblem;
+use crate::error::{FieldProblem, printable};
 
 /// All that was found wrong so far.
 #[derive(Default)]
@@ -18,7 +18,7 @@ impl Problems {
         expected: impl Into<String>,
     ) {
         self.0.borrow_mut().push(FieldProblem {
-            field: field.into(),
+            field: printable(&field.into()),
             found: shorten(found.to_string()),
             expected: expected.into(),
         });

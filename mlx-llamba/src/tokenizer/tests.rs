@@ -218,7 +218,10 @@ fn plain_text_tokens_keep_their_characters() {
     let mut stream = Detokenizer::new(&tokenizer, false);
     let pieces: Vec<String> = [0, 7, 3].map(|id| stream.push(id)).to_vec();
     assert_eq!(pieces, ["a", "<|\u{e9} \u{65e5}|>", " "]);
-    assert_eq!(pieces.concat(), tokenizer.decode(&[0, 7, 3], false).unwrap());
+    assert_eq!(
+        pieces.concat(),
+        tokenizer.decode(&[0, 7, 3], false).unwrap()
+    );
 }
 
 #[test]
