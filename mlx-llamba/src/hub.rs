@@ -32,7 +32,8 @@ pub fn resolve(model: &str, options: &HubOptions) -> Result<PathBuf> {
 /// Finds a tokenizer like [`resolve`], but fetches the tokenizer's files alone.
 ///
 /// # Errors
-/// As of [`resolve`].
+/// [`Error::TokenizerMissing`] if `tokenizer` is neither a path that exists nor a repository's
+/// name; else as [`resolve`].
 pub fn resolve_tokenizer(tokenizer: &str, options: &HubOptions) -> Result<PathBuf> {
     find(tokenizer, options, Wanted::Tokenizer)
 }
@@ -44,10 +45,17 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
     }
     let Some((repo, revision)) = repository(name) else {
         let reason = "no such file or directory, and not a repository's name, which is owner/name \
-                      or owner/name@revision";
-        return Err(Error::NotACheckpoint {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
+                      or owner/name@revision"
+            .to_owned();
+        return Err(match wanted {
+            Wanted::Model => Error::NotACheckpoint {
+                path: path.to_owned(),
+                reason,
+            },
+            Wanted::Tokenizer => Error::TokenizerMissing {
+                model: name.to_owned(),
+                reason,
+            },
         });
     };
     let revision = revision.or(options.revision.as_deref()).unwrap_or("main");

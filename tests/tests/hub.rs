@@ -379,6 +379,8 @@ fn local_paths_and_other_names_never_reach_the_network() {
             Err(Error::NotACheckpoint { reason, .. }) => assert!(reason.contains("owner/name")),
             other => panic!("{name}: {other:?}"),
         }
+        let tokenizer = resolve_tokenizer(name, &options);
+        assert!(matches!(tokenizer, Err(Error::TokenizerMissing { .. })));
     }
     for revision in ["../../x", "-x", "a b", ""] {
         let name = format!("{REPO}@{revision}");
