@@ -24,14 +24,20 @@ fn seeds() -> &'static [PathBuf] {
         let mut go = |_: mlx_llamba::Progress<'_>| std::ops::ControlFlow::Continue(());
         let source = Checkpoint::open(fixtures::path("c_tied_exp2")).unwrap();
         let [mixed, sharded] = ["mixed", "sharded"].map(|name| directory.path().join(name));
-        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
+        let options = QuantizeOptions {
+            recipe: Recipe::Mixed,
+            ..Default::default()
+        };
         mlx_llamba::quantize(&source, &mixed, &options, &mut go).unwrap();
         let mut conversion = Conversion::to(Layout::MlxLlamba);
         conversion.shard_bytes = 30_000;
         let source = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
         mlx_llamba::convert(&source, &sharded, &conversion, &mut go).unwrap();
         let fixtures = ["a_base", "m_mlx_f32", "m_mlx_4bit"].map(fixtures::path);
-        (directory, fixtures.into_iter().chain([mixed, sharded]).collect())
+        (
+            directory,
+            fixtures.into_iter().chain([mixed, sharded]).collect(),
+        )
     });
     seeds
 }
@@ -39,17 +45,38 @@ fn seeds() -> &'static [PathBuf] {
 #[derive(Debug, Clone)]
 enum Damage {
     /// Bits of the header's first bytes, or of the whole file.
-    Flip { at: Index, bit: u8, header: bool },
-    Truncate { at: Index },
-    Insert { at: Index, bytes: Vec<u8> },
+    Flip {
+        at: Index,
+        bit: u8,
+        header: bool,
+    },
+    Truncate {
+        at: Index,
+    },
+    Insert {
+        at: Index,
+        bytes: Vec<u8>,
+    },
     /// Another value somewhere in the header's JSON, its length set right.
-    Header { at: Index, value: Value },
+    Header {
+        at: Index,
+        value: Value,
+    },
     /// Another value somewhere in `config.json` or in the index.
-    Json { at: Index, value: Value },
+    Json {
+        at: Index,
+        value: Value,
+    },
     /// Cartesia's keys are JSON in strings.
-    Metadata { at: Index, text: String },
+    Metadata {
+        at: Index,
+        text: String,
+    },
     /// One tensor under the name of another.
-    Rename { from: Index, to: Index },
+    Rename {
+        from: Index,
+        to: Index,
+    },
 }
 
 fn values() -> impl Strategy<Value = Value> {
@@ -60,8 +87,23 @@ fn values() -> impl Strategy<Value = Value> {
         prop_oneof![Just(u64::MAX), (0..64_u32).prop_map(|n| 1 << n)].prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         proptest::sample::select(vec![
-            "F16", "BF16", "F32", "U32", "U8", "F64", "BOOL", "C64", "F4", "silu", "mxfp4", "nvfp4",
-            "affine", "Infinity", "../x", "", "one.safetensors",
+            "F16",
+            "BF16",
+            "F32",
+            "U32",
+            "U8",
+            "F64",
+            "BOOL",
+            "C64",
+            "F4",
+            "silu",
+            "mxfp4",
+            "nvfp4",
+            "affine",
+            "Infinity",
+            "../x",
+            "",
+            "one.safetensors",
         ])
         .prop_map(Value::from),
         proptest::collection::vec(0..300_usize, 0..4).prop_map(Value::from),
@@ -124,7 +166,9 @@ fn put(tree: &mut Value, at: Index, value: Value) {
 
 /// Files of a directory that end in one of these words, sorted.
 fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries
         .filter(|path| ends.iter().any(|end| path.to_string_lossy().ends_with(end)))
         .collect();
@@ -141,7 +185,9 @@ fn apply(directory: &Path, damage: &Damage) {
         let Some(length) = bytes.first_chunk().map(|&n| u64::from_le_bytes(n) as usize) else {
             return;
         };
-        let Some(header) = bytes.get(8..).and_then(|rest| rest.get(..length)) else { return };
+        let Some(header) = bytes.get(8..).and_then(|rest| rest.get(..length)) else {
+            return;
+        };
         if serde_json::from_slice::<Value>(header).is_ok_and(|header| header.is_object()) {
             fixtures::edit(weights, |header, _| change(header));
         }
@@ -155,7 +201,11 @@ fn apply(directory: &Path, damage: &Damage) {
     };
     match damage {
         Damage::Flip { at, bit, header } => raw(&|bytes| {
-            let end = if *header { bytes.len().min(3000) } else { bytes.len() };
+            let end = if *header {
+                bytes.len().min(3000)
+            } else {
+                bytes.len()
+            };
             bytes[at.index(end)] ^= 1 << bit;
         }),
         Damage::Truncate { at } => raw(&|bytes| bytes.truncate(at.index(bytes.len()))),
@@ -165,21 +215,29 @@ fn apply(directory: &Path, damage: &Damage) {
         }),
         Damage::Header { at, value } => edit(&|header| put(header, *at, value.clone())),
         Damage::Metadata { at, text } => edit(&|header| {
-            if let Some(keys) = header.get_mut("__metadata__").filter(|keys| keys.is_object()) {
+            if let Some(keys) = header
+                .get_mut("__metadata__")
+                .filter(|keys| keys.is_object())
+            {
                 put(keys, *at, json!(text));
             }
         }),
         Damage::Rename { from, to } => edit(&|header| {
             let header = header.as_object_mut().unwrap();
             let names: Vec<String> = header.keys().cloned().collect();
-            let (from, to) = (&names[from.index(names.len())], &names[to.index(names.len())]);
+            let (from, to) = (
+                &names[from.index(names.len())],
+                &names[to.index(names.len())],
+            );
             if let Some(tensor) = header.remove(from) {
                 header.insert(to.clone(), tensor);
             }
         }),
         Damage::Json { at, value } => {
             let texts = files(directory, &["config.json", ".index.json"]);
-            let Some(path) = texts.get(at.index(texts.len().max(1))) else { return };
+            let Some(path) = texts.get(at.index(texts.len().max(1))) else {
+                return;
+            };
             let mut tree = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
             put(&mut tree, *at, value.clone());
             std::fs::write(path, tree.to_string()).unwrap();
@@ -210,7 +268,8 @@ fn exercise(path: &Path) -> mlx_llamba::Result<()> {
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0)
 }
 
 proptest! {
