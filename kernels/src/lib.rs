@@ -17,3 +17,6 @@ pub use dims::{Activation, Dims, ShapeError};
 pub use mixer::{Mixed, MixerError, MixerState, MixerWeights, mixer};
 pub use quantized::{Mode, QuantizationError, Quantized, Scheme};
 pub use ssd::CHUNK;
+
+/// What computes [`mixer`] in this build, for people.
+pub const PATH: &str = "plain MLX operations";

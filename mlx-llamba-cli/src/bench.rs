@@ -101,9 +101,10 @@ impl Args {
         let weights = model.weight_bytes() as f64 / f64::from(1 << 20);
         if !self.json {
             show(&format!(
-                "weights {weights:.1} MiB, {:?} activations, kernels: plain MLX operations\n\n\
+                "weights {weights:.1} MiB, {:?} activations, kernels: {}\n\n\
                  | test | tok/s | ± | first token, s | peak MiB |\n|---|---|---|---|---|\n",
-                model.dtype()
+                model.dtype(),
+                mlx_llamba_kernels::PATH
             ))?;
         }
         for &l in self.prompt.iter().filter(|&&l| l > 0) {

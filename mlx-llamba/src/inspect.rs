@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use mlx_rs::Dtype;
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, Kind, slots};
@@ -32,9 +33,11 @@ pub struct Summary {
     pub dtypes: BTreeMap<String, u64>,
     /// Bytes of one sequence's state on a CPU, all in float32. It does not grow with the text.
     pub state_bytes: u64,
-    /// Bytes that running one sequence takes on a CPU, about: weights as stored, state, and the
-    /// activations of a piece of prompt.
+    /// Bytes that running one sequence takes on a CPU, about: weights with their floats in
+    /// float32, state, and the activations of a piece of prompt.
     pub memory_bytes: u64,
+    /// What computes the recurrence.
+    pub kernels: String,
 }
 
 /// Tokens of a prompt that are dealt with at once, for the estimate of memory.
@@ -68,6 +71,13 @@ impl Summary {
         };
         let state_bytes = config.state_bytes(4) as u64;
         let width = config.dims().in_proj_dim() + 3 * config.mlp.intermediate_size;
+        let weights: u64 = checkpoint
+            .names()
+            .map(|info| match info.dtype {
+                Dtype::Uint8 | Dtype::Uint32 => info.bytes as u64,
+                _ => 4 * info.shape.iter().product::<usize>() as u64,
+            })
+            .sum();
         let activations = 4 * (PIECE * width + config.padded_vocab()) as u64;
         Ok(Self {
             path: checkpoint.path().display().to_string(),
@@ -80,7 +90,8 @@ impl Summary {
             files: checkpoint.files().map(file).collect(),
             dtypes,
             state_bytes,
-            memory_bytes: checkpoint.tensor_bytes() + state_bytes + activations,
+            memory_bytes: weights + state_bytes + activations,
+            kernels: mlx_llamba_kernels::PATH.to_owned(),
         })
     }
 }
@@ -137,10 +148,11 @@ impl fmt::Display for Summary {
             "state        {} per sequence, at any length",
             bytes(self.state_bytes)
         )?;
-        write!(
+        writeln!(
             f,
-            "memory       about {} for one sequence",
+            "memory       about {} for one sequence on a CPU",
             bytes(self.memory_bytes)
-        )
+        )?;
+        write!(f, "kernels      {}", self.kernels)
     }
 }
