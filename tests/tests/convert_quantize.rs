@@ -394,6 +394,8 @@ fn an_existing_output_is_refused_unless_it_is_a_checkpoint_to_replace() {
         "nothing is left of the old one"
     );
     // Something else under that name is never taken away.
+    std::fs::remove_file(output.join("model.safetensors")).unwrap();
+    refused(&options);
     std::fs::create_dir(output.join("photos")).unwrap();
     refused(&options);
     std::fs::remove_dir_all(&output).unwrap();

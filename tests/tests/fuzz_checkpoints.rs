@@ -225,6 +225,9 @@ fn apply(directory: &Path, damage: &Damage) {
         Damage::Rename { from, to } => edit(&|header| {
             let header = header.as_object_mut().unwrap();
             let names: Vec<String> = header.keys().cloned().collect();
+            if names.is_empty() {
+                return;
+            }
             let (from, to) = (
                 &names[from.index(names.len())],
                 &names[to.index(names.len())],
