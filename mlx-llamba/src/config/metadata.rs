@@ -144,9 +144,9 @@ fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) ->
     let (h, conv_dim, d_conv, rows) = (h?, conv_dim?, d_conv?, rows?);
     let d_model = d_model?;
 
-    let d_inner = rows.checked_sub(conv_dim + h).unwrap_or(0);
+    let d_inner = rows.saturating_sub(conv_dim + h);
     let expand = d_inner / d_model;
-    let d_state = conv_dim.checked_sub(d_inner).unwrap_or(0) / (2 * h);
+    let d_state = conv_dim.saturating_sub(d_inner) / (2 * h);
     let fits = d_inner == d_model * expand
         && d_inner.is_multiple_of(h)
         && conv_dim == d_inner + 2 * h * d_state
