@@ -1,6 +1,12 @@
 //! Rust declarations of mlx-c, made by bindgen, which needs libclang.
 
-use crate::{Result, cache::Cache, mlx_c::Sources, target::Target, wheel::Wheel};
+use crate::{
+    Result,
+    cache::Cache,
+    mlx_c::{self, Sources},
+    target::Target,
+    wheel::Wheel,
+};
 use std::{
     env,
     path::{Path, PathBuf},
@@ -89,7 +95,7 @@ fn compiler_headers(target: &Target) -> Option<PathBuf> {
     if target.is_macos() && target.cross {
         return None; // BINDGEN_EXTRA_CLANG_ARGS says where they are
     }
-    let compiler = cc::Build::new().try_get_compiler().ok()?;
+    let compiler = mlx_c::compiler().ok()?;
     let flag = if target.is_macos() {
         "-print-resource-dir"
     } else {

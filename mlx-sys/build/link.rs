@@ -1,6 +1,11 @@
 //! What the final program links, and what dependents are told.
 
-use crate::{Result, mlx::Mlx, mlx_c::Sources, target::Target};
+use crate::{
+    Result,
+    mlx::Mlx,
+    mlx_c::{self, Sources},
+    target::Target,
+};
 use std::{env, fs, os::unix::fs::symlink, path::Path};
 
 #[derive(PartialEq, Eq)]
@@ -15,16 +20,14 @@ pub enum Blas {
 impl Blas {
     /// Whether a program can be linked with OpenBLAS.
     pub fn probe(target: &Target, out: &Path) -> Result<Self> {
+        let compiler = mlx_c::compiler()?;
         if target.is_macos() {
             return Ok(Self::Bundled);
         }
-        let source = out.join("openblas.c");
-        let text = "int openblas_get_num_threads(void);\n\
-                    int main(void) { return openblas_get_num_threads() < 1; }\n";
+        let source = out.join("openblas.cpp");
+        let text = "extern \"C\" int openblas_get_num_threads(void);\n\
+                    int main() { return openblas_get_num_threads() < 1; }\n";
         fs::write(&source, text).map_err(|error| format!("{}: {error}", source.display()))?;
-        let compiler = cc::Build::new()
-            .try_get_compiler()
-            .map_err(|error| error.to_string())?;
         let linked = compiler
             .to_command()
             .arg(&source)

@@ -65,12 +65,6 @@ impl Sources {
             .include(&self.root)
             .flag("-isystem")
             .flag(&mlx.include);
-        let compiler = build.try_get_compiler().map_err(|error| {
-            format!(
-                "no C++ compiler: {error}\n{}",
-                install_hint("one", "g++", "xcode-select --install")
-            )
-        })?;
         if !target.is_macos() {
             let compat = Path::new("compat")
                 .canonicalize()
@@ -90,10 +84,27 @@ impl Sources {
         build.files(self.files("cpp")?);
         build.try_compile("mlxc").map_err(|error| {
             format!(
-                "{} could not compile mlx-c: {error}\nIt needs C++20: g++ 11 or later, or clang 15 or later.",
-                compiler.path().display()
+                "mlx-c does not compile: {error}\n\
+                 It needs C++20: g++ 11 or later, or clang 15 or later. CXX names another compiler."
             )
         })
+    }
+}
+
+/// The C++ compiler of the target, once it is known to run.
+pub fn compiler() -> Result<cc::Tool> {
+    let hint = |error: String| {
+        let hint = install_hint("one", "g++", "xcode-select --install");
+        format!("no C++ compiler: {error}\n{hint}")
+    };
+    let tool = cc::Build::new()
+        .cpp(true)
+        .cargo_warnings(false)
+        .try_get_compiler()
+        .map_err(|error| hint(error.to_string()))?;
+    match tool.to_command().arg("--version").output() {
+        Ok(_) => Ok(tool),
+        Err(error) => Err(hint(format!("{}: {error}", tool.path().display()))),
     }
 }
 

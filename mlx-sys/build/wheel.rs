@@ -71,6 +71,9 @@ impl Wheel {
         let said = String::from_utf8_lossy(&output.stderr);
         let advice = if said.contains("No module named pip") {
             install_hint("pip", "python3-pip", "python3 -m ensurepip --user")
+        } else if said.contains("DO NOT MATCH THE HASHES") {
+            "The registry's file is not the one this build is pinned to. Does pip use a mirror?"
+                .to_owned()
         } else if said.contains("No matching distribution") {
             format!(
                 "The wheel is built for {platform}: is this system older than that (on Linux, the \
