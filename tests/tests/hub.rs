@@ -122,6 +122,15 @@ fn a_model_comes_with_its_useful_files_and_only_once() {
     let gets = hub.take_requests(|r| r.method == "GET" && !r.path.starts_with("/api"));
     assert_eq!(gets.len(), 2, "resolve and its redirect: {gets:?}");
     assert_eq!(std::fs::read(directory.join("config.json")).unwrap(), b"{}");
+
+    // A link that leads nowhere is put right.
+    std::fs::remove_file(newer.join("config.json")).unwrap();
+    std::os::unix::fs::symlink("../../blobs/gone", newer.join("config.json")).unwrap();
+    resolve(&format!("{REPO}@v1"), &options).unwrap();
+    assert_eq!(
+        std::fs::read(newer.join("config.json")).unwrap(),
+        b"{\"new\": 1}"
+    );
 }
 
 #[test]
@@ -293,7 +302,9 @@ fn gated_private_and_absent_repositories_say_what_to_do() {
         assert!(message.contains(part), "{message}");
     }
     let message = reason(resolve(REPO, &with("other")));
-    assert!(message.contains("the token has no access"), "{message}");
+    for part in ["gated and the token has no access", "licence", &page] {
+        assert!(message.contains(part), "{message}");
+    }
     hub.take_requests(|_| true);
     resolve(REPO, &with("good")).unwrap();
     for request in hub.take_requests(|_| true) {
@@ -382,7 +393,7 @@ fn local_paths_and_other_names_never_reach_the_network() {
         let tokenizer = resolve_tokenizer(name, &options);
         assert!(matches!(tokenizer, Err(Error::TokenizerMissing { .. })));
     }
-    for revision in ["../../x", "-x", "a b", ""] {
+    for revision in ["../../x", "v/../../../x", "-x", "a b", ""] {
         let name = format!("{REPO}@{revision}");
         assert!(
             matches!(resolve(&name, &options), Err(Error::Option { .. })),
