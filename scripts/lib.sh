@@ -5,8 +5,6 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target_dir=$(realpath -m "${CARGO_TARGET_DIR:-$root/target}" 2>/dev/null || echo "${CARGO_TARGET_DIR:-$root/target}")
 export CARGO_TARGET_DIR=$target_dir
-# Every build of this tree shares one copy of MLX.
-export MLX_LLAMBA_CACHE=${MLX_LLAMBA_CACHE:-$target_dir/mlx-cache}
 
 say() { printf '%s\n' "== $*" >&2; }
 die() {
@@ -14,6 +12,11 @@ die() {
   exit 1
 }
 have() { command -v "$1" >/dev/null 2>&1; }
+
+# use_target_dir DIR: builds elsewhere, with the downloads that are here already.
+use_target_dir() {
+  export CARGO_TARGET_DIR=$1 MLX_LLAMBA_CACHE=${MLX_LLAMBA_CACHE:-$target_dir/mlx-cache}
+}
 
 # usage TEXT "$@": prints TEXT and ends when help is asked for.
 usage() {
