@@ -2,14 +2,14 @@
 #pragma once
 #include <version>
 
-#if !defined(__aarch64__)
-// mlx-c declares its half types on Arm only; MLX's own have the same layout.
-#include "mlx/types/half_types.h"
+// In the place of mlx-c's half.h, which has half types on Arm only, and there the compiler's: MLX's
+// own have the same layout.
+#define MLX_HALF_H
 #define HAS_FLOAT16
 #define HAS_BFLOAT16
+#include "mlx/types/half_types.h"
 using float16_t = mlx::core::float16_t;
 using bfloat16_t = mlx::core::bfloat16_t;
-#endif
 
 #if !defined(__cpp_lib_format)
 // g++ before 13 has no std::format. mlx-c uses it with `{}` alone, never `{{`.
