@@ -85,11 +85,10 @@ pub(crate) fn quantize(w: &Array, scheme: RawScheme) -> Result<Vec<Array>> {
         // SAFETY: `parts` is a valid vector.
         let len = unsafe { mlx_sys::mlx_vector_array_size(parts) };
         (0..len)
-            // SAFETY: `i` is below the vector's length.
             .map(|i| {
-                one("reading quantized parts", |out| unsafe {
-                    mlx_sys::mlx_vector_array_get(out, parts, i)
-                })
+                // SAFETY: `i` is below the vector's length.
+                let get = |out| unsafe { mlx_sys::mlx_vector_array_get(out, parts, i) };
+                one("reading quantized parts", get)
             })
             .collect()
     } else {

@@ -110,7 +110,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
         .iter()
         .zip(expected)
         .enumerate()
-        .filter(|(_, (f, e))| !((f64::from(**f) - **e).abs() <= TOLERANCE * scale))
+        .filter(|(_, (f, e))| f.is_nan() || (f64::from(**f) - **e).abs() > TOLERANCE * scale)
         .take(5)
         .map(|(i, (f, e))| format!("[{i}] {f} instead of {e}"))
         .collect();

@@ -8,7 +8,7 @@ use mlx_llamba::{Context, Event, Generation, Reason, Sampling, Stats};
 
 use crate::interrupt;
 use crate::model::ModelArgs;
-use crate::output::show;
+use crate::output::{check_parent, show};
 use crate::progress::{Progress, Unit};
 
 /// Continue a text
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
     /// At most this many tokens
-    #[arg(short = 'n', long, default_value_t = 256)]
+    #[arg(short = 'n', long, allow_negative_numbers = true, default_value_t = 256)]
     max_tokens: usize,
     /// End before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
@@ -67,19 +67,25 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Sampling")]
 struct SamplingArgs {
     /// 0 always takes the likeliest token; higher is more varied
-    #[arg(short, long, default_value_t = Sampling::default().temperature)]
+    #[arg(
+        short, long, allow_negative_numbers = true,
+        default_value_t = Sampling::default().temperature
+    )]
     temperature: f32,
     /// Keep only this many of the likeliest tokens; 0 keeps all
-    #[arg(long, default_value_t = Sampling::default().top_k)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().top_k)]
     top_k: usize,
     /// Keep the likeliest tokens that together reach this probability
-    #[arg(long, default_value_t = Sampling::default().top_p)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().top_p)]
     top_p: f32,
     /// Keep tokens with at least this share of the largest probability
-    #[arg(long, default_value_t = Sampling::default().min_p)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().min_p)]
     min_p: f32,
     /// Above 1: tokens of the prompt and the output become less likely
-    #[arg(long, value_name = "X", default_value_t = Sampling::default().repetition_penalty)]
+    #[arg(
+        long, value_name = "X", allow_negative_numbers = true,
+        default_value_t = Sampling::default().repetition_penalty
+    )]
     repetition_penalty: f32,
     /// Subtracted from the logits of tokens that stand in the output
     #[arg(
@@ -100,7 +106,7 @@ struct SamplingArgs {
     #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
     logit_bias: Vec<(u32, f32)>,
     /// Equal seeds give equal texts [default: another one every time]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     seed: Option<u64>,
 }
 
@@ -118,6 +124,9 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let prompt = self.prompt()?;
+        if let Some(path) = &self.state_out {
+            check_parent(path)?;
+        }
         let options = self.options();
         let cancel = options.cancel.clone();
         interrupt::on_first(move || cancel.cancel())?;

@@ -8,6 +8,7 @@ use mlx_llamba::{FloatTensor, Model, State, floats};
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::model::ModelArgs;
+use crate::output::check_parent;
 use crate::progress::{Progress, Unit};
 
 /// Tokens of a row read in one piece, unless --split says otherwise.
@@ -53,7 +54,7 @@ struct Input {
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Token ids; needs no tokenizer
-    #[arg(long, value_name = "ID,...", value_delimiter = ',')]
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', allow_negative_numbers = true)]
     tokens: Vec<u32>,
     /// A JSON list of lists of token ids, read as one batch
     #[arg(long, value_name = "FILE")]
@@ -65,6 +66,7 @@ impl Args {
         if self.split.contains(&0) {
             bail!("--split has a piece of 0 tokens; expected at least 1");
         }
+        check_parent(&self.output)?;
         let needs_text = self.input.prompt.is_some();
         let llamba = self.model.load(needs_text)?;
         let model = llamba.model();

@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 
 /// Llamba recurrent language models on MLX.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "mlx-llamba", version, about, max_term_width = 100, after_help = EXAMPLES)]
 struct Cli {
     /// Messages on standard error: off, error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]

@@ -1,14 +1,31 @@
 //! Standard output that may close early.
 
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::Error;
 
 /// Writes and flushes: people read while the model writes.
 pub(crate) fn show(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("cannot write standard output")
+}
+
+/// Refuses a file that cannot be written because its directory is none: before the work is done
+/// for nothing.
+pub(crate) fn check_parent(file: &Path) -> Result<()> {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !directory.is_dir() {
+        bail!("cannot write {}: {} is no directory", file.display(), directory.display());
+    }
+    if file.is_dir() {
+        bail!("cannot write {}: it is a directory", file.display());
+    }
     Ok(())
 }
 
@@ -22,11 +39,26 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The error and its causes on one line, each said once: some errors repeat their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = match error.downcast_ref() {
+        Some(Error::Option { option, value, expected }) => {
+            format!("{}: expected {expected}", argument(option, value))
+        }
+        _ => error.to_string(),
+    };
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
     text
+}
+
+/// An option of the library, as it is given to the command.
+fn argument(option: &str, value: &str) -> String {
+    match option {
+        "quantization" | "revision" | "vocab_size" => format!("{option} = {value}"),
+        // Environment variables.
+        _ if option.starts_with(char::is_uppercase) => format!("{option} = {value}"),
+        _ => format!("--{} {value}", option.replace('_', "-")),
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::{Builder, Llamba, Override, QuantizeOptions, Recipe, compare, quantize};
+use mlx_llamba::{Comparison, Llamba, Override, QuantizeOptions, Recipe, compare, quantize};
 use mlx_llamba_kernels::Mode;
 
 use crate::model::{DtypeArg, SourceArgs};
@@ -89,20 +89,15 @@ enum RecipeArg {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let text = match &self.report {
-            Some(file) => Some(
-                std::fs::read_to_string(file)
-                    .with_context(|| format!("cannot read {}", file.display()))?,
-            ),
-            None => None,
-        };
         let options = self.options()?;
+        // What a report needs is asked for before the work begins.
+        let ids = self.report.as_deref().map(|file| self.read(file)).transpose()?;
         let checkpoint = self.source.builder().checkpoint()?;
         let report = rewrite::watched("quantizing", |on_progress| {
             quantize(&checkpoint, &self.output, &options, on_progress)
         })?;
-        let comparison = match text {
-            Some(text) => Some(self.compare(&text, &report.path)?),
+        let comparison = match ids {
+            Some(ids) => Some(self.compare(&ids, &report.path)?),
             None => None,
         };
         if self.json {
@@ -150,22 +145,27 @@ impl Args {
         })
     }
 
-    fn compare(&self, text: &str, quantized: &Path) -> Result<mlx_llamba::Comparison> {
-        let with_tokenizer = |builder: Builder| match &self.tokenizer {
-            Some(tokenizer) => builder.tokenizer(tokenizer),
-            None => builder,
+    /// The token ids of the report's text.
+    fn read(&self, file: &Path) -> Result<Vec<u32>> {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let builder = match &self.tokenizer {
+            Some(tokenizer) => self.source.builder().tokenizer(tokenizer),
+            None => self.source.builder(),
         };
-        let original = with_tokenizer(self.source.builder()).load()?;
+        let ids = builder.load_tokenizer()?.encode(&text, true)?;
+        if ids.len() < 2 {
+            bail!("{}: {} tokens; a report needs at least 2", file.display(), ids.len());
+        }
+        Ok(ids)
+    }
+
+    fn compare(&self, ids: &[u32], quantized: &Path) -> Result<Comparison> {
+        let original = self.source.builder().without_tokenizer().load()?;
         let name = quantized.display().to_string();
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
-        let ids = original.require_tokenizer()?.encode(text, true)?;
         let progress = Progress::new("comparing", Unit::Tokens);
         let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(
-            original.model(),
-            quantized.model(),
-            &ids,
-            on_progress,
-        )?)
+        Ok(compare(original.model(), quantized.model(), ids, on_progress)?)
     }
 }

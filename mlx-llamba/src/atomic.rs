@@ -1,6 +1,7 @@
 //! Files that appear whole or not at all.
 
-use std::io::{Result, Write};
+use std::error::Error as _;
+use std::io::{Error, Result, Write};
 use std::path::Path;
 
 /// Writes `bytes` to `path`, replacing what was there: first under a temporary name in the same
@@ -10,7 +11,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(plain)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     // Temporary files are private; the result gets the permissions of any new file.
@@ -22,4 +23,11 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     file.persist(path).map_err(|e| e.error)?;
     Ok(())
+}
+
+/// The system's own error, without the temporary name, which nobody has asked for.
+pub(crate) fn plain(error: Error) -> Error {
+    let inner = error.get_ref().and_then(|e| e.source());
+    let code = inner.and_then(|e| e.downcast_ref::<Error>()?.raw_os_error());
+    code.map_or(error, Error::from_raw_os_error)
 }

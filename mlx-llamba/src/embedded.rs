@@ -13,18 +13,27 @@ macro_rules! asset {
     };
 }
 
+const TOKENIZER: &[u8] = include_bytes!(asset!("tokenizer.json"));
+const TOKENIZER_CONFIG: &[u8] = include_bytes!(asset!("tokenizer_config.json"));
+const GENERATION_CONFIG: &[u8] = include_bytes!(asset!("generation_config.json"));
+
 /// The checkpoint, in place: nothing is copied until MLX reads it.
 pub(crate) fn checkpoint() -> Result<Checkpoint> {
     let config = include_str!(asset!("config.json"));
-    Checkpoint::from_static(NAME, config, include_bytes!(asset!("model.safetensors")))
+    let weights = include_bytes!(asset!("model.safetensors"));
+    Ok(Checkpoint::from_static(NAME, config, weights)?.with_companions(&[
+        ("tokenizer.json", TOKENIZER),
+        ("tokenizer_config.json", TOKENIZER_CONFIG),
+        ("generation_config.json", GENERATION_CONFIG),
+    ]))
 }
 
 /// Its tokenizer.
 pub(crate) fn tokenizer() -> Result<Tokenizer> {
     let files = TokenizerFiles {
-        tokenizer: include_bytes!(asset!("tokenizer.json")).to_vec(),
-        tokenizer_config: Some(include_bytes!(asset!("tokenizer_config.json")).to_vec()),
-        generation_config: Some(include_bytes!(asset!("generation_config.json")).to_vec()),
+        tokenizer: TOKENIZER.to_vec(),
+        tokenizer_config: Some(TOKENIZER_CONFIG.to_vec()),
+        generation_config: Some(GENERATION_CONFIG.to_vec()),
     };
     Tokenizer::from_files(NAME, &files)
 }

@@ -26,6 +26,9 @@ pub struct Generation {
     /// Tokens of the prompt read in one piece: more is faster, up to a point, and takes more
     /// memory.
     pub prefill: usize,
+    /// Ask for a token before the one before it is handed out. `None`: on a GPU, where that
+    /// hides the caller's work; on a CPU it would only delay each token.
+    pub pipelined: Option<bool>,
     /// Ends the generation from another thread.
     pub cancel: Cancel,
 }
@@ -39,6 +42,7 @@ impl Default for Generation {
             eos: None,
             logprobs: None,
             prefill: 512,
+            pipelined: None,
             cancel: Cancel::default(),
         }
     }

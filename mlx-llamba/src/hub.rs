@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 use cache::{Snapshots, Wanted};
 use failure::Failure;
-pub use options::{HubOptions, HubProgress};
+pub use options::{HubOptions, HubProgress, OnHubProgress};
 use remote::Remote;
 
 /// Finds a model: a local path as it is, or `owner/name` or `owner/name@revision` from the hub.

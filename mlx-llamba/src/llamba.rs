@@ -268,6 +268,17 @@ impl Builder {
         }
     }
 
+    /// Finds and reads the tokenizer only; it must fit the checkpoint's vocabulary.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), [`Error::TokenizerMissing`] among them.
+    pub fn load_tokenizer(&self) -> Result<Tokenizer> {
+        let checkpoint = self.checkpoint()?;
+        let tokenizer = self.find_tokenizer(&checkpoint)?;
+        tokenizer.check_vocabulary(checkpoint.config().vocab_size)?;
+        Ok(tokenizer)
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -282,7 +293,7 @@ impl Builder {
         let tokenizer = if self.without_tokenizer {
             None
         } else {
-            self.find_tokenizer(&checkpoint)?
+            Some(self.find_tokenizer(&checkpoint)?)
         };
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocabulary(model.config().vocab_size)?;
@@ -292,13 +303,13 @@ impl Builder {
         Ok(Llamba { model, tokenizer })
     }
 
-    fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
+    fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
         if let Some(name) = &self.tokenizer {
-            return Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?).map(Some);
+            return Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?);
         }
         match &self.source {
             #[cfg(feature = "embedded-model")]
-            Source::Embedded => crate::embedded::tokenizer().map(Some),
+            Source::Embedded => crate::embedded::tokenizer(),
             Source::Named(name) => {
                 let beside = Tokenizer::open(directory(checkpoint.path()));
                 // A model from the hub may name a tokenizer there; a local one asks for nothing.
@@ -307,9 +318,9 @@ impl Builder {
                         if !Path::new(name).exists() =>
                     {
                         let found = self.resolve(other, hub::resolve_tokenizer)?;
-                        Tokenizer::open(found).map(Some)
+                        Tokenizer::open(found)
                     }
-                    _ => beside.map(Some),
+                    _ => beside,
                 }
             }
         }

@@ -1,13 +1,15 @@
 //! The generation loop: reads the prompt in pieces, then one token after the other.
 //!
-//! It is pipelined: token t+1 is asked for, with MLX's `async_eval`, before token t is handed
-//! out, so the device computes while the caller looks at a token.
+//! On a GPU it is pipelined: token t+1 is asked for, with MLX's `async_eval`, before token t is
+//! handed out, so the device computes while the caller looks at a token. On a CPU MLX keeps at
+//! most ten operations waiting, so asking takes about as long as computing: there token t is
+//! handed out first.
 
 use std::time::{Duration, Instant};
 
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::async_eval;
-use mlx_rs::{Array, memory};
+use mlx_rs::{Array, Device, DeviceType, memory};
 
 use crate::context::Context;
 use crate::detokenize::Detokenizer;
@@ -36,6 +38,7 @@ pub struct Stream<'m> {
     context: Context,
     reached: Sampler,
     phase: Phase,
+    pipelined: bool,
     stats: Stats,
     started: Instant,
     first: Option<Duration>,
@@ -45,7 +48,9 @@ enum Phase {
     /// `prompt[at..]` is still to be read.
     Prompt { prompt: Vec<u32>, at: usize },
     /// A token has been asked for.
-    Decode(Asked),
+    Decode(Box<Asked>),
+    /// This token (1,) was handed out; the one after it is to be asked for.
+    Follow(Array),
     /// The last token was handed out.
     Ending(Reason),
     /// The last event was handed out.
@@ -77,6 +82,10 @@ impl<'m> Stream<'m> {
         let prompt = [&context.pending, prompt].concat();
         model.tokens(&[&prompt])?;
         memory::reset_peak_memory()?;
+        let pipelined = match options.pipelined {
+            Some(pipelined) => pipelined,
+            None => matches!(Device::try_default()?.get_type()?, DeviceType::Gpu),
+        };
         let mut sampler = Sampler::new(&options.sampling, vocab_size)?;
         if let (Some(rng), None) = (context.rng, options.sampling.seed) {
             sampler.restore(rng);
@@ -108,6 +117,7 @@ impl<'m> Stream<'m> {
             sampler,
             context,
             phase: Phase::Prompt { prompt, at: 0 },
+            pipelined,
             stats,
             started: Instant::now(),
             first: None,
@@ -161,7 +171,11 @@ impl<'m> Stream<'m> {
             Phase::Ending(reason) => self.end(reason).map(Some),
             _ if self.options.cancel.is_cancelled() => self.end(Reason::Cancelled).map(Some),
             Phase::Prompt { prompt, at } => self.read(prompt, at).map(Some),
-            Phase::Decode(asked) => self.decode(asked).map(Some),
+            Phase::Decode(asked) => self.decode(*asked).map(Some),
+            Phase::Follow(token) => {
+                let asked = self.follow(&token, &self.context.state.clone())?;
+                self.decode(asked).map(Some)
+            }
         }
     }
 
@@ -188,7 +202,7 @@ impl<'m> Stream<'m> {
             Phase::Ending(Reason::Length)
         } else {
             let last = hidden.try_index((.., -1, ..))?; // (1, d)
-            Phase::Decode(self.ask(&last, self.context.state.clone())?)
+            Phase::Decode(Box::new(self.ask(&last, self.context.state.clone())?))
         };
         Ok(Event::Prompt { read: end, total })
     }
@@ -213,12 +227,18 @@ impl<'m> Stream<'m> {
         })
     }
 
-    /// Asks for the token after `asked`, then hands `asked` out.
+    /// Asks for the token after `token` (1,), which `state` has not read.
+    fn follow(&mut self, token: &Array, state: &State) -> Result<Asked> {
+        let tokens = token.reshape(&[1, 1])?; // (1, 1)
+        let (hidden, state) = self.model.hidden(&tokens, None, state)?;
+        self.ask(&hidden.try_index((.., -1, ..))?, state) // (1, d)
+    }
+
+    /// Hands `asked` out; pipelined, asks for the token after it first.
     fn decode(&mut self, asked: Asked) -> Result<Event> {
-        let next = if self.stats.generated_tokens + 1 < self.options.max_tokens {
-            let tokens = asked.token.reshape(&[1, 1])?; // (1, 1)
-            let (hidden, state) = self.model.hidden(&tokens, None, &asked.state)?;
-            Some(self.ask(&hidden.try_index((.., -1, ..))?, state)?) // (1, d)
+        let more = self.stats.generated_tokens + 1 < self.options.max_tokens;
+        let next = if more && self.pipelined {
+            Some(self.follow(&asked.token, &asked.state)?)
         } else {
             None
         };
@@ -249,7 +269,8 @@ impl<'m> Stream<'m> {
         };
         self.phase = match (stop, next) {
             (Some(reason), _) => Phase::Ending(reason),
-            (None, Some(next)) => Phase::Decode(next),
+            (None, Some(next)) => Phase::Decode(Box::new(next)),
+            (None, None) if more => Phase::Follow(asked.token),
             (None, None) => Phase::Ending(Reason::Length),
         };
         Ok(Event::Token { text, id, logprobs })

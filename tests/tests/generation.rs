@@ -77,20 +77,49 @@ fn a_stream_gives_what_generate_gives() {
     assert!(stats.peak_memory > llamba.model().weight_bytes());
 }
 
+/// Asking ahead changes when tokens are computed, not which: texts, ends and contexts are equal.
+#[test]
+fn pipelining_does_not_show() {
+    let llamba = stories();
+    let text = llamba.generate(PROMPT, &sampled(40).seed(4)).unwrap().text;
+    let stop: String = text.chars().skip(40).take(6).collect();
+    for max_tokens in [1, 2, 40] {
+        for stop in [None, Some(&stop)] {
+            let [ahead, after] = [true, false].map(|pipelined| {
+                let mut options = sampled(max_tokens).seed(4);
+                options.stop.extend(stop.cloned());
+                options.pipelined = Some(pipelined);
+                llamba.generate(PROMPT, &options).unwrap()
+            });
+            assert_eq!((&ahead.text, &ahead.tokens), (&after.text, &after.tokens));
+            assert_eq!(ahead.reason, after.reason);
+            assert_eq!(numbers(&ahead.context), numbers(&after.context));
+            let next = |context| {
+                llamba
+                    .resume(context, "", &sampled(5))
+                    .unwrap()
+                    .finish()
+                    .unwrap()
+            };
+            assert_eq!(next(ahead.context).tokens, next(after.context).tokens);
+        }
+    }
+}
+
 #[test]
 fn it_writes_english() {
     let text = stories()
         .generate(PROMPT, &Generation::greedy().max_tokens(60))
         .unwrap()
         .text;
-    let words = text.split_whitespace().count();
-    assert!(words > 40, "{text}");
-    assert!(
-        [" to ", " a ", " and "]
-            .iter()
-            .all(|word| text.contains(word)),
-        "{text}"
-    );
+    let common = [
+        "a", "and", "he", "she", "the", "to", "was", "who", "with", "his", "her",
+    ];
+    let known = text
+        .split_whitespace()
+        .filter(|word| common.contains(word))
+        .count();
+    assert!(known >= 12, "{text}");
 }
 
 #[test]

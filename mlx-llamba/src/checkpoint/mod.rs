@@ -81,6 +81,7 @@ pub struct Checkpoint {
     infos: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
     schemes: BTreeMap<String, Scheme>,
+    companions: &'static [(&'static str, &'static [u8])],
 }
 
 impl Checkpoint {
@@ -153,6 +154,7 @@ impl Checkpoint {
             sources,
             placed,
             schemes,
+            companions: &[],
         };
         if layout == Layout::CartesiaMlx {
             checkpoint.warn_of_stale_scheme(declared);
@@ -293,6 +295,20 @@ impl Checkpoint {
     pub(crate) fn directory(&self) -> Option<&Path> {
         let file = self.sources.first().filter(|source| source.is_file())?;
         file.path.parent()
+    }
+
+    /// Files that belong to a checkpoint that is part of the program: names and contents.
+    pub(crate) fn companions(&self) -> &'static [(&'static str, &'static [u8])] {
+        self.companions
+    }
+
+    /// The same checkpoint with such files.
+    #[cfg(feature = "embedded-model")]
+    pub(crate) fn with_companions(
+        self,
+        companions: &'static [(&'static str, &'static [u8])],
+    ) -> Self {
+        Self { companions, ..self }
     }
 
     fn placed(&self, name: &str) -> Result<&Placed> {

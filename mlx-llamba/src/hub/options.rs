@@ -16,6 +16,9 @@ pub struct HubProgress<'a> {
     pub total: u64,
 }
 
+/// Whom to tell how downloads go.
+pub type OnHubProgress = Arc<dyn Fn(HubProgress<'_>) + Send + Sync>;
+
 /// How to reach a hub. [`HubOptions::from_env`] reads the variables that all hub tools read;
 /// [`HubOptions::new`] reads nothing.
 #[derive(Clone)]
@@ -35,7 +38,7 @@ pub struct HubOptions {
     /// How many times in a row to go on after a transfer broke off without a byte.
     pub retries: u32,
     /// Called when a file begins and whenever more of it has arrived.
-    pub progress: Option<Arc<dyn Fn(HubProgress<'_>) + Send + Sync>>,
+    pub progress: Option<OnHubProgress>,
 }
 
 impl std::fmt::Debug for HubOptions {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::atomic;
 use crate::error::{Error, Result};
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
@@ -47,7 +48,7 @@ impl Output {
         }
         let staging = builder
             .tempdir_in(parent(&target))
-            .map_err(io("create", &target))?;
+            .map_err(|error| io("create", &target)(atomic::plain(error)))?;
         Ok(Self {
             target,
             staging,
@@ -61,7 +62,7 @@ impl Output {
     }
 
     /// Writes a small file.
-    pub(crate) fn text(&self, name: &str, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
         let path = self.directory().join(name);
         fs::write(&path, text).map_err(io("write", &path))
     }

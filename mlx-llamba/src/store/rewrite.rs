@@ -147,7 +147,7 @@ impl Job<'_> {
         })?;
         let _ = mlx_rs::memory::clear_cache();
         files.finish()?;
-        output.text("config.json", &format!("{:#}\n", self.config.to_json()))?;
+        output.write("config.json", &format!("{:#}\n", self.config.to_json()))?;
         if let Some(directory) = self.source.directory() {
             for name in COMPANIONS {
                 let file = directory.join(name);
@@ -156,10 +156,13 @@ impl Job<'_> {
                 }
             }
         }
+        for (name, bytes) in self.source.companions() {
+            output.write(name, bytes)?;
+        }
         let written = Checkpoint::open(output.directory())?;
-        output.text(
+        output.write(
             "README.md",
-            &card(&self, &written, written.bits_per_weight()),
+            card(&self, &written, written.bits_per_weight()),
         )?;
         output.publish()
     }
