@@ -27,24 +27,24 @@ usage() {
   esac
 }
 
-# The toolchain of rust-toolchain.toml, or any other that is recent enough when rustup has not got
-# that one and cannot fetch it.
+# The toolchain of rust-toolchain.toml: as installed, or the same version under another name, or from
+# rustup's servers.
 use_toolchain() {
   have cargo || die "cargo is missing. Install Rust (rustup), then run this again."
   cd "$root" || exit
-  cargo --version >/dev/null 2>&1 && return
+  RUSTUP_AUTO_INSTALL=0 cargo --version >/dev/null 2>&1 && return
   have rustup || die "$(cargo --version 2>&1)"
   local pinned name
   pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
-  say "installing Rust $pinned"
-  rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >&2 && return
   for name in $(rustup toolchain list | sed 's/ .*//'); do
     if [[ $(rustup run "$name" rustc --version 2>/dev/null) == "rustc $pinned "* ]]; then
       export RUSTUP_TOOLCHAIN=$name
       return
     fi
   done
-  die "Rust $pinned is missing and could not be installed: rustup toolchain install $pinned"
+  say "installing Rust $pinned"
+  rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >&2 ||
+    die "Rust $pinned could not be installed. Try: rustup toolchain install $pinned"
 }
 
 # python_packages DIR REQUIREMENTS: unpacks wheels pinned by hash into DIR, whole or not at all.
