@@ -116,10 +116,10 @@ def check(executable, libdir):
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["stub", libdir]:
-            stub(libdir)
-        case ["check", executable, libdir]:
-            sys.exit(check(executable, libdir))
-        case _:
-            sys.exit(__doc__)
+    command, *paths = sys.argv[1:] or [""]
+    if command == "stub" and len(paths) == 1:
+        stub(*paths)
+    elif command == "check" and len(paths) == 2:
+        sys.exit(check(*paths))
+    else:
+        sys.exit(__doc__)
