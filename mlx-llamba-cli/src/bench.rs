@@ -20,7 +20,7 @@ const PIECE: usize = 512;
 /// Measure speed and memory
 #[derive(clap::Args)]
 #[command(after_help = "\
-Each row is a mean and a standard deviation over the repetitions, after one run to warm up.
+Each row is a mean and a standard deviation over the repetitions, after a warm-up.
 
 Examples:
   mlx-llamba bench
@@ -107,17 +107,20 @@ impl Args {
                 mlx_llamba_kernels::PATH
             ))?;
         }
+        let prompt = |l: usize| -> Vec<u32> { (0..l).map(|i| (i * 7919 % 1000) as u32).collect() };
         for &l in self.prompt.iter().filter(|&&l| l > 0) {
-            let prompt: Vec<u32> = (0..l).map(|i| (i * 7919 % 1000) as u32).collect();
+            // A piece warms up as well as the whole.
+            read(model, &prompt(l.min(PIECE)))?;
+            let prompt = prompt(l);
             self.row(format!("read {l}"), l, true, || {
                 read(model, &prompt).map(drop)
             })?;
         }
         for &n in self.generate.iter().filter(|&&n| n > 0) {
             let (token, state) = read(model, &[1])?;
-            self.row(format!("generate {n}"), n, false, || {
-                generate(model, token.clone(), state.clone(), n)
-            })?;
+            let run = |n| generate(model, token.clone(), state.clone(), n);
+            run(n.min(2))?;
+            self.row(format!("generate {n}"), n, false, || run(n))?;
         }
         Ok(())
     }
@@ -148,7 +151,6 @@ impl Args {
         first: bool,
         mut run: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        run()?;
         memory::reset_peak_memory()?;
         let mut times = Vec::with_capacity(self.repetitions);
         for _ in 0..self.repetitions {
