@@ -45,7 +45,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
     /// At most this many tokens
-    #[arg(short = 'n', long, allow_negative_numbers = true, default_value_t = 256)]
+    #[arg(
+        short = 'n',
+        long,
+        allow_negative_numbers = true,
+        default_value_t = 256
+    )]
     max_tokens: usize,
     /// End before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]

@@ -54,7 +54,12 @@ struct Input {
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Token ids; needs no tokenizer
-    #[arg(long, value_name = "ID,...", value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "ID,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
     tokens: Vec<u32>,
     /// A JSON list of lists of token ids, read as one batch
     #[arg(long, value_name = "FILE")]

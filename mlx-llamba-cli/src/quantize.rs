@@ -91,7 +91,11 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let options = self.options()?;
         // What a report needs is asked for before the work begins.
-        let ids = self.report.as_deref().map(|file| self.read(file)).transpose()?;
+        let ids = self
+            .report
+            .as_deref()
+            .map(|file| self.read(file))
+            .transpose()?;
         let checkpoint = self.source.builder().checkpoint()?;
         let report = rewrite::watched("quantizing", |on_progress| {
             quantize(&checkpoint, &self.output, &options, on_progress)
@@ -155,7 +159,11 @@ impl Args {
         };
         let ids = builder.load_tokenizer()?.encode(&text, true)?;
         if ids.len() < 2 {
-            bail!("{}: {} tokens; a report needs at least 2", file.display(), ids.len());
+            bail!(
+                "{}: {} tokens; a report needs at least 2",
+                file.display(),
+                ids.len()
+            );
         }
         Ok(ids)
     }
@@ -166,6 +174,11 @@ impl Args {
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
         let progress = Progress::new("comparing", Unit::Tokens);
         let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(original.model(), quantized.model(), ids, on_progress)?)
+        Ok(compare(
+            original.model(),
+            quantized.model(),
+            ids,
+            on_progress,
+        )?)
     }
 }

@@ -1,6 +1,5 @@
 //! Files that appear whole or not at all.
 
-use std::error::Error as _;
 use std::io::{Error, Result, Write};
 use std::path::Path;
 

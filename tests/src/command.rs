@@ -1,0 +1,204 @@
+//! The `mlx-llamba` command, run as a person runs it, away from any network.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The command; its path is known to its own package's tests only, as `CARGO_BIN_EXE_mlx-llamba`.
+#[derive(Debug, Clone, Copy)]
+pub struct Cli(pub &'static str);
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Exit status; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Cli {
+    /// The command with `args`: the hub is out of reach, and its cache is empty.
+    pub fn command(self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.0);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("HF_") || text.to_ascii_lowercase().ends_with("_proxy") {
+                command.env_remove(&name);
+            }
+        }
+        command
+            .args(args)
+            .env("HF_ENDPOINT", "http://127.0.0.1:1")
+            .env("HF_HOME", "/proc/nowhere")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it to the end.
+    pub fn run(self, args: &[&str]) -> Run {
+        Run::of(&mut self.command(args))
+    }
+
+    /// Runs it and gives its standard output; panics unless all went well and in silence.
+    pub fn ok(self, args: &[&str]) -> String {
+        let run = self.run(args);
+        assert!(
+            run.code == Some(0) && run.err.is_empty(),
+            "{args:?}: {run:?}"
+        );
+        run.out
+    }
+
+    /// Runs what must fail and gives its one line of error, which holds all `parts`.
+    pub fn fails(self, args: &[&str], parts: &[&str]) -> String {
+        self.run(args).fails(parts)
+    }
+
+    /// Runs it with `input` on standard input.
+    pub fn with_input(self, args: &[&str], input: &[u8]) -> Run {
+        let mut child = self.spawn(args, Stdio::piped());
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // A command that does not read all of it is judged by what it says.
+        let _ = stdin.write_all(input);
+        drop(stdin);
+        Run::from(child.wait_with_output().expect("it ends"))
+    }
+
+    /// Starts it, with pipes from it.
+    pub fn spawn(self, args: &[&str], stdin: Stdio) -> Child {
+        let mut command = self.command(args);
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().expect("the command starts")
+    }
+}
+
+impl Run {
+    /// Runs a command to the end.
+    pub fn of(command: &mut Command) -> Self {
+        Self::from(command.output().expect("the command starts"))
+    }
+
+    /// Asserts a failure with one line on standard error, which holds all `parts`, and no output.
+    pub fn fails(self, parts: &[&str]) -> String {
+        assert_eq!(self.code, Some(1), "{self:?}");
+        assert!(
+            self.err.starts_with("error: ") && self.err.lines().count() == 1,
+            "{self:?}"
+        );
+        assert!(
+            !self.err.contains("panicked") && !self.err.contains("/.tmp"),
+            "{self:?}"
+        );
+        for part in parts {
+            assert!(self.err.contains(part), "{part:?} is missing: {self:?}");
+        }
+        assert_eq!(self.out, "", "{self:?}");
+        self.err
+    }
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("text"),
+            err: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+/// Sends a signal, by its short name, to a process of this test.
+pub fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    let status = Command::new("sh")
+        .args(["-c", &kill])
+        .status()
+        .expect("a shell");
+    assert!(status.success(), "{kill}");
+}
+
+/// Waits for something that another process does soon.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "waited in vain for {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The names in a directory, hidden ones too.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry
+            .expect("an entry")
+            .file_name()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+/// A checkpoint of 21 million zeros without taking room on the disk: work for a second or two.
+pub fn large_model(directory: &Path) {
+    let config = serde_json::json!({
+        "model_type": "llamba", "vocab_size": 2048, "tie_embeddings": true, "d_model": 512,
+        "n_layer": 6, "norm_epsilon": 1e-5,
+        "mlp_cfg": { "intermediate_size": 1536, "bias": false, "act_fn": "silu" },
+        "ssm_cfg": { "d_state": 16, "n_v_heads": 8, "n_qk_heads": 8, "expand": 1,
+            "chunk_size": 128, "activation": "identity", "bias": false },
+    });
+    std::fs::write(directory.join("config.json"), config.to_string()).expect("written");
+    let mut tensors = vec![("embedding.weight".to_owned(), vec![2048, 512])];
+    for i in 0..6 {
+        let layer = |name: &str, shape: &[usize]| (format!("layers.{i}.{name}"), shape.to_vec());
+        tensors.extend([
+            layer("input_layernorm.weight", &[512]),
+            layer("post_attention_layernorm.weight", &[512]),
+            layer("mixer.in_proj.weight", &[512 + 256 + 512 + 8, 512]),
+            layer("mixer.conv1d.weight", &[768, 1, 4]),
+            layer("mixer.conv1d.bias", &[768]),
+            layer("mixer.z_bias", &[512]),
+            layer("mixer.D", &[8]),
+            layer("mixer.out_proj.weight", &[512, 512]),
+            layer("mlp.gate_proj.weight", &[1536, 512]),
+            layer("mlp.up_proj.weight", &[1536, 512]),
+            layer("mlp.down_proj.weight", &[512, 1536]),
+        ]);
+    }
+    tensors.push(("final_layernorm.weight".to_owned(), vec![512]));
+    let mut end = 0;
+    let header: serde_json::Map<_, _> = tensors
+        .into_iter()
+        .map(|(name, shape)| {
+            let start = end;
+            end += 4 * shape.iter().product::<usize>();
+            let info = serde_json::json!({
+                "dtype": "F32", "shape": shape, "data_offsets": [start, end]
+            });
+            (format!("backbone.{name}"), info)
+        })
+        .collect();
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = std::fs::File::create(directory.join("model.safetensors")).expect("created");
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .expect("written");
+    file.write_all(header.as_bytes()).expect("written");
+    file.set_len((8 + header.len() + end) as u64)
+        .expect("a sparse file");
+}
