@@ -3,3 +3,4 @@
 pub mod command;
 pub mod fake_hub;
 pub mod fixtures;
+pub mod tiny;
