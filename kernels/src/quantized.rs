@@ -271,8 +271,11 @@ impl Quantized {
             let rows = start..out.min(start + tile);
             let part = Self {
                 weight: self.weight.index(rows.clone()),
-                scales: self.scales.index(rows.clone()),
-                biases: self.biases.as_ref().map(|b| b.index(rows)),
+                scales: widen(self.scales.index(rows.clone()), x.dtype())?,
+                biases: match &self.biases {
+                    Some(biases) => Some(widen(biases.index(rows), x.dtype())?),
+                    None => None,
+                },
                 scheme: self.scheme,
             };
             tiles.push(x.matmul(part.dequantize(x.dtype())?.t())?);
@@ -281,6 +284,15 @@ impl Quantized {
             1 => Ok(tiles.remove(0)),
             _ => Ok(mlx_rs::ops::concatenate(&tiles, -1)?),
         }
+    }
+}
+
+/// Float scales in the dtype of the product, as `quantized_matmul` takes them: `dequantize` would
+/// round every weight to the dtype of the scales. Coded ones stay codes.
+fn widen(scales: Array, dtype: Dtype) -> Result<Array, QuantizationError> {
+    match scales.dtype() {
+        Dtype::Uint8 => Ok(scales),
+        _ => Ok(scales.as_dtype(dtype)?),
     }
 }
 
