@@ -51,6 +51,8 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
         }) => {
             format!("{}: expected {expected}", argument(option, value))
         }
+        Some(Error::OutputExists { .. }) => format!("{error} (--overwrite replaces a model)"),
+        Some(Error::AlreadyQuantized { .. }) => format!("{error} (--requantize)"),
         _ => error.to_string(),
     };
     for cause in error.chain().skip(1).map(ToString::to_string) {

@@ -11,7 +11,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(plain)?;
-    file.write_all(bytes)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_all()?;
     // Temporary files are private; the result gets the permissions of any new file.
     #[cfg(unix)]
@@ -24,9 +24,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The system's own error, without the temporary name, which nobody has asked for.
+/// The system's own words, without the temporary name that tempfile adds: nobody asked for that.
 pub(crate) fn plain(error: Error) -> Error {
-    let inner = error.get_ref().and_then(|e| e.source());
-    let code = inner.and_then(|e| e.downcast_ref::<Error>()?.raw_os_error());
-    code.map_or(error, Error::from_raw_os_error)
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
 }

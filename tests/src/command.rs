@@ -93,7 +93,7 @@ impl Run {
             "{self:?}"
         );
         assert!(
-            !self.err.contains("panicked") && !self.err.contains("/.tmp"),
+            !self.err.contains("panicked") && !self.err.contains("at path"),
             "{self:?}"
         );
         for part in parts {

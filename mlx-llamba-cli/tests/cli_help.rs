@@ -1,0 +1,80 @@
+//! Help, version, completions, and the exit status of what cannot be understood.
+
+#![allow(clippy::unwrap_used)]
+
+use mlx_llamba_tests::command::Cli;
+
+const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
+const COMMANDS: [&str; 7] = [
+    "generate",
+    "quantize",
+    "convert",
+    "inspect",
+    "logits",
+    "bench",
+    "completions",
+];
+
+#[test]
+fn every_help_has_an_example() {
+    let all = CLI.ok(&["--help"]);
+    for command in COMMANDS {
+        assert!(all.contains(&format!("  {command} ")), "{command}");
+        let help = CLI.ok(&[command, "--help"]);
+        assert!(help.contains("Usage: mlx-llamba"), "{help}");
+        let (_, examples) = help.split_once("Example").unwrap();
+        assert!(
+            examples.contains(&format!("mlx-llamba {command}")),
+            "{help}"
+        );
+        let wide = |line: &&str| line.len() > 100 && !line.starts_with("Usage");
+        assert_eq!(help.lines().find(wide), None);
+    }
+    assert!(all.contains("Exit status"));
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    assert_eq!(
+        CLI.ok(&["--version"]),
+        format!("mlx-llamba {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn completions_for_every_shell_know_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = CLI.ok(&["completions", shell]);
+        for word in COMMANDS.into_iter().chain(["mlx-llamba", "state-out"]) {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_understood_exits_with_2() {
+    for arguments in [
+        &[][..],
+        &["write"],
+        &["generate", "--colour", "red", "hi"],
+        &["generate", "hi", "--prompt-file", "x"],
+        &["generate", "--device", "tpu", "hi"],
+        &["quantize", "--bits", "four", "--output", "x"],
+        &["quantize"],
+        &["logits", "--output", "x"],
+        &["logits", "--output", "x", "--tokens", "1", "--prompt", "x"],
+        &[
+            "logits", "--output", "x", "--tokens", "1", "--step", "--split", "1",
+        ],
+        &["convert", "--to", "cartesia", "--output", "x"],
+        &["completions", "tcsh"],
+        &["--log-level", "loud", "inspect"],
+    ] {
+        let run = CLI.run(arguments);
+        assert_eq!(
+            (run.code, run.out.as_str()),
+            (Some(2), ""),
+            "{arguments:?}: {run:?}"
+        );
+    }
+}
