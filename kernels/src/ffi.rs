@@ -1,4 +1,5 @@
-//! The calls into MLX that `mlx-rs` does not offer: quantization in modes other than affine.
+//! The calls into MLX that `mlx-rs` does not offer: quantization in modes other than affine, and
+//! an order between operations that share no data.
 //!
 //! All `unsafe` of this crate is here. Inputs are borrowed handles of live arrays; outputs are
 //! fresh handles that become owned [`Array`]s, or are freed when MLX reports an error.
@@ -63,16 +64,56 @@ fn one(what: &str, call: impl FnOnce(*mut mlx_sys::mlx_array) -> i32) -> Result<
     Ok(array)
 }
 
+/// An owned list of arrays.
+struct List(mlx_sys::mlx_vector_array);
+
+impl List {
+    /// The list that a call fills.
+    fn from_call(
+        what: &str,
+        call: impl FnOnce(*mut mlx_sys::mlx_vector_array) -> i32,
+    ) -> Result<Vec<Array>> {
+        install_error_handler()?;
+        // SAFETY: takes nothing and returns an empty vector, freed when the list is dropped.
+        let mut list = Self(unsafe { mlx_sys::mlx_vector_array_new() });
+        let status = call(&mut list.0);
+        if status != 0 {
+            return Err(Exception::custom(format!(
+                "{what} failed with status {status}"
+            )));
+        }
+        // SAFETY: the vector is valid.
+        let len = unsafe { mlx_sys::mlx_vector_array_size(list.0) };
+        let get = |i| {
+            // SAFETY: the vector is valid and `i` below its length.
+            one(what, |out| unsafe {
+                mlx_sys::mlx_vector_array_get(out, list.0, i)
+            })
+        };
+        (0..len).map(get).collect()
+    }
+
+    /// A list of one array.
+    fn of(array: &Array) -> Self {
+        // SAFETY: the handle is of a live array, of which the vector keeps its own reference.
+        Self(unsafe { mlx_sys::mlx_vector_array_new_value(array.as_ptr()) })
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: the vector is owned by `self` and freed once.
+        unsafe { mlx_sys::mlx_vector_array_free(self.0) };
+    }
+}
+
 /// `mlx::core::quantize`: packed weight, scales and, in affine mode, biases.
 pub(crate) fn quantize(w: &Array, scheme: RawScheme) -> Result<Vec<Array>> {
-    install_error_handler()?;
     let (null, stream) = (Null::new(), Stream::thread_local_or_default());
-    // SAFETY: takes nothing and returns an empty vector, freed below.
-    let mut parts = unsafe { mlx_sys::mlx_vector_array_new() };
-    // SAFETY: all handles are alive for the call; `parts` is a valid vector to write to.
-    let status = unsafe {
+    // SAFETY: all handles are alive for the call; `out` is a valid vector to write to.
+    List::from_call("quantize", |out| unsafe {
         mlx_sys::mlx_quantize(
-            &mut parts,
+            out,
             w.as_ptr(),
             some(scheme.group_size),
             some(scheme.bits),
@@ -80,25 +121,19 @@ pub(crate) fn quantize(w: &Array, scheme: RawScheme) -> Result<Vec<Array>> {
             null.0,
             stream.as_ptr(),
         )
-    };
-    let result = if status == 0 {
-        // SAFETY: `parts` is a valid vector.
-        let len = unsafe { mlx_sys::mlx_vector_array_size(parts) };
-        (0..len)
-            .map(|i| {
-                // SAFETY: `i` is below the vector's length.
-                let get = |out| unsafe { mlx_sys::mlx_vector_array_get(out, parts, i) };
-                one("reading quantized parts", get)
-            })
-            .collect()
-    } else {
-        Err(Exception::custom(format!(
-            "quantize failed with status {status}"
-        )))
-    };
-    // SAFETY: `parts` is owned here and freed once.
-    unsafe { mlx_sys::mlx_vector_array_free(parts) };
+    })
+}
+
+/// `array` itself, but only once `earlier` has been computed (`mlx::core::depends`).
+pub(crate) fn after(array: &Array, earlier: &Array) -> Result<Array> {
+    let (arrays, earlier) = (List::of(array), List::of(earlier));
+    // SAFETY: both vectors are alive for the call; `out` is a valid vector to write to.
+    let mut result = List::from_call("depends", |out| unsafe {
+        mlx_sys::mlx_depends(out, arrays.0, earlier.0)
+    })?;
     result
+        .pop()
+        .ok_or_else(|| Exception::custom("depends gave nothing"))
 }
 
 /// `mlx::core::dequantize` to `dtype`.

@@ -175,8 +175,9 @@ impl Scheme {
 /// weight: its `quantized_matmul` runs on one thread at about 1 % of sgemm's speed
 /// (`mlx-llamba bench`).
 const CPU_DEQUANTIZE_ROWS: usize = 8;
-/// Output rows dequantized at a time: bounds the float32 copy to some tens of MiB.
-const CPU_TILE: usize = 4096;
+/// Output rows dequantized at a time: MLX unpacks in several passes, which are fastest when they
+/// stay in the cache, and each takes memory.
+const CPU_TILE: usize = 512;
 
 /// A quantized matrix of shape (out, in).
 ///
@@ -263,14 +264,17 @@ impl Quantized {
     }
 
     /// The same product by sgemm, a tile of output rows after the other.
+    ///
+    /// Each tile waits for the one before it, and the first one for `x`: without that MLX, which
+    /// sees no reason to wait, would dequantize many matrices of a model at once.
     fn matmul_dequantized(&self, x: &Array) -> Result<Array, QuantizationError> {
         let out = self.weight.dim(0);
         let tile = CPU_TILE as i32;
-        let mut tiles = Vec::new();
+        let mut tiles: Vec<Array> = Vec::new();
         for start in (0..out).step_by(CPU_TILE) {
             let rows = start..out.min(start + tile);
             let part = Self {
-                weight: self.weight.index(rows.clone()),
+                weight: ffi::after(&self.weight.index(rows.clone()), tiles.last().unwrap_or(x))?,
                 scales: widen(self.scales.index(rows.clone()), x.dtype())?,
                 biases: match &self.biases {
                     Some(biases) => Some(widen(biases.index(rows), x.dtype())?),
