@@ -82,12 +82,13 @@ fn damaged_weight_files() {
         .bytes(oversized)
         .is_refused(&["model.safetensors", "header"]);
     let overlapping = |header: &mut Value, _: &mut Vec<u8>| {
-        let at = header["backbone.embedding.weight"]["data_offsets"].clone();
-        header["lm_head.weight"]["data_offsets"] = at;
+        let at = &header["backbone.embedding.weight"]["data_offsets"];
+        let at = [0, 1].map(|i| at[i].as_u64().unwrap() + 4);
+        header["lm_head.weight"]["data_offsets"] = at.to_vec().into();
     };
     base()
         .header(overlapping)
-        .is_refused(&["model.safetensors"]);
+        .is_refused(&["model.safetensors", "lm_head.weight", "overlap"]);
     base()
         .header(|header, _| header[d]["dtype"] = "I32".into())
         .is_refused(&[d, "dtype", "I32"]);

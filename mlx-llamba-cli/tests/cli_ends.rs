@@ -97,7 +97,7 @@ fn full_disks() {
             "-m",
             &model,
             "--tokens",
-            &"1,".repeat(99).trim_end_matches(','),
+            "1,".repeat(99).trim_end_matches(','),
             "-o",
             &output,
         ],

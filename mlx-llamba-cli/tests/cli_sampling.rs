@@ -42,11 +42,16 @@ fn what_leaves_one_token_is_greedy() {
 
 #[test]
 fn filters_change_what_is_drawn() {
-    let free = text("-t 2 --seed 5 --top-p 1 --min-p 0 --top-k 0");
-    for filter in ["--top-k 3", "--top-p 0.5", "--min-p 0.2"] {
-        let filtered = text(&format!("-t 2 --seed 5 {filter}"));
-        assert_ne!(filtered, free, "{filter}");
-    }
+    let with = |top_k: &str, top_p: &str, min_p: &str| {
+        text(&format!(
+            "-t 2 --seed 5 --top-k {top_k} --top-p {top_p} --min-p {min_p}"
+        ))
+    };
+    let free = with("0", "1", "0");
+    assert_eq!(with("0", "1", "0"), free);
+    assert_ne!(with("3", "1", "0"), free, "--top-k");
+    assert_ne!(with("0", "0.5", "0"), free, "--top-p");
+    assert_ne!(with("0", "1", "0.2"), free, "--min-p");
 }
 
 #[test]

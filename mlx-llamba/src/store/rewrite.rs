@@ -147,7 +147,7 @@ impl Job<'_> {
         })?;
         let _ = mlx_rs::memory::clear_cache();
         files.finish()?;
-        output.write("config.json", &format!("{:#}\n", self.config.to_json()))?;
+        output.write("config.json", format!("{:#}\n", self.config.to_json()))?;
         if let Some(directory) = self.source.directory() {
             for name in COMPANIONS {
                 let file = directory.join(name);
