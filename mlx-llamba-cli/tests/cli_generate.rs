@@ -181,6 +181,12 @@ fn saved_states_continue_exactly() {
         assert_eq!(first + &second + &third, whole);
     }
     assert_eq!(names(directory.path()), ["one.state", "two.state"]);
+    // A prompt that is only read, and gone on from later.
+    let read = greedy("0", &["--state-out", &two, PROMPT]);
+    assert_eq!(
+        read + &greedy("9", &["--state-in", &two]),
+        format!("\n{}", greedy("9", &[PROMPT]))
+    );
     // More text instead of nothing.
     let more = greedy("3", &["--state-in", &one, "--echo", " And then"]);
     assert!(more.starts_with(" And then"));

@@ -60,7 +60,8 @@ impl Context {
         self.read
     }
 
-    /// Tokens that stand in the text and that the model has yet to read: the last one sampled.
+    /// Tokens that stand in the text and that the model has yet to read: the last one sampled, or
+    /// what is left of a prompt that was not read to its end.
     pub fn pending(&self) -> &[u32] {
         &self.pending
     }
@@ -110,7 +111,7 @@ impl Context {
         };
         let config = model.config();
         // Nothing of ours is larger; a hostile file must not fill the memory.
-        let limit = config.state_bytes(4) as u64 + (1 << 20) + 16 * 1024 * config.n_layer as u64;
+        let limit = config.state_bytes(4) as u64 + (16 << 20) + 16 * 1024 * config.n_layer as u64;
         let size = std::fs::metadata(path).map_err(io)?.len();
         if size > limit {
             return Err(bad(

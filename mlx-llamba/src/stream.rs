@@ -129,6 +129,9 @@ impl<'m> Stream<'m> {
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be computed.
     pub fn into_context(mut self) -> Result<Context> {
+        if let Phase::Prompt { prompt, at } = std::mem::replace(&mut self.phase, Phase::Ended) {
+            self.put_off(&prompt[at..]);
+        }
         self.context.state.eval()?;
         self.context.rng = Some(self.reached.rng_state()?);
         Ok(self.context)
@@ -169,8 +172,16 @@ impl<'m> Stream<'m> {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Ended => Ok(None),
             Phase::Ending(reason) => self.end(reason).map(Some),
-            _ if self.options.cancel.is_cancelled() => self.end(Reason::Cancelled).map(Some),
+            Phase::Prompt { prompt, at } if self.options.cancel.is_cancelled() => {
+                self.put_off(&prompt[at..]);
+                self.end(Reason::Cancelled).map(Some)
+            }
             Phase::Prompt { prompt, at } => self.read(prompt, at).map(Some),
+            // The first token is handed out in any case: without it there is none to go on from.
+            Phase::Decode(asked) if self.stats.generated_tokens == 0 => {
+                self.decode(*asked).map(Some)
+            }
+            _ if self.options.cancel.is_cancelled() => self.end(Reason::Cancelled).map(Some),
             Phase::Decode(asked) => self.decode(*asked).map(Some),
             Phase::Follow(token) => {
                 let asked = self.follow(&token, &self.context.state.clone())?;
@@ -182,29 +193,41 @@ impl<'m> Stream<'m> {
     /// Reads the next piece of the prompt; after the last one, asks for the first token.
     fn read(&mut self, prompt: Vec<u32>, at: usize) -> Result<Event> {
         let total = prompt.len();
-        let end = total.min(at + self.options.prefill);
+        let mut end = total.min(at + self.options.prefill);
+        if self.options.max_tokens == 0 {
+            end = end.min(total - 1);
+            if at == end {
+                self.put_off(&prompt[at..]);
+                self.first = Some(self.started.elapsed());
+                self.phase = Phase::Ending(Reason::Length);
+                return Ok(Event::Prompt { read: total, total });
+            }
+        }
         let piece = &prompt[at..end];
         let (tokens, _) = self.model.tokens(&[piece])?; // (1, l)
         let (hidden, state) = self.model.hidden(&tokens, None, &self.context.state)?;
         // The prompt begins with what was pending, which has been noted already.
-        let noted = std::mem::take(&mut self.context.pending)
-            .len()
-            .min(piece.len());
+        let noted = self.context.pending.len().min(piece.len());
+        self.context.pending.drain(..noted);
         self.context.note(&piece[noted..]);
         self.context.read += piece.len() as u64;
         self.context.state = state;
         self.phase = if end < total {
             self.context.state.eval()?;
             Phase::Prompt { prompt, at: end }
-        } else if self.options.max_tokens == 0 {
-            self.context.state.eval()?;
-            self.first = Some(self.started.elapsed());
-            Phase::Ending(Reason::Length)
         } else {
             let last = hidden.try_index((.., -1, ..))?; // (1, d)
             Phase::Decode(Box::new(self.ask(&last, self.context.state.clone())?))
         };
         Ok(Event::Prompt { read: end, total })
+    }
+
+    /// Leaves the rest of the prompt to whoever goes on from the context.
+    fn put_off(&mut self, rest: &[u32]) {
+        // It begins with what was pending, which has been noted already.
+        let noted = self.context.pending.len();
+        self.context.note(&rest[noted..]);
+        self.context.pending = rest.to_vec();
     }
 
     /// Asks for the token that follows the hidden state `last` (1, d).

@@ -189,7 +189,7 @@ fn more_prompt_continues_the_text() {
     let context = llamba.generate(&head.to_vec(), &none).unwrap().context;
     assert_eq!(
         (context.read() as usize, context.pending()),
-        (head.len(), &[][..])
+        (head.len() - 1, &head[head.len() - 1..])
     );
     let fork = context.clone();
     let options = Generation::greedy().max_tokens(32);
@@ -310,6 +310,55 @@ fn cancelling_keeps_a_place_to_go_on_from() {
         .resume(context, "", &Generation::greedy().max_tokens(30))
         .unwrap();
     assert_eq!([seen, rest.finish().unwrap().tokens].concat(), once.tokens);
+}
+
+/// However much of a prompt was read, nothing more is needed to go on.
+#[test]
+fn a_prompt_that_was_not_read_to_its_end_is_not_lost() {
+    let llamba = stories();
+    let mut options = Generation::greedy().max_tokens(20);
+    options.sampling.repetition_penalty = 1.2;
+    let once = llamba.generate(PROMPT, &options).unwrap();
+    options.prefill = 2;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let goes_on = |context: Context| {
+        context.save(llamba.model(), file.path()).unwrap();
+        let context = Context::load(llamba.model(), file.path()).unwrap();
+        let rest = llamba.resume(context, "", &options).unwrap();
+        assert_eq!(rest.finish().unwrap().text, once.text);
+    };
+    for pieces in 0..3 {
+        let mut stream = llamba.stream(PROMPT, &options).unwrap();
+        for _ in 0..pieces {
+            stream.next().unwrap().unwrap();
+        }
+        goes_on(stream.into_context().unwrap());
+
+        let cancel = mlx_llamba::Cancel::default();
+        let cancelled = Generation {
+            cancel: cancel.clone(),
+            ..options.clone()
+        };
+        let mut stream = llamba.stream(PROMPT, &cancelled).unwrap();
+        for _ in 0..pieces {
+            stream.next().unwrap().unwrap();
+        }
+        cancel.cancel();
+        assert!(matches!(
+            stream.next(),
+            Some(Ok(Event::End {
+                reason: Reason::Cancelled,
+                ..
+            }))
+        ));
+        goes_on(stream.into_context().unwrap());
+    }
+    goes_on(
+        llamba
+            .generate(PROMPT, &options.clone().max_tokens(0))
+            .unwrap()
+            .context,
+    );
 }
 
 #[test]
