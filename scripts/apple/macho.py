@@ -4,7 +4,7 @@
 usage: macho.py stub LIBDIR             print a text stub of libc++ for the linker
        macho.py check EXECUTABLE LIBDIR check an executable against the libraries shipped with it
 
-The stub declares what the shipped libraries themselves take from the system's libc++, and nothing
+The stub declares what the shipped libraries themselves take from the system's libc++, and little
 else: whatever links against it runs wherever they run. Needs macholib.
 """
 
@@ -34,6 +34,32 @@ SYSTEM = {
         ("Security", "A"),
         ("SystemConfiguration", "A"),
     ]
+}
+# What mlx-c takes from libc++ and MLX does not.
+STREAMBUF = "15basic_streambufIcNS_11char_traitsIcEEE"
+OSTREAM = "13basic_ostreamIcNS_11char_traitsIcEEE"
+KNOWN_LIBCXX = {
+    # In every macOS: std::ostream, the members of std::streambuf that a class of one's own inherits.
+    *(f"__ZNSt3__1{OSTREAM}{name}" for name in ("D0Ev", "D1Ev")),
+    *(f"__ZTv0_n24_NSt3__1{OSTREAM}{name}" for name in ("D0Ev", "D1Ev")),
+    f"__ZTINSt3__1{OSTREAM}E",
+    f"__ZTINSt3__1{STREAMBUF}E",
+    f"__ZNSt3__1{STREAMBUF}5imbueERKNS_6localeE",
+    f"__ZNSt3__1{STREAMBUF}5uflowEv",
+    f"__ZNSt3__1{STREAMBUF}6setbufEPcl",
+    f"__ZNSt3__1{STREAMBUF}6xsgetnEPcl",
+    f"__ZNSt3__1{STREAMBUF}7seekoffExNS_8ios_base7seekdirEj",
+    f"__ZNSt3__1{STREAMBUF}7seekposENS_4fposI11__mbstate_tEEj",
+    f"__ZNSt3__1{STREAMBUF}9pbackfailEi",
+    f"__ZNSt3__1{STREAMBUF}9showmanycEv",
+    f"__ZNSt3__1{STREAMBUF}9underflowEv",
+    "__ZNSt3__16localeaSERKS0_",
+    # Since macOS 13.3: std::to_chars of a float, double and long double, which std::format uses.
+    *(
+        f"__ZNSt3__18to_charsEPcS0_{number}{style}"
+        for number in "fde"
+        for style in ("", "NS_12chars_formatE", "NS_12chars_formatEi")
+    ),
 }
 MACOS_MIN = (14, 0)
 CPU_TYPE_ARM64 = 0x0100000C
@@ -71,14 +97,14 @@ def stub(libdir):
         symbols |= Binary(path).imports.get(LIBCXX, set())
     if not symbols:
         sys.exit(f"{libdir} has no library that uses libc++")
-    listed = ", ".join(f"'{name}'" for name in sorted(symbols))
+    listed = ", ".join(f"'{name}'" for name in sorted(symbols | KNOWN_LIBCXX))
     print(f"--- !tapi-tbd\ntbd-version: 4\ntargets: [ arm64-macos ]\ninstall-name: '{LIBCXX}'")
     print(f"exports:\n  - targets: [ arm64-macos ]\n    symbols: [ {listed} ]\n...")
 
 
 def check(executable, libdir):
     libraries = {f"@rpath/{path.name}": Binary(path) for path in Path(libdir).glob("*.dylib")}
-    known_libcxx = set().union(*(library.imports.get(LIBCXX, set()) for library in libraries.values()))
+    known_libcxx = KNOWN_LIBCXX.union(*(library.imports.get(LIBCXX, set()) for library in libraries.values()))
     problems = []
     binary = Binary(executable)
     if binary.header.cputype != CPU_TYPE_ARM64 or binary.header.filetype != mach_o.MH_EXECUTE:
