@@ -27,8 +27,8 @@ usage() {
   esac
 }
 
-# The toolchain of rust-toolchain.toml: as installed, or the same version under another name, or from
-# rustup's servers.
+# The toolchain of rust-toolchain.toml: as installed, or from rustup's servers, or, where these are out
+# of reach, the same version under another name.
 use_toolchain() {
   have cargo || die "cargo is missing. Install Rust (rustup), then run this again."
   cd "$root" || exit
@@ -36,15 +36,16 @@ use_toolchain() {
   have rustup || die "$(cargo --version 2>&1)"
   local pinned name
   pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+  say "installing Rust $pinned"
+  rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >/dev/null 2>&1 && return
   for name in $(rustup toolchain list | sed 's/ .*//'); do
     if [[ $(rustup run "$name" rustc --version 2>/dev/null) == "rustc $pinned "* ]]; then
-      export RUSTUP_TOOLCHAIN=$name
+      say "it is out of reach; this directory uses the toolchain $name, which is the same"
+      rustup override set "$name" --path "$root" >/dev/null 2>&1
       return
     fi
   done
-  say "installing Rust $pinned"
-  rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >&2 ||
-    die "Rust $pinned could not be installed. Try: rustup toolchain install $pinned"
+  die "Rust $pinned could not be installed. Try: rustup toolchain install $pinned"
 }
 
 # python_packages DIR REQUIREMENTS: unpacks wheels pinned by hash into DIR, whole or not at all.
