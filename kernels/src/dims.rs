@@ -73,17 +73,9 @@ pub(crate) fn expect(
     expected: &[usize],
 ) -> Result<(), ShapeError> {
     let same = found.ndim() == expected.len()
-        && found
-            .shape()
-            .iter()
-            .zip(expected)
-            .all(|(&f, &e)| usize::try_from(f) == Ok(e));
+        && found.shape().iter().zip(expected).all(|(&f, &e)| usize::try_from(f) == Ok(e));
     if same {
         return Ok(());
     }
-    Err(ShapeError {
-        array,
-        found: found.shape().to_vec(),
-        expected: format!("{expected:?}"),
-    })
+    Err(ShapeError { array, found: found.shape().to_vec(), expected: format!("{expected:?}") })
 }

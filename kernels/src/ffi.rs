@@ -18,10 +18,7 @@ pub(crate) struct RawScheme {
 }
 
 fn some(value: i32) -> mlx_sys::mlx_optional_int {
-    mlx_sys::mlx_optional_int {
-        value,
-        has_value: true,
-    }
+    mlx_sys::mlx_optional_int { value, has_value: true }
 }
 
 /// An owned handle that stands for "no array".
@@ -53,9 +50,7 @@ fn one(what: &str, call: impl FnOnce(*mut mlx_sys::mlx_array) -> i32) -> Result<
     let mut out = Null::new();
     let status = call(&mut out.0);
     if status != 0 {
-        return Err(Exception::custom(format!(
-            "{what} failed with status {status}"
-        )));
+        return Err(Exception::custom(format!("{what} failed with status {status}")));
     }
     let handle = std::mem::replace(&mut out, Null::new());
     // SAFETY: MLX has put a valid, owned array into the handle, which `forget` leaves alone.
@@ -78,17 +73,13 @@ impl List {
         let mut list = Self(unsafe { mlx_sys::mlx_vector_array_new() });
         let status = call(&mut list.0);
         if status != 0 {
-            return Err(Exception::custom(format!(
-                "{what} failed with status {status}"
-            )));
+            return Err(Exception::custom(format!("{what} failed with status {status}")));
         }
         // SAFETY: the vector is valid.
         let len = unsafe { mlx_sys::mlx_vector_array_size(list.0) };
         let get = |i| {
             // SAFETY: the vector is valid and `i` below its length.
-            one(what, |out| unsafe {
-                mlx_sys::mlx_vector_array_get(out, list.0, i)
-            })
+            one(what, |out| unsafe { mlx_sys::mlx_vector_array_get(out, list.0, i) })
         };
         (0..len).map(get).collect()
     }
@@ -131,9 +122,7 @@ pub(crate) fn after(array: &Array, earlier: &Array) -> Result<Array> {
     let mut result = List::from_call("depends", |out| unsafe {
         mlx_sys::mlx_depends(out, arrays.0, earlier.0)
     })?;
-    result
-        .pop()
-        .ok_or_else(|| Exception::custom("depends gave nothing"))
+    result.pop().ok_or_else(|| Exception::custom("depends gave nothing"))
 }
 
 /// `mlx::core::dequantize` to `dtype`.
@@ -145,10 +134,7 @@ pub(crate) fn dequantize(
     dtype: mlx_rs::Dtype,
 ) -> Result<Array> {
     let (null, stream) = (Null::new(), Stream::thread_local_or_default());
-    let dtype = mlx_sys::mlx_optional_dtype {
-        value: dtype.into(),
-        has_value: true,
-    };
+    let dtype = mlx_sys::mlx_optional_dtype { value: dtype.into(), has_value: true };
     // SAFETY: all handles are alive for the call; `out` is a valid handle to write to.
     one("dequantize", |out| unsafe {
         mlx_sys::mlx_dequantize(

@@ -141,10 +141,7 @@ pub fn mixer(
         Some(z_bias) => z.add(z_bias.as_dtype(dtype)?)?,
         None => z,
     };
-    Ok(Mixed {
-        y: y.multiply(silu(&z)?)?,
-        state: MixerState { conv, ssm },
-    })
+    Ok(Mixed { y: y.multiply(silu(&z)?)?, state: MixerState { conv, ssm } })
 }
 
 /// Causal depthwise convolution that continues `conv` (b, k-1, conv_dim).
@@ -209,11 +206,7 @@ fn check(
         [b, l, _] if b > 0 && l > 0 => (b as usize, l as usize),
         ref found => {
             let expected = format!("(b, l, {}) with b, l > 0", dims.in_proj_dim());
-            return Err(ShapeError {
-                array: "rows",
-                found: found.to_vec(),
-                expected,
-            });
+            return Err(ShapeError { array: "rows", found: found.to_vec(), expected });
         }
     };
     expect("rows", rows, &[b, l, dims.in_proj_dim()])?;

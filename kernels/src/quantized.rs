@@ -132,17 +132,9 @@ impl Scheme {
             }
         } else if (group_size, bits) != mode.defaults() {
             let (group_size, bits) = mode.defaults();
-            return Err(QuantizationError::Fixed {
-                mode,
-                group_size,
-                bits,
-            });
+            return Err(QuantizationError::Fixed { mode, group_size, bits });
         }
-        Ok(Self {
-            group_size,
-            bits,
-            mode,
-        })
+        Ok(Self { group_size, bits, mode })
     }
 
     /// Packed `u32` words in a row of `columns` values.
@@ -151,10 +143,7 @@ impl Scheme {
     /// [`QuantizationError::Columns`] if the groups do not divide the row.
     pub fn packed_columns(&self, columns: usize) -> Result<usize, QuantizationError> {
         if columns == 0 || !columns.is_multiple_of(self.group_size) {
-            return Err(QuantizationError::Columns {
-                columns,
-                group_size: self.group_size,
-            });
+            return Err(QuantizationError::Columns { columns, group_size: self.group_size });
         }
         // A group of at least 16 values of 2 bits fills whole words only from 32 values on;
         // every scheme that `new` lets through does.
@@ -209,12 +198,7 @@ impl Quantized {
         let (Some(weight), Some(scales)) = (parts.next(), parts.next()) else {
             return Err(mlx_rs::error::Exception::custom("quantize gave no scales").into());
         };
-        Ok(Self {
-            weight,
-            scales,
-            biases: parts.next(),
-            scheme,
-        })
+        Ok(Self { weight, scales, biases: parts.next(), scheme })
     }
 
     /// The matrix (out, in) that the packed values stand for, in `dtype`.
@@ -302,8 +286,5 @@ fn widen(scales: Array, dtype: Dtype) -> Result<Array, QuantizationError> {
 
 /// True if operations built now will run on the CPU.
 fn on_cpu() -> Result<bool, QuantizationError> {
-    Ok(matches!(
-        Device::try_default()?.get_type()?,
-        DeviceType::Cpu
-    ))
+    Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
 }

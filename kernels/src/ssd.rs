@@ -117,14 +117,8 @@ pub(crate) fn chunked(
     let whole = expand_dims(&whole, -1)?; // (b, c, g, r, 1, 1)
     let mut H = H.reshape(&[b, g, r, p, n])?; // (b, g, r, p, n)
     let mut incoming = Vec::with_capacity(chunks as usize);
-    for (whole, added) in whole
-        .split_equal(chunks, 1)?
-        .iter()
-        .zip(added.split_equal(chunks, 1)?)
-    {
-        let next = H
-            .multiply(squeeze_axes(whole, &[1])?)?
-            .add(squeeze_axes(&added, &[1])?)?;
+    for (whole, added) in whole.split_equal(chunks, 1)?.iter().zip(added.split_equal(chunks, 1)?) {
+        let next = H.multiply(squeeze_axes(whole, &[1])?)?.add(squeeze_axes(&added, &[1])?)?;
         incoming.push(std::mem::replace(&mut H, next));
     }
     let incoming = stack(&incoming, 1)?; // (b, c, g, r, p, n)

@@ -24,9 +24,7 @@ impl Values {
 
     /// Rounded to float32, so that both sides see the same numbers.
     fn take(&mut self, len: usize, scale: f64) -> Vec<f64> {
-        (0..len)
-            .map(|_| f64::from((self.next() * scale) as f32))
-            .collect()
+        (0..len).map(|_| f64::from((self.next() * scale) as f32)).collect()
     }
 }
 
@@ -70,11 +68,7 @@ impl Data {
             z_bias: values.take(dims.d_inner(), 1.0),
             D: values.take(dims.h, 1.0),
         };
-        Self {
-            rows,
-            states,
-            weights,
-        }
+        Self { rows, states, weights }
     }
 }
 
@@ -120,11 +114,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
 fn values(array: &Array) -> Vec<f32> {
     assert_eq!(array.dtype(), Dtype::Float32);
     let array = array.contiguous().unwrap();
-    if array.size() == 0 {
-        vec![]
-    } else {
-        array.to_vec_exact().unwrap()
-    }
+    if array.size() == 0 { vec![] } else { array.to_vec_exact().unwrap() }
 }
 
 /// Runs the case in pieces cut at `cuts` (rows of equal length) or ragged in one go.
@@ -162,15 +152,8 @@ fn check(case: &Case, cuts: &[usize]) {
     let mut start = 0;
     for end in ends {
         let piece = mlx_rs::ops::split_at_indices(&rows, &[start as i32, end as i32], 1).unwrap();
-        let mixed = mixer(
-            &piece[1],
-            lengths.as_ref(),
-            &state,
-            &weights,
-            dims,
-            case.activation,
-        )
-        .unwrap();
+        let mixed =
+            mixer(&piece[1], lengths.as_ref(), &state, &weights, dims, case.activation).unwrap();
         y.push(mixed.y);
         state = mixed.state;
         start = end;
@@ -178,11 +161,7 @@ fn check(case: &Case, cuts: &[usize]) {
     let y = values(&mlx_rs::ops::concatenate(&y, 1).unwrap());
     let per_row = longest * dims.d_inner();
     for (row, expected) in expected.iter().enumerate() {
-        assert_close(
-            &format!("y of row {row}"),
-            &y[row * per_row..][..expected.len()],
-            expected,
-        );
+        assert_close(&format!("y of row {row}"), &y[row * per_row..][..expected.len()], expected);
     }
     let conv: Vec<f64> = states.iter().flat_map(|s| s.conv.clone()).collect();
     let ssm: Vec<f64> = states.iter().flat_map(|s| s.ssm.clone()).collect();
@@ -201,24 +180,12 @@ fn length() -> impl Strategy<Value = usize> {
 }
 
 fn case(batch: impl Strategy<Value = Vec<usize>>) -> impl Strategy<Value = Case> {
-    let dims =
-        (1..4usize, 1..4usize, 1..9usize, 1..40usize, 1..6usize).prop_map(|(g, r, p, n, k)| Dims {
-            h: g * r,
-            g,
-            p,
-            n,
-            k,
-        });
+    let dims = (1..4usize, 1..4usize, 1..9usize, 1..40usize, 1..6usize)
+        .prop_map(|(g, r, p, n, k)| Dims { h: g * r, g, p, n, k });
     let activation = prop_oneof![Just(Activation::Identity), Just(Activation::Silu)];
     let A_log = prop_oneof![Just(0.5), Just(6.0), Just(60.0)];
     (dims, activation, batch, A_log, any::<u64>()).prop_map(
-        |(dims, activation, lengths, A_log, seed)| Case {
-            dims,
-            activation,
-            lengths,
-            A_log,
-            seed,
-        },
+        |(dims, activation, lengths, A_log, seed)| Case { dims, activation, lengths, A_log, seed },
     )
 }
 
@@ -247,13 +214,7 @@ proptest! {
 /// The case that catches most slips: all sizes different, a start state that is not zero.
 fn distinct(lengths: &[usize]) -> Case {
     Case {
-        dims: Dims {
-            h: 6,
-            g: 3,
-            p: 5,
-            n: 7,
-            k: 4,
-        },
+        dims: Dims { h: 6, g: 3, p: 5, n: 7, k: 4 },
         activation: Activation::Identity,
         lengths: lengths.to_vec(),
         A_log: 3.0,
@@ -276,29 +237,14 @@ fn rows_without_tokens_keep_their_state() {
 fn decay_stays_exact_after_strong_forgetting() {
     // A running sum of log-decays near -3800 would lose the small decays that follow it.
     let mut case = distinct(&[2 * CHUNK]);
-    case.dims = Dims {
-        h: 1,
-        g: 1,
-        p: 2,
-        n: 3,
-        k: 1,
-    };
+    case.dims = Dims { h: 1, g: 1, p: 2, n: 3, k: 1 };
     let mut data = Data::new(&case);
-    for (t, row) in data.rows[0]
-        .chunks_exact_mut(case.dims.in_proj_dim())
-        .enumerate()
-    {
+    for (t, row) in data.rows[0].chunks_exact_mut(case.dims.in_proj_dim()).enumerate() {
         *row.last_mut().unwrap() = if t % CHUNK < CHUNK - 8 { 60.0 } else { -3.0 };
     }
     let expected = {
         let mut state = data.states[0].clone();
-        let y = oracle::mixer(
-            &data.rows[0],
-            &mut state,
-            &data.weights,
-            case.dims,
-            case.activation,
-        );
+        let y = oracle::mixer(&data.rows[0], &mut state, &data.weights, case.dims, case.activation);
         (y, state)
     };
     let rows = array(&data.rows[0], &[1, 2 * CHUNK, case.dims.in_proj_dim()]);
@@ -317,22 +263,14 @@ fn wrong_shapes_are_named() {
     let weights = mlx_weights(&data.weights, dims);
     let state = mlx_state(&data.states, dims);
     let run = |rows: &Array, state: &MixerState, weights: &MixerWeights| {
-        mixer(rows, None, state, weights, dims, case.activation)
-            .unwrap_err()
-            .to_string()
+        mixer(rows, None, state, weights, dims, case.activation).unwrap_err().to_string()
     };
     let short = rows.reshape(&[3, -1]).unwrap();
     let message = run(&short, &state, &weights);
-    assert_eq!(
-        message,
-        "rows has shape [3, 108], expected (b, l, 108) with b, l > 0"
-    );
+    assert_eq!(message, "rows has shape [3, 108], expected (b, l, 108) with b, l > 0");
     let two = mlx_state(&[data.states[0].clone(), data.states[0].clone()], dims);
     assert!(run(&rows, &two, &weights).starts_with("state.conv has shape [2, 3, 72]"));
-    let bad = MixerWeights {
-        D: array(&[1.0], &[1]),
-        ..weights.clone()
-    };
+    let bad = MixerWeights { D: array(&[1.0], &[1]), ..weights.clone() };
     assert_eq!(run(&rows, &state, &bad), "D has shape [1], expected [6]");
 }
 
@@ -345,13 +283,7 @@ fn bfloat16_errs_no_more_than_its_rounding() {
     data.rows[0].iter_mut().for_each(round);
     data.states[0].conv.iter_mut().for_each(round);
     let mut state = data.states[0].clone();
-    let expected = oracle::mixer(
-        &data.rows[0],
-        &mut state,
-        &data.weights,
-        dims,
-        case.activation,
-    );
+    let expected = oracle::mixer(&data.rows[0], &mut state, &data.weights, dims, case.activation);
     let rows = array(&data.rows[0], &[1, 70, dims.in_proj_dim()]);
     let rows = rows.as_dtype(Dtype::Bfloat16).unwrap();
     let weights = mlx_weights(&data.weights, dims);
@@ -361,10 +293,8 @@ fn bfloat16_errs_no_more_than_its_rounding() {
     assert_eq!(mixed.state.ssm.dtype(), Dtype::Float32);
     let found = values(&mixed.y.as_dtype(Dtype::Float32).unwrap());
     let scale = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let error = found
-        .iter()
-        .zip(&expected)
-        .fold(0.0f64, |m, (f, e)| m.max((f64::from(*f) - e).abs()));
+    let error =
+        found.iter().zip(&expected).fold(0.0f64, |m, (f, e)| m.max((f64::from(*f) - e).abs()));
     // Measured 0.9 %; a bfloat16 has 8 bits, and six roundings meet in an output.
     assert!(error <= 0.02 * scale, "error {error} of {scale}");
 }

@@ -35,9 +35,5 @@ fn one_matrix_is_dequantized_at_a_time() {
     let dequantized = 4 * (WIDTH * WIDTH) as usize;
     // Half a matrix is a tile, which MLX unpacks in several passes: measured 2.0 matrices, and 16
     // where tiles do not wait for each other.
-    assert!(
-        extra < 3 * dequantized,
-        "{} matrices",
-        extra as f64 / dequantized as f64
-    );
+    assert!(extra < 3 * dequantized, "{} matrices", extra as f64 / dequantized as f64);
 }

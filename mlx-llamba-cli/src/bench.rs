@@ -45,13 +45,7 @@ pub(crate) struct Args {
     )]
     prompt: Vec<usize>,
     /// Numbers of tokens to generate after reading one token
-    #[arg(
-        short = 'n',
-        long,
-        value_name = "N,...",
-        value_delimiter = ',',
-        default_value = "64"
-    )]
+    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "64")]
     generate: Vec<usize>,
     /// Times each row is measured
     #[arg(short, long, default_value_t = 3)]
@@ -112,9 +106,7 @@ impl Args {
             // A piece warms up as well as the whole.
             read(model, &prompt(l.min(PIECE)))?;
             let prompt = prompt(l);
-            self.row(format!("read {l}"), l, true, || {
-                read(model, &prompt).map(drop)
-            })?;
+            self.row(format!("read {l}"), l, true, || read(model, &prompt).map(drop))?;
         }
         for &n in self.generate.iter().filter(|&&n| n > 0) {
             let (token, state) = read(model, &[1])?;
@@ -172,9 +164,7 @@ impl Args {
         if self.json {
             return show(&(serde_json::to_string(&row)? + "\n"));
         }
-        let first = row
-            .time_to_first_token
-            .map_or("".into(), |time| format!("{time:.3}"));
+        let first = row.time_to_first_token.map_or("".into(), |time| format!("{time:.3}"));
         show(&format!(
             "| {} | {:.1} | {:.1} | {first} | {:.1} |\n",
             row.test,

@@ -15,12 +15,7 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(
-            self.shell,
-            &mut crate::Cli::command(),
-            "mlx-llamba",
-            &mut script,
-        );
+        clap_complete::generate(self.shell, &mut crate::Cli::command(), "mlx-llamba", &mut script);
         crate::output::show(&String::from_utf8_lossy(&script))
     }
 }

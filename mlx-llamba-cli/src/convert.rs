@@ -57,11 +57,6 @@ impl Args {
         let path = rewrite::watched("converting", |on_progress| {
             convert(&checkpoint, &self.output, &conversion, on_progress)
         })?;
-        show(&format!(
-            "{} from {} to {}\n",
-            path.display(),
-            checkpoint.layout(),
-            conversion.to
-        ))
+        show(&format!("{} from {} to {}\n", path.display(), checkpoint.layout(), conversion.to))
     }
 }

@@ -45,12 +45,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
     /// At most this many tokens
-    #[arg(
-        short = 'n',
-        long,
-        allow_negative_numbers = true,
-        default_value_t = 256
-    )]
+    #[arg(short = 'n', long, allow_negative_numbers = true, default_value_t = 256)]
     max_tokens: usize,
     /// End before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
@@ -116,13 +111,9 @@ struct SamplingArgs {
 }
 
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text
-        .split_once('=')
-        .ok_or("expected ID=BIAS, such as 42=-1.5")?;
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
     let id = id.parse().map_err(|_| format!("{id} is not a token id"))?;
-    let bias = bias
-        .parse()
-        .map_err(|_| format!("{bias} is not a number"))?;
+    let bias = bias.parse().map_err(|_| format!("{bias} is not a number"))?;
     Ok((id, bias))
 }
 

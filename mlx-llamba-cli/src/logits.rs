@@ -32,12 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     input: Input,
     /// Read the prompt in pieces of these many tokens; the rest is the last piece
-    #[arg(
-        long,
-        value_name = "N,...",
-        value_delimiter = ',',
-        conflicts_with = "step"
-    )]
+    #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "step")]
     split: Vec<usize>,
     /// Read the prompt token by token
     #[arg(long)]
@@ -54,12 +49,7 @@ struct Input {
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Token ids; needs no tokenizer
-    #[arg(
-        long,
-        value_name = "ID,...",
-        value_delimiter = ',',
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "ID,...", value_delimiter = ',', allow_negative_numbers = true)]
     tokens: Vec<u32>,
     /// A JSON list of lists of token ids, read as one batch
     #[arg(long, value_name = "FILE")]
@@ -76,33 +66,20 @@ impl Args {
         let llamba = self.model.load(needs_text)?;
         let model = llamba.model();
         let rows = match &self.input {
-            Input {
-                prompt: Some(text), ..
-            } => {
+            Input { prompt: Some(text), .. } => {
                 vec![llamba.require_tokenizer()?.encode(text, true)?]
             }
-            Input {
-                batch: Some(path), ..
-            } => read_rows(path)?,
+            Input { batch: Some(path), .. } => read_rows(path)?,
             Input { tokens, .. } => vec![tokens.clone()],
         };
         let (logits, state) = self.read(model, &rows)?;
         let mut tensors = Vec::new();
         for (row, logits) in logits.into_iter().enumerate() {
-            let prefix = if self.input.batch.is_some() {
-                format!("{row}.")
-            } else {
-                String::new()
-            };
-            tensors.push(FloatTensor {
-                name: "logits".into(),
-                ..logits
-            });
+            let prefix = if self.input.batch.is_some() { format!("{row}.") } else { String::new() };
+            tensors.push(FloatTensor { name: "logits".into(), ..logits });
             tensors.extend(state.tensors(row)?);
             let new = tensors.len() - 1 - 2 * model.config().n_layer..;
-            tensors[new]
-                .iter_mut()
-                .for_each(|tensor| tensor.name.insert_str(0, &prefix));
+            tensors[new].iter_mut().for_each(|tensor| tensor.name.insert_str(0, &prefix));
         }
         let metadata = HashMap::from([("model".into(), model.fingerprint().into())]);
         FloatTensor::save(&tensors, metadata, &self.output)?;
@@ -125,16 +102,10 @@ impl Args {
         let reading = Progress::new("reading", Unit::Tokens);
         let (mut start, mut pieces) = (0, self.split.iter().copied());
         while start < longest {
-            let piece = if self.step {
-                1
-            } else {
-                pieces.next().unwrap_or(PIECE)
-            };
+            let piece = if self.step { 1 } else { pieces.next().unwrap_or(PIECE) };
             let end = longest.min(start.saturating_add(piece));
-            let cut: Vec<&[u32]> = rows
-                .iter()
-                .map(|row| &row[start.min(row.len())..end.min(row.len())])
-                .collect();
+            let cut: Vec<&[u32]> =
+                rows.iter().map(|row| &row[start.min(row.len())..end.min(row.len())]).collect();
             let (tokens, lengths) = model.tokens(&cut)?;
             let (output, next) = model.forward(&tokens, lengths.as_ref(), &state)?;
             for (i, (row, logits)) in cut.iter().zip(&mut logits).enumerate() {

@@ -53,12 +53,7 @@ fn main() -> ExitCode {
         .filter_level(cli.log_level)
         .format(|out, record| {
             use std::io::Write;
-            writeln!(
-                out,
-                "{}: {}",
-                record.level().as_str().to_lowercase(),
-                record.args()
-            )
+            writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
         })
         .init();
     let result = match cli.command {

@@ -72,14 +72,8 @@ impl ModelArgs {
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
     pub(crate) fn load(&self, text: bool) -> Result<Llamba> {
         let progress = Progress::new("loading", Unit::Bytes);
-        let builder = self
-            .builder()
-            .progress(move |done, total| progress.at(done, total));
-        let builder = if text {
-            builder
-        } else {
-            builder.without_tokenizer()
-        };
+        let builder = self.builder().progress(move |done, total| progress.at(done, total));
+        let builder = if text { builder } else { builder.without_tokenizer() };
         Ok(builder.load()?)
     }
 }

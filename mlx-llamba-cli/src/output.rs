@@ -21,11 +21,7 @@ pub(crate) fn check_parent(file: &Path) -> Result<()> {
         _ => Path::new("."),
     };
     if !directory.is_dir() {
-        bail!(
-            "cannot write {}: {} is no directory",
-            file.display(),
-            directory.display()
-        );
+        bail!("cannot write {}: {} is no directory", file.display(), directory.display());
     }
     if file.is_dir() {
         bail!("cannot write {}: it is a directory", file.display());
@@ -44,11 +40,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// The error and its causes on one line, each said once: some errors repeat their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = match error.downcast_ref() {
-        Some(Error::Option {
-            option,
-            value,
-            expected,
-        }) => {
+        Some(Error::Option { option, value, expected }) => {
             format!("{}: expected {expected}", argument(option, value))
         }
         Some(Error::OutputExists { .. }) => format!("{error} (--overwrite replaces a model)"),

@@ -27,12 +27,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(label: impl Into<String>, unit: Unit) -> Self {
-        Self {
-            label: label.into(),
-            unit,
-            started: Instant::now(),
-            bar: RefCell::default(),
-        }
+        Self { label: label.into(), unit, started: Instant::now(), bar: RefCell::default() }
     }
 
     /// Moves to `done` of `total`; the bar disappears at the end.

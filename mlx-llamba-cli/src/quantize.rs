@@ -91,11 +91,7 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let options = self.options()?;
         // What a report needs is asked for before the work begins.
-        let ids = self
-            .report
-            .as_deref()
-            .map(|file| self.read(file))
-            .transpose()?;
+        let ids = self.report.as_deref().map(|file| self.read(file)).transpose()?;
         let checkpoint = self.source.builder().checkpoint()?;
         let report = rewrite::watched("quantizing", |on_progress| {
             quantize(&checkpoint, &self.output, &options, on_progress)
@@ -130,10 +126,7 @@ impl Args {
             ModeArg::Nvfp4 => Mode::Nvfp4,
         };
         let base = QuantizeOptions::new(mode, self.bits, self.group_size)?;
-        let overrides = self
-            .overrides
-            .iter()
-            .map(|text| Override::parse(text, base.scheme));
+        let overrides = self.overrides.iter().map(|text| Override::parse(text, base.scheme));
         Ok(QuantizeOptions {
             embedding: !self.keep_embedding,
             head: !self.keep_head,
@@ -159,11 +152,7 @@ impl Args {
         };
         let ids = builder.load_tokenizer()?.encode(&text, true)?;
         if ids.len() < 2 {
-            bail!(
-                "{}: {} tokens; a report needs at least 2",
-                file.display(),
-                ids.len()
-            );
+            bail!("{}: {} tokens; a report needs at least 2", file.display(), ids.len());
         }
         Ok(ids)
     }
@@ -174,11 +163,6 @@ impl Args {
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
         let progress = Progress::new("comparing", Unit::Tokens);
         let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(
-            original.model(),
-            quantized.model(),
-            ids,
-            on_progress,
-        )?)
+        Ok(compare(original.model(), quantized.model(), ids, on_progress)?)
     }
 }

@@ -17,10 +17,6 @@ pub(crate) fn watched<T>(
     let bar = Progress::new(label, Unit::Weights);
     Ok(work(&mut |progress| {
         bar.at(progress.done as usize, progress.total as usize);
-        if interrupt::happened() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?)
 }

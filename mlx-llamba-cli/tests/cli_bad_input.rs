@@ -68,30 +68,18 @@ impl Model {
 fn damaged_weight_files() {
     let base = || Model::copy("a_base");
     let d = "backbone.layers.0.mixer.D";
-    base()
-        .bytes(|b| b[..b.len() - 100].to_vec())
-        .is_refused(&["model.safetensors"]);
-    base()
-        .bytes(|b| b[..4].to_vec())
-        .is_refused(&["model.safetensors"]);
-    base()
-        .bytes(|_| Vec::new())
-        .is_refused(&["model.safetensors"]);
+    base().bytes(|b| b[..b.len() - 100].to_vec()).is_refused(&["model.safetensors"]);
+    base().bytes(|b| b[..4].to_vec()).is_refused(&["model.safetensors"]);
+    base().bytes(|_| Vec::new()).is_refused(&["model.safetensors"]);
     let oversized = |b: Vec<u8>| [&u64::MAX.to_le_bytes(), &b[8..]].concat();
-    base()
-        .bytes(oversized)
-        .is_refused(&["model.safetensors", "header"]);
+    base().bytes(oversized).is_refused(&["model.safetensors", "header"]);
     let overlapping = |header: &mut Value, _: &mut Vec<u8>| {
         let at = &header["backbone.embedding.weight"]["data_offsets"];
         let at = [0, 1].map(|i| at[i].as_u64().unwrap() + 4);
         header["lm_head.weight"]["data_offsets"] = at.to_vec().into();
     };
-    base()
-        .header(overlapping)
-        .is_refused(&["model.safetensors", "lm_head.weight", "overlap"]);
-    base()
-        .header(|header, _| header[d]["dtype"] = "I32".into())
-        .is_refused(&[d, "dtype", "I32"]);
+    base().header(overlapping).is_refused(&["model.safetensors", "lm_head.weight", "overlap"]);
+    base().header(|header, _| header[d]["dtype"] = "I32".into()).is_refused(&[d, "dtype", "I32"]);
     Model::copy("m_mlx_4bit")
         .header(|header, _| header["head.linear.weight"]["dtype"] = "F32".into())
         .is_refused(&["head.linear.weight", "dtype"]);
@@ -103,18 +91,10 @@ fn configurations_that_describe_no_model() {
     base()
         .config(|c| drop(c.as_object_mut().unwrap().remove("d_model")))
         .is_refused(&["d_model", "missing"]);
-    base()
-        .config(|c| c["n_layer"] = (-1).into())
-        .is_refused(&["n_layer", "-1"]);
-    base()
-        .config(|c| c["vocab_size"] = 1_000_000_000_000u64.into())
-        .is_refused(&["vocab_size"]);
-    base()
-        .config(|c| c["ssm_cfg"]["n_qk_heads"] = 3.into())
-        .is_refused(&["n_qk_heads", "3"]);
-    base()
-        .config(|c| c["n_layer"] = 3.into())
-        .is_refused(&["backbone.layers.2", "missing"]);
+    base().config(|c| c["n_layer"] = (-1).into()).is_refused(&["n_layer", "-1"]);
+    base().config(|c| c["vocab_size"] = 1_000_000_000_000u64.into()).is_refused(&["vocab_size"]);
+    base().config(|c| c["ssm_cfg"]["n_qk_heads"] = 3.into()).is_refused(&["n_qk_heads", "3"]);
+    base().config(|c| c["n_layer"] = 3.into()).is_refused(&["backbone.layers.2", "missing"]);
     let no_json = base();
     std::fs::write(no_json.0.path().join("config.json"), "{").unwrap();
     no_json.is_refused(&["config.json", "not valid JSON"]);
@@ -130,18 +110,10 @@ fn places_without_a_model() {
     );
     CLI.fails(&["inspect", "/nowhere"], &["/nowhere", "no such file"]);
     CLI.fails(
-        &[
-            "generate",
-            "-m",
-            fixtures::path("a_base").to_str().unwrap(),
-            "hi",
-        ],
+        &["generate", "-m", fixtures::path("a_base").to_str().unwrap(), "hi"],
         &["no tokenizer", "--tokenizer"],
     );
-    CLI.fails(
-        &["generate", "--tokenizer", path, "hi"],
-        &["no tokenizer", path],
-    );
+    CLI.fails(&["generate", "--tokenizer", path, "hi"], &["no tokenizer", path]);
 }
 
 #[test]
@@ -151,29 +123,14 @@ fn a_tokenizer_of_another_model() {
     CLI.ok(&["convert", "--to", "mlx", "--output", &model]);
     let tiny = fixtures::path("a_base").display().to_string();
     let parts = ["tokenizer.json", "4095", "257", "another model"];
-    CLI.fails(
-        &["generate", "-m", &tiny, "--tokenizer", &model, "hi"],
-        &parts,
-    );
+    CLI.fails(&["generate", "-m", &tiny, "--tokenizer", &model, "hi"], &parts);
     // A report needs it too: it is asked for before the work.
-    let (text, output) = (
-        format!("{model}/README.md"),
-        out.path().join("q").display().to_string(),
-    );
+    let (text, output) = (format!("{model}/README.md"), out.path().join("q").display().to_string());
     let quantize = ["quantize", "-m", &tiny, "-o", &output, "--report", &text];
     CLI.fails(&quantize, &["no tokenizer"]);
     CLI.fails(&[&quantize[..], &["--tokenizer", &model]].concat(), &parts);
     std::fs::write(&text, "").unwrap();
-    let report = [
-        "quantize",
-        "-m",
-        &model,
-        "--requantize",
-        "-o",
-        &output,
-        "--report",
-        &text,
-    ];
+    let report = ["quantize", "-m", &model, "--requantize", "-o", &output, "--report", &text];
     CLI.fails(&report, &["README.md", "1 tokens"]);
     assert_eq!(names(out.path()), ["stories"]);
 }
@@ -188,23 +145,12 @@ fn weights_that_are_not_numbers_are_warned_of() {
     let out = model.0.path().join("out").display().to_string();
     for arguments in [
         ["logits", "-m", model.path(), "--tokens", "1", "-o", &out],
-        [
-            "quantize",
-            "-m",
-            model.path(),
-            "--bits",
-            "4",
-            "-o",
-            &format!("{out}2"),
-        ],
+        ["quantize", "-m", model.path(), "--bits", "4", "-o", &format!("{out}2")],
     ] {
         let run = CLI.run(&arguments);
         assert_eq!(run.code, Some(0), "{run:?}");
         let warning = run.err.lines().next().unwrap();
-        assert!(
-            warning.starts_with("warn: ") && warning.contains(name),
-            "{run:?}"
-        );
+        assert!(warning.starts_with("warn: ") && warning.contains(name), "{run:?}");
         assert_eq!(
             CLI.run(
                 &[
@@ -226,33 +172,15 @@ fn schemes_that_do_not_exist_or_do_not_fit() {
     let output = out.path().join("out").display().to_string();
     let model = fixtures::path("a_base").display().to_string();
     let fails = |options: &[&str], parts: &[&str]| {
-        CLI.fails(
-            &[&["quantize", "-m", &model, "-o", &output], options].concat(),
-            parts,
-        );
+        CLI.fails(&[&["quantize", "-m", &model, "-o", &output], options].concat(), parts);
         assert!(names(out.path()).is_empty());
     };
     fails(&["--bits", "7"], &["7 bits", "2, 3, 4, 5, 6 and 8"]);
-    fails(
-        &["--group-size", "48"],
-        &["group size 48", "32, 64 and 128"],
-    );
-    fails(
-        &["--mode", "mxfp4", "--bits", "8"],
-        &["mxfp4", "group size 32 and 4 bits"],
-    );
-    fails(
-        &["--group-size", "128"],
-        &["backbone.embedding", "128", "override"],
-    );
-    fails(
-        &["--override", "nothing=4"],
-        &["--override nothing", "names a matrix"],
-    );
-    fails(
-        &["--override", "lm_head"],
-        &["--override lm_head", "PATTERN="],
-    );
+    fails(&["--group-size", "48"], &["group size 48", "32, 64 and 128"]);
+    fails(&["--mode", "mxfp4", "--bits", "8"], &["mxfp4", "group size 32 and 4 bits"]);
+    fails(&["--group-size", "128"], &["backbone.embedding", "128", "override"]);
+    fails(&["--override", "nothing=4"], &["--override nothing", "names a matrix"]);
+    fails(&["--override", "lm_head"], &["--override lm_head", "PATTERN="]);
     let quantized = fixtures::path("m_mlx_4bit").display().to_string();
     CLI.fails(
         &["quantize", "-m", &quantized, "-o", &output],
@@ -270,26 +198,16 @@ fn prompts_that_are_no_text() {
     std::fs::write(&file, b"\xc3").unwrap();
     let path = file.to_str().unwrap();
     CLI.fails(&["generate", "--prompt-file", path], &[path, "not UTF-8"]);
-    CLI.fails(
-        &["generate", "--prompt-file", "/nowhere"],
-        &["cannot read /nowhere"],
-    );
+    CLI.fails(&["generate", "--prompt-file", "/nowhere"], &["cannot read /nowhere"]);
     CLI.fails(&["generate"], &["nothing to continue", "--prompt-file"]);
 }
 
 #[test]
 fn a_long_prompt_is_read_to_its_end() {
     let prompt = "The cat sat on the mat. ".repeat(400);
-    let run = CLI.with_input(
-        &["generate", "-t", "0", "-n", "2", "--json", "-"],
-        prompt.as_bytes(),
-    );
+    let run = CLI.with_input(&["generate", "-t", "0", "-n", "2", "--json", "-"], prompt.as_bytes());
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
-    assert!(
-        run.out.contains("\"prompt_tokens\":28"),
-        "{}",
-        run.out.lines().last().unwrap()
-    );
+    assert!(run.out.contains("\"prompt_tokens\":28"), "{}", run.out.lines().last().unwrap());
 }
 
 #[test]
@@ -302,21 +220,12 @@ fn states_of_other_models_and_other_files() {
     let fails = |arguments: &[&str], parts: &[&str]| {
         CLI.fails(&[&["generate", "-n", "2"], arguments].concat(), parts);
     };
-    fails(
-        &["-m", &model, "--state-in", &state],
-        &[&state, "another model"],
-    );
+    fails(&["-m", &model, "--state-in", &state], &[&state, "another model"]);
     fails(&["--state-in", &path("none")], &["cannot read", "none"]);
-    fails(
-        &["--state-in", &format!("{model}/tokenizer.json")],
-        &["tokenizer.json", "damaged"],
-    );
+    fails(&["--state-in", &format!("{model}/tokenizer.json")], &["tokenizer.json", "damaged"]);
     let mut bytes = std::fs::read(&state).unwrap();
     bytes.truncate(bytes.len() / 2);
     std::fs::write(&state, bytes).unwrap();
-    fails(
-        &["--state-in", &state, "--state-out", &path("new")],
-        &[&state, "damaged"],
-    );
+    fails(&["--state-in", &state, "--state-out", &path("new")], &[&state, "damaged"]);
     assert_eq!(names(directory.path()), ["other", "state"]);
 }

@@ -24,10 +24,7 @@ fn outputs_that_cannot_be_written() {
     std::fs::write(&file, "").unwrap();
     let under = file.join("out").display().to_string();
     for output in ["/proc/out", under.as_str()] {
-        CLI.fails(
-            &["quantize", "-m", &model, "-o", output],
-            &["cannot create", output],
-        );
+        CLI.fails(&["quantize", "-m", &model, "-o", output], &["cannot create", output]);
         CLI.fails(
             &["convert", "-m", &model, "--to", "mlx", "-o", output],
             &["cannot create", output],
@@ -41,10 +38,7 @@ fn outputs_that_cannot_be_written() {
     let state = ["generate", "--state-out", &under, "hi"];
     CLI.fails(&state, &["cannot write", &under, "no directory"]);
     let place = directory.path().to_str().unwrap();
-    CLI.fails(
-        &["generate", "--state-out", place, "hi"],
-        &["cannot write", "it is a directory"],
-    );
+    CLI.fails(&["generate", "--state-out", place, "hi"], &["cannot write", "it is a directory"]);
     assert_eq!(names(directory.path()), ["file"]);
 }
 
@@ -64,13 +58,8 @@ impl SmallDisk {
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-            .arg(directory.path());
-        let mounted = mount
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
+        mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(directory.path());
+        let mounted = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
         mounted.then(|| Self(directory))
     }
 }
@@ -92,33 +81,15 @@ fn full_disks() {
     for arguments in [
         &["quantize", "-m", &model, "--bits", "8", "-o", &output][..],
         &["convert", "-m", &model, "--to", "mlx", "-o", &output],
-        &[
-            "logits",
-            "-m",
-            &model,
-            "--tokens",
-            "1,".repeat(99).trim_end_matches(','),
-            "-o",
-            &output,
-        ],
+        &["logits", "-m", &model, "--tokens", "1,".repeat(99).trim_end_matches(','), "-o", &output],
     ] {
-        CLI.fails(
-            arguments,
-            &[
-                "cannot write",
-                disk.0.path().to_str().unwrap(),
-                "No space left",
-            ],
-        );
+        CLI.fails(arguments, &["cannot write", disk.0.path().to_str().unwrap(), "No space left"]);
         assert!(names(disk.0.path()).is_empty());
     }
     // The text is out by then.
     let run = CLI.run(&["generate", "-n", "3", "--state-out", &output, "hi"]);
     assert_eq!(run.code, Some(1));
-    assert!(
-        !run.out.is_empty() && run.err.contains("No space left"),
-        "{run:?}"
-    );
+    assert!(!run.out.is_empty() && run.err.contains("No space left"), "{run:?}");
     assert!(names(disk.0.path()).is_empty());
 }
 
@@ -156,15 +127,9 @@ fn an_interrupted_text_is_saved_and_goes_on() {
         let run = Run::from(child.wait_with_output().unwrap());
         assert_eq!((run.code, run.err.as_str()), (Some(130), ""), "{name}");
         let end = text.lines().last().unwrap();
-        assert!(
-            end.contains("\"end\"") && end.contains("cancelled"),
-            "{end}"
-        );
+        assert!(end.contains("\"end\"") && end.contains("cancelled"), "{end}");
         // What follows is what would have followed.
-        let count = text
-            .lines()
-            .filter(|line| line.contains("\"token\""))
-            .count();
+        let count = text.lines().filter(|line| line.contains("\"token\"")).count();
         let whole = CLI.ok(&[
             "generate",
             "--ignore-eos",
@@ -175,10 +140,7 @@ fn an_interrupted_text_is_saved_and_goes_on() {
             "hi",
         ]);
         let rest = CLI.ok(&["generate", "--ignore-eos", "-n", "4", "--state-in", &state]);
-        assert!(
-            whole.ends_with(&rest),
-            "{rest:?} is not the end of {whole:?}"
-        );
+        assert!(whole.ends_with(&rest), "{rest:?} is not the end of {whole:?}");
     }
 }
 
@@ -215,15 +177,7 @@ impl Writing {
     fn arguments(&self) -> [String; 7] {
         let model = self.directory.path().join("model").display().to_string();
         let output = self.output.display().to_string();
-        [
-            "quantize".into(),
-            "-m".into(),
-            model,
-            "--bits".into(),
-            "4".into(),
-            "-o".into(),
-            output,
-        ]
+        ["quantize".into(), "-m".into(), model, "--bits".into(), "4".into(), "-o".into(), output]
     }
 
     /// Stops quantizing in the middle.
@@ -233,10 +187,7 @@ impl Writing {
         wait_for("the first tensors", || {
             let left = self.left();
             let partial = left.iter().find(|name| name.ends_with(".partial"))?;
-            let file = self
-                .output
-                .with_file_name(partial)
-                .join("model.safetensors");
+            let file = self.output.with_file_name(partial).join("model.safetensors");
             (std::fs::metadata(file).ok()?.len() > 1 << 16).then_some(())
         });
         signal(&child, name);
@@ -253,11 +204,7 @@ fn an_interrupted_quantization_leaves_nothing() {
     let writing = Writing::new();
     for name in ["INT", "TERM"] {
         let run = writing.stop(name);
-        assert_eq!(
-            (run.code, run.out.as_str(), run.err.as_str()),
-            (Some(130), "", ""),
-            "{name}"
-        );
+        assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(130), "", ""), "{name}");
         assert!(writing.left().is_empty());
     }
 }
@@ -268,8 +215,5 @@ fn a_killed_quantization_leaves_no_output_and_the_next_one_succeeds() {
     assert_eq!(writing.stop("KILL").code, None);
     assert!(!Path::new(&writing.output).exists());
     CLI.ok(&writing.arguments().each_ref().map(String::as_str));
-    assert!(
-        CLI.ok(&["inspect", writing.output.to_str().unwrap()])
-            .contains("4 bits")
-    );
+    assert!(CLI.ok(&["inspect", writing.output.to_str().unwrap()]).contains("4 bits"));
 }

@@ -16,23 +16,16 @@ fn greedy(n: &str, others: &[&str]) -> String {
 
 /// The JSON lines, parsed.
 fn events(out: &str) -> Vec<Value> {
-    out.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
 fn the_model_inside_writes_what_the_library_writes() {
     let llamba = Llamba::embedded().load().unwrap();
-    let expected = llamba
-        .generate(PROMPT, &Generation::greedy().max_tokens(24))
-        .unwrap();
+    let expected = llamba.generate(PROMPT, &Generation::greedy().max_tokens(24)).unwrap();
     // The environment of the command has no network and no cache.
     assert_eq!(greedy("24", &[PROMPT]), expected.text + "\n");
-    assert_eq!(
-        greedy("24", &["--offline", PROMPT]),
-        greedy("24", &[PROMPT])
-    );
+    assert_eq!(greedy("24", &["--offline", PROMPT]), greedy("24", &[PROMPT]));
 }
 
 #[test]
@@ -42,18 +35,9 @@ fn prompts_come_from_arguments_standard_input_and_files() {
     std::fs::write(&file, PROMPT).unwrap();
     let expected = greedy("8", &[PROMPT]);
     let piped = CLI.with_input(&["generate", "-t", "0", "-n", "8", "-"], PROMPT.as_bytes());
-    assert_eq!(
-        (piped.code, piped.out, piped.err),
-        (Some(0), expected.clone(), String::new())
-    );
-    assert_eq!(
-        greedy("8", &["--prompt-file", file.to_str().unwrap()]),
-        expected
-    );
-    assert_eq!(
-        greedy("8", &["--echo", PROMPT]),
-        format!("{PROMPT}{expected}")
-    );
+    assert_eq!((piped.code, piped.out, piped.err), (Some(0), expected.clone(), String::new()));
+    assert_eq!(greedy("8", &["--prompt-file", file.to_str().unwrap()]), expected);
+    assert_eq!(greedy("8", &["--echo", PROMPT]), format!("{PROMPT}{expected}"));
     // A prompt that looks like an option.
     assert_eq!(greedy("0", &["--echo", "--", "-x"]), "-x\n");
 }
@@ -85,34 +69,15 @@ fn logprobs_are_reported_on_request() {
         );
     }
     // Without --json there is no place for them.
-    assert_eq!(
-        CLI.run(&["generate", "--logprobs", "2", PROMPT]).code,
-        Some(2)
-    );
+    assert_eq!(CLI.run(&["generate", "--logprobs", "2", PROMPT]).code, Some(2));
 }
 
 #[test]
 fn statistics_go_to_standard_error() {
-    let run = CLI.run(&[
-        "generate",
-        "-t",
-        "0",
-        "-n",
-        "5",
-        "--verbose",
-        "--seed",
-        "7",
-        PROMPT,
-    ]);
+    let run = CLI.run(&["generate", "-t", "0", "-n", "5", "--verbose", "--seed", "7", PROMPT]);
     assert_eq!((run.code, run.out), (Some(0), greedy("5", &[PROMPT])));
-    for part in [
-        "generated: 5 tokens",
-        "tok/s",
-        "first token after",
-        "MiB",
-        "seed 7",
-        "by length",
-    ] {
+    for part in ["generated: 5 tokens", "tok/s", "first token after", "MiB", "seed 7", "by length"]
+    {
         assert!(run.err.contains(part), "{part}: {}", run.err);
     }
     assert_eq!(run.err.lines().count(), 1);
@@ -122,16 +87,10 @@ fn statistics_go_to_standard_error() {
 fn texts_end_before_a_stop_string() {
     let text = greedy("40", &[PROMPT]);
     let (before, _) = text.split_once('.').unwrap();
-    assert_eq!(
-        greedy("40", &["--stop", "zebra", "--stop", ".", PROMPT]),
-        format!("{before}\n")
-    );
+    assert_eq!(greedy("40", &["--stop", "zebra", "--stop", ".", PROMPT]), format!("{before}\n"));
     let events = events(&greedy("40", &["--stop", ".", "--json", PROMPT]));
     let reason = &events.last().unwrap()["reason"];
-    assert_eq!(
-        (&reason["kind"], &reason["value"]),
-        (&"stop".into(), &".".into())
-    );
+    assert_eq!((&reason["kind"], &reason["value"]), (&"stop".into(), &".".into()));
 }
 
 #[test]
@@ -144,10 +103,7 @@ fn no_tokens_are_a_text_too() {
 
 #[test]
 fn pieces_of_the_prompt_do_not_show() {
-    assert_eq!(
-        greedy("6", &["--prefill", "1", PROMPT]),
-        greedy("6", &[PROMPT])
-    );
+    assert_eq!(greedy("6", &["--prefill", "1", PROMPT]), greedy("6", &[PROMPT]));
     let events = events(&greedy("1", &["--json", "--prefill", "2", PROMPT]));
     let read: Vec<_> = events.iter().filter_map(|e| e["read"].as_u64()).collect();
     assert_eq!(read[..2], [2, 4]);
@@ -166,16 +122,7 @@ fn saved_states_continue_exactly() {
         let whole = run(&[sampling, &["-n", "20", PROMPT]].concat());
         let first = run(&[sampling, &["-n", "8", "--state-out", &one, PROMPT]].concat());
         // The seed goes on where it was; given again, it would begin anew.
-        let again = [
-            "-t",
-            sampling[1],
-            "-n",
-            "5",
-            "--state-in",
-            &one,
-            "--state-out",
-            &two,
-        ];
+        let again = ["-t", sampling[1], "-n", "5", "--state-in", &one, "--state-out", &two];
         let second = run(&again);
         let third = run(&["-t", sampling[1], "-n", "7", "--state-in", &two]);
         assert_eq!(first + &second + &third, whole);
@@ -183,10 +130,7 @@ fn saved_states_continue_exactly() {
     assert_eq!(names(directory.path()), ["one.state", "two.state"]);
     // A prompt that is only read, and gone on from later.
     let read = greedy("0", &["--state-out", &two, PROMPT]);
-    assert_eq!(
-        read + &greedy("9", &["--state-in", &two]),
-        format!("\n{}", greedy("9", &[PROMPT]))
-    );
+    assert_eq!(read + &greedy("9", &["--state-in", &two]), format!("\n{}", greedy("9", &[PROMPT])));
     // More text instead of nothing.
     let more = greedy("3", &["--state-in", &one, "--echo", " And then"]);
     assert!(more.starts_with(" And then"));
@@ -194,15 +138,9 @@ fn saved_states_continue_exactly() {
 
 #[test]
 fn devices_and_dtypes_are_chosen() {
-    assert_eq!(
-        greedy("5", &["--device", "cpu", PROMPT]),
-        greedy("5", &[PROMPT])
-    );
+    assert_eq!(greedy("5", &["--device", "cpu", PROMPT]), greedy("5", &[PROMPT]));
     assert!(greedy("3", &["--dtype", "bfloat16", PROMPT]).len() > 3);
     if cfg!(target_os = "linux") {
-        CLI.fails(
-            &["generate", "--device", "gpu", PROMPT],
-            &["--device gpu: expected cpu"],
-        );
+        CLI.fails(&["generate", "--device", "gpu", PROMPT], &["--device gpu: expected cpu"]);
     }
 }

@@ -5,15 +5,8 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 7] = [
-    "generate",
-    "quantize",
-    "convert",
-    "inspect",
-    "logits",
-    "bench",
-    "completions",
-];
+const COMMANDS: [&str; 7] =
+    ["generate", "quantize", "convert", "inspect", "logits", "bench", "completions"];
 
 #[test]
 fn every_help_has_an_example() {
@@ -23,10 +16,7 @@ fn every_help_has_an_example() {
         let help = CLI.ok(&[command, "--help"]);
         assert!(help.contains("Usage: mlx-llamba"), "{help}");
         let (_, examples) = help.split_once("Example").unwrap();
-        assert!(
-            examples.contains(&format!("mlx-llamba {command}")),
-            "{help}"
-        );
+        assert!(examples.contains(&format!("mlx-llamba {command}")), "{help}");
         let wide = |line: &&str| line.len() > 100 && !line.starts_with("Usage");
         assert_eq!(help.lines().find(wide), None);
     }
@@ -35,10 +25,7 @@ fn every_help_has_an_example() {
 
 #[test]
 fn version_is_that_of_the_package() {
-    assert_eq!(
-        CLI.ok(&["--version"]),
-        format!("mlx-llamba {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(CLI.ok(&["--version"]), format!("mlx-llamba {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
@@ -63,18 +50,12 @@ fn what_is_not_understood_exits_with_2() {
         &["quantize"],
         &["logits", "--output", "x"],
         &["logits", "--output", "x", "--tokens", "1", "--prompt", "x"],
-        &[
-            "logits", "--output", "x", "--tokens", "1", "--step", "--split", "1",
-        ],
+        &["logits", "--output", "x", "--tokens", "1", "--step", "--split", "1"],
         &["convert", "--to", "cartesia", "--output", "x"],
         &["completions", "tcsh"],
         &["--log-level", "loud", "inspect"],
     ] {
         let run = CLI.run(arguments);
-        assert_eq!(
-            (run.code, run.out.as_str()),
-            (Some(2), ""),
-            "{arguments:?}: {run:?}"
-        );
+        assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
     }
 }

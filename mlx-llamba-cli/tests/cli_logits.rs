@@ -20,13 +20,7 @@ fn logits(fixture: &str, arguments: &[&str]) -> Tensors {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("out.safetensors");
     let model = fixtures::path(fixture);
-    let fixed = [
-        "logits",
-        "--model",
-        model.to_str().unwrap(),
-        "-o",
-        file.to_str().unwrap(),
-    ];
+    let fixed = ["logits", "--model", model.to_str().unwrap(), "-o", file.to_str().unwrap()];
     assert_eq!(CLI.ok(&[&fixed, arguments].concat()), "");
     assert_eq!(names(directory.path()), ["out.safetensors"]);
     read(&file)
@@ -66,29 +60,19 @@ fn check(what: &str, tensors: &Tensors, prefix: &str, golden: &Golden) {
     let (shape, values) = tensor("logits");
     assert_eq!(*shape, golden.logits.shape, "{what}");
     close(&format!("{what}: logits"), values, &golden.logits.values);
-    for (i, (ssm, conv)) in golden
-        .ssm_states
-        .iter()
-        .zip(&golden.conv_states)
-        .enumerate()
-    {
+    for (i, (ssm, conv)) in golden.ssm_states.iter().zip(&golden.conv_states).enumerate() {
         let (shape, values) = tensor(&format!("layers.{i}.ssm_state"));
         assert_eq!(*shape, ssm.shape, "{what}"); // (h, p, n)
         close(&format!("{what}: ssm {i}"), values, &ssm.values);
         let (shape, values) = tensor(&format!("layers.{i}.conv_state"));
-        let [channels, k] = conv.shape[..] else {
-            panic!("{what}")
-        };
+        let [channels, k] = conv.shape[..] else { panic!("{what}") };
         assert_eq!(*shape, [k - 1, channels], "{what}");
         // The golden one is (conv_dim, k), the oldest input first.
         let places = (1..k).flat_map(|tap| (0..channels).map(move |c| c * k + tap));
         let expected: Vec<f32> = places.map(|place| conv.values[place]).collect();
         close(&format!("{what}: conv {i}"), values, &expected);
     }
-    let own = tensors
-        .keys()
-        .filter(|name| name.starts_with(prefix))
-        .count();
+    let own = tensors.keys().filter(|name| name.starts_with(prefix)).count();
     assert_eq!(own, 1 + 2 * golden.ssm_states.len(), "{what}");
 }
 
@@ -98,25 +82,11 @@ fn list(ids: &[u32]) -> String {
 
 #[test]
 fn every_layout_in_one_shot_in_pieces_and_step_by_step() {
-    for fixture in [
-        "b_grouped",
-        "c_tied_exp2",
-        "e_padvocab",
-        "m_mlx_f32",
-        "m_mlx_4bit",
-    ] {
+    for fixture in ["b_grouped", "c_tied_exp2", "e_padvocab", "m_mlx_f32", "m_mlx_4bit"] {
         let goldens = fixtures::golden(fixture);
-        let golden = goldens
-            .iter()
-            .rfind(|g| (5..100).contains(&g.tokens.len()))
-            .unwrap();
+        let golden = goldens.iter().rfind(|g| (5..100).contains(&g.tokens.len())).unwrap();
         let tokens = list(&golden.tokens);
-        for how in [
-            &[][..],
-            &["--split", "1,2"],
-            &["--split", "3,1000"],
-            &["--step"],
-        ] {
+        for how in [&[][..], &["--split", "1,2"], &["--split", "3,1000"], &["--step"]] {
             let arguments = [&["--tokens", &tokens], how].concat();
             let what = format!("{fixture} {} {how:?}", golden.name);
             check(&what, &logits(fixture, &arguments), "", golden);
@@ -139,10 +109,7 @@ fn rows_of_different_lengths() {
                 let what = format!("{fixture} row {row} {how:?}");
                 check(&what, &tensors, &format!("{row}."), golden);
             }
-            assert_eq!(
-                tensors.len(),
-                rows.len() * (1 + 2 * goldens[0].ssm_states.len())
-            );
+            assert_eq!(tensors.len(), rows.len() * (1 + 2 * goldens[0].ssm_states.len()));
         }
     }
 }
@@ -159,11 +126,7 @@ fn a_text_is_its_tokens() {
     };
     let tokenizer = mlx_llamba::Llamba::embedded().load().unwrap();
     let text = "Once upon a time";
-    let ids = tokenizer
-        .require_tokenizer()
-        .unwrap()
-        .encode(text, true)
-        .unwrap();
+    let ids = tokenizer.require_tokenizer().unwrap().encode(text, true).unwrap();
     let of_text = write("text", &["--prompt", text]);
     assert_eq!(of_text, write("ids", &["--tokens", &list(&ids)]));
     assert_eq!(of_text["logits"].0, [ids.len(), 4096]);
@@ -180,10 +143,7 @@ fn bad_requests_write_nothing() {
         CLI.fails(&[&["logits", "-o", out], arguments].concat(), parts);
         assert!(!file.exists());
     };
-    fails(
-        &["--tokens", "1,4096"],
-        &["token id 4096 at position 1", "4096"],
-    );
+    fails(&["--tokens", "1,4096"], &["token id 4096 at position 1", "4096"]);
     fails(&["--tokens", "1", "--split", "1,0"], &["--split"]);
     fails(&["--batch", rows_path], &["cannot read", rows_path]);
     for (text, parts) in [
@@ -196,12 +156,6 @@ fn bad_requests_write_nothing() {
         std::fs::write(&rows, text).unwrap();
         fails(&["--batch", rows_path], parts);
     }
-    CLI.fails(
-        &["logits", "--tokens", "1", "-o", "/proc/out"],
-        &["cannot write /proc/out"],
-    );
-    CLI.fails(
-        &["logits", "--tokens", "1", "-o", "/nowhere/out"],
-        &["/nowhere is no directory"],
-    );
+    CLI.fails(&["logits", "--tokens", "1", "-o", "/proc/out"], &["cannot write /proc/out"]);
+    CLI.fails(&["logits", "--tokens", "1", "-o", "/nowhere/out"], &["/nowhere is no directory"]);
 }

@@ -46,12 +46,7 @@ fn tensors(model: impl AsRef<Path>) -> Vec<(String, String, Vec<usize>, Vec<u8>)
         .iter()
         .map(|(name, view)| {
             let dtype = format!("{:?}", view.dtype());
-            (
-                name.to_owned(),
-                dtype,
-                view.shape().to_vec(),
-                view.data().to_vec(),
-            )
+            (name.to_owned(), dtype, view.shape().to_vec(), view.data().to_vec())
         })
         .collect();
     all.sort();
@@ -66,11 +61,7 @@ fn inspect(model: &str) -> Value {
 fn the_model_inside_can_be_written_and_quantized_again() {
     let outputs = Outputs::new();
     let text = |model: &[&str]| {
-        CLI.ok(&[
-            &["generate", "-t", "0", "-n", "16", "Once upon a time"],
-            model,
-        ]
-        .concat())
+        CLI.ok(&[&["generate", "-t", "0", "-n", "16", "Once upon a time"], model].concat())
     };
     let same = outputs.write("same", "convert --to mlx");
     assert_eq!(
@@ -104,10 +95,7 @@ fn the_model_inside_can_be_written_and_quantized_again() {
     ]);
     let lines: Vec<&str> = report.lines().collect();
     assert!(lines[0].starts_with(&eight) && lines[0].contains("bits per weight"));
-    assert!(
-        lines[1].contains("perplexity") && lines[1].contains("mean KL 0.000"),
-        "{report}"
-    );
+    assert!(lines[1].contains("perplexity") && lines[1].contains("mean KL 0.000"), "{report}");
     assert_eq!(lines.len(), 2);
     assert!(text(&["--model", &eight]).len() > 16);
 }
@@ -118,13 +106,9 @@ fn reports_are_json_too() {
     let dense = outputs.write("dense", "convert --to pytorch");
     let text = outputs.path("text");
     std::fs::write(&text, "The dog ran home.").unwrap();
-    let (text, out) = (
-        text.display().to_string(),
-        outputs.path("out").display().to_string(),
-    );
-    let arguments = [
-        "quantize", "-m", &dense, "-o", &out, "--recipe", "mixed", "--json", "--report",
-    ];
+    let (text, out) = (text.display().to_string(), outputs.path("out").display().to_string());
+    let arguments =
+        ["quantize", "-m", &dense, "-o", &out, "--recipe", "mixed", "--json", "--report"];
     let report: Value =
         serde_json::from_str(&CLI.ok(&[&arguments[..], &[&text]].concat())).unwrap();
     assert!(report["quantized"]["bits_per_weight"].as_f64().unwrap() < 7.0);
@@ -177,14 +161,9 @@ fn every_option_of_quantize_reaches_the_matrices() {
 fn there_and_back_is_equal_to_the_bit() {
     let outputs = Outputs::new();
     for name in fixtures::PYTORCH {
-        let ours = outputs.write(
-            &format!("{name}.c"),
-            &format!("convert -m {} --to mlx", fixture(name)),
-        );
-        let back = outputs.write(
-            &format!("{name}.a"),
-            &format!("convert -m {ours} --to pytorch"),
-        );
+        let ours =
+            outputs.write(&format!("{name}.c"), &format!("convert -m {} --to mlx", fixture(name)));
+        let back = outputs.write(&format!("{name}.a"), &format!("convert -m {ours} --to pytorch"));
         assert!(tensors(fixture(name)) == tensors(&back), "{name}");
     }
 }
@@ -197,71 +176,37 @@ fn cartesia_files_keep_their_numbers() {
         let logits = |model: &str, to: &str| {
             let file = outputs.path(to);
             let tokens = "3,1,4,1,5,9,2,6,5,3,5";
-            CLI.ok(&[
-                "logits",
-                "-m",
-                model,
-                "--tokens",
-                tokens,
-                "-o",
-                file.to_str().unwrap(),
-            ]);
+            CLI.ok(&["logits", "-m", model, "--tokens", tokens, "-o", file.to_str().unwrap()]);
             let bytes = std::fs::read(file).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             let data = |name: &str| file.tensor(name).unwrap().data().to_vec();
-            (
-                data("logits"),
-                data("layers.0.ssm_state"),
-                data("layers.1.conv_state"),
-            )
+            (data("logits"), data("layers.0.ssm_state"), data("layers.1.conv_state"))
         };
-        assert!(
-            logits(&fixture(name), "before") == logits(&ours, "after"),
-            "{name}"
-        );
-        assert_eq!(
-            inspect(&ours)["fingerprint"],
-            inspect(&fixture(name))["fingerprint"]
-        );
+        assert!(logits(&fixture(name), "before") == logits(&ours, "after"), "{name}");
+        assert_eq!(inspect(&ours)["fingerprint"], inspect(&fixture(name))["fingerprint"]);
     }
 }
 
 #[test]
 fn inspect_tells_what_it_takes() {
     let text = CLI.ok(&["inspect"]);
-    for part in [
-        "llamba-stories",
-        "parameters   5.89",
-        "bits per weight",
-        "state",
-        "memory",
-        "6 layers",
-    ] {
+    for part in
+        ["llamba-stories", "parameters   5.89", "bits per weight", "state", "memory", "6 layers"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     let model = fixture("m_mlx_4bit");
     assert!(CLI.ok(&["inspect", &model]).contains("Cartesia MLX"));
-    assert_eq!(
-        CLI.ok(&["inspect", "--model", &model]),
-        CLI.ok(&["inspect", &model])
-    );
+    assert_eq!(CLI.ok(&["inspect", "--model", &model]), CLI.ok(&["inspect", &model]));
     let all: Value =
         serde_json::from_str(&CLI.ok(&["inspect", &model, "--json", "--tensors"])).unwrap();
     let tensors = all["tensors"].as_array().unwrap();
-    assert!(
-        tensors
-            .iter()
-            .any(|tensor| tensor["name"] == "lm_head.scales"),
-        "{tensors:?}"
-    );
+    assert!(tensors.iter().any(|tensor| tensor["name"] == "lm_head.scales"), "{tensors:?}");
     for number in ["parameters", "tensor_bytes", "state_bytes", "memory_bytes"] {
         assert!(all[number].as_u64().unwrap() > 0, "{number}");
     }
     let listed = CLI.ok(&["inspect", &model, "--tensors"]);
-    assert_eq!(
-        listed.lines().filter(|l| l.contains('[')).count(),
-        tensors.len()
-    );
+    assert_eq!(listed.lines().filter(|l| l.contains('[')).count(), tensors.len());
 }
 
 #[test]
@@ -272,10 +217,7 @@ fn outputs_that_exist_are_replaced_on_request_only() {
     let before = tensors(&path);
     let again = ["quantize", "-m", &model, "--bits", "4", "--output", &path];
     CLI.fails(&again, &[&path, "exists already", "--overwrite"]);
-    CLI.fails(
-        &["convert", "-m", &model, "--to", "mlx", "--output", &path],
-        &["exists already"],
-    );
+    CLI.fails(&["convert", "-m", &model, "--to", "mlx", "--output", &path], &["exists already"]);
     assert!(tensors(&path) == before);
     CLI.ok(&[&again[..], &["--overwrite"]].concat());
     assert!(tensors(&path) != before);

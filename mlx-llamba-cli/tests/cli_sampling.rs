@@ -17,9 +17,7 @@ fn text(options: &str) -> String {
 /// Ids of 24 tokens with some options.
 fn ids(options: &str) -> Vec<u64> {
     let lines = text(&format!("--json {options}"));
-    let events = lines
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     events.filter_map(|event| event["id"].as_u64()).collect()
 }
 
@@ -43,9 +41,7 @@ fn what_leaves_one_token_is_greedy() {
 #[test]
 fn filters_change_what_is_drawn() {
     let with = |top_k: &str, top_p: &str, min_p: &str| {
-        text(&format!(
-            "-t 2 --seed 5 --top-k {top_k} --top-p {top_p} --min-p {min_p}"
-        ))
+        text(&format!("-t 2 --seed 5 --top-k {top_k} --top-p {top_p} --min-p {min_p}"))
     };
     let free = with("0", "1", "0");
     assert_eq!(with("0", "1", "0"), free);
@@ -58,9 +54,7 @@ fn filters_change_what_is_drawn() {
 fn biases_force_and_forbid_tokens() {
     assert_eq!(ids("-t 1 --logit-bias 300=1000"), [300; 24]);
     let first = ids("-t 0")[0];
-    let others = ids(&format!(
-        "-t 0 --logit-bias {first}=-1000 --logit-bias 7=-1000"
-    ));
+    let others = ids(&format!("-t 0 --logit-bias {first}=-1000 --logit-bias 7=-1000"));
     assert!(!others.contains(&first));
 }
 
@@ -83,10 +77,7 @@ fn penalties_change_the_text_each_in_its_way() {
     assert!(fewer < 24, "{fewer}");
     // A window forgets: what was said long ago may be said again.
     let (again, all) = count("--presence-penalty 100 --penalty-window 4");
-    assert!(
-        again > 1 && all[1..5].iter().all(|&id| id != 300),
-        "{all:?}"
-    );
+    assert!(again > 1 && all[1..5].iter().all(|&id| id != 300), "{all:?}");
 }
 
 #[test]
@@ -123,9 +114,6 @@ fn impossible_values_name_the_option() {
     ] {
         let run = CLI.run(&["generate", option, value, PROMPT]);
         assert_eq!(run.code, Some(2), "{run:?}");
-        assert!(
-            run.err.starts_with("error: ") && run.err.contains(option),
-            "{run:?}"
-        );
+        assert!(run.err.starts_with("error: ") && run.err.contains(option), "{run:?}");
     }
 }

@@ -8,9 +8,7 @@ use mlx_llamba::{Event, Generation, Llamba};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let prompt = arguments
-        .next()
-        .unwrap_or_else(|| "Once upon a time".into());
+    let prompt = arguments.next().unwrap_or_else(|| "Once upon a time".into());
     let builder = match arguments.next() {
         Some(model) => Llamba::builder(model),
         None => Llamba::embedded(),

@@ -33,16 +33,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // The same through the library: a row is `x B C | z | A_log`, as in_proj gives it.
-    let dims = Dims {
-        h: 1,
-        g: 1,
-        p: 1,
-        n: 2,
-        k: 1,
-    };
-    let rows: Vec<f32> = (0..3)
-        .flat_map(|t| [x[t], B[t][0], B[t][1], C[t][0], C[t][1], z, A_log[t]])
-        .collect();
+    let dims = Dims { h: 1, g: 1, p: 1, n: 2, k: 1 };
+    let rows: Vec<f32> =
+        (0..3).flat_map(|t| [x[t], B[t][0], B[t][1], C[t][0], C[t][1], z, A_log[t]]).collect();
     let weights = MixerWeights {
         conv_weight: Array::from_slice(&[1.0f32; 5], &[5, 1]),
         conv_bias: None,
@@ -54,9 +47,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mixed = mixer(&rows, None, &state, &weights, dims, Activation::Identity)?;
     println!("\nby hand:     y * z = {by_hand:?}");
     println!("mlx-llamba:  y * z = {:?}", mlx_llamba::floats(&mixed.y)?);
-    println!(
-        "mlx-llamba:  H     = {:?}",
-        mlx_llamba::floats(&mixed.state.ssm)?
-    );
+    println!("mlx-llamba:  H     = {:?}", mlx_llamba::floats(&mixed.state.ssm)?);
     Ok(())
 }

@@ -91,10 +91,8 @@ impl Config {
     /// # Errors
     /// [`Error::Json`], or [`Error::Config`] with every bad field.
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
-        let value = serde_json::from_str(text).map_err(|source| Error::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+        let value = serde_json::from_str(text)
+            .map_err(|source| Error::Json { path: path.to_owned(), source })?;
         json::parse(&value).map_err(|problems| bad(path, problems))
     }
 
@@ -132,8 +130,7 @@ impl Config {
 
     /// Rows of the embedding and of the head.
     pub fn padded_vocab(&self) -> usize {
-        self.vocab_size
-            .next_multiple_of(self.pad_vocab_size_multiple)
+        self.vocab_size.next_multiple_of(self.pad_vocab_size_multiple)
     }
 
     /// Bytes of one sequence's state: all layers' recurrent states in float32, and their
@@ -144,10 +141,7 @@ impl Config {
 }
 
 pub(crate) fn bad(path: &Path, problems: Vec<FieldProblem>) -> Error {
-    Error::Config {
-        path: path.to_owned(),
-        problems,
-    }
+    Error::Config { path: path.to_owned(), problems }
 }
 
 /// Largest value of each size: far above any model, far below an overflow of their products.

@@ -104,20 +104,13 @@ impl Context {
     /// # Errors
     /// [`Error::State`] if the file is damaged, of another version or of another model.
     pub fn load(model: &Model, path: &Path) -> Result<Self> {
-        let io = |source| Error::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         let config = model.config();
         // Nothing of ours is larger; a hostile file must not fill the memory.
         let limit = config.state_bytes(4) as u64 + (16 << 20) + 16 * 1024 * config.n_layer as u64;
         let size = std::fs::metadata(path).map_err(io)?.len();
         if size > limit {
-            return Err(bad(
-                path,
-                format!("{size} bytes, more than a state of this model has"),
-            ));
+            return Err(bad(path, format!("{size} bytes, more than a state of this model has")));
         }
         let bytes = std::fs::read(path).map_err(io)?;
         let damaged = |e: safetensors::SafeTensorError| bad(path, format!("damaged: {e}"));
@@ -130,10 +123,7 @@ impl Context {
         }
         if text("version") != VERSION {
             let found = text("version");
-            return Err(bad(
-                path,
-                format!("version {found} of the format, expected {VERSION}"),
-            ));
+            return Err(bad(path, format!("version {found} of the format, expected {VERSION}")));
         }
         if text("model") != model.fingerprint() {
             return Err(bad(
@@ -155,16 +145,10 @@ impl Context {
         for i in 0..config.n_layer {
             let ssm = array(path, &file, &format!("layers.{i}.ssm_state"), &ssm_shape)?;
             let conv = array(path, &file, &format!("layers.{i}.conv_state"), &conv_shape)?;
-            layers.push(MixerState {
-                conv: conv.as_dtype(model.dtype())?,
-                ssm,
-            });
+            layers.push(MixerState { conv: conv.as_dtype(model.dtype())?, ssm });
         }
         if file.len() != 2 * config.n_layer {
-            return Err(bad(
-                path,
-                format!("{} tensors too many", file.len() - 2 * config.n_layer),
-            ));
+            return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
         }
         let context = Self {
             state: State::from_layers(layers),
@@ -176,20 +160,14 @@ impl Context {
         };
         let foreign = |id: &&u32| **id as usize >= config.vocab_size;
         if let Some(id) = context.pending.iter().chain(&context.recent).find(foreign) {
-            return Err(bad(
-                path,
-                format!("token id {id} is outside the vocabulary"),
-            ));
+            return Err(bad(path, format!("token id {id} is outside the vocabulary")));
         }
         Ok(context)
     }
 }
 
 fn bad(path: &Path, reason: String) -> Error {
-    Error::State {
-        path: path.to_owned(),
-        reason,
-    }
+    Error::State { path: path.to_owned(), reason }
 }
 
 /// JSON of numbers and lists of numbers.
@@ -203,25 +181,14 @@ fn parse<T: DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {
 
 /// The tensor `name` as (1, ..shape) float32.
 fn array(path: &Path, file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Array> {
-    let view = file
-        .tensor(name)
-        .map_err(|_| bad(path, format!("{name} is missing")))?;
+    let view = file.tensor(name).map_err(|_| bad(path, format!("{name} is missing")))?;
     if view.dtype() != safetensors::Dtype::F32 || view.shape() != shape {
         let found = format!("{:?} {:?}", view.dtype(), view.shape());
-        return Err(bad(
-            path,
-            format!("{name} is {found}, expected F32 {shape:?}"),
-        ));
+        return Err(bad(path, format!("{name} is {found}, expected F32 {shape:?}")));
     }
-    let values: Vec<f32> = view
-        .data()
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        .collect();
-    let shape: Vec<i32> = [1]
-        .into_iter()
-        .chain(shape.iter().map(|&s| s as i32))
-        .collect();
+    let values: Vec<f32> =
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let shape: Vec<i32> = [1].into_iter().chain(shape.iter().map(|&s| s as i32)).collect();
     if values.is_empty() {
         return Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?);
     }

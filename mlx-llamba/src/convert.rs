@@ -28,12 +28,7 @@ pub struct Conversion {
 impl Conversion {
     /// To `layout`, with every dtype kept.
     pub fn to(layout: Layout) -> Self {
-        Self {
-            to: layout,
-            dtype: None,
-            overwrite: false,
-            shard_bytes: SHARD_BYTES,
-        }
+        Self { to: layout, dtype: None, overwrite: false, shard_bytes: SHARD_BYTES }
     }
 }
 

@@ -27,18 +27,13 @@ impl Detokenizer {
     /// Goes on with a text whose [`Detokenizer::tail`] was kept.
     #[must_use]
     pub fn resume(tokenizer: &Tokenizer, skip_special: bool, tail: &[u8]) -> Self {
-        Self {
-            tokenizer: tokenizer.clone(),
-            skip_special,
-            pending: tail.to_vec(),
-        }
+        Self { tokenizer: tokenizer.clone(), skip_special, pending: tail.to_vec() }
     }
 
     /// The text that `id` completes, often empty. Bytes that can be no character become U+FFFD;
     /// an id that the tokenizer does not know gives nothing.
     pub fn push(&mut self, id: u32) -> String {
-        self.tokenizer
-            .push_bytes(id, self.skip_special, &mut self.pending);
+        self.tokenizer.push_bytes(id, self.skip_special, &mut self.pending);
         let mut text = String::new();
         let mut done = 0;
         while done < self.pending.len() {

@@ -21,13 +21,11 @@ const GENERATION_CONFIG: &[u8] = include_bytes!(asset!("generation_config.json")
 pub(crate) fn checkpoint() -> Result<Checkpoint> {
     let config = include_str!(asset!("config.json"));
     let weights = include_bytes!(asset!("model.safetensors"));
-    Ok(
-        Checkpoint::from_static(NAME, config, weights)?.with_companions(&[
-            ("tokenizer.json", TOKENIZER),
-            ("tokenizer_config.json", TOKENIZER_CONFIG),
-            ("generation_config.json", GENERATION_CONFIG),
-        ]),
-    )
+    Ok(Checkpoint::from_static(NAME, config, weights)?.with_companions(&[
+        ("tokenizer.json", TOKENIZER),
+        ("tokenizer_config.json", TOKENIZER_CONFIG),
+        ("generation_config.json", GENERATION_CONFIG),
+    ]))
 }
 
 /// Its tokenizer.

@@ -249,11 +249,7 @@ pub enum TensorProblem {
 /// A name out of a file, fit for a message: files may hold terminal codes and whole novels.
 pub(crate) fn printable(name: &str) -> String {
     const SHOWN: usize = 120;
-    let mut text: String = name
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut text: String = name.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if name.chars().nth(SHOWN).is_some() {
         text.push_str("...");
     }

@@ -75,10 +75,7 @@ pub fn compare(
         let same = argmax_axis(p, -1, None)?.eq(argmax_axis(q, -1, None)?)?;
         let kl = sum(p.exp()?.multiply(p.subtract(q)?)?, None)?;
         let same = sum(same.as_dtype(mlx_rs::Dtype::Float32)?, None)?;
-        for (total, part) in sums
-            .iter_mut()
-            .zip([likelihood(p)?, likelihood(q)?, kl, same])
-        {
+        for (total, part) in sums.iter_mut().zip([likelihood(p)?, likelihood(q)?, kl, same]) {
             *total += f64::from(host::floats(&part)?[0]);
         }
         states.iter().try_for_each(crate::State::eval)?;

@@ -38,8 +38,7 @@ impl Map {
             // SAFETY: the mapping is of a file, shared and never written, so dropped pages come
             // back with the same content. Advice that the system refuses changes nothing.
             let _ = unsafe {
-                self.0
-                    .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+                self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
             };
         }
     }
@@ -85,12 +84,7 @@ impl Reader {
         let mut header = (json.len() as u64).to_le_bytes().to_vec();
         header.extend_from_slice(json.as_bytes());
         let label = CString::new(tensor.name.clone()).unwrap_or_default();
-        Self {
-            header,
-            tensor,
-            label,
-            position: AtomicUsize::new(0),
-        }
+        Self { header, tensor, label, position: AtomicUsize::new(0) }
     }
 
     fn len(&self) -> usize {
@@ -176,10 +170,7 @@ extern "C" fn seek(context: *mut c_void, offset: i64, whence: c_int) -> c_int {
         2 => reader.len() as i64,
         _ => return -1,
     };
-    match base
-        .checked_add(offset)
-        .and_then(|to| usize::try_from(to).ok())
-    {
+    match base.checked_add(offset).and_then(|to| usize::try_from(to).ok()) {
         Some(to) if to <= reader.len() => {
             reader.position.store(to, Ordering::Relaxed);
             0
@@ -279,9 +270,7 @@ pub(crate) fn array(tensor: Tensor) -> Result<Array> {
         )
     };
     if status != 0 {
-        return Err(Exception::custom(format!(
-            "MLX does not take tensor {name}"
-        )));
+        return Err(Exception::custom(format!("MLX does not take tensor {name}")));
     }
     // SAFETY: takes nothing and returns an empty handle.
     let mut out = unsafe { mlx_sys::mlx_array_new() };

@@ -25,11 +25,7 @@ impl FloatTensor {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(tensors: &[Self], metadata: HashMap<String, String>, path: &Path) -> Result<()> {
-        let failed = |source| Error::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
         let bytes: Vec<Vec<u8>> = tensors
             .iter()
             .map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())

@@ -52,10 +52,7 @@ impl Generation {
     /// The likeliest token each time, instead of drawing.
     #[must_use]
     pub fn greedy() -> Self {
-        Self {
-            sampling: Sampling::greedy(),
-            ..Self::default()
-        }
+        Self { sampling: Sampling::greedy(), ..Self::default() }
     }
 
     /// Sets [`max_tokens`](Self::max_tokens).
@@ -89,11 +86,7 @@ impl Generation {
     pub(crate) fn validate(&self, vocab_size: usize) -> Result<()> {
         self.sampling.validate(vocab_size)?;
         let bad = |option, value: String, expected: &str| {
-            Err(Error::Option {
-                option,
-                value,
-                expected: expected.to_owned(),
-            })
+            Err(Error::Option { option, value, expected: expected.to_owned() })
         };
         if self.prefill == 0 || self.prefill > 1 << 20 {
             return bad("prefill", self.prefill.to_string(), "1 to 1048576 tokens");
@@ -102,11 +95,9 @@ impl Generation {
             return bad("stop", "\"\"".to_owned(), "a string that is not empty");
         }
         match self.logprobs {
-            Some(top) if top > vocab_size => bad(
-                "logprobs",
-                top.to_string(),
-                &format!("at most {vocab_size}"),
-            ),
+            Some(top) if top > vocab_size => {
+                bad("logprobs", top.to_string(), &format!("at most {vocab_size}"))
+            }
             _ => Ok(()),
         }
     }

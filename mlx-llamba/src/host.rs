@@ -25,7 +25,5 @@ fn values<T: ArrayElement + Clone>(array: &Array) -> Result<Vec<T>> {
     // A view (a slice, a transpose) has no slice of its own on the host.
     let array = array.contiguous()?;
     array.eval()?;
-    Ok(array
-        .to_vec_exact::<T>()
-        .map_err(|e| Exception::custom(e.to_string()))?)
+    Ok(array.to_vec_exact::<T>().map_err(|e| Exception::custom(e.to_string()))?)
 }

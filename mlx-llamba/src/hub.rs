@@ -48,24 +48,14 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
                       or owner/name@revision"
             .to_owned();
         return Err(match wanted {
-            Wanted::Model => Error::NotACheckpoint {
-                path: path.to_owned(),
-                reason,
-            },
-            Wanted::Tokenizer => Error::TokenizerMissing {
-                model: name.to_owned(),
-                reason,
-            },
+            Wanted::Model => Error::NotACheckpoint { path: path.to_owned(), reason },
+            Wanted::Tokenizer => Error::TokenizerMissing { model: name.to_owned(), reason },
         });
     };
     let revision = revision.or(options.revision.as_deref()).unwrap_or("main");
     if !plain(revision, "._-/+") || revision.contains("..") {
         let expected = "a branch, a tag or a commit".to_owned();
-        return Err(Error::Option {
-            option: "revision",
-            value: revision.to_owned(),
-            expected,
-        });
+        return Err(Error::Option { option: "revision", value: revision.to_owned(), expected });
     }
     let snapshots = Snapshots::new(&options.cache, repo, revision);
     if options.offline {
@@ -102,11 +92,7 @@ fn download(
     if !plain(&info.sha, "") {
         return Err(Failure::Nonsense(format!("commit {:?}", info.sha)));
     }
-    let files: Vec<&str> = info
-        .siblings
-        .iter()
-        .map(|file| file.rfilename.as_str())
-        .collect();
+    let files: Vec<&str> = info.siblings.iter().map(|file| file.rfilename.as_str()).collect();
     let files = wanted.choose(&files).map_err(Failure::Nonsense)?;
     for file in files {
         let place = snapshots.place(&info.sha, file);
@@ -115,10 +101,7 @@ fn download(
         }
         let found = remote.look_up(&info.sha, file)?;
         if !plain(&found.etag, "._-") {
-            return Err(Failure::Nonsense(format!(
-                "etag {:?} of {file}",
-                found.etag
-            )));
+            return Err(Failure::Nonsense(format!("etag {:?} of {file}", found.etag)));
         }
         let blob = snapshots.blob(&found.etag);
         let lock = cache::lock(&blob)?;
@@ -126,11 +109,7 @@ fn download(
             let part = blob.with_extension("part");
             let report = |bytes| {
                 if let Some(progress) = &options.progress {
-                    progress(HubProgress {
-                        file,
-                        bytes,
-                        total: found.size,
-                    });
+                    progress(HubProgress { file, bytes, total: found.size });
                 }
             };
             remote.download(&found, &part, &report)?;
@@ -157,9 +136,7 @@ fn repository(name: &str) -> Option<(&str, Option<&str>)> {
 /// Whether `text` begins with an ASCII letter or digit and goes on with those and `others`.
 fn plain(text: &str, others: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
 #[cfg(test)]

@@ -52,16 +52,12 @@ impl Summary {
         let config = checkpoint.config();
         let mut dtypes = BTreeMap::new();
         for slot in slots(config) {
-            let scheme = checkpoint
-                .scheme(slot.prefix())
-                .filter(|_| slot.kind == Kind::Matrix);
+            let scheme = checkpoint.scheme(slot.prefix()).filter(|_| slot.kind == Kind::Matrix);
             let name = match scheme {
                 Some(s) => format!("{} bits, groups of {}, {}", s.bits, s.group_size, s.mode),
                 None => checkpoint
                     .info(&slot.name)
-                    .map_or_else(String::new, |info| {
-                        format!("{:?}", info.dtype).to_lowercase()
-                    }),
+                    .map_or_else(String::new, |info| format!("{:?}", info.dtype).to_lowercase()),
             };
             *dtypes.entry(name).or_default() += slot.shape.iter().product::<usize>() as u64;
         }
@@ -119,11 +115,7 @@ impl fmt::Display for Summary {
             config["d_model"],
             config["mlp_cfg"]["intermediate_size"],
             config["vocab_size"],
-            if config["tie_embeddings"] == true {
-                ", tied"
-            } else {
-                ""
-            }
+            if config["tie_embeddings"] == true { ", tied" } else { "" }
         )?;
         writeln!(
             f,
@@ -143,16 +135,8 @@ impl fmt::Display for Summary {
         for (file, length) in &self.files {
             writeln!(f, "file         {file}, {}", bytes(*length))?;
         }
-        writeln!(
-            f,
-            "state        {} per sequence, at any length",
-            bytes(self.state_bytes)
-        )?;
-        writeln!(
-            f,
-            "memory       about {} for one sequence on a CPU",
-            bytes(self.memory_bytes)
-        )?;
+        writeln!(f, "state        {} per sequence, at any length", bytes(self.state_bytes))?;
+        writeln!(f, "memory       about {} for one sequence on a CPU", bytes(self.memory_bytes))?;
         write!(f, "kernels      {}", self.kernels)
     }
 }

@@ -35,19 +35,11 @@ impl Matrix {
             Some(scheme) => Values::Quantized(Quantized {
                 weight: part("weight")?,
                 scales: cast(part("scales")?)?,
-                biases: if scheme.mode.has_biases() {
-                    Some(cast(part("biases")?)?)
-                } else {
-                    None
-                },
+                biases: if scheme.mode.has_biases() { Some(cast(part("biases")?)?) } else { None },
                 scheme,
             }),
         };
-        Ok(Self {
-            name: prefix.to_owned(),
-            dtype,
-            values,
-        })
+        Ok(Self { name: prefix.to_owned(), dtype, values })
     }
 
     /// `x (.., in) -> x W^T (.., out)`.
@@ -67,20 +59,14 @@ impl Matrix {
     }
 
     fn named(&self, source: QuantizationError) -> Error {
-        Error::Quantization {
-            tensor: self.name.clone(),
-            source,
-        }
+        Error::Quantization { tensor: self.name.clone(), source }
     }
 
     /// All arrays that hold the matrix.
     pub(crate) fn arrays(&self) -> Vec<&Array> {
         match &self.values {
             Values::Dense(weight) => vec![weight],
-            Values::Quantized(q) => [&q.weight, &q.scales]
-                .into_iter()
-                .chain(&q.biases)
-                .collect(),
+            Values::Quantized(q) => [&q.weight, &q.scales].into_iter().chain(&q.biases).collect(),
         }
     }
 }

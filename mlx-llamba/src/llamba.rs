@@ -98,13 +98,10 @@ impl Llamba {
     /// # Errors
     /// [`Error::TokenizerMissing`].
     pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer
-            .as_ref()
-            .ok_or_else(|| Error::TokenizerMissing {
-                model: "this model".into(),
-                reason: "it was loaded without one; text needs a tokenizer, token ids do not"
-                    .into(),
-            })
+        self.tokenizer.as_ref().ok_or_else(|| Error::TokenizerMissing {
+            model: "this model".into(),
+            reason: "it was loaded without one; text needs a tokenizer, token ids do not".into(),
+        })
     }
 }
 
@@ -286,15 +283,10 @@ impl Builder {
     pub fn load(mut self) -> Result<Llamba> {
         let device = self.compute.select()?;
         let checkpoint = self.checkpoint()?;
-        let dtype = self
-            .dtype
-            .unwrap_or_else(|| default_dtype(&device, &checkpoint));
+        let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
         let model = Model::new(&checkpoint, dtype)?;
-        let tokenizer = if self.without_tokenizer {
-            None
-        } else {
-            Some(self.find_tokenizer(&checkpoint)?)
-        };
+        let tokenizer =
+            if self.without_tokenizer { None } else { Some(self.find_tokenizer(&checkpoint)?) };
         if let Some(tokenizer) = &tokenizer {
             tokenizer.check_vocabulary(model.config().vocab_size)?;
         }
@@ -360,7 +352,5 @@ fn default_dtype(device: &DeviceType, checkpoint: &Checkpoint) -> Dtype {
 }
 
 fn stores_float16(checkpoint: &Checkpoint) -> bool {
-    checkpoint
-        .names()
-        .any(|tensor| tensor.dtype == Dtype::Float16)
+    checkpoint.names().any(|tensor| tensor.dtype == Dtype::Float16)
 }

@@ -96,16 +96,8 @@ impl Model {
             embedding: Matrix::load(checkpoint, "backbone.embedding", dtype)?,
             layers,
             final_layernorm: float("backbone.final_layernorm.weight")?,
-            lm_head: if tied {
-                None
-            } else {
-                Some(Linear::load(checkpoint, "lm_head", dtype)?)
-            },
-            lm_head_bias: if tied {
-                optional(checkpoint, "lm_head.bias", dtype)?
-            } else {
-                None
-            },
+            lm_head: if tied { None } else { Some(Linear::load(checkpoint, "lm_head", dtype)?) },
+            lm_head_bias: if tied { optional(checkpoint, "lm_head.bias", dtype)? } else { None },
             config,
         })
     }
@@ -155,23 +147,13 @@ impl Model {
             all.extend([&inner.conv_weight, &inner.D]);
             all.extend(inner.conv_bias.iter().chain(&inner.z_bias));
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let linears = [
-                &mixer.in_proj,
-                &mixer.out_proj,
-                &mlp.gate_proj,
-                &mlp.up_proj,
-            ];
+            let linears = [&mixer.in_proj, &mixer.out_proj, &mlp.gate_proj, &mlp.up_proj];
             all.extend(linears.into_iter().flat_map(Linear::arrays));
             all.extend(mlp.down_proj.arrays());
             all.extend(mixer.A_log_proj.iter().flat_map(Linear::arrays));
         }
         all.push(&self.final_layernorm);
-        all.extend(
-            self.lm_head
-                .iter()
-                .flat_map(Linear::arrays)
-                .chain(&self.lm_head_bias),
-        );
+        all.extend(self.lm_head.iter().flat_map(Linear::arrays).chain(&self.lm_head_bias));
         all
     }
 
@@ -184,24 +166,14 @@ impl Model {
         let vocab_size = self.config.vocab_size;
         for row in rows {
             if let Some(position) = row.iter().position(|&id| id as usize >= vocab_size) {
-                return Err(Error::TokenOutOfRange {
-                    id: row[position],
-                    position,
-                    vocab_size,
-                });
+                return Err(Error::TokenOutOfRange { id: row[position], position, vocab_size });
             }
         }
-        let l = rows
-            .iter()
-            .map(|row| row.len())
-            .max()
-            .filter(|&l| l > 0)
-            .ok_or(Error::EmptyPrompt)?;
+        let l =
+            rows.iter().map(|row| row.len()).max().filter(|&l| l > 0).ok_or(Error::EmptyPrompt)?;
         let padding = |row: &[u32]| std::iter::repeat_n(0, l - row.len());
-        let ids: Vec<u32> = rows
-            .iter()
-            .flat_map(|row| row.iter().copied().chain(padding(row)))
-            .collect();
+        let ids: Vec<u32> =
+            rows.iter().flat_map(|row| row.iter().copied().chain(padding(row))).collect();
         let tokens = Array::from_slice(&ids, &[rows.len() as i32, l as i32]); // (b, l)
         let ragged = rows.iter().any(|row| row.len() != l);
         let lengths = ragged.then(|| {
@@ -239,11 +211,7 @@ impl Model {
             x = y;
             layers.push(state);
         }
-        let x = rms_norm(
-            &x,
-            Some(&self.final_layernorm),
-            self.config.norm_epsilon as f32,
-        )?;
+        let x = rms_norm(&x, Some(&self.final_layernorm), self.config.norm_epsilon as f32)?;
         Ok((x, State::from_layers(layers)))
     }
 
@@ -290,9 +258,7 @@ impl Model {
 impl Block {
     fn load(checkpoint: &impl Weights, prefix: &str, dtype: Dtype) -> Result<Self> {
         let float = |name: &str, dtype: Dtype| -> Result<Array> {
-            Ok(checkpoint
-                .array(&format!("{prefix}.{name}"))?
-                .as_dtype(dtype)?)
+            Ok(checkpoint.array(&format!("{prefix}.{name}"))?.as_dtype(dtype)?)
         };
         let maybe = |name: &str| optional(checkpoint, &format!("{prefix}.{name}"), dtype);
         let linear = |name: &str| Linear::load(checkpoint, &format!("{prefix}.{name}"), dtype);
@@ -363,7 +329,6 @@ impl Mlp {
     fn forward(&self, x: &Array) -> Result<Array> {
         let gate = self.gate_proj.forward(x)?; // (b, l, intermediate_size)
         let gate = gate.multiply(sigmoid(&gate)?)?;
-        self.down_proj
-            .forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
     }
 }

@@ -52,37 +52,21 @@ impl Override {
             None
         } else if let Some(&mode) = modes.iter().find(|mode| mode.name() == value) {
             let (group_size, bits) = mode.defaults();
-            Some(Scheme {
-                group_size,
-                bits,
-                mode,
-            })
+            Some(Scheme { group_size, bits, mode })
         } else {
             let (bits, group_size) = value.split_once(':').unwrap_or((value, ""));
             let bits = bits.parse().map_err(|_| form())?;
-            let own = if base.mode == Mode::Affine {
-                base.group_size
-            } else {
-                64
-            };
-            let group_size = if group_size.is_empty() {
-                own
-            } else {
-                group_size.parse().map_err(|_| form())?
-            };
+            let own = if base.mode == Mode::Affine { base.group_size } else { 64 };
+            let group_size =
+                if group_size.is_empty() { own } else { group_size.parse().map_err(|_| form())? };
             Some(Scheme::new(group_size, bits, Mode::Affine).map_err(|e| bad(e.to_string()))?)
         };
-        Ok(Self {
-            pattern: pattern.to_owned(),
-            scheme,
-        })
+        Ok(Self { pattern: pattern.to_owned(), scheme })
     }
 
     fn matches(&self, path: &str) -> bool {
         let tails = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
-        std::iter::once(path)
-            .chain(tails)
-            .any(|tail| glob(&self.pattern, tail))
+        std::iter::once(path).chain(tails).any(|tail| glob(&self.pattern, tail))
     }
 }
 
@@ -132,11 +116,7 @@ pub struct QuantizeOptions {
 impl Default for QuantizeOptions {
     fn default() -> Self {
         Self {
-            scheme: Scheme {
-                group_size: 64,
-                bits: 4,
-                mode: Mode::Affine,
-            },
+            scheme: Scheme { group_size: 64, bits: 4, mode: Mode::Affine },
             embedding: true,
             head: true,
             overrides: Vec::new(),
@@ -165,10 +145,7 @@ impl QuantizeOptions {
             value: format!("mode {mode}, {bits} bits, group size {group_size}"),
             expected: format!("a scheme of MLX: {error}"),
         })?;
-        Ok(Self {
-            scheme,
-            ..Self::default()
-        })
+        Ok(Self { scheme, ..Self::default() })
     }
 
     /// The scheme for one matrix, `None` for dense.
@@ -183,11 +160,7 @@ impl QuantizeOptions {
         let sensitive = if embedding || head {
             head || tied
         } else {
-            let layer = path
-                .split('.')
-                .nth(2)
-                .and_then(|i| i.parse().ok())
-                .unwrap_or(0);
+            let layer = path.split('.').nth(2).and_then(|i| i.parse().ok()).unwrap_or(0);
             let edge = n_layer.div_ceil(8);
             let at_edge = layer < edge || layer + edge >= n_layer;
             at_edge && (path.ends_with(".out_proj") || path.ends_with(".down_proj"))
@@ -211,17 +184,9 @@ fn better(scheme: Scheme) -> Scheme {
             Scheme { bits, ..scheme }
         }
         mode => {
-            let mode = if mode == Mode::Mxfp8 {
-                mode
-            } else {
-                Mode::Mxfp8
-            };
+            let mode = if mode == Mode::Mxfp8 { mode } else { Mode::Mxfp8 };
             let (group_size, bits) = mode.defaults();
-            Scheme {
-                group_size,
-                bits,
-                mode,
-            }
+            Scheme { group_size, bits, mode }
         }
     }
 }
@@ -292,9 +257,7 @@ pub fn quantize(
     check_patterns(options, &units)?;
     let mut problems = Vec::new();
     let mut schemes = std::collections::BTreeMap::new();
-    let matrices = units
-        .iter_mut()
-        .filter(|unit| unit.slot.kind == Kind::Matrix);
+    let matrices = units.iter_mut().filter(|unit| unit.slot.kind == Kind::Matrix);
     for unit in matrices {
         let path = unit.slot.prefix();
         unit.scheme = options.scheme_for(path, config.n_layer, config.tie_embeddings);
@@ -306,16 +269,11 @@ pub fn quantize(
         schemes.insert(path.to_owned(), scheme);
     }
     if !problems.is_empty() {
-        return Err(Error::NotQuantizable {
-            path: source.path().to_owned(),
-            problems,
-        });
+        return Err(Error::NotQuantizable { path: source.path().to_owned(), problems });
     }
     config.quantization = Quantization::with_default(options.scheme, &schemes);
     let matrices = units.iter().filter(|unit| unit.slot.kind == Kind::Matrix);
-    let matrices = matrices
-        .map(|unit| (unit.slot.prefix().to_owned(), unit.scheme))
-        .collect();
+    let matrices = matrices.map(|unit| (unit.slot.prefix().to_owned(), unit.scheme)).collect();
     let job = Job {
         source,
         config,
@@ -375,11 +333,7 @@ mod tests {
             ("mlp*mlp", false),
         ] {
             let scheme = None;
-            let found = Override {
-                pattern: pattern.into(),
-                scheme,
-            }
-            .matches(path);
+            let found = Override { pattern: pattern.into(), scheme }.matches(path);
             assert_eq!(found, expected, "{pattern}");
         }
     }
@@ -389,18 +343,9 @@ mod tests {
         let base = Scheme::new(32, 4, Mode::Affine).unwrap();
         let scheme = |text: &str| Override::parse(text, base).map(|o| o.scheme);
         assert_eq!(scheme("lm_head=none").unwrap(), None);
-        assert_eq!(
-            scheme("a=6").unwrap(),
-            Some(Scheme::new(32, 6, Mode::Affine).unwrap())
-        );
-        assert_eq!(
-            scheme("a=8:128").unwrap(),
-            Some(Scheme::new(128, 8, Mode::Affine).unwrap())
-        );
-        assert_eq!(
-            scheme("a=mxfp8").unwrap(),
-            Some(Scheme::new(32, 8, Mode::Mxfp8).unwrap())
-        );
+        assert_eq!(scheme("a=6").unwrap(), Some(Scheme::new(32, 6, Mode::Affine).unwrap()));
+        assert_eq!(scheme("a=8:128").unwrap(), Some(Scheme::new(128, 8, Mode::Affine).unwrap()));
+        assert_eq!(scheme("a=mxfp8").unwrap(), Some(Scheme::new(32, 8, Mode::Mxfp8).unwrap()));
         for bad in ["a", "a=", "a=7", "a=4:33", "a=x"] {
             assert!(matches!(scheme(bad), Err(Error::Option { .. })), "{bad}");
         }
@@ -408,15 +353,8 @@ mod tests {
 
     #[test]
     fn the_mixed_recipe_spends_bits_where_they_count() {
-        let options = QuantizeOptions {
-            recipe: Recipe::Mixed,
-            ..Default::default()
-        };
-        let bits = |path: &str| {
-            options
-                .scheme_for(path, 16, false)
-                .map(|scheme| scheme.bits)
-        };
+        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
+        let bits = |path: &str| options.scheme_for(path, 16, false).map(|scheme| scheme.bits);
         assert_eq!(bits("lm_head"), Some(6));
         assert_eq!(bits("backbone.embedding"), Some(4));
         assert_eq!(bits("backbone.layers.1.mixer.out_proj"), Some(6));

@@ -89,25 +89,13 @@ pub(crate) struct RandomWeights {
 impl RandomWeights {
     /// All matrices in `scheme`, or dense.
     pub(crate) fn new(config: Config, scheme: Option<Scheme>) -> Self {
-        let slots = slots(&config)
-            .into_iter()
-            .map(|slot| (slot.name.clone(), slot))
-            .collect();
-        Self {
-            config,
-            scheme,
-            slots,
-        }
+        let slots = slots(&config).into_iter().map(|slot| (slot.name.clone(), slot)).collect();
+        Self { config, scheme, slots }
     }
 
     fn missing(name: &str) -> Error {
-        let problems = vec![TensorProblem::Unknown {
-            name: name.to_owned(),
-        }];
-        Error::Tensors {
-            path: "random weights".into(),
-            problems,
-        }
+        let problems = vec![TensorProblem::Unknown { name: name.to_owned() }];
+        Error::Tensors { path: "random weights".into(), problems }
     }
 }
 
@@ -130,13 +118,9 @@ impl Weights for RandomWeights {
                 let [out, columns] = slot.shape[..] else {
                     return Err(Self::missing(name));
                 };
-                let packed =
-                    scheme
-                        .packed_columns(columns)
-                        .map_err(|source| Error::Quantization {
-                            tensor: name.to_owned(),
-                            source,
-                        })?;
+                let packed = scheme
+                    .packed_columns(columns)
+                    .map_err(|source| Error::Quantization { tensor: name.to_owned(), source })?;
                 let groups = columns / scheme.group_size;
                 Ok(match (part, scheme.mode.has_biases()) {
                     // Bit patterns of random floats: as good as any for timing.
@@ -153,11 +137,7 @@ impl Weights for RandomWeights {
                 let shape = &slot(name)?.shape;
                 // Keeps activations of the order of 1, through any width.
                 let width = shape.last().copied().unwrap_or(1) as f32;
-                let range = if shape.len() == 1 {
-                    1.0
-                } else {
-                    (3.0 / width).sqrt()
-                };
+                let range = if shape.len() == 1 { 1.0 } else { (3.0 / width).sqrt() };
                 uniform(-range, range, shape)
             }
         }

@@ -95,32 +95,15 @@ impl Sampler {
     /// # Errors
     /// [`Error::Shape`] if `logits` has another shape.
     pub fn sample(&mut self, logits: &Array) -> Result<Array> {
-        let Sampling {
-            temperature,
-            repetition_penalty,
-            frequency_penalty,
-            ..
-        } = self.sampling;
+        let Sampling { temperature, repetition_penalty, frequency_penalty, .. } = self.sampling;
         let mut x = self.real_entries(logits)?; // (b, vocab)
         if let Some(bias) = &self.bias {
             x = bias.apply(&x)?;
         }
-        if let Some(counts) = self
-            .context
-            .as_ref()
-            .map(History::counts)
-            .transpose()?
-            .flatten()
-        {
+        if let Some(counts) = self.context.as_ref().map(History::counts).transpose()?.flatten() {
             x = transform::repetition(&x, &counts, repetition_penalty)?;
         }
-        if let Some(counts) = self
-            .output
-            .as_ref()
-            .map(History::counts)
-            .transpose()?
-            .flatten()
-        {
+        if let Some(counts) = self.output.as_ref().map(History::counts).transpose()?.flatten() {
             let presence = self.sampling.presence_penalty;
             x = transform::frequency_presence(&x, &counts, frequency_penalty, presence)?;
         }
@@ -189,11 +172,7 @@ impl Sampler {
 }
 
 fn shape(array: &'static str, found: &Array, expected: String) -> Error {
-    Error::Shape(ShapeError {
-        array,
-        found: found.shape().to_vec(),
-        expected,
-    })
+    Error::Shape(ShapeError { array, found: found.shape().to_vec(), expected })
 }
 
 /// A seed that differs from call to call, from the system's randomness.

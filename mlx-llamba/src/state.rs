@@ -23,9 +23,7 @@ impl State {
     /// The state before the first token.
     pub(crate) fn zeros(config: &Config, b: usize, dtype: Dtype) -> Result<Self> {
         let zeros = MixerState::zeros(b, config.dims(), dtype)?;
-        Ok(Self {
-            layers: vec![zeros; config.n_layer],
-        })
+        Ok(Self { layers: vec![zeros; config.n_layer] })
     }
 
     pub(crate) fn from_layers(layers: Vec<MixerState>) -> Self {
@@ -39,9 +37,7 @@ impl State {
 
     /// Sequences in the batch.
     pub fn batch(&self) -> usize {
-        self.layers
-            .first()
-            .map_or(0, |layer| layer.ssm.dim(0) as usize)
+        self.layers.first().map_or(0, |layer| layer.ssm.dim(0) as usize)
     }
 
     /// Bytes of all arrays.
@@ -65,22 +61,14 @@ impl State {
     pub fn stack(states: &[Self]) -> Result<Self> {
         let layer = |i: usize| -> Result<MixerState> {
             let all = |pick: fn(&MixerState) -> &Array| -> Result<Array> {
-                let arrays: Vec<&Array> = states
-                    .iter()
-                    .filter_map(|s| s.layers.get(i))
-                    .map(pick)
-                    .collect();
+                let arrays: Vec<&Array> =
+                    states.iter().filter_map(|s| s.layers.get(i)).map(pick).collect();
                 Ok(concatenate(&arrays, 0)?)
             };
-            Ok(MixerState {
-                conv: all(|s| &s.conv)?,
-                ssm: all(|s| &s.ssm)?,
-            })
+            Ok(MixerState { conv: all(|s| &s.conv)?, ssm: all(|s| &s.ssm)? })
         };
         let layers = states.iter().map(|s| s.layers.len()).max().unwrap_or(0);
-        Ok(Self {
-            layers: (0..layers).map(layer).collect::<Result<_>>()?,
-        })
+        Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()? })
     }
 
     /// The numbers of sequence `row`: `layers.{i}.ssm_state` (h, p, n) and
@@ -95,11 +83,7 @@ impl State {
             for (name, array) in [("ssm_state", &layer.ssm), ("conv_state", &layer.conv)] {
                 let name = format!("layers.{i}.{name}");
                 let shape = array.shape().iter().skip(1).map(|&s| s as usize).collect();
-                tensors.push(FloatTensor {
-                    name,
-                    shape,
-                    values: host::floats(array)?,
-                });
+                tensors.push(FloatTensor { name, shape, values: host::floats(array)? });
             }
         }
         Ok(tensors)
@@ -115,20 +99,13 @@ impl State {
 
     /// All arrays, layer by layer.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.layers
-            .iter()
-            .flat_map(|layer| [&layer.conv, &layer.ssm])
+        self.layers.iter().flat_map(|layer| [&layer.conv, &layer.ssm])
     }
 
     fn map(&self, f: impl Fn(&Array) -> Result<Array>) -> Result<Self> {
         let layer = |layer: &MixerState| -> Result<MixerState> {
-            Ok(MixerState {
-                conv: f(&layer.conv)?,
-                ssm: f(&layer.ssm)?,
-            })
+            Ok(MixerState { conv: f(&layer.conv)?, ssm: f(&layer.ssm)? })
         };
-        Ok(Self {
-            layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
-        })
+        Ok(Self { layers: self.layers.iter().map(layer).collect::<Result<_>>()? })
     }
 }

@@ -25,20 +25,10 @@ impl StopMatcher {
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let stops: Vec<String> = stops.into_iter().map(Into::into).collect();
         if stops.iter().any(String::is_empty) {
-            let (value, expected) = (
-                "an empty string".to_owned(),
-                "at least one character".into(),
-            );
-            return Err(Error::Option {
-                option: "stop",
-                value,
-                expected,
-            });
+            let (value, expected) = ("an empty string".to_owned(), "at least one character".into());
+            return Err(Error::Option { option: "stop", value, expected });
         }
-        Ok(Self {
-            stops,
-            ..Self::default()
-        })
+        Ok(Self { stops, ..Self::default() })
     }
 
     /// Takes a piece and gives what can be shown. After a hit that is nothing.
@@ -81,10 +71,7 @@ impl StopMatcher {
     fn promising(&self) -> usize {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let earliest = (self.held.len() + 1).saturating_sub(longest);
-        let ends = self
-            .held
-            .char_indices()
-            .map(|(start, _)| &self.held[start..]);
+        let ends = self.held.char_indices().map(|(start, _)| &self.held[start..]);
         ends.filter(|end| self.held.len() - end.len() >= earliest)
             .find(|end| self.stops.iter().any(|stop| stop.starts_with(end)))
             .map_or(0, str::len)

@@ -103,11 +103,7 @@ impl<'m> Stream<'m> {
             )),
             None => None,
         };
-        let stats = Stats {
-            prompt_tokens: prompt.len(),
-            seed: sampler.seed(),
-            ..Stats::default()
-        };
+        let stats = Stats { prompt_tokens: prompt.len(), seed: sampler.seed(), ..Stats::default() };
         Ok(Self {
             model,
             options: options.clone(),
@@ -155,14 +151,7 @@ impl<'m> Stream<'m> {
                 Event::End { reason, stats, .. } => {
                     let context = self.into_context()?;
                     let logprobs = all_logprobs;
-                    return Ok(Completion {
-                        text,
-                        tokens,
-                        logprobs,
-                        reason,
-                        stats,
-                        context,
-                    });
+                    return Ok(Completion { text, tokens, logprobs, reason, stats, context });
                 }
             }
         }
@@ -238,16 +227,9 @@ impl<'m> Stream<'m> {
             Some(top) => Some(self.sampler.logprobs(&logits, &token, top)?),
             None => None,
         };
-        let extra = logprobs
-            .iter()
-            .flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
+        let extra = logprobs.iter().flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
         async_eval([&token].into_iter().chain(state.arrays()).chain(extra))?;
-        Ok(Asked {
-            token,
-            logprobs,
-            state,
-            sampler: self.sampler.clone(),
-        })
+        Ok(Asked { token, logprobs, state, sampler: self.sampler.clone() })
     }
 
     /// Asks for the token after `token` (1,), which `state` has not read.
@@ -281,12 +263,7 @@ impl<'m> Stream<'m> {
             Some((detokenizer, stops)) => {
                 let text = stops.push(&detokenizer.push(id));
                 self.context.tail = detokenizer.tail().to_vec();
-                (
-                    text,
-                    stops
-                        .hit()
-                        .map(|i| Reason::Stop(self.options.stop[i].clone())),
-                )
+                (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
             }
             None => (String::new(), None),
         };
@@ -308,11 +285,7 @@ impl<'m> Stream<'m> {
         let total = self.started.elapsed();
         self.stats.time(self.first.unwrap_or(total), total);
         self.stats.peak_memory = memory::peak_memory()?;
-        Ok(Event::End {
-            text,
-            reason,
-            stats: self.stats.clone(),
-        })
+        Ok(Event::End { text, reason, stats: self.stats.clone() })
     }
 }
 
@@ -329,8 +302,5 @@ fn token_logprobs(logprobs: &Logprobs) -> Result<TokenLogprobs> {
     let ids = host::ids(&logprobs.top_ids)?;
     let values = host::floats(&logprobs.top)?;
     let chosen = host::floats(&logprobs.chosen)?[0];
-    Ok(TokenLogprobs {
-        chosen,
-        top: ids.into_iter().zip(values).collect(),
-    })
+    Ok(TokenLogprobs { chosen, top: ids.into_iter().zip(values).collect() })
 }

@@ -43,22 +43,13 @@ impl Tokenizer {
     /// [`Error::Json`] and [`Error::Tokenizer`] as for [`Tokenizer::open`].
     pub fn from_files(path: impl AsRef<Path>, files: &TokenizerFiles) -> Result<Self> {
         let path = path.as_ref();
-        let bad = |reason: String| Error::Tokenizer {
-            path: path.to_owned(),
-            reason,
-        };
+        let bad = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
         let mut inner = files::parse(&files.tokenizer).map_err(bad)?;
         // Some files carry the truncation and padding of their training.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| bad(e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let special = SpecialTokens::find(&inner, path, files)?;
-        Ok(Self(Arc::new(Loaded {
-            inner,
-            path: path.to_owned(),
-            special,
-        })))
+        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special })))
     }
 
     /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
@@ -95,10 +86,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.0
-            .inner
-            .decode(ids, skip_special)
-            .map_err(|e| self.failed(e.to_string()))
+        self.0.inner.decode(ids, skip_special).map_err(|e| self.failed(e.to_string()))
     }
 
     /// Ids that end a text, in ascending order: those that `generation_config.json` and
@@ -132,22 +120,12 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::TokenizerMismatch`] if not.
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        let max_id = self
-            .0
-            .inner
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .unwrap_or(0);
+        let max_id = self.0.inner.get_vocab(true).into_values().max().unwrap_or(0);
         let known = max_id as usize + 1;
         if known <= vocab_size && known >= vocab_size / 2 {
             return Ok(());
         }
-        Err(Error::TokenizerMismatch {
-            path: self.0.path.clone(),
-            max_id,
-            vocab_size,
-        })
+        Err(Error::TokenizerMismatch { path: self.0.path.clone(), max_id, vocab_size })
     }
 
     /// Adds the bytes of one token to `bytes`: what [`Tokenizer::decode`] puts together.
@@ -173,10 +151,7 @@ impl Tokenizer {
     }
 
     fn failed(&self, reason: String) -> Error {
-        Error::Tokenizer {
-            path: self.0.path.clone(),
-            reason,
-        }
+        Error::Tokenizer { path: self.0.path.clone(), reason }
     }
 }
 

@@ -61,9 +61,7 @@ pub fn generate(mlx_c: &Sources, target: &Target, cache: &Cache, out: &Path) -> 
         .generate()
         .map_err(|error| format!("bindgen could not read mlx-c's headers: {error}"))?;
     let file = out.join("bindings.rs");
-    bindings
-        .write_to_file(&file)
-        .map_err(|error| format!("{}: {error}", file.display()))
+    bindings.write_to_file(&file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// Loads the system's libclang, else the wheel's; returns the arguments the latter needs.
@@ -79,15 +77,12 @@ fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
     let Some((_, wheel)) = LIBCLANG.iter().find(|(system, _)| *system == host) else {
         return Err(format!("bindgen needs libclang: {missing}\n{advice}"));
     };
-    let dir = wheel
-        .unpacked(cache, false)
-        .map_err(|error| format!("{error}\n{advice}"))?;
+    let dir = wheel.unpacked(cache, false).map_err(|error| format!("{error}\n{advice}"))?;
     // SAFETY: the build script has one thread at this point.
     unsafe { env::set_var("LIBCLANG_PATH", dir.join("clang/native")) };
     clang_sys::load().map_err(|error| format!("{error}\n{advice}"))?;
-    Ok(compiler_headers(target).map_or(Vec::new(), |dir| {
-        vec!["-isystem".to_owned(), dir.to_string_lossy().into_owned()]
-    }))
+    Ok(compiler_headers(target)
+        .map_or(Vec::new(), |dir| vec!["-isystem".to_owned(), dir.to_string_lossy().into_owned()]))
 }
 
 /// Where the C compiler of a Linux target keeps `stddef.h`: the wheel has none of its own.
@@ -96,16 +91,8 @@ fn compiler_headers(target: &Target) -> Option<PathBuf> {
         return None; // BINDGEN_EXTRA_CLANG_ARGS says where they are
     }
     let compiler = mlx_c::compiler().ok()?;
-    let flag = if target.is_macos() {
-        "-print-resource-dir"
-    } else {
-        "-print-file-name=include"
-    };
+    let flag = if target.is_macos() { "-print-resource-dir" } else { "-print-file-name=include" };
     let output = Command::new(compiler.path()).arg(flag).output().ok()?;
     let dir = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
-    Some(if target.is_macos() {
-        dir.join("include")
-    } else {
-        dir
-    })
+    Some(if target.is_macos() { dir.join("include") } else { dir })
 }

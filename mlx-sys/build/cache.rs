@@ -29,9 +29,7 @@ impl Cache {
                 dir.display()
             )
         })?;
-        let dir = dir
-            .canonicalize()
-            .map_err(|error| format!("{}: {error}", dir.display()))?;
+        let dir = dir.canonicalize().map_err(|error| format!("{}: {error}", dir.display()))?;
         Ok(Self { dir })
     }
 
@@ -62,16 +60,9 @@ impl Cache {
 
 /// OUT_DIR is `<target dir>/[<triple>/]<profile>/build/<package>/out`.
 fn target_dir(out: &Path, target: &Target) -> PathBuf {
-    let profile = out
-        .ancestors()
-        .find(|dir| dir.ends_with("build"))
-        .and_then(Path::parent);
+    let profile = out.ancestors().find(|dir| dir.ends_with("build")).and_then(Path::parent);
     let Some(parent) = profile.and_then(Path::parent) else {
         return out.to_path_buf();
     };
-    if parent.ends_with(&target.triple) {
-        parent.join("..")
-    } else {
-        parent.to_path_buf()
-    }
+    if parent.ends_with(&target.triple) { parent.join("..") } else { parent.to_path_buf() }
 }

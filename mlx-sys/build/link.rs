@@ -68,11 +68,7 @@ pub fn emit(target: &Target, mlx: &Mlx, mlx_c: &Sources, blas: &Blas, out: &Path
 
     let metal_cpp = mlx.include.join("metal_cpp");
     let metal_cpp = (cfg!(feature = "metal") && metal_cpp.is_dir()).then_some(metal_cpp);
-    let include = [
-        Some(mlx.include.clone()),
-        metal_cpp,
-        Some(mlx_c.root.clone()),
-    ];
+    let include = [Some(mlx.include.clone()), metal_cpp, Some(mlx_c.root.clone())];
     let include = env::join_paths(include.into_iter().flatten())
         .map_err(|error| format!("a directory of MLX cannot be part of a path list: {error}"))?;
     println!("cargo::metadata=include={}", include.display());

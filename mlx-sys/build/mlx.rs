@@ -87,15 +87,9 @@ impl Mlx {
     }
 
     fn at(target: &Target, root: PathBuf) -> Result<Self> {
-        let root = root
-            .canonicalize()
-            .map_err(|error| format!("{}: {error}", root.display()))?;
+        let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
         let (include, lib) = (root.join("include"), root.join("lib"));
-        let library = lib.join(if target.is_macos() {
-            "libmlx.dylib"
-        } else {
-            "libmlx.so"
-        });
+        let library = lib.join(if target.is_macos() { "libmlx.dylib" } else { "libmlx.so" });
         if !library.is_file() {
             return Err(format!("{} is missing", library.display()));
         }
@@ -104,10 +98,7 @@ impl Mlx {
             .map_err(|error| format!("{}: {error}", header.display()))?;
         let part = |name: &str| {
             let prefix = format!("#define MLX_VERSION_{name} ");
-            text.lines()
-                .find_map(|line| line.strip_prefix(&prefix))
-                .unwrap_or("?")
-                .trim()
+            text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("?").trim()
         };
         let version = format!("{}.{}.{}", part("MAJOR"), part("MINOR"), part("PATCH"));
         if version != VERSION {
@@ -117,26 +108,16 @@ impl Mlx {
                 root.display()
             );
         }
-        Ok(Self {
-            include,
-            lib,
-            version,
-        })
+        Ok(Self { include, lib, version })
     }
 }
 
 fn choose(target: &Target) -> Result<&'static Wheel> {
     let found = match target.os {
-        Os::Linux => LINUX
-            .iter()
-            .find(|(arch, _)| *arch == target.arch)
-            .map(|(_, wheel)| wheel),
+        Os::Linux => LINUX.iter().find(|(arch, _)| *arch == target.arch).map(|(_, wheel)| wheel),
         Os::MacOs if target.arch == "aarch64" => {
             let major = target.macos_major();
-            MACOS_ARM64
-                .iter()
-                .find(|(oldest, _)| *oldest <= major)
-                .map(|(_, wheel)| wheel)
+            MACOS_ARM64.iter().find(|(oldest, _)| *oldest <= major).map(|(_, wheel)| wheel)
         }
         Os::MacOs => None,
     };

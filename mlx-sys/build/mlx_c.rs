@@ -55,31 +55,18 @@ impl Sources {
     pub fn compile(&self, target: &Target, mlx: &Mlx, blas: &Blas) -> Result<()> {
         let mut build = cc::Build::new();
         // The wrappers are thin: optimized in every profile, so that tests measure MLX.
-        build
-            .cpp(true)
-            .std("c++20")
-            .opt_level(2)
-            .debug(false)
-            .warnings(false);
-        build
-            .include(&self.root)
-            .flag("-isystem")
-            .flag(&mlx.include);
+        build.cpp(true).std("c++20").opt_level(2).debug(false).warnings(false);
+        build.include(&self.root).flag("-isystem").flag(&mlx.include);
         if !target.is_macos() {
-            let compat = Path::new("compat")
-                .canonicalize()
-                .map_err(|error| error.to_string())?;
+            let compat = Path::new("compat").canonicalize().map_err(|error| error.to_string())?;
             build.flag("-include").flag(compat.join("linux.hpp"));
             // An archive of its own, linked whole: nothing may refer to it.
             let mut own = cc::Build::new();
-            own.cpp(true)
-                .cargo_metadata(false)
-                .file(compat.join("linux.cpp"));
+            own.cpp(true).cargo_metadata(false).file(compat.join("linux.cpp"));
             if *blas == Blas::OpenBlas {
                 own.define("MLX_LLAMBA_OPENBLAS", None);
             }
-            own.try_compile("mlx_compat")
-                .map_err(|error| error.to_string())?;
+            own.try_compile("mlx_compat").map_err(|error| error.to_string())?;
         }
         build.files(self.files("cpp")?);
         build.try_compile("mlxc").map_err(|error| {
@@ -133,16 +120,11 @@ fn fetch(dir: &Path) -> Result<()> {
 
 fn vendor(work: &Path, offline: bool) -> Result<()> {
     let mut cargo = Command::new(variable("CARGO")?);
-    cargo
-        .current_dir(work)
-        .args(["vendor", "--quiet", "--respect-source-config"]);
+    cargo.current_dir(work).args(["vendor", "--quiet", "--respect-source-config"]);
     if offline {
         cargo.arg("--offline");
     }
-    let output = cargo
-        .arg("vendor")
-        .output()
-        .map_err(|error| format!("cargo vendor: {error}"))?;
+    let output = cargo.arg("vendor").output().map_err(|error| format!("cargo vendor: {error}"))?;
     if output.status.success() {
         return Ok(());
     }

@@ -28,12 +28,7 @@ impl Target {
         };
         let cross = triple != variable("HOST")?;
         let arch = variable("CARGO_CFG_TARGET_ARCH")?;
-        Ok(Self {
-            os,
-            arch,
-            triple,
-            cross,
-        })
+        Ok(Self { os, arch, triple, cross })
     }
 
     pub fn is_macos(&self) -> bool {
@@ -45,10 +40,7 @@ impl Target {
     pub fn macos_major(&self) -> u32 {
         println!("cargo::rerun-if-env-changed=MACOSX_DEPLOYMENT_TARGET");
         let this_mac = || {
-            let output = Command::new("sw_vers")
-                .arg("-productVersion")
-                .output()
-                .ok()?;
+            let output = Command::new("sw_vers").arg("-productVersion").output().ok()?;
             String::from_utf8(output.stdout).ok()
         };
         env::var("MACOSX_DEPLOYMENT_TARGET")

@@ -25,37 +25,18 @@ impl Wheel {
     }
 
     fn install(&self, dir: &Path, foreign: bool) -> Result<()> {
-        let Self {
-            package,
-            version,
-            platform,
-            sha256,
-        } = self;
+        let Self { package, version, platform, sha256 } = self;
         let requirements = dir.join("requirements.txt");
-        fs::write(
-            &requirements,
-            format!("{package}=={version} --hash=sha256:{sha256}\n"),
-        )
-        .map_err(|error| format!("{}: {error}", requirements.display()))?;
+        fs::write(&requirements, format!("{package}=={version} --hash=sha256:{sha256}\n"))
+            .map_err(|error| format!("{}: {error}", requirements.display()))?;
         let mut pip = Command::new("python3");
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-input",
-            "--no-compile",
-        ])
-        .args([
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--only-binary=:all:",
-        ])
-        .args(["--require-hashes", "--requirement"])
-        .arg(&requirements)
-        .arg("--target")
-        .arg(dir)
-        .env("PIP_USER", "0");
+        pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-compile"])
+            .args(["--disable-pip-version-check", "--no-deps", "--only-binary=:all:"])
+            .args(["--require-hashes", "--requirement"])
+            .arg(&requirements)
+            .arg("--target")
+            .arg(dir)
+            .env("PIP_USER", "0");
         if foreign {
             pip.args(["--platform", platform]);
         }

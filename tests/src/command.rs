@@ -46,10 +46,7 @@ impl Cli {
     /// Runs it and gives its standard output; panics unless all went well and in silence.
     pub fn ok(self, args: &[&str]) -> String {
         let run = self.run(args);
-        assert!(
-            run.code == Some(0) && run.err.is_empty(),
-            "{args:?}: {run:?}"
-        );
+        assert!(run.code == Some(0) && run.err.is_empty(), "{args:?}: {run:?}");
         run.out
     }
 
@@ -71,10 +68,7 @@ impl Cli {
     /// Starts it, with pipes from it.
     pub fn spawn(self, args: &[&str], stdin: Stdio) -> Child {
         let mut command = self.command(args);
-        command
-            .stdin(stdin)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("the command starts")
     }
 }
@@ -88,14 +82,8 @@ impl Run {
     /// Asserts a failure with one line on standard error, which holds all `parts`, and no output.
     pub fn fails(self, parts: &[&str]) -> String {
         assert_eq!(self.code, Some(1), "{self:?}");
-        assert!(
-            self.err.starts_with("error: ") && self.err.lines().count() == 1,
-            "{self:?}"
-        );
-        assert!(
-            !self.err.contains("panicked") && !self.err.contains("at path"),
-            "{self:?}"
-        );
+        assert!(self.err.starts_with("error: ") && self.err.lines().count() == 1, "{self:?}");
+        assert!(!self.err.contains("panicked") && !self.err.contains("at path"), "{self:?}");
         for part in parts {
             assert!(self.err.contains(part), "{part:?} is missing: {self:?}");
         }
@@ -117,10 +105,7 @@ impl From<Output> for Run {
 /// Sends a signal, by its short name, to a process of this test.
 pub fn signal(child: &Child, name: &str) {
     let kill = format!("kill -{name} {}", child.id());
-    let status = Command::new("sh")
-        .args(["-c", &kill])
-        .status()
-        .expect("a shell");
+    let status = Command::new("sh").args(["-c", &kill]).status().expect("a shell");
     assert!(status.success(), "{kill}");
 }
 
@@ -131,10 +116,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(60),
-            "waited in vain for {what}"
-        );
+        assert!(start.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -143,11 +125,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        entry
-            .expect("an entry")
-            .file_name()
-            .to_string_lossy()
-            .into_owned()
+        entry.expect("an entry").file_name().to_string_lossy().into_owned()
     };
     let mut names: Vec<String> = entries.map(name).collect();
     names.sort();
@@ -196,9 +174,7 @@ pub fn large_model(directory: &Path) {
         .collect();
     let header = serde_json::Value::Object(header).to_string();
     let mut file = std::fs::File::create(directory.join("model.safetensors")).expect("created");
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .expect("written");
+    file.write_all(&(header.len() as u64).to_le_bytes()).expect("written");
     file.write_all(header.as_bytes()).expect("written");
-    file.set_len((8 + header.len() + end) as u64)
-        .expect("a sparse file");
+    file.set_len((8 + header.len() + end) as u64).expect("a sparse file");
 }

@@ -102,14 +102,7 @@ impl FakeHub {
         };
         let (hub, storage) = (listen(), listen());
         let files = files.iter().map(|&(name, bytes, large)| {
-            (
-                name.to_owned(),
-                FakeFile {
-                    bytes: bytes.to_vec(),
-                    large,
-                    fault: None,
-                },
-            )
+            (name.to_owned(), FakeFile { bytes: bytes.to_vec(), large, fault: None })
         });
         let contents = Arc::new(Mutex::new(Contents {
             access: Access::Open,
@@ -144,11 +137,7 @@ impl FakeHub {
     /// # Panics
     /// If there is no such file.
     pub fn break_file(&self, name: &str, fault: Fault) {
-        self.contents()
-            .files
-            .get_mut(name)
-            .expect("a file of the repository")
-            .fault = Some(fault);
+        self.contents().files.get_mut(name).expect("a file of the repository").fault = Some(fault);
     }
 
     /// The requests so far that `wanted` accepts; forgets all of them.
@@ -169,12 +158,7 @@ struct Answer {
 
 impl Answer {
     fn new(status: &'static str) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: Vec::new(),
-            cut: None,
-        }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None }
     }
 
     fn header(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -212,26 +196,17 @@ fn answer(mut stream: TcpStream, storage: bool, contents: &Mutex<Contents>) {
     };
     let length = answer.body.len();
     let mut head = format!("HTTP/1.1 {}\r\nconnection: close\r\n", answer.status);
-    if !answer
-        .headers
-        .iter()
-        .any(|(name, _)| *name == "content-length")
-    {
+    if !answer.headers.iter().any(|(name, _)| *name == "content-length") {
         head += &format!("content-length: {length}\r\n");
     }
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
     head += "\r\n";
-    let body = if request.method == "HEAD" {
-        &[]
-    } else {
-        &answer.body[..answer.cut.unwrap_or(length)]
-    };
+    let body =
+        if request.method == "HEAD" { &[] } else { &answer.body[..answer.cut.unwrap_or(length)] };
     // A client that went away is none of the hub's business.
-    let _ = stream
-        .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(body));
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
 }
 
 impl Contents {
@@ -246,16 +221,10 @@ impl Contents {
         }
         let api = format!("api/models/{}/revision/", FakeHub::REPO);
         if let Some(revision) = path.strip_prefix(&api) {
-            return if self.knows(revision) {
-                self.info()
-            } else {
-                no_revision()
-            };
+            return if self.knows(revision) { self.info() } else { no_revision() };
         }
         let resolve = format!("{}/resolve/", FakeHub::REPO);
-        let file = path
-            .strip_prefix(&resolve)
-            .and_then(|rest| rest.split_once('/'));
+        let file = path.strip_prefix(&resolve).and_then(|rest| rest.split_once('/'));
         match file {
             Some((revision, _)) if !self.knows(revision) => no_revision(),
             Some((_, name)) => self.resolve(name),
@@ -273,11 +242,7 @@ impl Contents {
             // What a gated repository holds is public, the files are not.
             Access::Gated(token) if !has(token) && !path.starts_with("api/") => {
                 let anonymous = request.authorization.is_none();
-                let status = if anonymous {
-                    "401 Unauthorized"
-                } else {
-                    "403 Forbidden"
-                };
+                let status = if anonymous { "401 Unauthorized" } else { "403 Forbidden" };
                 Some(Answer::new(status).header("x-error-code", "GatedRepo"))
             }
             Access::Private(token) if !has(token) => {
@@ -288,11 +253,8 @@ impl Contents {
     }
 
     fn info(&self) -> Answer {
-        let siblings: Vec<_> = self
-            .files
-            .keys()
-            .map(|name| serde_json::json!({ "rfilename": name }))
-            .collect();
+        let siblings: Vec<_> =
+            self.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
         let info = serde_json::json!({ "sha": self.commit, "siblings": siblings, "id": "x" });
         Answer::new("200 OK").body(info.to_string().into_bytes())
     }
@@ -328,11 +290,7 @@ impl Contents {
         let mut body = file.bytes.clone();
         let mut answer = Answer::new("200 OK");
         let start = request.range.as_ref().and_then(|range| {
-            range
-                .strip_prefix("bytes=")?
-                .trim_end_matches('-')
-                .parse::<usize>()
-                .ok()
+            range.strip_prefix("bytes=")?.trim_end_matches('-').parse::<usize>().ok()
         });
         if let Some(start) = start.filter(|_| file.fault != Some(Fault::NoRange)) {
             let length = body.len();
@@ -340,10 +298,8 @@ impl Contents {
                 return Answer::new("416 Range Not Satisfiable");
             }
             body.drain(..start);
-            answer = Answer::new("206 Partial Content").header(
-                "content-range",
-                format!("bytes {start}-{}/{length}", length - 1),
-            );
+            answer = Answer::new("206 Partial Content")
+                .header("content-range", format!("bytes {start}-{}/{length}", length - 1));
         }
         match &mut file.fault {
             Some(Fault::Cut { after, times }) if *times > 0 => {
@@ -375,8 +331,5 @@ fn no_revision() -> Answer {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -12,9 +12,7 @@ pub const CARTESIA: [&str; 2] = ["m_mlx_f32", "m_mlx_4bit"];
 
 /// Directory of a fixture.
 pub fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
 /// A prompt with all that must come of it.
@@ -54,27 +52,15 @@ pub fn golden(fixture: &str) -> Vec<Golden> {
         .map(|(name, view)| {
             let (words, _) = view.data().as_chunks::<4>();
             let values = words.iter().map(|&w| f32::from_le_bytes(w)).collect();
-            (
-                name.to_owned(),
-                Tensor {
-                    shape: view.shape().to_vec(),
-                    values,
-                },
-            )
+            (name.to_owned(), Tensor { shape: view.shape().to_vec(), values })
         })
         .collect();
     let ids = |name: &str| -> Vec<u32> {
-        let (words, _) = tensors
-            .tensor(name)
-            .expect("present")
-            .data()
-            .as_chunks::<4>();
+        let (words, _) = tensors.tensor(name).expect("present").data().as_chunks::<4>();
         words.iter().map(|&w| u32::from_le_bytes(w)).collect()
     };
     let layers = |name: &str, what: &str| -> Vec<Tensor> {
-        (0..)
-            .map_while(|i| floats.get(&format!("{name}.layer{i}.{what}")).cloned())
-            .collect()
+        (0..).map_while(|i| floats.get(&format!("{name}.layer{i}.{what}")).cloned()).collect()
     };
     let mut prompts: Vec<Golden> = tensors
         .names()

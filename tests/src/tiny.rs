@@ -72,13 +72,7 @@ impl Tiny {
     /// Sizes of the mixer.
     pub fn dims(&self) -> Dims {
         let [h, g, n, k] = self.heads;
-        Dims {
-            h,
-            g,
-            p: self.d * self.expand / h,
-            n,
-            k,
-        }
+        Dims { h, g, p: self.d * self.expand / h, n, k }
     }
 
     /// Rows of embedding and head.
@@ -125,11 +119,9 @@ impl Tiny {
             add("mixer.D", &[dims.h], true);
             add("mixer.out_proj.weight", &[d, dims.d_inner()], true);
             add("mixer.out_proj.bias", &[d], self.bias);
-            for (name, out, columns) in [
-                ("gate_proj", self.mlp, d),
-                ("up_proj", self.mlp, d),
-                ("down_proj", d, self.mlp),
-            ] {
+            for (name, out, columns) in
+                [("gate_proj", self.mlp, d), ("up_proj", self.mlp, d), ("down_proj", d, self.mlp)]
+            {
                 add(&format!("mlp.{name}.weight"), &[out, columns], true);
                 add(&format!("mlp.{name}.bias"), &[out], self.mlp_bias);
             }
@@ -142,9 +134,7 @@ impl Tiny {
         }
         let mut random = seed;
         let mut value = || {
-            random = random
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let unit = (random >> 40) as f64 / f64::from(1 << 24) - 0.5;
             f64::from(f32::from_bits((unit as f32).to_bits() & 0xffff_0000))
         };
@@ -161,30 +151,22 @@ impl Tiny {
             std::fs::write(directory.join(name), bytes).expect("writable");
         };
         write("config.json", self.config().to_string().as_bytes());
-        let bytes: BTreeMap<&String, Vec<u8>> = tensors
-            .iter()
-            .map(|(name, (_, values))| (name, encode(values, dtype)))
-            .collect();
+        let bytes: BTreeMap<&String, Vec<u8>> =
+            tensors.iter().map(|(name, (_, values))| (name, encode(values, dtype))).collect();
         let file = |shard: usize| match shards {
             1 => "model.safetensors".to_owned(),
             _ => format!("model-{:05}-of-{shards:05}.safetensors", shard + 1),
         };
         let mut index = HashMap::new();
         for shard in 0..shards {
-            let mine = bytes
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| i % shards == shard);
+            let mine = bytes.iter().enumerate().filter(|(i, _)| i % shards == shard);
             let views = mine.map(|(_, (name, bytes))| {
                 index.insert((*name).clone(), file(shard));
                 let shape = tensors[*name].0.clone();
                 (*name, TensorView::new(dtype, shape, bytes).expect("fits"))
             });
             let views: Vec<_> = views.collect();
-            write(
-                &file(shard),
-                &safetensors::serialize(views, None).expect("serializable"),
-            );
+            write(&file(shard), &safetensors::serialize(views, None).expect("serializable"));
         }
         if shards > 1 {
             let index = json!({ "metadata": {}, "weight_map": index });
@@ -197,9 +179,7 @@ impl Tiny {
         let (dims, d) = (self.dims(), self.d);
         let get = |name: &str| tensors[name].1.as_slice();
         let linear = |prefix: &str, x: &[f64]| -> Vec<f64> {
-            let bias = tensors
-                .get(&format!("{prefix}.bias"))
-                .map(|(_, values)| values);
+            let bias = tensors.get(&format!("{prefix}.bias")).map(|(_, values)| values);
             get(&format!("{prefix}.weight"))
                 .chunks_exact(x.len())
                 .enumerate()
@@ -212,18 +192,13 @@ impl Tiny {
         let norm = |name: &str, x: &[f64], epsilon: f64| -> Vec<f64> {
             let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
             let scale = 1.0 / (mean + epsilon).sqrt();
-            x.iter()
-                .zip(get(name))
-                .map(|(x, w)| x * scale * w)
-                .collect()
+            x.iter().zip(get(name)).map(|(x, w)| x * scale * w).collect()
         };
         let add = |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 
         let embedding = get("backbone.embedding.weight");
-        let mut rows: Vec<Vec<f64>> = tokens
-            .iter()
-            .map(|&id| embedding[id as usize * d..][..d].to_vec())
-            .collect();
+        let mut rows: Vec<Vec<f64>> =
+            tokens.iter().map(|&id| embedding[id as usize * d..][..d].to_vec()).collect();
         let mut states = Vec::new();
         for i in 0..self.layers {
             let layer = format!("backbone.layers.{i}");
@@ -241,11 +216,7 @@ impl Tiny {
                 conv: vec![0.0; (dims.k - 1) * dims.conv_dim()],
                 ssm: vec![0.0; dims.h * dims.p * dims.n],
             };
-            let activation = if self.silu {
-                Activation::Silu
-            } else {
-                Activation::Identity
-            };
+            let activation = if self.silu { Activation::Silu } else { Activation::Identity };
             for x in &mut rows {
                 let u = norm(&format!("{layer}.input_layernorm.weight"), x, 1e-5);
                 let row = linear(&format!("{layer}.mixer.in_proj"), &u);
@@ -283,10 +254,9 @@ fn encode(values: &[f64], dtype: Dtype) -> Vec<u8> {
     let float = |v: &f64| *v as f32;
     match dtype {
         Dtype::F32 => values.iter().flat_map(|v| float(v).to_le_bytes()).collect(),
-        Dtype::BF16 => values
-            .iter()
-            .flat_map(|v| ((float(v).to_bits() >> 16) as u16).to_le_bytes())
-            .collect(),
+        Dtype::BF16 => {
+            values.iter().flat_map(|v| ((float(v).to_bits() >> 16) as u16).to_le_bytes()).collect()
+        }
         other => panic!("tiny models are not written as {other:?}"),
     }
 }

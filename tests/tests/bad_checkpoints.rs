@@ -80,10 +80,7 @@ fn fields(error: Error) -> Vec<FieldProblem> {
 }
 
 fn names(error: Error) -> Vec<String> {
-    fields(error)
-        .into_iter()
-        .map(|problem| problem.field)
-        .collect()
+    fields(error).into_iter().map(|problem| problem.field).collect()
 }
 
 const NORM: &str = "backbone.layers.1.input_layernorm.weight";
@@ -96,10 +93,7 @@ fn truncated_files() {
     let whole = std::fs::read(fixtures::path("a_base").join("model.safetensors")).unwrap();
     for length in [0, 1, 7, 8, 9, 1000, 2535, 2536, 2537, whole.len() - 1] {
         let reason = reason(with_bytes(|bytes| bytes[..length].to_vec()));
-        assert!(
-            reason.contains("truncated") || reason.contains("no header"),
-            "{length}: {reason}"
-        );
+        assert!(reason.contains("truncated") || reason.contains("no header"), "{length}: {reason}");
     }
 }
 
@@ -143,10 +137,7 @@ fn oversized_headers() {
             bytes
         }))
     };
-    assert_eq!(
-        declare(100_000_001),
-        "header of 100000001 bytes, at most 100000000 allowed"
-    );
+    assert_eq!(declare(100_000_001), "header of 100000001 bytes, at most 100000000 allowed");
     assert!(declare(u64::MAX).contains("at most 100000000"));
     assert!(declare(90_000_000).contains("in a file of"));
 }
@@ -170,18 +161,14 @@ fn headers_that_are_no_plain_table_of_tensors() {
     ] {
         reason(with_bytes(|_| raw(header)));
     }
-    reason(with_bytes(|_| {
-        [&3_u64.to_le_bytes()[..], b"{\xff}"].concat()
-    }));
+    reason(with_bytes(|_| [&3_u64.to_le_bytes()[..], b"{\xff}"].concat()));
 }
 
 #[test]
 fn the_same_tensor_twice_in_a_header() {
     let one = r#""a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
     let two = r#""a":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}"#;
-    reason(with_bytes(|_| {
-        [raw(&format!("{{{one},{two}}}")), vec![0; 8]].concat()
-    }));
+    reason(with_bytes(|_| [raw(&format!("{{{one},{two}}}")), vec![0; 8]].concat()));
 }
 
 #[test]
@@ -225,30 +212,17 @@ fn missing_unknown_and_misshapen_tensors_all_at_once() {
         let header = header.as_object_mut().unwrap();
         let bias = header.remove(Z_BIAS).unwrap();
         header.insert("backbone.layers.0.mixer.dt_bias".into(), bias);
-        let conv = header
-            .get_mut("backbone.layers.0.mixer.conv1d.weight")
-            .unwrap();
+        let conv = header.get_mut("backbone.layers.0.mixer.conv1d.weight").unwrap();
         conv["shape"] = json!([4, 1, 192]);
     });
     assert!(
-        error
-            .to_string()
-            .contains("backbone.layers.0.mixer.dt_bias is not part of this model")
+        error.to_string().contains("backbone.layers.0.mixer.dt_bias is not part of this model")
     );
     let conv = "backbone.layers.0.mixer.conv1d.weight".into();
     let expected = [
-        TensorProblem::Shape {
-            name: conv,
-            found: vec![4, 1, 192],
-            expected: vec![192, 1, 4],
-        },
-        TensorProblem::Missing {
-            name: Z_BIAS.into(),
-            expected: vec![64],
-        },
-        TensorProblem::Unknown {
-            name: "backbone.layers.0.mixer.dt_bias".into(),
-        },
+        TensorProblem::Shape { name: conv, found: vec![4, 1, 192], expected: vec![192, 1, 4] },
+        TensorProblem::Missing { name: Z_BIAS.into(), expected: vec![64] },
+        TensorProblem::Unknown { name: "backbone.layers.0.mixer.dt_bias".into() },
     ];
     assert_eq!(tensors(error), expected);
 }
@@ -264,11 +238,7 @@ fn a_model_far_too_small_for_its_configuration() {
 fn a_second_head_in_a_tied_model() {
     let (directory, file) = copy("c_tied_exp2");
     let add_head = |change: u8| {
-        std::fs::copy(
-            fixtures::path("c_tied_exp2").join("model.safetensors"),
-            &file,
-        )
-        .unwrap();
+        std::fs::copy(fixtures::path("c_tied_exp2").join("model.safetensors"), &file).unwrap();
         edit(&file, |header, data| {
             let mut head = header["backbone.embedding.weight"].clone();
             let range = head["data_offsets"].as_array().unwrap();
@@ -282,12 +252,7 @@ fn a_second_head_in_a_tied_model() {
     };
     add_head(1);
     let problems = tensors(fails(directory.path()));
-    assert_eq!(
-        problems,
-        [TensorProblem::Unknown {
-            name: "lm_head.weight".into()
-        }]
-    );
+    assert_eq!(problems, [TensorProblem::Unknown { name: "lm_head.weight".into() }]);
     add_head(0);
     Checkpoint::open(directory.path()).expect("the same to the bit is the same model");
 }
@@ -313,24 +278,13 @@ fn missing_fields() {
         config.remove("d_model");
         config["ssm_cfg"].as_object_mut().unwrap().remove("d_state");
     });
-    assert!(
-        error
-            .to_string()
-            .contains("vocab_size is missing, expected a whole number from 1 to")
-    );
+    assert!(error.to_string().contains("vocab_size is missing, expected a whole number from 1 to"));
     assert_eq!(names(error), ["vocab_size", "d_model", "ssm_cfg.d_state"]);
 }
 
 #[test]
 fn negative_zero_huge_and_broken_fields() {
-    for bad in [
-        json!(-1),
-        json!(0),
-        json!(1_u64 << 40),
-        json!(u64::MAX),
-        json!(2.5),
-        json!("64"),
-    ] {
+    for bad in [json!(-1), json!(0), json!(1_u64 << 40), json!(u64::MAX), json!(2.5), json!("64")] {
         let error = with_config(|config| {
             config["d_model"] = bad.clone();
             config["ssm_cfg"]["n_v_heads"] = bad.clone();
@@ -388,29 +342,16 @@ fn unknown_bits_group_sizes_and_modes() {
     ] {
         let error = quantized(|config| config["quantization"][key] = bad.clone(), |_| ());
         let names = names(error);
-        assert!(
-            names[0].starts_with("quantization"),
-            "{key} {bad}: {names:?}"
-        );
+        assert!(names[0].starts_with("quantization"), "{key} {bad}: {names:?}");
     }
 }
 
 #[test]
 fn a_group_size_that_does_not_divide_the_rows() {
-    let error = quantized(
-        |config| config["quantization"]["group_size"] = json!(128),
-        |_| (),
-    );
-    assert!(
-        error
-            .to_string()
-            .contains("rows of 64 values do not divide into groups of 128")
-    );
+    let error = quantized(|config| config["quantization"]["group_size"] = json!(128), |_| ());
+    assert!(error.to_string().contains("rows of 64 values do not divide into groups of 128"));
     let problems = tensors(error);
-    let one = problems
-        .iter()
-        .filter(|p| matches!(p, TensorProblem::Scheme { .. }))
-        .count();
+    let one = problems.iter().filter(|p| matches!(p, TensorProblem::Scheme { .. })).count();
     assert_eq!(one, 2 * 4 + 2);
 }
 
@@ -434,9 +375,7 @@ fn scales_and_biases_of_the_wrong_kind() {
             // Four u8 for one f32.
             header["lm_head.scales"]["dtype"] = json!("U8");
             header["lm_head.scales"]["shape"] = json!([257, 4]);
-            let moved = header
-                .remove("backbone.layers.0.mixer.in_proj.biases")
-                .unwrap();
+            let moved = header.remove("backbone.layers.0.mixer.in_proj.biases").unwrap();
             header.insert("backbone.layers.0.mixer.in_proj.zeros".into(), moved);
         },
     );
@@ -453,32 +392,18 @@ fn scales_and_biases_of_the_wrong_kind() {
 
 #[test]
 fn overrides_that_fit_nothing() {
-    let error = quantized(
-        |config| config["quantization"]["q_proj"] = json!(false),
-        |_| (),
-    );
+    let error = quantized(|config| config["quantization"]["q_proj"] = json!(false), |_| ());
     assert_eq!(names(error), ["quantization.q_proj"]);
-    let error = quantized(
-        |config| config["quantization"]["lm_head"] = json!(false),
-        |_| (),
-    );
+    let error = quantized(|config| config["quantization"]["lm_head"] = json!(false), |_| ());
     let text = error.to_string();
     assert!(text.contains("lm_head.weight has dtype U32"), "{text}");
-    assert!(
-        text.contains("lm_head.scales is not part of this model"),
-        "{text}"
-    );
+    assert!(text.contains("lm_head.scales is not part of this model"), "{text}");
 }
 
 #[test]
 fn split_checkpoints_need_their_extra_rows() {
     let error = quantized(|config| config["split_a_log"] = json!(true), |_| ());
-    assert!(
-        error
-            .to_string()
-            .contains("mixer.A_log_proj.weight is missing"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("mixer.A_log_proj.weight is missing"), "{error}");
 }
 
 // Cartesia's files.
@@ -512,9 +437,7 @@ fn cartesia_keys_for_other_maths() {
         keys["_class_"] = json!("\"models.mamba.Mamba\"");
         keys["model.unique_layers.0.layer.dt_limit.1"] = json!("0.1");
         keys["model.unique_layers.1.layer.activation"] = json!("\"gelu\"");
-        keys.as_object_mut()
-            .unwrap()
-            .remove("model.unique_layers.0.layer.conv_swish");
+        keys.as_object_mut().unwrap().remove("model.unique_layers.0.layer.conv_swish");
     });
     let mut names = names(error);
     names.sort_unstable();
@@ -544,13 +467,8 @@ fn a_stale_group_size_gives_way_to_the_shapes() {
 #[test]
 fn cartesia_shapes_that_fit_no_scheme() {
     let name = "model.layers.1.layer.gate_proj.scales";
-    let error = with_header("m_mlx_4bit", |header| {
-        header[name]["shape"] = json!([1, 128])
-    });
-    assert!(
-        error.to_string().contains("fit no group size and bits"),
-        "{error}"
-    );
+    let error = with_header("m_mlx_4bit", |header| header[name]["shape"] = json!([1, 128]));
+    assert!(error.to_string().contains("fit no group size and bits"), "{error}");
 }
 
 #[test]
@@ -558,10 +476,7 @@ fn a_file_without_any_configuration() {
     let (directory, file) = copy("a_base");
     assert!(matches!(fails(&file), Error::NotACheckpoint { .. }));
     std::fs::remove_file(directory.path().join("config.json")).unwrap();
-    assert!(matches!(
-        fails(directory.path()),
-        Error::NotACheckpoint { .. }
-    ));
+    assert!(matches!(fails(directory.path()), Error::NotACheckpoint { .. }));
 }
 
 // Directories.
@@ -570,10 +485,7 @@ fn a_file_without_any_configuration() {
 fn paths_that_hold_nothing() {
     assert!(matches!(fails("/no/such/place"), Error::Io { .. }));
     let directory = tempfile::tempdir().unwrap();
-    assert!(matches!(
-        fails(directory.path()),
-        Error::NotACheckpoint { .. }
-    ));
+    assert!(matches!(fails(directory.path()), Error::NotACheckpoint { .. }));
     assert!(matches!(fails("/dev/null"), Error::NotACheckpoint { .. }));
 }
 
@@ -583,17 +495,8 @@ fn pipes_are_not_waited_for() {
         let (directory, _) = copy("a_base");
         let path = directory.path().join(name);
         std::fs::remove_file(&path).unwrap();
-        assert!(
-            std::process::Command::new("mkfifo")
-                .arg(&path)
-                .status()
-                .unwrap()
-                .success()
-        );
-        assert!(matches!(
-            fails(directory.path()),
-            Error::NotACheckpoint { .. }
-        ));
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(matches!(fails(directory.path()), Error::NotACheckpoint { .. }));
     }
 }
 
@@ -615,11 +518,8 @@ fn sharded(change: impl FnOnce(&mut Value, &Path)) -> Error {
     let (directory, file) = copy("a_base");
     let bytes = std::fs::read(&file).unwrap();
     let header = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let names: serde_json::Map<String, Value> = header
-        .names()
-        .iter()
-        .map(|name| ((*name).to_owned(), json!("one.safetensors")))
-        .collect();
+    let names: serde_json::Map<String, Value> =
+        header.names().iter().map(|name| ((*name).to_owned(), json!("one.safetensors"))).collect();
     std::fs::rename(&file, directory.path().join("one.safetensors")).unwrap();
     let mut index = json!({"metadata": {}, "weight_map": names});
     change(&mut index, directory.path());
@@ -630,14 +530,7 @@ fn sharded(change: impl FnOnce(&mut Value, &Path)) -> Error {
 
 #[test]
 fn shards_outside_the_directory() {
-    for name in [
-        "../one.safetensors",
-        "/etc/passwd",
-        "a/one.safetensors",
-        "..",
-        ".",
-        "",
-    ] {
+    for name in ["../one.safetensors", "/etc/passwd", "a/one.safetensors", "..", ".", ""] {
         let error = sharded(|index, _| index["weight_map"][NORM] = json!(name));
         assert!(names(error).contains(&NORM.to_owned()), "{name}");
     }
@@ -657,31 +550,19 @@ fn missing_shards_and_wrong_entries_all_at_once() {
 
 #[test]
 fn an_index_without_entries() {
-    assert_eq!(
-        names(sharded(|index, _| *index = json!({}))),
-        ["weight_map"]
-    );
-    assert_eq!(
-        names(sharded(|index, _| index["weight_map"] = json!({}))),
-        ["weight_map"]
-    );
+    assert_eq!(names(sharded(|index, _| *index = json!({}))), ["weight_map"]);
+    assert_eq!(names(sharded(|index, _| index["weight_map"] = json!({}))), ["weight_map"]);
 }
 
 #[test]
 fn a_tensor_in_two_shards() {
     let error = sharded(|index, directory| {
-        std::fs::copy(
-            directory.join("one.safetensors"),
-            directory.join("two.safetensors"),
-        )
-        .unwrap();
+        std::fs::copy(directory.join("one.safetensors"), directory.join("two.safetensors"))
+            .unwrap();
         index["weight_map"][NORM] = json!("two.safetensors");
     });
     let text = error.to_string();
-    assert!(
-        text.contains(&format!("{NORM} is in one.safetensors")),
-        "{text}"
-    );
+    assert!(text.contains(&format!("{NORM} is in one.safetensors")), "{text}");
 }
 
 // Values.
@@ -713,10 +594,8 @@ fn warnings_of(words: &str, path: &Path) -> String {
     }
     let path = path.display().to_string();
     let log = LOG.0.lock().unwrap();
-    let mine: Vec<&String> = log
-        .iter()
-        .filter(|line| line.contains(words) && line.contains(&path))
-        .collect();
+    let mine: Vec<&String> =
+        log.iter().filter(|line| line.contains(words) && line.contains(&path)).collect();
     assert_eq!(mine.len(), 1, "{log:?}");
     mine[0].clone()
 }

@@ -20,12 +20,7 @@ fn assert_same_bytes(checkpoint: &Checkpoint, file: &Path) {
         let array = checkpoint.array(&info.name).unwrap();
         array.eval().unwrap();
         let shape: Vec<usize> = array.shape().iter().map(|&n| n as usize).collect();
-        assert_eq!(
-            (&shape, array.dtype()),
-            (&info.shape, info.dtype),
-            "{}",
-            info.name
-        );
+        assert_eq!((&shape, array.dtype()), (&info.shape, info.dtype), "{}", info.name);
         assert_eq!(array.nbytes(), info.bytes);
         let expected = stored.tensor(&info.stored_name).unwrap();
         assert_eq!(array_bytes(&array), expected.data(), "{}", info.name);
@@ -37,24 +32,13 @@ fn assert_same_bytes(checkpoint: &Checkpoint, file: &Path) {
 fn array_bytes(array: &mlx_rs::Array) -> Vec<u8> {
     use mlx_rs::Dtype;
     match array.dtype() {
-        Dtype::Float32 => array
-            .as_slice::<f32>()
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        Dtype::Uint32 => array
-            .as_slice::<u32>()
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
+        Dtype::Float32 => array.as_slice::<f32>().iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Dtype::Uint32 => array.as_slice::<u32>().iter().flat_map(|v| v.to_le_bytes()).collect(),
         Dtype::Uint8 => array.as_slice::<u8>().to_vec(),
         _ => {
             let bits = array.view_dtype(Dtype::Uint16).unwrap();
             bits.eval().unwrap();
-            bits.as_slice::<u16>()
-                .iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect()
+            bits.as_slice::<u16>().iter().flat_map(|v| v.to_le_bytes()).collect()
         }
     }
 }
@@ -88,17 +72,12 @@ fn cartesia_sizes_come_from_the_tensors() {
     let config = checkpoint.config();
     let dims = config.dims();
     assert_eq!((dims.h, dims.g, dims.p, dims.n, dims.k), (4, 4, 16, 16, 4));
-    assert_eq!(
-        (config.vocab_size, config.d_model, config.n_layer),
-        (256, 64, 2)
-    );
+    assert_eq!((config.vocab_size, config.d_model, config.n_layer), (256, 64, 2));
     // head.output_dim = 50288 in the header is left over from another model.
     assert_eq!((config.padded_vocab(), config.tie_embeddings), (256, false));
     assert_eq!(config.eos, [255]);
     assert_eq!(config.tokenizer.as_deref(), Some("meta-llama/Llama-3.2-1B"));
-    let scheme = checkpoint
-        .scheme("backbone.layers.1.mlp.down_proj")
-        .unwrap();
+    let scheme = checkpoint.scheme("backbone.layers.1.mlp.down_proj").unwrap();
     assert_eq!((scheme.group_size, scheme.bits), (64, 4));
     assert_eq!(checkpoint.scheme("backbone.embedding"), None);
     assert!(checkpoint.contains("lm_head.scales") && !checkpoint.contains("head.linear.scales"));
@@ -128,10 +107,7 @@ fn convolutions_have_two_axes_in_every_layout() {
 fn arrays_outlive_their_checkpoint_and_can_be_read_again() {
     let checkpoint = open(fixtures::path("a_base"));
     let name = "backbone.embedding.weight";
-    let (first, second) = (
-        checkpoint.array(name).unwrap(),
-        checkpoint.array(name).unwrap(),
-    );
+    let (first, second) = (checkpoint.array(name).unwrap(), checkpoint.array(name).unwrap());
     drop(checkpoint);
     assert_eq!(array_bytes(&first), array_bytes(&second));
 }
@@ -145,10 +121,7 @@ fn a_sharded_checkpoint_is_the_same_checkpoint() {
     assert_eq!(sharded.files().count(), 3);
     assert_eq!(sharded.fingerprint().unwrap(), whole.fingerprint().unwrap());
     for info in whole.names() {
-        let (a, b) = (
-            whole.array(&info.name).unwrap(),
-            sharded.array(&info.name).unwrap(),
-        );
+        let (a, b) = (whole.array(&info.name).unwrap(), sharded.array(&info.name).unwrap());
         assert_eq!(array_bytes(&a), array_bytes(&b));
     }
 }
@@ -163,18 +136,11 @@ fn shard(directory: &Path, count: usize) {
     for i in 0..count {
         let name = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
         let mine: Vec<_> = tensors.iter().skip(i).step_by(count).collect();
-        map.extend(
-            mine.iter()
-                .map(|(tensor, _)| ((*tensor).to_owned(), name.clone().into())),
-        );
+        map.extend(mine.iter().map(|(tensor, _)| ((*tensor).to_owned(), name.clone().into())));
         safetensors::serialize_to_file(mine, None, &directory.join(name)).unwrap();
     }
     let index = serde_json::json!({"metadata": {}, "weight_map": map});
-    std::fs::write(
-        directory.join("model.safetensors.index.json"),
-        index.to_string(),
-    )
-    .unwrap();
+    std::fs::write(directory.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
 #[test]

@@ -36,19 +36,14 @@ fn to(source: &Checkpoint, output: &Path, conversion: &Conversion) -> Checkpoint
 /// A directory of a test with its files' names sorted.
 fn list(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     names
 }
 
 fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
-    let array = checkpoint
-        .array(name)
-        .unwrap()
-        .as_dtype(Dtype::Float32)
-        .unwrap();
+    let array = checkpoint.array(name).unwrap().as_dtype(Dtype::Float32).unwrap();
     array.eval().unwrap();
     array.as_slice::<f32>().to_vec()
 }
@@ -83,16 +78,10 @@ fn arrays_equal_those_of_python_mlx_in_every_scheme_and_dtype() {
             QuantizeOptions::new(mode, Some(size("bits")), Some(size("group_size"))).unwrap();
         if size("group_size") == 128 {
             // Only these rows are long enough.
-            let only = |pattern: &str, scheme| Override {
-                pattern: pattern.into(),
-                scheme,
-            };
+            let only = |pattern: &str, scheme| Override { pattern: pattern.into(), scheme };
             options.overrides = vec![only("*", None), only("down_proj", Some(options.scheme))];
         }
-        let (_, source) = sources
-            .iter()
-            .find(|(name, _)| entry["dtype"] == *name)
-            .unwrap();
+        let (_, source) = sources.iter().find(|(name, _)| entry["dtype"] == *name).unwrap();
         let output = directory.path().join(i.to_string());
         run(source, &output, &options);
         let bytes = std::fs::read(output.join("model.safetensors")).unwrap();
@@ -100,12 +89,7 @@ fn arrays_equal_those_of_python_mlx_in_every_scheme_and_dtype() {
         for (name, expected) in entry["arrays"].as_object().unwrap() {
             let hash = Sha256::digest(tensors.tensor(name).unwrap().data());
             let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(
-                expected.as_str(),
-                Some(&*hex),
-                "{name} of {}",
-                options.scheme.bits
-            );
+            assert_eq!(expected.as_str(), Some(&*hex), "{name} of {}", options.scheme.bits);
             compared += 1;
         }
         std::fs::remove_dir_all(output).unwrap();
@@ -118,10 +102,7 @@ fn a_quantized_checkpoint_has_the_block_of_mlx_lm_and_opens() {
     let (_directory, output) = pair();
     let source = open(fixtures::path("a_base"));
     let report = run(&source, &output, &QuantizeOptions::default());
-    assert_eq!(
-        list(&output),
-        ["README.md", "config.json", "model.safetensors"]
-    );
+    assert_eq!(list(&output), ["README.md", "config.json", "model.safetensors"]);
     let config: Value =
         serde_json::from_str(&std::fs::read_to_string(output.join("config.json")).unwrap())
             .unwrap();
@@ -133,27 +114,13 @@ fn a_quantized_checkpoint_has_the_block_of_mlx_lm_and_opens() {
     assert_eq!(written.layout(), Layout::MlxLlamba);
     assert_eq!(written.scheme("backbone.embedding").unwrap().bits, 4);
     assert_eq!(written.scheme("lm_head").unwrap().group_size, 64);
-    assert_eq!(
-        written
-            .info("backbone.layers.0.mixer.in_proj.weight")
-            .unwrap()
-            .shape,
-        [260, 8]
-    );
+    assert_eq!(written.info("backbone.layers.0.mixer.in_proj.weight").unwrap().shape, [260, 8]);
     // What is no matrix is as it was.
     for info in source.names().filter(|info| !written.is_matrix(&info.name)) {
-        assert_eq!(
-            values(&written, &info.name),
-            values(&source, &info.name),
-            "{}",
-            info.name
-        );
+        assert_eq!(values(&written, &info.name), values(&source, &info.name), "{}", info.name);
     }
     let bits = 8.0 * written.tensor_bytes() as f64 / source.parameters() as f64;
-    assert!(
-        (report.bits_per_weight - bits).abs() < 1e-9 && bits > 5.0 && bits < 5.6,
-        "{bits}"
-    );
+    assert!((report.bits_per_weight - bits).abs() < 1e-9 && bits > 5.0 && bits < 5.6, "{bits}");
 }
 
 trait IsMatrix {
@@ -162,8 +129,7 @@ trait IsMatrix {
 
 impl IsMatrix for Checkpoint {
     fn is_matrix(&self, name: &str) -> bool {
-        name.strip_suffix(".weight")
-            .is_some_and(|prefix| self.scheme(prefix).is_some())
+        name.strip_suffix(".weight").is_some_and(|prefix| self.scheme(prefix).is_some())
     }
 }
 
@@ -172,10 +138,7 @@ fn the_mixed_recipe_keeps_a_log_dense_to_the_bit() {
     for name in PYTORCH {
         let (_directory, output) = pair();
         let source = open(fixtures::path(name));
-        let options = QuantizeOptions {
-            recipe: Recipe::Mixed,
-            ..Default::default()
-        };
+        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
         run(&source, &output, &options);
         let written = open(&output);
         let config = written.config();
@@ -184,24 +147,11 @@ fn the_mixed_recipe_keeps_a_log_dense_to_the_bit() {
         let in_proj = values(&source, "backbone.layers.1.mixer.in_proj.weight");
         let a_log = values(&written, "backbone.layers.1.mixer.A_log_proj.weight");
         assert_eq!(a_log, in_proj[in_proj.len() - h * config.d_model..]);
-        let rows = written
-            .info("backbone.layers.1.mixer.in_proj.weight")
-            .unwrap()
-            .shape[0];
+        let rows = written.info("backbone.layers.1.mixer.in_proj.weight").unwrap().shape[0];
         assert_eq!(rows, config.dims().in_proj_dim() - h);
-        let head = if config.tie_embeddings {
-            "backbone.embedding"
-        } else {
-            "lm_head"
-        };
+        let head = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
         assert_eq!(written.scheme(head).unwrap().bits, 6);
-        assert_eq!(
-            written
-                .scheme("backbone.layers.0.mlp.up_proj")
-                .unwrap()
-                .bits,
-            4
-        );
+        assert_eq!(written.scheme("backbone.layers.0.mlp.up_proj").unwrap().bits, 4);
     }
 }
 
@@ -209,10 +159,7 @@ fn the_mixed_recipe_keeps_a_log_dense_to_the_bit() {
 fn splitting_and_joining_in_proj_gives_the_original_back() {
     let (directory, output) = pair();
     let source = open(fixtures::path("b_grouped"));
-    let only = |pattern: &str, scheme| Override {
-        pattern: pattern.into(),
-        scheme,
-    };
+    let only = |pattern: &str, scheme| Override { pattern: pattern.into(), scheme };
     let options = QuantizeOptions {
         recipe: Recipe::Mixed,
         overrides: vec![only("*", None)],
@@ -221,11 +168,7 @@ fn splitting_and_joining_in_proj_gives_the_original_back() {
     run(&source, &output, &options);
     let split = open(&output);
     assert!(split.config().split_a_log && split.config().quantization.is_none());
-    let joined = to(
-        &split,
-        &directory.path().join("joined"),
-        &Conversion::to(Layout::PyTorch),
-    );
+    let joined = to(&split, &directory.path().join("joined"), &Conversion::to(Layout::PyTorch));
     assert_eq!(joined.fingerprint().unwrap(), source.fingerprint().unwrap());
     assert_eq!(joined.config(), source.config());
 }
@@ -234,20 +177,11 @@ fn splitting_and_joining_in_proj_gives_the_original_back() {
 fn floats_can_be_cast_before_they_are_quantized() {
     let (_directory, output) = pair();
     let source = open(fixtures::path("a_base"));
-    let options = QuantizeOptions {
-        dtype: Some(Dtype::Float16),
-        ..Default::default()
-    };
+    let options = QuantizeOptions { dtype: Some(Dtype::Float16), ..Default::default() };
     let report = run(&source, &output, &options);
     let written = open(&output);
-    assert_eq!(
-        written.info("lm_head.scales").unwrap().dtype,
-        Dtype::Float16
-    );
-    assert_eq!(
-        written.info("backbone.layers.0.mixer.D").unwrap().dtype,
-        Dtype::Float16
-    );
+    assert_eq!(written.info("lm_head.scales").unwrap().dtype, Dtype::Float16);
+    assert_eq!(written.info("backbone.layers.0.mixer.D").unwrap().dtype, Dtype::Float16);
     assert!(report.bits_per_weight < 4.8, "{report}");
 }
 
@@ -255,17 +189,11 @@ fn floats_can_be_cast_before_they_are_quantized() {
 fn overrides_and_exclusions_are_written_per_tensor() {
     let (_directory, output) = pair();
     let six = Scheme::new(32, 6, Mode::Affine).unwrap();
-    let only = |pattern: &str, scheme| Override {
-        pattern: pattern.into(),
-        scheme,
-    };
+    let only = |pattern: &str, scheme| Override { pattern: pattern.into(), scheme };
     let options = QuantizeOptions {
         embedding: false,
         head: false,
-        overrides: vec![
-            only("layers.0.mlp.*", Some(six)),
-            only("layers.0.mlp.up_proj", None),
-        ],
+        overrides: vec![only("layers.0.mlp.*", Some(six)), only("layers.0.mlp.up_proj", None)],
         ..Default::default()
     };
     let report = run(&open(fixtures::path("a_base")), &output, &options);
@@ -274,20 +202,9 @@ fn overrides_and_exclusions_are_written_per_tensor() {
     assert_eq!(written.scheme("lm_head"), None);
     assert_eq!(written.scheme("backbone.layers.0.mlp.up_proj"), None);
     assert_eq!(written.scheme("backbone.layers.0.mlp.gate_proj"), Some(six));
-    assert_eq!(
-        written
-            .scheme("backbone.layers.1.mlp.gate_proj")
-            .unwrap()
-            .bits,
-        4
-    );
+    assert_eq!(written.scheme("backbone.layers.1.mlp.gate_proj").unwrap().bits, 4);
     let block = written.config().quantization.clone().unwrap();
-    assert_eq!(
-        block.overrides.len(),
-        2,
-        "only what differs: {:?}",
-        block.overrides
-    );
+    assert_eq!(block.overrides.len(), 2, "only what differs: {:?}", block.overrides);
     for (path, scheme) in report.matrices {
         assert_eq!(written.scheme(&path), scheme, "{path}");
     }
@@ -300,11 +217,7 @@ fn every_fixture_converts_to_our_layout_with_the_same_arrays() {
         let source = open(fixtures::path(name));
         let written = to(&source, &output, &Conversion::to(Layout::MlxLlamba));
         assert_eq!(written.layout(), Layout::MlxLlamba);
-        assert_eq!(
-            written.fingerprint().unwrap(),
-            source.fingerprint().unwrap(),
-            "{name}"
-        );
+        assert_eq!(written.fingerprint().unwrap(), source.fingerprint().unwrap(), "{name}");
         assert_eq!(written.config(), source.config());
     }
 }
@@ -317,10 +230,7 @@ fn shards_hold_the_same_arrays() {
     conversion.shard_bytes = 20_000;
     let written = to(&source, &output, &conversion);
     assert!(written.files().count() > 3);
-    assert_eq!(
-        written.fingerprint().unwrap(),
-        source.fingerprint().unwrap()
-    );
+    assert_eq!(written.fingerprint().unwrap(), source.fingerprint().unwrap());
 }
 
 #[test]
@@ -342,21 +252,13 @@ fn quantized_files_become_dense_with_the_values_that_mlx_gives() {
     };
     let expected = expected.dequantize(Dtype::Float32).unwrap();
     expected.eval().unwrap();
-    assert_eq!(
-        values(&dense, &format!("{prefix}.weight")),
-        expected.as_slice::<f32>()
-    );
+    assert_eq!(values(&dense, &format!("{prefix}.weight")), expected.as_slice::<f32>());
 }
 
 #[test]
 fn tokenizer_files_come_along() {
     let source = fixtures::copy("a_base");
-    for name in [
-        "tokenizer.json",
-        "generation_config.json",
-        "chat_template.jinja",
-        "notes.txt",
-    ] {
+    for name in ["tokenizer.json", "generation_config.json", "chat_template.jinja", "notes.txt"] {
         std::fs::write(source.path().join(name), name).unwrap();
     }
     let (_directory, output) = pair();
@@ -388,11 +290,7 @@ fn an_existing_output_is_refused_unless_it_is_a_checkpoint_to_replace() {
     options.scheme.bits = 8;
     run(&source, &output, &options);
     assert_eq!(open(&output).scheme("lm_head").unwrap().bits, 8);
-    assert_eq!(
-        list(directory.path()),
-        ["out"],
-        "nothing is left of the old one"
-    );
+    assert_eq!(list(directory.path()), ["out"], "nothing is left of the old one");
     // Something else under that name is never taken away.
     std::fs::remove_file(output.join("model.safetensors")).unwrap();
     refused(&options);
@@ -409,11 +307,7 @@ fn an_interrupted_write_leaves_nothing() {
     let mut calls = 0;
     let mut stop = |_: Progress<'_>| {
         calls += 1;
-        if calls < 5 {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
+        if calls < 5 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let source = open(fixtures::path("a_base"));
     let result = quantize(&source, &output, &QuantizeOptions::default(), &mut stop);
@@ -434,31 +328,19 @@ fn a_killed_write_leaves_no_output_and_does_not_stop_the_next() {
             }
             ControlFlow::Continue(())
         };
-        let _ = quantize(
-            &source,
-            Path::new(&target),
-            &QuantizeOptions::default(),
-            &mut stall,
-        );
+        let _ = quantize(&source, Path::new(&target), &QuantizeOptions::default(), &mut stall);
         return;
     }
     let (directory, output) = pair();
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "a_killed_write_leaves_no_output_and_does_not_stop_the_next",
-            "--exact",
-        ])
+        .args(["a_killed_write_leaves_no_output_and_does_not_stop_the_next", "--exact"])
         .arg("--nocapture")
         .env(TARGET, &output)
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(
-        lines
-            .map_while(Result::ok)
-            .any(|line| line.contains("half way"))
-    );
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("half way")));
     child.kill().unwrap();
     child.wait().unwrap();
     let left = list(directory.path());
@@ -477,18 +359,8 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
     let source = open(fixtures::path("a_base"));
     let conversion = Conversion::to(Layout::MlxLlamba);
     let error = convert(&source, &disk.0.join("out"), &conversion, &mut go).unwrap_err();
-    let Error::Io {
-        action,
-        path,
-        source,
-    } = &error
-    else {
-        panic!("{error}")
-    };
-    assert_eq!(
-        (*action, source.kind()),
-        ("write", std::io::ErrorKind::StorageFull)
-    );
+    let Error::Io { action, path, source } = &error else { panic!("{error}") };
+    assert_eq!((*action, source.kind()), ("write", std::io::ErrorKind::StorageFull));
     assert!(path.ends_with("model.safetensors"), "{error}");
     assert_eq!(list(&disk.0), [""; 0]);
 }
@@ -499,13 +371,9 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: &Path) -> Option<Self> {
         let mut command = std::process::Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-            .arg(at);
+        command.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(at);
         let status = command.stderr(std::process::Stdio::null()).status();
-        status
-            .is_ok_and(|status| status.success())
-            .then(|| Self(at.to_owned()))
+        status.is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
     }
 }
 
@@ -534,10 +402,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     let source = open(fixtures::path("a_base"));
     let output = Path::new("/proc/here/out");
     let error = quantize(&source, output, &QuantizeOptions::default(), &mut go).unwrap_err();
-    assert!(
-        matches!(&error, Error::Io { path, .. } if path == output),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Io { path, .. } if path == output), "{error}");
 }
 
 #[test]
@@ -546,16 +411,10 @@ fn rows_that_do_not_divide_into_groups_are_all_named() {
     let (directory, output) = pair();
     let options = QuantizeOptions::new(Mode::Affine, Some(4), Some(128)).unwrap();
     let error = quantize(&source, &output, &options, &mut go).unwrap_err();
-    let Error::NotQuantizable { problems, .. } = &error else {
-        panic!("{error}")
-    };
+    let Error::NotQuantizable { problems, .. } = &error else { panic!("{error}") };
     // All matrices but two down_proj, which have 128 columns.
     assert_eq!(problems.len(), 2 * 4 + 2);
-    assert!(
-        error
-            .to_string()
-            .contains("rows of 64 values do not divide into groups of 128")
-    );
+    assert!(error.to_string().contains("rows of 64 values do not divide into groups of 128"));
     assert_eq!(list(directory.path()), [""; 0]);
 }
 
@@ -566,14 +425,8 @@ fn unknown_schemes_and_patterns_are_refused() {
     assert!(matches!(bad(Mode::Affine, 4, 48), Error::Option { .. }));
     assert!(matches!(bad(Mode::Mxfp4, 4, 64), Error::Option { .. }));
     let (_directory, output) = pair();
-    let nothing = Override {
-        pattern: "q_proj".into(),
-        scheme: None,
-    };
-    let options = QuantizeOptions {
-        overrides: vec![nothing],
-        ..Default::default()
-    };
+    let nothing = Override { pattern: "q_proj".into(), scheme: None };
+    let options = QuantizeOptions { overrides: vec![nothing], ..Default::default() };
     let source = open(fixtures::path("a_base"));
     let error = quantize(&source, &output, &options, &mut go).unwrap_err();
     assert!(error.to_string().contains("q_proj"), "{error}");
@@ -585,10 +438,7 @@ fn what_is_quantized_is_quantized_again_only_on_request() {
     let (_directory, output) = pair();
     let mut options = QuantizeOptions::new(Mode::Affine, Some(3), None).unwrap();
     let error = quantize(&source, &output, &options, &mut go).unwrap_err();
-    assert!(
-        matches!(error, Error::AlreadyQuantized { bits: 4, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::AlreadyQuantized { bits: 4, .. }), "{error}");
     options.requantize = true;
     run(&source, &output, &options);
     assert_eq!(open(&output).scheme("lm_head").unwrap().bits, 3);
@@ -600,8 +450,5 @@ fn cartesia_files_are_only_read() {
     let (_directory, output) = pair();
     let conversion = Conversion::to(Layout::CartesiaMlx);
     let error = convert(&source, &output, &conversion, &mut go).unwrap_err();
-    assert!(
-        matches!(error, Error::Option { option: "to", .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
 }

@@ -13,11 +13,7 @@ const LOGITS: f32 = 6e-6;
 const STATES: f32 = 6e-6;
 
 fn model(fixture: &str) -> Model {
-    Model::new(
-        &Checkpoint::open(fixtures::path(fixture)).unwrap(),
-        Dtype::Float32,
-    )
-    .unwrap()
+    Model::new(&Checkpoint::open(fixtures::path(fixture)).unwrap(), Dtype::Float32).unwrap()
 }
 
 fn all() -> impl Iterator<Item = &'static str> {
@@ -52,11 +48,7 @@ fn read(model: &Model, tokens: &[u32], cuts: &[usize]) -> (Vec<f32>, State) {
 /// Both states of every layer. The golden convolution state is (conv_dim, k), of which the model
 /// keeps the last k-1 inputs, in time order.
 fn assert_states(what: &str, state: &State, golden: &Golden) {
-    assert_eq!(
-        state.layers().len(),
-        golden.ssm_states.len(),
-        "{what}: layers"
-    );
+    assert_eq!(state.layers().len(), golden.ssm_states.len(), "{what}: layers");
     let expected = golden.ssm_states.iter().zip(&golden.conv_states);
     for (i, (layer, (ssm, conv))) in state.layers().iter().zip(expected).enumerate() {
         assert_close(
@@ -65,30 +57,18 @@ fn assert_states(what: &str, state: &State, golden: &Golden) {
             &ssm.values,
             STATES,
         );
-        let [channels, k] = conv.shape[..] else {
-            panic!("{what}: shape of conv {i}")
-        };
+        let [channels, k] = conv.shape[..] else { panic!("{what}: shape of conv {i}") };
         let kept: Vec<f32> = (1..k)
             .flat_map(|tap| (0..channels).map(move |channel| channel * k + tap))
             .map(|place| conv.values[place])
             .collect();
-        assert_close(
-            &format!("{what}: conv {i}"),
-            &floats(&layer.conv).unwrap(),
-            &kept,
-            STATES,
-        );
+        assert_close(&format!("{what}: conv {i}"), &floats(&layer.conv).unwrap(), &kept, STATES);
     }
 }
 
 fn check(what: &str, model: &Model, golden: &Golden, cuts: &[usize]) {
     let (logits, state) = read(model, &golden.tokens, cuts);
-    assert_close(
-        &format!("{what}: logits"),
-        &logits,
-        &golden.logits.values,
-        LOGITS,
-    );
+    assert_close(&format!("{what}: logits"), &logits, &golden.logits.values, LOGITS);
     assert_states(what, &state, golden);
 }
 
@@ -111,12 +91,7 @@ fn every_split() {
             // All cuts of the shorter prompts; around chunk borders and every 23rd of the longer.
             let near = |cut: &usize| l < 10 || (*cut + 2) % 64 < 5 || cut.is_multiple_of(23);
             for cut in (1..l).filter(near) {
-                check(
-                    &format!("{fixture} {} cut at {cut}", golden.name),
-                    &model,
-                    &golden,
-                    &[cut],
-                );
+                check(&format!("{fixture} {} cut at {cut}", golden.name), &model, &golden, &[cut]);
             }
             if l > 8 {
                 check(
@@ -136,12 +111,7 @@ fn token_by_token() {
         let model = model(fixture);
         for golden in fixtures::golden(fixture) {
             let cuts: Vec<usize> = (1..golden.tokens.len()).collect();
-            check(
-                &format!("{fixture} {} by token", golden.name),
-                &model,
-                &golden,
-                &cuts,
-            );
+            check(&format!("{fixture} {} by token", golden.name), &model, &golden, &cuts);
         }
     }
 }
@@ -162,12 +132,7 @@ fn ragged_batch() {
         for (row, golden) in goldens.iter().enumerate() {
             let what = format!("{fixture} {} as row {row}", golden.name);
             let logits = &logits[row * per_row..][..golden.logits.values.len()];
-            assert_close(
-                &format!("{what}: logits"),
-                logits,
-                &golden.logits.values,
-                LOGITS,
-            );
+            assert_close(&format!("{what}: logits"), logits, &golden.logits.values, LOGITS);
             assert_states(&what, &state.row(row).unwrap(), golden);
         }
     }
@@ -193,19 +158,11 @@ fn greedy_continuations() {
         let mut state = State::stack(&states).unwrap();
         for step in 0..32 {
             for (id, golden) in last.iter().zip(&goldens) {
-                assert_eq!(
-                    *id, golden.greedy[step],
-                    "{fixture} {} token {step}",
-                    golden.name
-                );
+                assert_eq!(*id, golden.greedy[step], "{fixture} {} token {step}", golden.name);
             }
             let ids = Array::from_slice(&last, &[last.len() as i32, 1]);
             let (logits, next) = model.forward(&ids, None, &state).unwrap();
-            last = floats(&logits)
-                .unwrap()
-                .chunks_exact(vocab)
-                .map(argmax)
-                .collect();
+            last = floats(&logits).unwrap().chunks_exact(vocab).map(argmax).collect();
             state = next;
         }
     }

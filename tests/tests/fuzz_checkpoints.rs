@@ -24,20 +24,14 @@ fn seeds() -> &'static [PathBuf] {
         let mut go = |_: mlx_llamba::Progress<'_>| std::ops::ControlFlow::Continue(());
         let source = Checkpoint::open(fixtures::path("c_tied_exp2")).unwrap();
         let [mixed, sharded] = ["mixed", "sharded"].map(|name| directory.path().join(name));
-        let options = QuantizeOptions {
-            recipe: Recipe::Mixed,
-            ..Default::default()
-        };
+        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
         mlx_llamba::quantize(&source, &mixed, &options, &mut go).unwrap();
         let mut conversion = Conversion::to(Layout::MlxLlamba);
         conversion.shard_bytes = 30_000;
         let source = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
         mlx_llamba::convert(&source, &sharded, &conversion, &mut go).unwrap();
         let fixtures = ["a_base", "m_mlx_f32", "m_mlx_4bit"].map(fixtures::path);
-        (
-            directory,
-            fixtures.into_iter().chain([mixed, sharded]).collect(),
-        )
+        (directory, fixtures.into_iter().chain([mixed, sharded]).collect())
     });
     seeds
 }
@@ -166,9 +160,7 @@ fn put(tree: &mut Value, at: Index, value: Value) {
 
 /// Files of a directory that end in one of these words, sorted.
 fn files(directory: &Path, ends: &[&str]) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries
         .filter(|path| ends.iter().any(|end| path.to_string_lossy().ends_with(end)))
         .collect();
@@ -201,11 +193,7 @@ fn apply(directory: &Path, damage: &Damage) {
     };
     match damage {
         Damage::Flip { at, bit, header } => raw(&|bytes| {
-            let end = if *header {
-                bytes.len().min(3000)
-            } else {
-                bytes.len()
-            };
+            let end = if *header { bytes.len().min(3000) } else { bytes.len() };
             bytes[at.index(end)] ^= 1 << bit;
         }),
         Damage::Truncate { at } => raw(&|bytes| bytes.truncate(at.index(bytes.len()))),
@@ -215,10 +203,7 @@ fn apply(directory: &Path, damage: &Damage) {
         }),
         Damage::Header { at, value } => edit(&|header| put(header, *at, value.clone())),
         Damage::Metadata { at, text } => edit(&|header| {
-            if let Some(keys) = header
-                .get_mut("__metadata__")
-                .filter(|keys| keys.is_object())
-            {
+            if let Some(keys) = header.get_mut("__metadata__").filter(|keys| keys.is_object()) {
                 put(keys, *at, json!(text));
             }
         }),
@@ -228,10 +213,7 @@ fn apply(directory: &Path, damage: &Damage) {
             if names.is_empty() {
                 return;
             }
-            let (from, to) = (
-                &names[from.index(names.len())],
-                &names[to.index(names.len())],
-            );
+            let (from, to) = (&names[from.index(names.len())], &names[to.index(names.len())]);
             if let Some(tensor) = header.remove(from) {
                 header.insert(to.clone(), tensor);
             }
@@ -271,8 +253,7 @@ fn exercise(path: &Path) -> mlx_llamba::Result<()> {
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
-        .unwrap_or(0)
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
 }
 
 proptest! {

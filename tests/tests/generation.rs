@@ -13,27 +13,16 @@ fn stories() -> Llamba {
 }
 
 fn fixture(name: &str) -> Llamba {
-    Llamba::builder(fixtures::path(name).display().to_string())
-        .without_tokenizer()
-        .load()
-        .unwrap()
+    Llamba::builder(fixtures::path(name).display().to_string()).without_tokenizer().load().unwrap()
 }
 
 fn sampled(max_tokens: usize) -> Generation {
-    Generation::default()
-        .max_tokens(max_tokens)
-        .temperature(1.0)
+    Generation::default().max_tokens(max_tokens).temperature(1.0)
 }
 
 /// The numbers of a context's state.
 fn numbers(context: &Context) -> Vec<Vec<f32>> {
-    context
-        .state()
-        .tensors(0)
-        .unwrap()
-        .into_iter()
-        .map(|tensor| tensor.values)
-        .collect()
+    context.state().tensors(0).unwrap().into_iter().map(|tensor| tensor.values).collect()
 }
 
 #[test]
@@ -41,38 +30,20 @@ fn a_stream_gives_what_generate_gives() {
     let llamba = stories();
     let options = sampled(60).seed(5);
     let whole = llamba.generate(PROMPT, &options).unwrap();
-    let events: Vec<Event> = llamba
-        .stream(PROMPT, &options)
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap();
+    let events: Vec<Event> =
+        llamba.stream(PROMPT, &options).unwrap().collect::<Result<_, _>>().unwrap();
     let text: String = events.iter().map(Event::text).collect();
     let ids: Vec<u32> = events
         .iter()
-        .filter_map(|event| {
-            if let Event::Token { id, .. } = event {
-                Some(*id)
-            } else {
-                None
-            }
-        })
+        .filter_map(|event| if let Event::Token { id, .. } = event { Some(*id) } else { None })
         .collect();
     assert_eq!((&text, &ids), (&whole.text, &whole.tokens));
     let decoded = llamba.tokenizer().unwrap().decode(&ids, true).unwrap();
     assert_eq!(text, decoded);
-    assert!(
-        matches!(events[0], Event::Prompt { read: 5, total: 5 }),
-        "{:?}",
-        events[0]
-    );
-    let Some(Event::End { reason, stats, .. }) = events.last() else {
-        panic!("no end")
-    };
+    assert!(matches!(events[0], Event::Prompt { read: 5, total: 5 }), "{:?}", events[0]);
+    let Some(Event::End { reason, stats, .. }) = events.last() else { panic!("no end") };
     assert_eq!(*reason, Reason::Length);
-    assert_eq!(
-        (stats.prompt_tokens, stats.generated_tokens, stats.seed),
-        (5, 60, 5)
-    );
+    assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.seed), (5, 60, 5));
     assert!(stats.decode_tokens_per_second > 0.0 && stats.time_to_first_token > 0.0);
     assert!(stats.peak_memory > llamba.model().weight_bytes());
 }
@@ -94,13 +65,7 @@ fn pipelining_does_not_show() {
             assert_eq!((&ahead.text, &ahead.tokens), (&after.text, &after.tokens));
             assert_eq!(ahead.reason, after.reason);
             assert_eq!(numbers(&ahead.context), numbers(&after.context));
-            let next = |context| {
-                llamba
-                    .resume(context, "", &sampled(5))
-                    .unwrap()
-                    .finish()
-                    .unwrap()
-            };
+            let next = |context| llamba.resume(context, "", &sampled(5)).unwrap().finish().unwrap();
             assert_eq!(next(ahead.context).tokens, next(after.context).tokens);
         }
     }
@@ -108,29 +73,16 @@ fn pipelining_does_not_show() {
 
 #[test]
 fn it_writes_english() {
-    let text = stories()
-        .generate(PROMPT, &Generation::greedy().max_tokens(60))
-        .unwrap()
-        .text;
-    let common = [
-        "a", "and", "he", "she", "the", "to", "was", "who", "with", "his", "her",
-    ];
-    let known = text
-        .split_whitespace()
-        .filter(|word| common.contains(word))
-        .count();
+    let text = stories().generate(PROMPT, &Generation::greedy().max_tokens(60)).unwrap().text;
+    let common = ["a", "and", "he", "she", "the", "to", "was", "who", "with", "his", "her"];
+    let known = text.split_whitespace().filter(|word| common.contains(word)).count();
     assert!(known >= 12, "{text}");
 }
 
 #[test]
 fn equal_seeds_give_equal_texts() {
     let llamba = stories();
-    let run = |seed| {
-        llamba
-            .generate(PROMPT, &sampled(30).seed(seed))
-            .unwrap()
-            .tokens
-    };
+    let run = |seed| llamba.generate(PROMPT, &sampled(30).seed(seed)).unwrap().tokens;
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
     let unseeded = llamba.generate(PROMPT, &sampled(30)).unwrap();
@@ -143,16 +95,9 @@ fn pieces_of_the_prompt_do_not_show() {
     let llamba = fixture("a_base");
     for golden in fixtures::golden("a_base") {
         for prefill in [1, 2, 3, 64, 100, 512] {
-            let options = Generation {
-                prefill,
-                ..Generation::greedy().max_tokens(32)
-            };
+            let options = Generation { prefill, ..Generation::greedy().max_tokens(32) };
             let completion = llamba.generate(&golden.tokens, &options).unwrap();
-            assert_eq!(
-                completion.tokens, golden.greedy,
-                "{} by {prefill}",
-                golden.name
-            );
+            assert_eq!(completion.tokens, golden.greedy, "{} by {prefill}", golden.name);
         }
     }
 }
@@ -169,11 +114,7 @@ fn a_saved_context_goes_on_exactly() {
     // No seed: the random numbers go on where they stopped.
     let context = Context::load(llamba.model(), &file).unwrap();
     assert_eq!(numbers(&context), numbers(&first.context));
-    let second = llamba
-        .resume(context, "", &sampled(23))
-        .unwrap()
-        .finish()
-        .unwrap();
+    let second = llamba.resume(context, "", &sampled(23)).unwrap().finish().unwrap();
     assert_eq!([first.tokens, second.tokens].concat(), once.tokens);
     assert_eq!(first.text + &second.text, once.text);
     assert_eq!(second.context.read(), once.context.read());
@@ -232,10 +173,7 @@ fn an_end_of_text_token_ends_it() {
 fn logprobs_are_those_of_the_model() {
     let llamba = fixture("e_padvocab");
     let prompt = fixtures::golden("e_padvocab").pop().unwrap().tokens;
-    let options = Generation {
-        logprobs: Some(4),
-        ..sampled(5).seed(3)
-    };
+    let options = Generation { logprobs: Some(4), ..sampled(5).seed(3) };
     let completion = llamba.generate(&prompt, &options).unwrap();
     assert_eq!(completion.logprobs.len(), 5);
 
@@ -254,12 +192,7 @@ fn logprobs_are_those_of_the_model() {
         best.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
         let top: Vec<u32> = logprobs.top.iter().map(|(id, _)| *id).collect();
         assert_eq!(top, best[..4]);
-        assert!(
-            logprobs
-                .top
-                .iter()
-                .all(|(id, v)| (v - expected(*id)).abs() < 1e-4)
-        );
+        assert!(logprobs.top.iter().all(|(id, v)| (v - expected(*id)).abs() < 1e-4));
     }
 }
 
@@ -267,18 +200,12 @@ fn logprobs_are_those_of_the_model() {
 fn padding_of_the_vocabulary_is_never_sampled() {
     let llamba = fixture("e_padvocab");
     let options = Generation {
-        sampling: Sampling {
-            temperature: 100.0,
-            seed: Some(1),
-            ..Sampling::plain()
-        },
+        sampling: Sampling { temperature: 100.0, seed: Some(1), ..Sampling::plain() },
         ..Generation::default().max_tokens(1500)
     };
     let tokens = llamba.generate(&vec![1u32, 2], &options).unwrap().tokens;
-    let (vocab, padded) = (
-        llamba.model().config().vocab_size,
-        llamba.model().config().padded_vocab(),
-    );
+    let (vocab, padded) =
+        (llamba.model().config().vocab_size, llamba.model().config().padded_vocab());
     assert!(vocab < padded);
     assert!(tokens.iter().all(|&id| (id as usize) < vocab));
     // At this temperature nearly all real ids come up.
@@ -306,9 +233,7 @@ fn cancelling_keeps_a_place_to_go_on_from() {
     assert_eq!((end, seen.len()), (Reason::Cancelled, 10));
     assert!(stream.next().is_none());
     let context = stream.into_context().unwrap();
-    let rest = llamba
-        .resume(context, "", &Generation::greedy().max_tokens(30))
-        .unwrap();
+    let rest = llamba.resume(context, "", &Generation::greedy().max_tokens(30)).unwrap();
     assert_eq!([seen, rest.finish().unwrap().tokens].concat(), once.tokens);
 }
 
@@ -335,30 +260,16 @@ fn a_prompt_that_was_not_read_to_its_end_is_not_lost() {
         goes_on(stream.into_context().unwrap());
 
         let cancel = mlx_llamba::Cancel::default();
-        let cancelled = Generation {
-            cancel: cancel.clone(),
-            ..options.clone()
-        };
+        let cancelled = Generation { cancel: cancel.clone(), ..options.clone() };
         let mut stream = llamba.stream(PROMPT, &cancelled).unwrap();
         for _ in 0..pieces {
             stream.next().unwrap().unwrap();
         }
         cancel.cancel();
-        assert!(matches!(
-            stream.next(),
-            Some(Ok(Event::End {
-                reason: Reason::Cancelled,
-                ..
-            }))
-        ));
+        assert!(matches!(stream.next(), Some(Ok(Event::End { reason: Reason::Cancelled, .. }))));
         goes_on(stream.into_context().unwrap());
     }
-    goes_on(
-        llamba
-            .generate(PROMPT, &options.clone().max_tokens(0))
-            .unwrap()
-            .context,
-    );
+    goes_on(llamba.generate(PROMPT, &options.clone().max_tokens(0)).unwrap().context);
 }
 
 #[test]
@@ -377,32 +288,14 @@ fn impossible_requests_are_named() {
     let options = Generation::default();
     assert!(matches!(refused(&[], &options), Error::EmptyPrompt));
     let error = refused(&[3, 257], &options);
-    assert!(matches!(
-        error,
-        Error::TokenOutOfRange {
-            id: 257,
-            position: 1,
-            vocab_size: 257
-        }
-    ));
+    assert!(matches!(error, Error::TokenOutOfRange { id: 257, position: 1, vocab_size: 257 }));
     let error = llamba.generate("text", &options).unwrap_err();
     assert!(matches!(error, Error::TokenizerMissing { .. }), "{error}");
-    let options = Generation {
-        prefill: 0,
-        ..Generation::default()
-    };
-    assert!(
-        refused(&[1], &options)
-            .to_string()
-            .starts_with("prefill = 0")
-    );
+    let options = Generation { prefill: 0, ..Generation::default() };
+    assert!(refused(&[1], &options).to_string().starts_with("prefill = 0"));
     let error = refused(&[1], &Generation::default().temperature(-1.0));
     assert!(error.to_string().starts_with("temperature = -1"), "{error}");
-    assert!(
-        refused(&[1], &Generation::default().stop(""))
-            .to_string()
-            .starts_with("stop")
-    );
+    assert!(refused(&[1], &Generation::default().stop("")).to_string().starts_with("stop"));
 }
 
 /// A saved context of `model`, and what loading it gives after `damage`.
@@ -419,10 +312,7 @@ fn reload(model: &Model, damage: impl FnOnce(&mut Vec<u8>)) -> Result<Context, E
 /// Replaces text in the header by text of the same length.
 fn replace(bytes: &mut [u8], from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
-    let at = bytes
-        .windows(from.len())
-        .position(|w| w == from.as_bytes())
-        .expect(from);
+    let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
     bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
 }
 
@@ -448,20 +338,10 @@ fn damaged_and_foreign_states_are_refused() {
     let file = directory.path().join("saved.state");
     Context::new(model).unwrap().save(model, &file).unwrap();
     // d_silu has the same shapes and other weights.
-    let error = Context::load(fixture("d_silu").model(), &file)
-        .unwrap_err()
-        .to_string();
+    let error = Context::load(fixture("d_silu").model(), &file).unwrap_err().to_string();
     assert!(error.contains("belongs to another model"), "{error}");
     let missing = Context::load(model, &directory.path().join("none")).unwrap_err();
     assert!(matches!(missing, Error::Io { action: "read", .. }));
-    let error = Context::new(model)
-        .unwrap()
-        .save(model, &directory.path().join("no/where"));
-    assert!(matches!(
-        error.unwrap_err(),
-        Error::Io {
-            action: "write",
-            ..
-        }
-    ));
+    let error = Context::new(model).unwrap().save(model, &directory.path().join("no/where"));
+    assert!(matches!(error.unwrap_err(), Error::Io { action: "write", .. }));
 }

@@ -12,9 +12,7 @@ const REPO: &str = FakeHub::REPO;
 const WEIGHTS: &str = "model.safetensors";
 
 fn weights() -> Vec<u8> {
-    (0..3_000_000u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect()
+    (0..3_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// A hub with a model, the options to use it, and the cache's directory.
@@ -40,18 +38,15 @@ fn setup() -> (FakeHub, HubOptions, TempDir) {
 
 fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
 fn parts(options: &HubOptions) -> Vec<PathBuf> {
     let blobs = options.cache.join("models--owner--model/blobs");
-    let parts = names(&blobs)
-        .into_iter()
-        .filter(|name| name.ends_with(".part"));
+    let parts = names(&blobs).into_iter().filter(|name| name.ends_with(".part"));
     parts.map(|name| blobs.join(name)).collect()
 }
 
@@ -60,10 +55,7 @@ fn of_weights(request: &Request) -> bool {
 }
 
 fn ranges(hub: &FakeHub) -> Vec<Option<String>> {
-    hub.take_requests(of_weights)
-        .into_iter()
-        .map(|request| request.range)
-        .collect()
+    hub.take_requests(of_weights).into_iter().map(|request| request.range).collect()
 }
 
 #[track_caller]
@@ -91,14 +83,8 @@ fn a_model_comes_with_its_useful_files_and_only_once() {
     assert_eq!(names(&directory), expected);
     assert_eq!(std::fs::read(directory.join(WEIGHTS)).unwrap(), weights());
     assert_eq!(std::fs::read(directory.join("config.json")).unwrap(), b"{}");
-    assert_eq!(
-        std::fs::read(directory.join("generation_config.json")).unwrap(),
-        b""
-    );
-    assert!(directory.ends_with(format!(
-        "models--owner--model/snapshots/{}",
-        FakeHub::COMMIT
-    )));
+    assert_eq!(std::fs::read(directory.join("generation_config.json")).unwrap(), b"");
+    assert!(directory.ends_with(format!("models--owner--model/snapshots/{}", FakeHub::COMMIT)));
     let reference = options.cache.join("models--owner--model/refs/main");
     assert_eq!(std::fs::read_to_string(reference).unwrap(), FakeHub::COMMIT);
     assert!(parts(&options).is_empty());
@@ -114,10 +100,7 @@ fn a_model_comes_with_its_useful_files_and_only_once() {
     hub.contents().commit = "f".repeat(40);
     hub.contents().files.get_mut("config.json").unwrap().bytes = b"{\"new\": 1}".to_vec();
     let newer = resolve(&format!("{REPO}@v1"), &options).unwrap();
-    assert_eq!(
-        std::fs::read(newer.join("config.json")).unwrap(),
-        b"{\"new\": 1}"
-    );
+    assert_eq!(std::fs::read(newer.join("config.json")).unwrap(), b"{\"new\": 1}");
     assert_eq!(names(&newer), expected);
     let gets = hub.take_requests(|r| r.method == "GET" && !r.path.starts_with("/api"));
     assert_eq!(gets.len(), 2, "resolve and its redirect: {gets:?}");
@@ -127,27 +110,17 @@ fn a_model_comes_with_its_useful_files_and_only_once() {
     std::fs::remove_file(newer.join("config.json")).unwrap();
     std::os::unix::fs::symlink("../../blobs/gone", newer.join("config.json")).unwrap();
     resolve(&format!("{REPO}@v1"), &options).unwrap();
-    assert_eq!(
-        std::fs::read(newer.join("config.json")).unwrap(),
-        b"{\"new\": 1}"
-    );
+    assert_eq!(std::fs::read(newer.join("config.json")).unwrap(), b"{\"new\": 1}");
 }
 
 #[test]
 fn a_tokenizer_comes_without_the_weights() {
     let (hub, options, _cache) = setup();
     let directory = resolve_tokenizer(REPO, &options).unwrap();
-    let expected = [
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ];
+    let expected = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&directory), expected);
     assert!(hub.take_requests(of_weights).is_empty());
-    let offline = HubOptions {
-        offline: true,
-        ..options.clone()
-    };
+    let offline = HubOptions { offline: true, ..options.clone() };
     assert_eq!(resolve_tokenizer(REPO, &offline).unwrap(), directory);
     assert!(reason(resolve(REPO, &offline)).contains("not in the cache"));
 
@@ -159,13 +132,7 @@ fn a_tokenizer_comes_without_the_weights() {
 #[test]
 fn an_interrupted_download_goes_on_where_it_stopped() {
     let (hub, options, _cache) = setup();
-    hub.break_file(
-        WEIGHTS,
-        Fault::Cut {
-            after: 1_000_000,
-            times: 1,
-        },
-    );
+    hub.break_file(WEIGHTS, Fault::Cut { after: 1_000_000, times: 1 });
     let message = reason(resolve(REPO, &options));
     assert!(message.contains("the next attempt goes on"), "{message}");
     let kept = std::fs::metadata(&parts(&options)[0]).unwrap().len();
@@ -181,25 +148,11 @@ fn an_interrupted_download_goes_on_where_it_stopped() {
 fn broken_transfers_are_taken_up_again_by_themselves() {
     let (hub, options, _cache) = setup();
     // More cuts than retries: each brings something, so each is the first again.
-    hub.break_file(
-        WEIGHTS,
-        Fault::Cut {
-            after: 800_000,
-            times: 3,
-        },
-    );
-    let options = HubOptions {
-        retries: 1,
-        ..options
-    };
+    hub.break_file(WEIGHTS, Fault::Cut { after: 800_000, times: 3 });
+    let options = HubOptions { retries: 1, ..options };
     let directory = resolve(REPO, &options).unwrap();
     assert_eq!(std::fs::read(directory.join(WEIGHTS)).unwrap(), weights());
-    let expected = [
-        None,
-        Some("bytes=800000-"),
-        Some("bytes=1600000-"),
-        Some("bytes=2400000-"),
-    ];
+    let expected = [None, Some("bytes=800000-"), Some("bytes=1600000-"), Some("bytes=2400000-")];
     assert_eq!(ranges(&hub), expected.map(|range| range.map(str::to_owned)));
 }
 
@@ -207,25 +160,12 @@ fn broken_transfers_are_taken_up_again_by_themselves() {
 fn a_busy_hub_is_asked_again_but_not_for_ever() {
     let (hub, options, _cache) = setup();
     hub.break_file(WEIGHTS, Fault::Busy { times: 1 });
-    resolve(
-        REPO,
-        &HubOptions {
-            retries: 1,
-            ..options.clone()
-        },
-    )
-    .unwrap();
+    resolve(REPO, &HubOptions { retries: 1, ..options.clone() }).unwrap();
     assert_eq!(ranges(&hub).len(), 2);
 
     let (hub, options, _cache) = setup();
     hub.break_file(WEIGHTS, Fault::Busy { times: 9 });
-    let message = reason(resolve(
-        REPO,
-        &HubOptions {
-            retries: 1,
-            ..options
-        },
-    ));
+    let message = reason(resolve(REPO, &HubOptions { retries: 1, ..options }));
     assert!(message.contains("status 503"), "{message}");
     assert_eq!(ranges(&hub).len(), 2);
 }
@@ -233,13 +173,7 @@ fn a_busy_hub_is_asked_again_but_not_for_ever() {
 #[test]
 fn a_complete_part_a_too_long_part_and_a_server_without_ranges() {
     let (hub, options, _cache) = setup();
-    hub.break_file(
-        WEIGHTS,
-        Fault::Cut {
-            after: 100,
-            times: 1,
-        },
-    );
+    hub.break_file(WEIGHTS, Fault::Cut { after: 100, times: 1 });
     reason(resolve(REPO, &options));
     let part = parts(&options).remove(0);
 
@@ -253,11 +187,7 @@ fn a_complete_part_a_too_long_part_and_a_server_without_ranges() {
     for fault in [None, Some(Fault::NoRange)] {
         let blob = std::fs::canonicalize(directory.join(WEIGHTS)).unwrap();
         std::fs::remove_file(blob).unwrap();
-        let length = if fault.is_none() {
-            4_000_000
-        } else {
-            1_000_000
-        };
+        let length = if fault.is_none() { 4_000_000 } else { 1_000_000 };
         std::fs::write(&part, vec![7; length]).unwrap();
         hub.contents().files.get_mut(WEIGHTS).unwrap().fault = fault;
         resolve(REPO, &options).unwrap();
@@ -273,10 +203,7 @@ fn wrong_bytes_and_wrong_lengths_are_not_kept() {
     assert!(parts(&options).is_empty());
     hub.break_file(WEIGHTS, Fault::Announce(2_000_000));
     let message = reason(resolve(REPO, &options));
-    assert!(
-        message.contains("longer than its 2000000 bytes"),
-        "{message}"
-    );
+    assert!(message.contains("longer than its 2000000 bytes"), "{message}");
     hub.break_file(WEIGHTS, Fault::Announce(3_000_001));
     let message = reason(resolve(REPO, &options));
     assert!(message.contains("3000000 of 3000001 bytes"), "{message}");
@@ -291,10 +218,7 @@ fn wrong_bytes_and_wrong_lengths_are_not_kept() {
 #[test]
 fn gated_private_and_absent_repositories_say_what_to_do() {
     let (hub, options, _cache) = setup();
-    let with = |token: &str| HubOptions {
-        token: Some(token.to_owned()),
-        ..options.clone()
-    };
+    let with = |token: &str| HubOptions { token: Some(token.to_owned()), ..options.clone() };
     let page = format!("{}/{REPO}", hub.endpoint);
     hub.contents().access = Access::Gated("good".to_owned());
     let message = reason(resolve(REPO, &options));
@@ -308,29 +232,19 @@ fn gated_private_and_absent_repositories_say_what_to_do() {
     hub.take_requests(|_| true);
     resolve(REPO, &with("good")).unwrap();
     for request in hub.take_requests(|_| true) {
-        assert_eq!(
-            request.authorization.is_none(),
-            request.storage,
-            "{request:?}"
-        );
+        assert_eq!(request.authorization.is_none(), request.storage, "{request:?}");
     }
 
     hub.contents().access = Access::Private("good".to_owned());
     let message = reason(resolve(REPO, &options));
-    assert!(
-        message.contains("no such repository") && message.contains("HF_TOKEN"),
-        "{message}"
-    );
+    assert!(message.contains("no such repository") && message.contains("HF_TOKEN"), "{message}");
     assert!(reason(resolve(REPO, &with("other"))).contains("refused the token"));
 
     hub.contents().access = Access::Open;
     let message = reason(resolve(&format!("{REPO}@nothing"), &options));
     assert!(message.contains("no revision nothing"), "{message}");
     let message = resolve("owner/absent", &options).unwrap_err().to_string();
-    assert!(
-        message.contains("owner/absent: there is no such repository"),
-        "{message}"
-    );
+    assert!(message.contains("owner/absent: there is no such repository"), "{message}");
 }
 
 #[test]
@@ -340,21 +254,12 @@ fn without_a_network_the_cache_is_used() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    let unreachable = HubOptions {
-        endpoint: Some(nobody),
-        ..options.clone()
-    };
-    let offline = HubOptions {
-        offline: true,
-        ..unreachable.clone()
-    };
+    let unreachable = HubOptions { endpoint: Some(nobody), ..options.clone() };
+    let offline = HubOptions { offline: true, ..unreachable.clone() };
     let message = reason(resolve(REPO, &unreachable));
     assert!(message.contains("cannot be reached"), "{message}");
     let message = reason(resolve(REPO, &offline));
-    assert!(
-        message.contains("offline mode") && message.contains("HF_HUB_OFFLINE"),
-        "{message}"
-    );
+    assert!(message.contains("offline mode") && message.contains("HF_HUB_OFFLINE"), "{message}");
 
     let directory = resolve(REPO, &options).unwrap();
     assert_eq!(resolve(REPO, &unreachable).unwrap(), directory);
@@ -379,13 +284,7 @@ fn local_paths_and_other_names_never_reach_the_network() {
     let local = cache.path().join("here");
     std::fs::create_dir(&local).unwrap();
     assert_eq!(resolve(local.to_str().unwrap(), &options).unwrap(), local);
-    for name in [
-        "./owner/model",
-        "/owner/model",
-        "model",
-        "owner/model/x",
-        "../owner/model",
-    ] {
+    for name in ["./owner/model", "/owner/model", "model", "owner/model/x", "../owner/model"] {
         match resolve(name, &options) {
             Err(Error::NotACheckpoint { reason, .. }) => assert!(reason.contains("owner/name")),
             other => panic!("{name}: {other:?}"),
@@ -395,10 +294,7 @@ fn local_paths_and_other_names_never_reach_the_network() {
     }
     for revision in ["../../x", "v/../../../x", "-x", "a b", ""] {
         let name = format!("{REPO}@{revision}");
-        assert!(
-            matches!(resolve(&name, &options), Err(Error::Option { .. })),
-            "{revision}"
-        );
+        assert!(matches!(resolve(&name, &options), Err(Error::Option { .. })), "{revision}");
     }
     assert!(hub.take_requests(|_| true).is_empty());
 }
@@ -406,29 +302,13 @@ fn local_paths_and_other_names_never_reach_the_network() {
 #[test]
 fn progress_tells_file_bytes_and_total() {
     let (hub, options, _cache) = setup();
-    hub.break_file(
-        WEIGHTS,
-        Fault::Cut {
-            after: 1_000_000,
-            times: 1,
-        },
-    );
+    hub.break_file(WEIGHTS, Fault::Cut { after: 1_000_000, times: 1 });
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
     let progress = Arc::new(move |p: mlx_llamba::hub::HubProgress<'_>| {
-        sink.lock()
-            .unwrap()
-            .push((p.file.to_owned(), p.bytes, p.total));
+        sink.lock().unwrap().push((p.file.to_owned(), p.bytes, p.total));
     });
-    resolve(
-        REPO,
-        &HubOptions {
-            retries: 1,
-            progress: Some(progress),
-            ..options
-        },
-    )
-    .unwrap();
+    resolve(REPO, &HubOptions { retries: 1, progress: Some(progress), ..options }).unwrap();
     let seen = seen.lock().unwrap();
     let weights: Vec<_> = seen.iter().filter(|(file, ..)| file == WEIGHTS).collect();
     assert_eq!((weights[0].1, weights.last().unwrap().1), (0, 3_000_000));
@@ -449,23 +329,13 @@ fn hostile_answers_write_nothing_outside_the_cache() {
 #[test]
 fn a_full_disk_is_an_error_of_writing() {
     let (hub, options, _cache) = setup();
-    hub.break_file(
-        WEIGHTS,
-        Fault::Cut {
-            after: 100,
-            times: 1,
-        },
-    );
+    hub.break_file(WEIGHTS, Fault::Cut { after: 100, times: 1 });
     reason(resolve(REPO, &options));
     let part = parts(&options).remove(0);
     std::fs::remove_file(&part).unwrap();
     std::os::unix::fs::symlink("/dev/full", &part).unwrap();
     match resolve(REPO, &options) {
-        Err(Error::Io {
-            action: "write",
-            path,
-            source,
-        }) => {
+        Err(Error::Io { action: "write", path, source }) => {
             assert_eq!(path, part);
             assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
         }
@@ -477,13 +347,8 @@ fn a_full_disk_is_an_error_of_writing() {
 fn two_at_once_download_once() {
     let (hub, options, _cache) = setup();
     let found: Vec<PathBuf> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| resolve(REPO, &options)))
-            .collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap().unwrap())
-            .collect()
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| resolve(REPO, &options))).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap().unwrap()).collect()
     });
     assert!(found.iter().all(|directory| *directory == found[0]));
     assert_eq!(ranges(&hub), [None]);
@@ -493,20 +358,8 @@ fn two_at_once_download_once() {
 fn unreadable_certificates_are_named() {
     let (_hub, options, cache) = setup();
     let file = cache.path().join("ca.pem");
-    let with = HubOptions {
-        certificates: Some(file.clone()),
-        ..options
-    };
-    assert!(matches!(
-        resolve(REPO, &with),
-        Err(Error::Io { action: "read", .. })
-    ));
+    let with = HubOptions { certificates: Some(file.clone()), ..options };
+    assert!(matches!(resolve(REPO, &with), Err(Error::Io { action: "read", .. })));
     std::fs::write(&file, "nothing").unwrap();
-    assert!(matches!(
-        resolve(REPO, &with),
-        Err(Error::Option {
-            option: "SSL_CERT_FILE",
-            ..
-        })
-    ));
+    assert!(matches!(resolve(REPO, &with), Err(Error::Option { option: "SSL_CERT_FILE", .. })));
 }

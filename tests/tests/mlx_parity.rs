@@ -33,10 +33,7 @@ fn every_matrix(check: impl Fn(&Case, &SafeTensors<'_>)) -> usize {
     let bytes = std::fs::read(path).unwrap();
     let golden = SafeTensors::deserialize(&bytes).unwrap();
     let names = golden.names();
-    let names: Vec<_> = names
-        .iter()
-        .filter_map(|n| n.strip_suffix(".dequantized"))
-        .collect();
+    let names: Vec<_> = names.iter().filter_map(|n| n.strip_suffix(".dequantized")).collect();
     for name in &names {
         let matrix = match name.split_once('.').unwrap() {
             ("file", prefix) => of_file(prefix),
@@ -44,14 +41,7 @@ fn every_matrix(check: impl Fn(&Case, &SafeTensors<'_>)) -> usize {
         };
         let groups = matrix.scales.dim(-1) as usize;
         let columns = groups * matrix.scheme.group_size;
-        check(
-            &Case {
-                name: (*name).to_owned(),
-                matrix,
-                columns,
-            },
-            &golden,
-        );
+        check(&Case { name: (*name).to_owned(), matrix, columns }, &golden);
     }
     names.len()
 }
@@ -60,10 +50,7 @@ fn every_matrix(check: impl Fn(&Case, &SafeTensors<'_>)) -> usize {
 fn of_file(prefix: &str) -> Quantized {
     let checkpoint = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
     let stored = format!("{prefix}.weight");
-    let info = checkpoint
-        .names()
-        .find(|info| info.stored_name == stored)
-        .unwrap();
+    let info = checkpoint.names().find(|info| info.stored_name == stored).unwrap();
     let name = info.name.strip_suffix(".weight").unwrap();
     let part = |part: &str| checkpoint.array(&format!("{name}.{part}")).unwrap();
     Quantized {
@@ -76,15 +63,11 @@ fn of_file(prefix: &str) -> Quantized {
 
 /// The matrix of the dense fixture, quantized here.
 fn of_scheme(scheme: &str) -> Quantized {
-    let [mode, bits, group] = scheme.split('.').collect::<Vec<_>>()[..] else {
-        panic!("{scheme}")
-    };
+    let [mode, bits, group] = scheme.split('.').collect::<Vec<_>>()[..] else { panic!("{scheme}") };
     let mode = MODES.into_iter().find(|m| m.name() == mode).unwrap();
     let scheme = Scheme::new(group.parse().unwrap(), bits.parse().unwrap(), mode).unwrap();
     let checkpoint = Checkpoint::open(fixtures::path("a_base")).unwrap();
-    let dense = checkpoint
-        .array("backbone.layers.0.mlp.down_proj.weight")
-        .unwrap();
+    let dense = checkpoint.array("backbone.layers.0.mlp.down_proj.weight").unwrap();
     Quantized::quantize(&dense, scheme).unwrap()
 }
 
@@ -104,11 +87,7 @@ fn compare(what: &str, found: &[f32], expected: &[f32], exact: bool) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
     let scale = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
     let same = |f: f32, e: f32| {
-        if exact {
-            f.to_bits() == e.to_bits()
-        } else {
-            (f - e).abs() <= TOLERANCE * scale
-        }
+        if exact { f.to_bits() == e.to_bits() } else { (f - e).abs() <= TOLERANCE * scale }
     };
     let bad: Vec<_> = (0..found.len())
         .filter(|&i| !same(found[i], expected[i]))
@@ -123,15 +102,8 @@ fn dequantized_matrices_are_those_of_mlx_core() {
     let count = every_matrix(|case, golden| {
         let dense = floats(&case.matrix.dequantize(Dtype::Float32).unwrap()).unwrap();
         let bytes: Vec<u8> = dense.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let expected = golden
-            .tensor(&format!("{}.dequantized", case.name))
-            .unwrap();
-        assert_eq!(
-            Sha256::digest(&bytes)[..],
-            *expected.data(),
-            "{}",
-            case.name
-        );
+        let expected = golden.tensor(&format!("{}.dequantized", case.name)).unwrap();
+        assert_eq!(Sha256::digest(&bytes)[..], *expected.data(), "{}", case.name);
     });
     assert!(count > 30, "{count}");
 }

@@ -16,10 +16,7 @@ fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
     let scale = expected.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     let error = |(f, e): (&f32, &f64)| (f64::from(*f) - e).abs();
     let worst = found.iter().zip(expected).map(error).fold(0.0, f64::max);
-    assert!(
-        found.iter().all(|v| v.is_finite()) && worst <= TOLERANCE * scale,
-        "{what}: {worst}"
-    );
+    assert!(found.iter().all(|v| v.is_finite()) && worst <= TOLERANCE * scale, "{what}: {worst}");
 }
 
 fn check(what: &str, tiny: &Tiny, stored: Stored, shards: usize) {
@@ -40,16 +37,8 @@ fn check(what: &str, tiny: &Tiny, stored: Stored, shards: usize) {
     }
     assert_close(&format!("{what}: logits"), &logits, &expected);
     for (i, (layer, expected)) in state.layers().iter().zip(&states).enumerate() {
-        assert_close(
-            &format!("{what}: ssm {i}"),
-            &floats(&layer.ssm).unwrap(),
-            &expected.ssm,
-        );
-        assert_close(
-            &format!("{what}: conv {i}"),
-            &floats(&layer.conv).unwrap(),
-            &expected.conv,
-        );
+        assert_close(&format!("{what}: ssm {i}"), &floats(&layer.ssm).unwrap(), &expected.ssm);
+        assert_close(&format!("{what}: conv {i}"), &floats(&layer.conv).unwrap(), &expected.conv);
     }
 }
 
@@ -58,106 +47,21 @@ fn each_switch_alone() {
     let base = Tiny::default;
     let variants = [
         ("base", base()),
-        (
-            "tied",
-            Tiny {
-                tied: true,
-                ..base()
-            },
-        ),
-        (
-            "head bias",
-            Tiny {
-                head_bias: true,
-                ..base()
-            },
-        ),
-        (
-            "tied, head bias",
-            Tiny {
-                tied: true,
-                head_bias: true,
-                ..base()
-            },
-        ),
-        (
-            "MLP bias",
-            Tiny {
-                mlp_bias: true,
-                ..base()
-            },
-        ),
-        (
-            "mixer bias, no z_bias",
-            Tiny {
-                bias: true,
-                ..base()
-            },
-        ),
-        (
-            "no convolution bias",
-            Tiny {
-                conv_bias: false,
-                ..base()
-            },
-        ),
-        (
-            "silu",
-            Tiny {
-                silu: true,
-                ..base()
-            },
-        ),
-        (
-            "expand 3",
-            Tiny {
-                expand: 3,
-                ..base()
-            },
-        ),
-        (
-            "one group",
-            Tiny {
-                heads: [6, 1, 5, 4],
-                ..base()
-            },
-        ),
-        (
-            "groups as heads",
-            Tiny {
-                heads: [3, 3, 7, 4],
-                ..base()
-            },
-        ),
-        (
-            "convolution of 1",
-            Tiny {
-                heads: [4, 2, 5, 1],
-                ..base()
-            },
-        ),
-        (
-            "convolution of 2",
-            Tiny {
-                heads: [4, 2, 5, 2],
-                ..base()
-            },
-        ),
-        (
-            "convolution of 6",
-            Tiny {
-                heads: [4, 2, 5, 6],
-                ..base()
-            },
-        ),
+        ("tied", Tiny { tied: true, ..base() }),
+        ("head bias", Tiny { head_bias: true, ..base() }),
+        ("tied, head bias", Tiny { tied: true, head_bias: true, ..base() }),
+        ("MLP bias", Tiny { mlp_bias: true, ..base() }),
+        ("mixer bias, no z_bias", Tiny { bias: true, ..base() }),
+        ("no convolution bias", Tiny { conv_bias: false, ..base() }),
+        ("silu", Tiny { silu: true, ..base() }),
+        ("expand 3", Tiny { expand: 3, ..base() }),
+        ("one group", Tiny { heads: [6, 1, 5, 4], ..base() }),
+        ("groups as heads", Tiny { heads: [3, 3, 7, 4], ..base() }),
+        ("convolution of 1", Tiny { heads: [4, 2, 5, 1], ..base() }),
+        ("convolution of 2", Tiny { heads: [4, 2, 5, 2], ..base() }),
+        ("convolution of 6", Tiny { heads: [4, 2, 5, 6], ..base() }),
         ("no padding", Tiny { pad: 1, ..base() }),
-        (
-            "one layer",
-            Tiny {
-                layers: 1,
-                ..base()
-            },
-        ),
+        ("one layer", Tiny { layers: 1, ..base() }),
     ];
     for (what, tiny) in variants {
         check(what, &tiny, Stored::F32, 1);
@@ -183,22 +87,6 @@ fn all_switches_together() {
 #[test]
 fn bfloat16_and_shards() {
     check("bfloat16", &Tiny::default(), Stored::BF16, 1);
-    check(
-        "shards",
-        &Tiny {
-            tied: true,
-            ..Tiny::default()
-        },
-        Stored::F32,
-        3,
-    );
-    check(
-        "bfloat16 shards",
-        &Tiny {
-            head_bias: true,
-            ..Tiny::default()
-        },
-        Stored::BF16,
-        2,
-    );
+    check("shards", &Tiny { tied: true, ..Tiny::default() }, Stored::F32, 3);
+    check("bfloat16 shards", &Tiny { head_bias: true, ..Tiny::default() }, Stored::BF16, 2);
 }

@@ -43,10 +43,7 @@ pub(crate) fn check(
         layout,
         found,
         problems: Vec::new(),
-        checked: Checked {
-            placed: Vec::new(),
-            schemes: BTreeMap::new(),
-        },
+        checked: Checked { placed: Vec::new(), schemes: BTreeMap::new() },
     };
     for slot in slots(config) {
         match check.scheme(&slot) {
@@ -57,16 +54,8 @@ pub(crate) fn check(
     }
     let mut unknown: Vec<String> = check.found.into_keys().collect();
     unknown.sort_unstable();
-    check.problems.extend(
-        unknown
-            .into_iter()
-            .map(|name| TensorProblem::Unknown { name }),
-    );
-    if check.problems.is_empty() {
-        Ok(check.checked)
-    } else {
-        Err(check.problems)
-    }
+    check.problems.extend(unknown.into_iter().map(|name| TensorProblem::Unknown { name }));
+    if check.problems.is_empty() { Ok(check.checked) } else { Err(check.problems) }
 }
 
 struct Check<'a> {
@@ -87,9 +76,7 @@ impl Check<'_> {
     }
 
     fn peek(&self, name: &str) -> Option<&Stored> {
-        self.found
-            .get(&self.stored_name(name))
-            .map(|(_, stored)| stored)
+        self.found.get(&self.stored_name(name)).map(|(_, stored)| stored)
     }
 
     /// How a matrix is quantized: `None` if it is dense.
@@ -97,9 +84,7 @@ impl Check<'_> {
         if slot.kind != Kind::Matrix {
             return None;
         }
-        let packed = self
-            .peek(&slot.name)
-            .is_some_and(|weight| weight.dtype == Dtype::U32);
+        let packed = self.peek(&slot.name).is_some_and(|weight| weight.dtype == Dtype::U32);
         let quantized = packed || self.peek(&format!("{}.scales", slot.prefix())).is_some();
         if self.layout == Layout::CartesiaMlx {
             return quantized.then(|| self.derive(slot));
@@ -159,27 +144,15 @@ impl Check<'_> {
             Ok(words) => words,
             Err(error) => {
                 let name = self.stored_name(&slot.name);
-                let problem = TensorProblem::Scheme {
-                    name,
-                    reason: error.to_string(),
-                };
+                let problem = TensorProblem::Scheme { name, reason: error.to_string() };
                 return self.unreadable(slot, problem);
             }
         };
         let prefix = slot.prefix().to_owned();
         let (packed, grouped) = (vec![rows, words], vec![rows, columns / scheme.group_size]);
-        self.take(
-            &slot.name,
-            &packed,
-            std::slice::from_ref(&packed),
-            Expected::Only(Dtype::U32),
-        );
+        self.take(&slot.name, &packed, std::slice::from_ref(&packed), Expected::Only(Dtype::U32));
         let coded = scheme.mode != Mode::Affine;
-        let expected = if coded {
-            Expected::Only(Dtype::U8)
-        } else {
-            Expected::Float
-        };
+        let expected = if coded { Expected::Only(Dtype::U8) } else { Expected::Float };
         let scales = self.take(
             &format!("{prefix}.scales"),
             &grouped,
@@ -205,10 +178,7 @@ impl Check<'_> {
         let stored_name = self.stored_name(name);
         let Some((file, stored)) = self.found.remove(&stored_name) else {
             let expected = shapes.first().cloned().unwrap_or_default();
-            self.problems.push(TensorProblem::Missing {
-                name: stored_name,
-                expected,
-            });
+            self.problems.push(TensorProblem::Missing { name: stored_name, expected });
             return None;
         };
         let dtype = stored.dtype;
@@ -228,12 +198,7 @@ impl Check<'_> {
             });
         }
         let (name, shape) = (name.to_owned(), canonical.to_vec());
-        self.checked.placed.push(Placed {
-            name,
-            shape,
-            file,
-            stored,
-        });
+        self.checked.placed.push(Placed { name, shape, file, stored });
         legal.then_some(dtype)
     }
 }

@@ -40,15 +40,11 @@ pub(crate) fn read(source: &Source) -> Result<Header> {
     let data = length + 8;
     let names = header.offset_keys();
     // Names stand in messages and in headers written here.
-    if let Some(name) = names
-        .iter()
-        .find(|name| name.len() > 256 || name.contains(char::is_control))
+    if let Some(name) =
+        names.iter().find(|name| name.len() > 256 || name.contains(char::is_control))
     {
         let reason = format!("a tensor is called {:?}", printable(name));
-        return Err(Error::Header {
-            path: source.path.clone(),
-            reason,
-        });
+        return Err(Error::Header { path: source.path.clone(), reason });
     }
     let tensors = names
         .into_iter()
@@ -64,10 +60,7 @@ pub(crate) fn read(source: &Source) -> Result<Header> {
             })
         })
         .collect();
-    Ok(Header {
-        metadata: header.metadata().clone().unwrap_or_default(),
-        tensors,
-    })
+    Ok(Header { metadata: header.metadata().clone().unwrap_or_default(), tensors })
 }
 
 /// The crate's message, with the file's length where the length is what is wrong.
@@ -78,10 +71,7 @@ fn explain(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
         (E::HeaderTooSmall, _) => format!("{} bytes are no header", bytes.len()),
         (E::HeaderTooLarge, Some(n)) => format!("header of {n} bytes, at most 100000000 allowed"),
         (E::InvalidHeaderLength, Some(n)) => {
-            format!(
-                "header of {n} bytes in a file of {}: truncated",
-                bytes.len()
-            )
+            format!("header of {n} bytes in a file of {}: truncated", bytes.len())
         }
         (E::MetadataIncompleteBuffer, _) => format!(
             "the tensors do not end where the file does, at byte {}: truncated, or with \
@@ -89,10 +79,7 @@ fn explain(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
             bytes.len()
         ),
         (E::InvalidOffset(name), _) => {
-            format!(
-                "the bytes of {:?} overlap others or leave a hole",
-                printable(name)
-            )
+            format!("the bytes of {:?} overlap others or leave a hole", printable(name))
         }
         _ => error.to_string(),
     }

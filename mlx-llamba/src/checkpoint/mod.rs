@@ -107,10 +107,7 @@ impl Checkpoint {
         let source = Source::from_static(name, weights);
         let header = header::read(&source)?;
         let config = Some((PathBuf::from(name), config.to_owned()));
-        let files = open::Files {
-            config,
-            weights: vec![(Arc::new(source), header)],
-        };
+        let files = open::Files { config, weights: vec![(Arc::new(source), header)] };
         Self::build(Path::new(name), files)
     }
 
@@ -125,32 +122,21 @@ impl Checkpoint {
             None => {
                 let (file, header) = cartesia_file(path, &weights)?;
                 declared = declared_scheme(&header.metadata);
-                let shapes = header
-                    .tensors
-                    .iter()
-                    .map(|t| (&*t.name, &*t.shape))
-                    .collect();
+                let shapes = header.tensors.iter().map(|t| (&*t.name, &*t.shape)).collect();
                 let config = Config::from_metadata(&file.path, &header.metadata, &shapes)?;
                 (Layout::CartesiaMlx, config, file.path.clone())
             }
         };
         check_overrides(&config, &config_path)?;
         let (sources, found) = gather(&config, weights);
-        let Checked { placed, schemes } =
-            check::check(&config, layout, found).map_err(|problems| Error::Tensors {
-                path: path.to_owned(),
-                problems,
-            })?;
+        let Checked { placed, schemes } = check::check(&config, layout, found)
+            .map_err(|problems| Error::Tensors { path: path.to_owned(), problems })?;
         let mut checkpoint = Self {
             path: path.to_owned(),
             layout,
             config,
             infos: placed.iter().map(|placed| info(placed, &sources)).collect(),
-            by_name: placed
-                .iter()
-                .enumerate()
-                .map(|(i, p)| (p.name.clone(), i))
-                .collect(),
+            by_name: placed.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect(),
             sources,
             placed,
             schemes,
@@ -187,11 +173,7 @@ impl Checkpoint {
     pub fn array(&self, name: &str) -> Result<Array> {
         let placed = self.placed(name)?;
         let start = placed.stored.start;
-        self.lazy(
-            placed,
-            placed.shape.clone(),
-            start..start + placed.stored.bytes,
-        )
+        self.lazy(placed, placed.shape.clone(), start..start + placed.stored.bytes)
     }
 
     /// All tensors, in the order in which a forward pass meets them.
@@ -222,17 +204,12 @@ impl Checkpoint {
 
     /// Files of the checkpoint that hold weights, with their lengths in bytes.
     pub fn files(&self) -> impl Iterator<Item = (&Path, usize)> {
-        self.sources
-            .iter()
-            .map(|source| (source.path.as_path(), source.bytes().len()))
+        self.sources.iter().map(|source| (source.path.as_path(), source.bytes().len()))
     }
 
     /// Values of the model: what a matrix stands for, not what it is packed into.
     pub fn parameters(&self) -> u64 {
-        slots(&self.config)
-            .iter()
-            .map(|s| s.shape.iter().product::<usize>() as u64)
-            .sum()
+        slots(&self.config).iter().map(|s| s.shape.iter().product::<usize>() as u64).sum()
     }
 
     /// Bytes of all tensors.
@@ -261,11 +238,7 @@ impl Checkpoint {
         let row = placed.stored.bytes / shape[0];
         let start = placed.stored.start;
         shape[0] = rows.len();
-        self.lazy(
-            placed,
-            shape,
-            start + rows.start * row..start + rows.end * row,
-        )
+        self.lazy(placed, shape, start + rows.start * row..start + rows.end * row)
     }
 
     /// The stored bytes of some of a tensor's rows.
@@ -312,18 +285,10 @@ impl Checkpoint {
     }
 
     fn placed(&self, name: &str) -> Result<&Placed> {
-        self.by_name
-            .get(name)
-            .map(|&i| &self.placed[i])
-            .ok_or_else(|| {
-                let problems = vec![TensorProblem::Unknown {
-                    name: name.to_owned(),
-                }];
-                Error::Tensors {
-                    path: self.path.clone(),
-                    problems,
-                }
-            })
+        self.by_name.get(name).map(|&i| &self.placed[i]).ok_or_else(|| {
+            let problems = vec![TensorProblem::Unknown { name: name.to_owned() }];
+            Error::Tensors { path: self.path.clone(), problems }
+        })
     }
 
     fn lazy(&self, placed: &Placed, shape: Vec<usize>, range: Range<usize>) -> Result<Array> {
@@ -382,10 +347,7 @@ fn cartesia_file<'a>(
 ) -> Result<(&'a Source, &'a Header)> {
     let reason = match weights {
         [(source, header)]
-            if header
-                .tensors
-                .iter()
-                .any(|t| t.name == "embedding.encoder.weight")
+            if header.tensors.iter().any(|t| t.name == "embedding.encoder.weight")
                 || header.metadata.contains_key("_class_") =>
         {
             return Ok((source, header));
@@ -395,10 +357,7 @@ fn cartesia_file<'a>(
         }
         _ => "there is no config.json, and no file that holds its own configuration",
     };
-    Err(Error::NotACheckpoint {
-        path: path.to_owned(),
-        reason: reason.into(),
-    })
+    Err(Error::NotACheckpoint { path: path.to_owned(), reason: reason.into() })
 }
 
 /// Group size and bits that a Cartesia header speaks of.
@@ -413,15 +372,9 @@ fn check_overrides(config: &Config, path: &Path) -> Result<()> {
         return Ok(());
     };
     let slots = slots(config);
-    let matrices: std::collections::HashSet<&str> = slots
-        .iter()
-        .filter(|slot| slot.kind == Kind::Matrix)
-        .map(Slot::prefix)
-        .collect();
-    let unknown = block
-        .overrides
-        .keys()
-        .filter(|key| !matrices.contains(key.as_str()));
+    let matrices: std::collections::HashSet<&str> =
+        slots.iter().filter(|slot| slot.kind == Kind::Matrix).map(Slot::prefix).collect();
+    let unknown = block.overrides.keys().filter(|key| !matrices.contains(key.as_str()));
     let problems: Vec<FieldProblem> = unknown
         .map(|key| FieldProblem {
             field: format!("quantization.{}", printable(key)),
@@ -429,11 +382,7 @@ fn check_overrides(config: &Config, path: &Path) -> Result<()> {
             expected: "the path of one".into(),
         })
         .collect();
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(config::bad(path, problems))
-    }
+    if problems.is_empty() { Ok(()) } else { Err(config::bad(path, problems)) }
 }
 
 /// All tensors of all files by name. No two files have the same: the index of shards names one
@@ -442,12 +391,7 @@ fn gather(config: &Config, weights: Vec<(Arc<Source>, Header)>) -> (Vec<Arc<Sour
     let (mut sources, mut found) = (Vec::new(), Found::new());
     for (file, (source, header)) in weights.into_iter().enumerate() {
         sources.push(source);
-        found.extend(
-            header
-                .tensors
-                .into_iter()
-                .map(|t| (t.name.clone(), (file, t))),
-        );
+        found.extend(header.tensors.into_iter().map(|t| (t.name.clone(), (file, t))));
     }
     drop_tied_copy(config, &sources, &mut found);
     (sources, found)
@@ -487,10 +431,5 @@ fn info(placed: &Placed, sources: &[Arc<Source>]) -> TensorInfo {
 }
 
 fn file_name(source: &Source) -> String {
-    source
-        .path
-        .file_name()
-        .unwrap_or(source.path.as_os_str())
-        .to_string_lossy()
-        .into_owned()
+    source.path.file_name().unwrap_or(source.path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -39,12 +39,7 @@ pub(crate) fn slots(config: &Config) -> Vec<Slot> {
         slots.dense(&format!("{layer}.input_layernorm.weight"), &[d]);
         let mixer = format!("{layer}.mixer");
         let split = if config.split_a_log { dims.h } else { 0 };
-        slots.matrix(
-            &format!("{mixer}.in_proj"),
-            dims.in_proj_dim() - split,
-            d,
-            ssm.bias,
-        );
+        slots.matrix(&format!("{mixer}.in_proj"), dims.in_proj_dim() - split, d, ssm.bias);
         if config.split_a_log {
             slots.dense(&format!("{mixer}.A_log_proj.weight"), &[dims.h, d]);
             if ssm.bias {
@@ -62,24 +57,9 @@ pub(crate) fn slots(config: &Config) -> Vec<Slot> {
         slots.dense(&format!("{mixer}.D"), &[dims.h]);
         slots.matrix(&format!("{mixer}.out_proj"), d, dims.d_inner(), ssm.bias);
         slots.dense(&format!("{layer}.post_attention_layernorm.weight"), &[d]);
-        slots.matrix(
-            &format!("{layer}.mlp.gate_proj"),
-            mlp.intermediate_size,
-            d,
-            mlp.bias,
-        );
-        slots.matrix(
-            &format!("{layer}.mlp.up_proj"),
-            mlp.intermediate_size,
-            d,
-            mlp.bias,
-        );
-        slots.matrix(
-            &format!("{layer}.mlp.down_proj"),
-            d,
-            mlp.intermediate_size,
-            mlp.bias,
-        );
+        slots.matrix(&format!("{layer}.mlp.gate_proj"), mlp.intermediate_size, d, mlp.bias);
+        slots.matrix(&format!("{layer}.mlp.up_proj"), mlp.intermediate_size, d, mlp.bias);
+        slots.matrix(&format!("{layer}.mlp.down_proj"), d, mlp.intermediate_size, mlp.bias);
     }
     slots.dense("backbone.final_layernorm.weight", &[d]);
     if !config.tie_embeddings {
@@ -95,11 +75,7 @@ struct Slots(Vec<Slot>);
 
 impl Slots {
     fn push(&mut self, name: String, shape: &[usize], kind: Kind) {
-        self.0.push(Slot {
-            name,
-            shape: shape.to_vec(),
-            kind,
-        });
+        self.0.push(Slot { name, shape: shape.to_vec(), kind });
     }
 
     fn dense(&mut self, name: &str, shape: &[usize]) {
@@ -129,9 +105,7 @@ pub(crate) fn cartesia(name: &str) -> String {
             return format!("{theirs}{rest}");
         }
     }
-    let layer = name
-        .strip_prefix("backbone.layers.")
-        .and_then(|rest| rest.split_once('.'));
+    let layer = name.strip_prefix("backbone.layers.").and_then(|rest| rest.split_once('.'));
     let Some((Ok(layer), part)) = layer.map(|(i, part)| (i.parse::<usize>(), part)) else {
         return name.to_owned();
     };
@@ -161,39 +135,15 @@ mod tests {
     fn cartesia_names_map_as_documented() {
         for (ours, theirs) in [
             ("backbone.embedding.weight", "embedding.encoder.weight"),
-            (
-                "backbone.layers.3.input_layernorm.weight",
-                "model.layers.6.norm.weight",
-            ),
-            (
-                "backbone.layers.3.post_attention_layernorm.weight",
-                "model.layers.7.norm.weight",
-            ),
-            (
-                "backbone.layers.3.mixer.in_proj.scales",
-                "model.layers.6.layer.in_proj.scales",
-            ),
-            (
-                "backbone.layers.3.mixer.conv1d.weight",
-                "model.layers.6.layer.conv_weight",
-            ),
-            (
-                "backbone.layers.3.mixer.conv1d.bias",
-                "model.layers.6.layer.conv_bias",
-            ),
+            ("backbone.layers.3.input_layernorm.weight", "model.layers.6.norm.weight"),
+            ("backbone.layers.3.post_attention_layernorm.weight", "model.layers.7.norm.weight"),
+            ("backbone.layers.3.mixer.in_proj.scales", "model.layers.6.layer.in_proj.scales"),
+            ("backbone.layers.3.mixer.conv1d.weight", "model.layers.6.layer.conv_weight"),
+            ("backbone.layers.3.mixer.conv1d.bias", "model.layers.6.layer.conv_bias"),
             ("backbone.layers.3.mixer.D", "model.layers.6.layer.D"),
-            (
-                "backbone.layers.3.mlp.gate_proj.weight",
-                "model.layers.7.layer.in_proj.weight",
-            ),
-            (
-                "backbone.layers.3.mlp.up_proj.bias",
-                "model.layers.7.layer.gate_proj.bias",
-            ),
-            (
-                "backbone.layers.3.mlp.down_proj.biases",
-                "model.layers.7.layer.out_proj.biases",
-            ),
+            ("backbone.layers.3.mlp.gate_proj.weight", "model.layers.7.layer.in_proj.weight"),
+            ("backbone.layers.3.mlp.up_proj.bias", "model.layers.7.layer.gate_proj.bias"),
+            ("backbone.layers.3.mlp.down_proj.biases", "model.layers.7.layer.out_proj.biases"),
             ("backbone.final_layernorm.weight", "model.norm.weight"),
             ("lm_head.weight", "head.linear.weight"),
         ] {

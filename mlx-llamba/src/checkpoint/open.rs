@@ -29,10 +29,7 @@ pub(crate) fn open(path: &Path) -> Result<Files> {
         source,
     })?;
     if !metadata.is_dir() {
-        return Ok(Files {
-            config: None,
-            weights: vec![weights(path)?],
-        });
+        return Ok(Files { config: None, weights: vec![weights(path)?] });
     }
     let config_path = path.join("config.json");
     let config = match config_path.try_exists() {
@@ -58,36 +55,22 @@ fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
 
 /// A text file of a sensible length.
 fn text(path: &Path) -> Result<String> {
-    let io = |source| Error::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > MAX_JSON {
         let reason = format!("no regular file of at most {MAX_JSON} bytes");
-        return Err(Error::NotACheckpoint {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
     std::fs::read_to_string(path).map_err(io)
 }
 
 /// The directory's only weight file, whatever its name.
 fn only_file(directory: &Path) -> Result<PathBuf> {
-    let io = |source| Error::Io {
-        action: "list",
-        path: directory.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { action: "list", path: directory.to_owned(), source };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io)? {
         let file = entry.map_err(io)?.path();
-        if file
-            .extension()
-            .is_some_and(|extension| extension == "safetensors")
-        {
+        if file.extension().is_some_and(|extension| extension == "safetensors") {
             files.push(file);
         }
     }
@@ -105,31 +88,17 @@ fn only_file(directory: &Path) -> Result<PathBuf> {
 
 /// All files that the index names, each holding exactly what the index says it holds.
 fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> {
-    let value: Value = serde_json::from_str(&text(index)?).map_err(|source| Error::Json {
-        path: index.to_owned(),
-        source,
-    })?;
+    let value: Value = serde_json::from_str(&text(index)?)
+        .map_err(|source| Error::Json { path: index.to_owned(), source })?;
     let mut problems = Vec::new();
     let mut problem = |field: &str, found: String, expected: String| {
-        problems.push(FieldProblem {
-            field: printable(field),
-            found,
-            expected,
-        });
+        problems.push(FieldProblem { field: printable(field), found, expected });
     };
     let mut map: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     match value.get("weight_map").and_then(Value::as_object) {
-        None => problem(
-            "weight_map",
-            "missing".into(),
-            "an object of file names".into(),
-        ),
+        None => problem("weight_map", "missing".into(), "an object of file names".into()),
         Some(entries) if entries.is_empty() => {
-            problem(
-                "weight_map",
-                "empty".into(),
-                "a file name for every tensor".into(),
-            );
+            problem("weight_map", "empty".into(), "a file name for every tensor".into());
         }
         Some(entries) => {
             for (tensor, file) in entries {
@@ -150,21 +119,13 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
     for (file, tensors) in map {
         let path = directory.join(file);
         if !path.is_file() {
-            problem(
-                file,
-                "missing".into(),
-                format!("a file with {} tensors", tensors.len()),
-            );
+            problem(file, "missing".into(), format!("a file with {} tensors", tensors.len()));
             continue;
         }
         let shard = weights(&path)?;
         let inside: BTreeSet<&str> = shard.1.tensors.iter().map(|t| t.name.as_str()).collect();
         for tensor in tensors.difference(&inside) {
-            problem(
-                tensor,
-                format!("not in {file}"),
-                "what the index says".into(),
-            );
+            problem(tensor, format!("not in {file}"), "what the index says".into());
         }
         for tensor in inside.difference(&tensors) {
             problem(tensor, format!("in {file}"), "what the index says".into());
@@ -174,10 +135,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
     if problems.is_empty() {
         Ok(opened)
     } else {
-        Err(Error::Index {
-            path: index.to_owned(),
-            problems,
-        })
+        Err(Error::Index { path: index.to_owned(), problems })
     }
 }
 

@@ -18,11 +18,7 @@ impl Scan {
             Dtype::F16 | Dtype::BF16 => 2,
             _ => 0,
         };
-        Self {
-            dtype,
-            active: size != 0 && offset.is_multiple_of(size),
-            found: false,
-        }
+        Self { dtype, active: size != 0 && offset.is_multiple_of(size), found: false }
     }
 
     /// Looks through the next bytes.
@@ -47,18 +43,13 @@ impl Scan {
 // Maxima instead of an early exit: the compiler makes vector code of them.
 fn any32(bytes: &[u8]) -> bool {
     let (words, _) = bytes.as_chunks::<4>();
-    let largest = words
-        .iter()
-        .fold(0, |m, &w| m.max(u32::from_le_bytes(w) & 0x7f80_0000));
+    let largest = words.iter().fold(0, |m, &w| m.max(u32::from_le_bytes(w) & 0x7f80_0000));
     largest == 0x7f80_0000
 }
 
 fn any16(bytes: &[u8], exponent: u16) -> bool {
     let (words, _) = bytes.as_chunks::<2>();
-    words
-        .iter()
-        .fold(0, |m, &w| m.max(u16::from_le_bytes(w) & exponent))
-        == exponent
+    words.iter().fold(0, |m, &w| m.max(u16::from_le_bytes(w) & exponent)) == exponent
 }
 
 #[cfg(test)]
@@ -73,12 +64,9 @@ mod tests {
 
     #[test]
     fn finds_what_is_not_finite_and_nothing_else() {
-        for (value, expected) in [
-            (f32::NAN, true),
-            (f32::INFINITY, true),
-            (-f32::INFINITY, true),
-            (f32::MAX, false),
-        ] {
+        for (value, expected) in
+            [(f32::NAN, true), (f32::INFINITY, true), (-f32::INFINITY, true), (f32::MAX, false)]
+        {
             let mut floats = vec![1.0_f32; 1000];
             floats[777] = value;
             let bytes: Vec<u8> = floats.iter().flat_map(|f| f.to_le_bytes()).collect();

@@ -23,11 +23,7 @@ enum Bytes {
 impl Source {
     /// Maps a file. Nothing is read yet.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         // Opening a pipe would wait for its other end.
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
@@ -42,18 +38,12 @@ impl Source {
             0 => Bytes::Static(&[]),
             _ => Bytes::Mapped(Map::new(&file).map_err(io)?),
         };
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-        })
+        Ok(Self { path: path.to_owned(), bytes })
     }
 
     /// Bytes that live in the program; `name` stands in for a path in messages.
     pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Self {
-        Self {
-            path: name.into(),
-            bytes: Bytes::Static(bytes),
-        }
+        Self { path: name.into(), bytes: Bytes::Static(bytes) }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -53,11 +53,7 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn new(object: &'a Map<String, Value>, problems: &'a Problems) -> Self {
-        Self {
-            object: Some(object),
-            prefix: "",
-            problems,
-        }
+        Self { object: Some(object), prefix: "", problems }
     }
 
     /// The nested object `key`. Absent is legal; another type is a problem, and then its own
@@ -65,11 +61,9 @@ impl<'a> Fields<'a> {
     pub(super) fn nested(&self, key: &'a str) -> Result<Option<Fields<'a>>, ()> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Self {
-                object: Some(object),
-                prefix: key,
-                problems: self.problems,
-            })),
+            Some(Value::Object(object)) => {
+                Ok(Some(Self { object: Some(object), prefix: key, problems: self.problems }))
+            }
             Some(other) => {
                 self.add(key, other, "an object");
                 Err(())
@@ -79,11 +73,7 @@ impl<'a> Fields<'a> {
 
     /// The same fields under dotted names, for error messages.
     pub(super) fn name(&self, key: &str) -> String {
-        if self.prefix.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.prefix)
-        }
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
 
     pub(super) fn add(&self, key: &str, found: impl ToString, expected: impl Into<String>) {
@@ -176,11 +166,7 @@ impl<'a> Fields<'a> {
             Some(value) => id(value).map(|id| vec![id]),
         };
         ids.unwrap_or_else(|| {
-            self.add(
-                key,
-                self.get(key).unwrap_or(&Value::Null),
-                "a token id or a list of them",
-            );
+            self.add(key, self.get(key).unwrap_or(&Value::Null), "a token id or a list of them");
             Vec::new()
         })
     }

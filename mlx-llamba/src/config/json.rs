@@ -37,10 +37,7 @@ fn read(f: &Fields<'_>, problems: &Problems) -> Option<Config> {
     let ssm = read_ssm(f, d_model);
     let split_a_log = f.flag("split_a_log", Some(false));
     let eos = f.ids("eos_token_id");
-    let tokenizer = f
-        .get("tokenizer_name")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
+    let tokenizer = f.get("tokenizer_name").and_then(Value::as_str).map(str::to_owned);
     let quantization = read_quantization(f, problems);
     let config = Config {
         vocab_size: vocab_size?,
@@ -63,21 +60,14 @@ fn read(f: &Fields<'_>, problems: &Problems) -> Option<Config> {
 
 fn read_mlp(f: &Fields<'_>) -> Option<Mlp> {
     let Some(f) = f.nested("mlp_cfg").ok()? else {
-        return Some(Mlp {
-            intermediate_size: 14336,
-            bias: false,
-        });
+        return Some(Mlp { intermediate_size: 14336, bias: false });
     };
     let intermediate_size = f.size("intermediate_size", None, limit::WIDTH);
     let bias = f.flag("bias", None);
-    let silu = f.word("act_fn", "\"silu\" or \"swish\"", |w| {
-        matches!(w, "silu" | "swish").then_some(())
-    });
+    let silu =
+        f.word("act_fn", "\"silu\" or \"swish\"", |w| matches!(w, "silu" | "swish").then_some(()));
     silu?;
-    Some(Mlp {
-        intermediate_size: intermediate_size?,
-        bias: bias?,
-    })
+    Some(Mlp { intermediate_size: intermediate_size?, bias: bias? })
 }
 
 fn read_ssm(f: &Fields<'_>, d_model: Option<usize>) -> Option<Ssm> {
@@ -102,18 +92,13 @@ fn read_ssm(f: &Fields<'_>, d_model: Option<usize>) -> Option<Ssm> {
             let d_conv = f.size("d_conv", Some(D_CONV), limit::CONV);
             let conv_bias = f.flag("conv_bias", Some(true));
             let bias = f.flag("bias", None);
-            let activation = f.word(
-                "activation",
-                "\"identity\", \"silu\" or \"swish\"",
-                |w| match w {
+            let activation =
+                f.word("activation", "\"identity\", \"silu\" or \"swish\"", |w| match w {
                     "identity" => Some(Activation::Identity),
                     "silu" | "swish" => Some(Activation::Silu),
                     _ => None,
-                },
-            );
-            let ratio = n_v_heads
-                .zip(n_qk_heads)
-                .filter(|(h, g)| !h.is_multiple_of(*g));
+                });
+            let ratio = n_v_heads.zip(n_qk_heads).filter(|(h, g)| !h.is_multiple_of(*g));
             if let Some((h, g)) = ratio {
                 f.add("n_qk_heads", g, format!("a divisor of n_v_heads = {h}"));
             }
@@ -145,11 +130,7 @@ fn read_ssm(f: &Fields<'_>, d_model: Option<usize>) -> Option<Ssm> {
 fn read_quantization(f: &Fields<'_>, problems: &Problems) -> Option<Quantization> {
     let (block, alias) = (f.get("quantization"), f.get("quantization_config"));
     if block.is_some() && alias.is_some() && block != alias {
-        f.add(
-            "quantization_config",
-            "another value",
-            "the same as quantization",
-        );
+        f.add("quantization_config", "another value", "the same as quantization");
     }
     match (block, alias) {
         (Some(block), _) => Quantization::parse(block, "quantization", problems),
@@ -166,11 +147,7 @@ fn check_products(config: &Config, problems: &Problems) {
         problems.add(
             "ssm_cfg",
             format!("in_proj of {rows} x {d}"),
-            format!(
-                "at most {} rows and {} elements",
-                limit::ROWS,
-                limit::ELEMENTS
-            ),
+            format!("at most {} rows and {} elements", limit::ROWS, limit::ELEMENTS),
         );
     }
     if config.padded_vocab() * d > limit::ELEMENTS {
@@ -267,10 +244,7 @@ mod tests {
         let config = parse_text(PUBLISHED_3B).unwrap();
         assert_eq!(config.dims().in_proj_dim(), 10272);
         assert_eq!(config.dims().conv_dim(), 7168);
-        assert_eq!(
-            (config.dims().p, config.ssm.d_conv, config.ssm.conv_bias),
-            (96, 4, true)
-        );
+        assert_eq!((config.dims().p, config.ssm.d_conv, config.ssm.conv_bias), (96, 4, true));
         assert_eq!(config.padded_vocab(), 128256);
     }
 
@@ -303,10 +277,7 @@ mod tests {
             (32, false, 104)
         );
         assert_eq!(config.mlp.intermediate_size, 14336);
-        assert_eq!(
-            (config.dims().h, config.dims().g, config.dims().n),
-            (32, 32, 64)
-        );
+        assert_eq!((config.dims().h, config.dims().g, config.dims().n), (32, 32, 64));
     }
 
     #[test]
@@ -337,9 +308,8 @@ mod tests {
     fn maths_has_no_silent_default_inside_a_block() {
         let text = PUBLISHED_3B.replace("\"activation\":\"identity\",", "");
         assert_eq!(fields(&text), ["ssm_cfg.activation"]);
-        let text = PUBLISHED_3B
-            .replace("\"expand\":1,", "")
-            .replace("\"act_fn\":\"silu\"", "\"x\":1");
+        let text =
+            PUBLISHED_3B.replace("\"expand\":1,", "").replace("\"act_fn\":\"silu\"", "\"x\":1");
         assert_eq!(fields(&text), ["mlp_cfg.act_fn", "ssm_cfg.expand"]);
     }
 
@@ -366,28 +336,16 @@ mod tests {
         let block = r#"{"group_size":32,"bits":8,"mode":"affine","lm_head":false,
             "backbone.layers.0.mixer.in_proj":{"group_size":64,"bits":6}}"#;
         let text = |keys: &str| PUBLISHED_3B.replacen('{', &format!("{{{keys},"), 1);
-        let both = text(&format!(
-            r#""quantization":{block},"quantization_config":{block}"#
-        ));
+        let both = text(&format!(r#""quantization":{block},"quantization_config":{block}"#));
         let q = parse_text(&both).unwrap().quantization.unwrap();
         assert_eq!((q.scheme.group_size, q.scheme.bits), (32, 8));
         assert_eq!(q.scheme_of("lm_head"), None);
-        assert_eq!(
-            q.scheme_of("backbone.layers.0.mixer.in_proj").unwrap().bits,
-            6
-        );
-        assert_eq!(
-            q.scheme_of("backbone.layers.1.mixer.in_proj").unwrap().bits,
-            8
-        );
+        assert_eq!(q.scheme_of("backbone.layers.0.mixer.in_proj").unwrap().bits, 6);
+        assert_eq!(q.scheme_of("backbone.layers.1.mixer.in_proj").unwrap().bits, 8);
         let alias = parse_text(&text(&format!(r#""quantization_config":{block}"#))).unwrap();
         assert_eq!(alias.quantization.unwrap(), q);
         let bad = text(r#""quantization":{"group_size":33,"bits":4,"a":{"bits":4},"b":3}"#);
-        let expected = [
-            "quantization",
-            "quantization.a.group_size",
-            "quantization.b",
-        ];
+        let expected = ["quantization", "quantization.a.group_size", "quantization.b"];
         assert_eq!(fields(&bad), expected);
         let differ = text(&format!(
             r#""quantization":{block},"quantization_config":{{"group_size":64,"bits":4}}"#

@@ -24,18 +24,10 @@ pub(super) fn parse(
     tensors: &Tensors<'_>,
 ) -> Result<Config, Vec<FieldProblem>> {
     let problems = Problems::default();
-    let keys: Map<String, Value> = metadata
-        .iter()
-        .map(|(key, text)| (key.clone(), scalar(text)))
-        .collect();
+    let keys: Map<String, Value> =
+        metadata.iter().map(|(key, text)| (key.clone(), scalar(text))).collect();
     let keys = Fields::new(&keys, &problems);
-    let config = read(
-        &keys,
-        &Shapes {
-            tensors,
-            problems: &problems,
-        },
-    );
+    let config = read(&keys, &Shapes { tensors, problems: &problems });
     check_maths(&keys);
     if let Some(config) = &config {
         check_sizes(&keys, config);
@@ -77,22 +69,12 @@ impl Shapes<'_> {
     /// Blocks alternate, so there are twice as many of them as layers.
     fn layers(&self) -> Option<usize> {
         let index = |name: &&str| -> Option<usize> {
-            name.strip_prefix("model.layers.")?
-                .split('.')
-                .next()?
-                .parse()
-                .ok()
+            name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
         };
-        let blocks = self
-            .tensors
-            .keys()
-            .filter_map(index)
-            .max()
-            .map_or(0, |i| i.saturating_add(1));
+        let blocks = self.tensors.keys().filter_map(index).max().map_or(0, |i| i.saturating_add(1));
         if blocks == 0 || !blocks.is_multiple_of(2) || blocks / 2 > limit::LAYERS {
             let expected = format!("an even number from 2 to {}", 2 * limit::LAYERS);
-            self.problems
-                .add("number of model.layers", blocks, expected);
+            self.problems.add("number of model.layers", blocks, expected);
             return None;
         }
         Some(blocks / 2)
@@ -124,19 +106,14 @@ fn read(keys: &Fields<'_>, shapes: &Shapes<'_>) -> Option<Config> {
         quantization: None,
         split_a_log: false,
         eos: keys.ids("eos"),
-        tokenizer: keys
-            .get("tokenizer.name")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
+        tokenizer: keys.get("tokenizer.name").and_then(Value::as_str).map(str::to_owned),
     })
 }
 
 /// `in_proj` has `conv_dim + d_inner + h` rows, and `conv_dim = d_inner + 2 h n`.
 fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) -> Option<Ssm> {
     // What is missing has been complained about; the rest is read to find all there is.
-    let swish = keys
-        .flag(&format!("{MIXER}.conv_swish"), None)
-        .unwrap_or(false);
+    let swish = keys.flag(&format!("{MIXER}.conv_swish"), None).unwrap_or(false);
     let h = shapes.size("model.layers.0.layer.D", 0, limit::HEADS);
     let conv_dim = shapes.size("model.layers.0.layer.conv_weight", 0, limit::ROWS);
     let d_conv = shapes.size("model.layers.0.layer.conv_weight", 1, limit::CONV);
@@ -169,11 +146,7 @@ fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) ->
         d_conv,
         conv_bias: shapes.has("model.layers.0.layer.conv_bias"),
         bias: shapes.has("model.layers.0.layer.in_proj.bias"),
-        activation: if swish {
-            Activation::Silu
-        } else {
-            Activation::Identity
-        },
+        activation: if swish { Activation::Silu } else { Activation::Identity },
     })
 }
 
@@ -213,17 +186,12 @@ fn check_maths(keys: &Fields<'_>) {
         matches!(word, "swish" | "silu").then_some(())
     });
     // A limit on softplus(A_log), which is never negative: only what changes nothing.
-    let limits = [
-        ("dt_limit.0", "-Infinity", 0.0),
-        ("dt_limit.1", "Infinity", f64::INFINITY),
-    ];
+    let limits = [("dt_limit.0", "-Infinity", 0.0), ("dt_limit.1", "Infinity", f64::INFINITY)];
     for (key, word, bound) in limits {
         let key = format!("{MIXER}.{key}");
         if let Some(found) = keys.get(&key) {
             let harmless = found.as_str() == Some(word)
-                || found
-                    .as_f64()
-                    .is_some_and(|number| bound == 0.0 && number <= 0.0);
+                || found.as_f64().is_some_and(|number| bound == 0.0 && number <= 0.0);
             if !harmless {
                 keys.add(&key, found, word);
             }
@@ -242,10 +210,7 @@ fn check_sizes(keys: &Fields<'_>, config: &Config) {
         (format!("{MIXER}.n_heads"), ssm.n_v_heads),
     ];
     for (key, expected) in sizes {
-        if let Some(found) = keys
-            .get(&key)
-            .filter(|v| v.as_u64() != Some(expected as u64))
-        {
+        if let Some(found) = keys.get(&key).filter(|v| v.as_u64() != Some(expected as u64)) {
             keys.add(&key, found, format!("{expected}, as the tensors have it"));
         }
     }
@@ -255,18 +220,14 @@ fn check_sizes(keys: &Fields<'_>, config: &Config) {
     ];
     for (key, width) in ratios {
         let fits = |v: &Value| {
-            v.as_f64()
-                .is_some_and(|e| (e * config.d_model as f64 - width as f64).abs() < 1.0)
+            v.as_f64().is_some_and(|e| (e * config.d_model as f64 - width as f64).abs() < 1.0)
         };
         if let Some(found) = keys.get(&key).filter(|v| !fits(v)) {
             let ratio = width as f64 / config.d_model as f64;
             keys.add(&key, found, format!("{ratio}, as the tensors have it"));
         }
     }
-    let flags = [
-        (format!("{MIXER}.bias"), ssm.bias),
-        (format!("{MLP}.bias"), config.mlp.bias),
-    ];
+    let flags = [(format!("{MIXER}.bias"), ssm.bias), (format!("{MLP}.bias"), config.mlp.bias)];
     for (key, expected) in flags {
         if let Some(found) = keys.get(&key).filter(|v| v.as_bool() != Some(expected)) {
             keys.add(&key, found, format!("{expected}, as the tensors have it"));

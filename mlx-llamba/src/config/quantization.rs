@@ -23,10 +23,7 @@ pub struct Quantization {
 impl Quantization {
     /// The scheme that a quantized matrix of this path has; `None` if it must be dense.
     pub fn scheme_of(&self, path: &str) -> Option<Scheme> {
-        self.overrides
-            .get(path)
-            .copied()
-            .unwrap_or(Some(self.scheme))
+        self.overrides.get(path).copied().unwrap_or(Some(self.scheme))
     }
 
     /// The block that describes these schemes: the most common one, and the matrices whose own
@@ -47,9 +44,7 @@ impl Quantization {
             return None;
         }
         let differ = schemes.iter().filter(|(_, own)| **own != scheme);
-        let overrides = differ
-            .map(|(path, own)| (path.clone(), Some(*own)))
-            .collect();
+        let overrides = differ.map(|(path, own)| (path.clone(), Some(*own))).collect();
         Some(Self { scheme, overrides })
     }
 
@@ -82,10 +77,7 @@ impl Quantization {
                 other => problems.add(name, other, "an object, or false for a dense matrix"),
             }
         }
-        Some(Self {
-            scheme: scheme?,
-            overrides,
-        })
+        Some(Self { scheme: scheme?, overrides })
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -104,10 +96,7 @@ fn scheme_to_json(scheme: Scheme) -> Map<String, Value> {
         ("bits", json!(scheme.bits)),
         ("mode", json!(scheme.mode.name())),
     ];
-    pairs
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Group size, bits and mode of one JSON object.
@@ -119,9 +108,7 @@ fn scheme(
 ) -> Option<Scheme> {
     let number = |key: &str, expected: &str| {
         let found = object.get(key);
-        let number = found
-            .and_then(Value::as_u64)
-            .and_then(|n| usize::try_from(n).ok());
+        let number = found.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
         if number.is_none() {
             let found = found.map_or_else(|| "missing".to_owned(), Value::to_string);
             problems.add(format!("{field}.{key}"), found, expected);
@@ -131,11 +118,7 @@ fn scheme(
     let known = ["group_size", "bits", "mode"];
     for (key, value) in object {
         if !known.contains(&key.as_str()) && !allowed(key) {
-            problems.add(
-                format!("{field}.{key}"),
-                value,
-                "group_size, bits and mode only",
-            );
+            problems.add(format!("{field}.{key}"), value, "group_size, bits and mode only");
         }
     }
     let group_size = number("group_size", "32, 64 or 128 (16 in mode nvfp4)");
@@ -157,11 +140,7 @@ fn scheme(
     let (group_size, bits, mode) = (group_size?, bits?, mode?);
     Scheme::new(group_size, bits, mode)
         .map_err(|error| {
-            problems.add(
-                field,
-                Value::Object(object.clone()),
-                format!("a scheme of MLX: {error}"),
-            );
+            problems.add(field, Value::Object(object.clone()), format!("a scheme of MLX: {error}"));
         })
         .ok()
 }

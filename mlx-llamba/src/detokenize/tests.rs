@@ -7,11 +7,7 @@ use crate::Tokenizer;
 use proptest::prelude::*;
 
 static STORIES: LazyLock<Tokenizer> = LazyLock::new(|| {
-    Tokenizer::open(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/assets/llamba-stories"
-    ))
-    .unwrap()
+    Tokenizer::open(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llamba-stories")).unwrap()
 });
 
 /// Every piece of the stream, the flushed end last.
@@ -48,14 +44,8 @@ fn bytes_that_are_no_character_come_as_soon_as_that_is_known() {
     // A lone continuation byte; two bytes of an emoji, then a letter; a beginning at the end.
     let ids = byte_ids(b"\x80\xf0\x9fa\xe6\x97");
     let fffd = "\u{fffd}";
-    assert_eq!(
-        pieces(&ids, true),
-        [fffd, "", "", "\u{fffd}a", "", "", fffd]
-    );
-    assert_eq!(
-        pieces(&ids, true).concat(),
-        STORIES.decode(&ids, true).unwrap()
-    );
+    assert_eq!(pieces(&ids, true), [fffd, "", "", "\u{fffd}a", "", "", fffd]);
+    assert_eq!(pieces(&ids, true).concat(), STORIES.decode(&ids, true).unwrap());
 }
 
 #[test]
@@ -71,10 +61,7 @@ fn special_tokens_are_skipped_or_spelled() {
 fn every_byte_has_its_token() {
     for byte in 0..=255 {
         let id = byte_id(byte);
-        assert_eq!(
-            STORIES.decode(&[id], true).unwrap(),
-            String::from_utf8_lossy(&[byte])
-        );
+        assert_eq!(STORIES.decode(&[id], true).unwrap(), String::from_utf8_lossy(&[byte]));
     }
 }
 

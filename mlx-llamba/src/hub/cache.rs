@@ -42,11 +42,7 @@ impl Wanted {
             Self::Model => (chosen.iter().any(|file| safetensors(file)), "*.safetensors"),
             Self::Tokenizer => (chosen.contains(&"tokenizer.json"), "tokenizer.json"),
         };
-        if good {
-            Ok(chosen)
-        } else {
-            Err(format!("a repository without any {need}"))
-        }
+        if good { Ok(chosen) } else { Err(format!("a repository without any {need}")) }
     }
 }
 
@@ -124,9 +120,7 @@ impl Snapshots {
         let entries = std::fs::read_dir(&directory).ok()?.flatten();
         // A link to a blob that is gone does not exist.
         let entries = entries.filter(|entry| entry.path().exists());
-        let names: Vec<String> = entries
-            .filter_map(|e| e.file_name().into_string().ok())
-            .collect();
+        let names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let chosen = wanted.choose(&names).ok()?;
         let mut indices = chosen.iter().filter(|name| name.ends_with(".index.json"));
@@ -142,11 +136,7 @@ impl Snapshots {
 fn shards(index: &Path) -> Option<Vec<String>> {
     let index: Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
     let files = index["weight_map"].as_object()?.values();
-    Some(
-        files
-            .filter_map(|file| file.as_str().map(str::to_owned))
-            .collect(),
-    )
+    Some(files.filter_map(|file| file.as_str().map(str::to_owned)).collect())
 }
 
 /// Waits until no other process downloads this blob; freed when dropped.
@@ -200,15 +190,8 @@ mod tests {
         ];
         assert_eq!(Wanted::Model.choose(&files).as_deref(), Ok(&model[..]));
         let tokenizer = ["generation_config.json", "tokenizer.json"];
-        assert_eq!(
-            Wanted::Tokenizer.choose(&files).as_deref(),
-            Ok(&tokenizer[..])
-        );
-        assert!(
-            Wanted::Model
-                .choose(&["config.json", "pytorch_model.bin"])
-                .is_err()
-        );
+        assert_eq!(Wanted::Tokenizer.choose(&files).as_deref(), Ok(&tokenizer[..]));
+        assert!(Wanted::Model.choose(&["config.json", "pytorch_model.bin"]).is_err());
         assert!(Wanted::Tokenizer.choose(&["tokenizer.model"]).is_err());
     }
 }

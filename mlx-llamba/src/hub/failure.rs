@@ -12,11 +12,7 @@ pub(super) enum Failure {
     /// No connection, or it broke.
     Unreachable(String),
     /// The hub refused.
-    Status {
-        status: u16,
-        code: String,
-        message: String,
-    },
+    Status { status: u16, code: String, message: String },
     /// The hub answered something that cannot be.
     Nonsense(String),
     /// A file arrived, but not the right bytes.
@@ -27,11 +23,7 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn local(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        Self::Local(Error::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        })
+        Self::Local(Error::Io { action, path: path.to_owned(), source })
     }
 
     /// Whether the next attempt may do better.
@@ -58,11 +50,9 @@ impl Remote {
             ),
             Failure::Nonsense(what) => format!("the hub answered with {what}"),
             Failure::Damaged(what) => format!("{what}; it was removed, try again"),
-            Failure::Status {
-                status,
-                code,
-                message,
-            } => self.explain_status(status, &code, &message, page),
+            Failure::Status { status, code, message } => {
+                self.explain_status(status, &code, &message, page)
+            }
         };
         hub(&self.name, reason)
     }
@@ -97,10 +87,7 @@ impl Remote {
 }
 
 pub(super) fn hub(repo: &str, reason: String) -> Error {
-    Error::Hub {
-        repo: repo.to_owned(),
-        reason,
-    }
+    Error::Hub { repo: repo.to_owned(), reason }
 }
 
 /// Waits longer after each failure: 0.4 s, 0.8 s, up to 6.4 s.

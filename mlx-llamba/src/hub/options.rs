@@ -114,9 +114,7 @@ impl HubOptions {
             ["1", "true", "yes", "on"].contains(&value.trim().to_ascii_lowercase().as_str())
         });
         Ok(Self {
-            token: set("HF_TOKEN")
-                .map(|t| t.trim().to_owned())
-                .or_else(token_from_file),
+            token: set("HF_TOKEN").map(|t| t.trim().to_owned()).or_else(token_from_file),
             endpoint: set("HF_ENDPOINT").map(|e| e.trim().trim_end_matches('/').to_owned()),
             offline,
             certificates: directory("SSL_CERT_FILE"),
@@ -150,10 +148,7 @@ mod tests {
         let hub = ("HF_HUB_CACHE", "/c");
         assert_eq!(cache(&[home, xdg, ("HF_HOME", "/h"), hub]), Path::new("/c"));
         assert_eq!(cache(&[hub]), Path::new("/c"));
-        assert_eq!(
-            cache(&[home, ("HF_HOME", "")]),
-            Path::new("/home/a/.cache/huggingface/hub")
-        );
+        assert_eq!(cache(&[home, ("HF_HOME", "")]), Path::new("/home/a/.cache/huggingface/hub"));
         assert!(HubOptions::from_variables(|_| None).is_err());
     }
 
@@ -163,10 +158,7 @@ mod tests {
         let home = directory.path().to_str().unwrap();
         assert_eq!(options(&[("HF_HOME", home)]).token, None);
         std::fs::write(directory.path().join("token"), " from-file\n").unwrap();
-        assert_eq!(
-            options(&[("HF_HOME", home)]).token.as_deref(),
-            Some("from-file")
-        );
+        assert_eq!(options(&[("HF_HOME", home)]).token.as_deref(), Some("from-file"));
         let both = options(&[("HF_HOME", home), ("HF_TOKEN", "from-variable\n")]);
         assert_eq!(both.token.as_deref(), Some("from-variable"));
         assert!(!format!("{both:?}").contains("from-variable"));

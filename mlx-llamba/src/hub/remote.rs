@@ -71,14 +71,7 @@ impl Remote {
             config = config.tls_config(tls);
         }
         let (name, token) = (name.to_owned(), options.token.clone());
-        Ok(Self {
-            agent: config.build().into(),
-            api,
-            repo,
-            name,
-            token,
-            retries: options.retries,
-        })
+        Ok(Self { agent: config.build().into(), api, repo, name, token, retries: options.retries })
     }
 
     /// What the revision holds, and its commit.
@@ -87,11 +80,7 @@ impl Remote {
         let url = request.uri_ref().map(Uri::to_string).unwrap_or_default();
         self.again(|| {
             let response = self.ask(false, &url, Follow::All, 0)?;
-            let body = response
-                .into_body()
-                .into_with_config()
-                .limit(64 << 20)
-                .read_to_vec();
+            let body = response.into_body().into_with_config().limit(64 << 20).read_to_vec();
             let body = body.map_err(|e| Failure::Unreachable(e.to_string()))?;
             serde_json::from_slice(&body)
                 .map_err(|e| Failure::Nonsense(format!("{url} in a form that is not JSON: {e}")))
@@ -107,22 +96,13 @@ impl Remote {
             let header = |name: &str| response.headers().get(name)?.to_str().ok();
             let etag = header("x-linked-etag").or(header("etag"));
             let length = || header("content-length").filter(|_| response.status() == 200);
-            let size = header("x-linked-size")
-                .or_else(length)
-                .and_then(|s| s.parse().ok());
+            let size = header("x-linked-size").or_else(length).and_then(|s| s.parse().ok());
             if let (Some(etag), Some(size)) = (etag, size) {
                 let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
-                return Ok(RemoteFile {
-                    url,
-                    name: file.to_owned(),
-                    etag,
-                    size,
-                });
+                return Ok(RemoteFile { url, name: file.to_owned(), etag, size });
             }
         }
-        Err(Failure::Nonsense(format!(
-            "{url} without an etag and a length"
-        )))
+        Err(Failure::Nonsense(format!("{url} without an etag and a length")))
     }
 
     /// Asks, and goes after redirects; any status but success is a failure, with
@@ -135,30 +115,19 @@ impl Remote {
         start: u64,
     ) -> Result<Response<Body>, Failure> {
         let nonsense = || Failure::Nonsense(format!("a redirect from {url} to nowhere"));
-        let hub: Uri = url
-            .parse()
-            .map_err(|_| Failure::Nonsense(format!("the address {url}")))?;
+        let hub: Uri = url.parse().map_err(|_| Failure::Nonsense(format!("the address {url}")))?;
         let mut at = hub.clone();
         for _ in 0..REDIRECTS {
-            let mut request = if head {
-                self.agent.head(&at)
-            } else {
-                self.agent.get(&at)
-            };
+            let mut request = if head { self.agent.head(&at) } else { self.agent.get(&at) };
             if let Some(token) = self.token.as_ref().filter(|_| same_host(&at, &hub)) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             if start > 0 {
                 request = request.header("range", format!("bytes={start}-"));
             }
-            let response = request
-                .call()
-                .map_err(|e| Failure::Unreachable(e.to_string()))?;
+            let response = request.call().map_err(|e| Failure::Unreachable(e.to_string()))?;
             if response.status().is_redirection() {
-                let next = response
-                    .headers()
-                    .get("location")
-                    .and_then(|to| to.to_str().ok());
+                let next = response.headers().get("location").and_then(|to| to.to_str().ok());
                 let next = next.and_then(|to| join(&at, to)).ok_or_else(nonsense)?;
                 if follow == Follow::SameHost && !same_host(&next, &hub) {
                     return Ok(response);
@@ -172,11 +141,7 @@ impl Remote {
                     value.unwrap_or_default().to_owned()
                 };
                 let (code, message) = (header("x-error-code"), header("x-error-message"));
-                return Err(Failure::Status {
-                    status: response.status().as_u16(),
-                    code,
-                    message,
-                });
+                return Err(Failure::Status { status: response.status().as_u16(), code, message });
             }
         }
         Err(nonsense())
@@ -204,9 +169,7 @@ fn join(at: &Uri, to: &str) -> Option<Uri> {
         return to.parse().ok();
     }
     let path = to.strip_prefix('/').filter(|path| !path.starts_with('/'))?;
-    format!("{}://{}/{path}", at.scheme_str()?, at.authority()?)
-        .parse()
-        .ok()
+    format!("{}://{}/{path}", at.scheme_str()?, at.authority()?).parse().ok()
 }
 
 fn same_host(a: &Uri, b: &Uri) -> bool {
@@ -215,10 +178,7 @@ fn same_host(a: &Uri, b: &Uri) -> bool {
 
 /// No proxy leads to this machine.
 fn is_loopback(endpoint: &str) -> bool {
-    let host = endpoint
-        .parse::<Uri>()
-        .ok()
-        .and_then(|uri| uri.host().map(str::to_owned));
+    let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     host.is_some_and(|host| {
         let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -226,11 +186,7 @@ fn is_loopback(endpoint: &str) -> bool {
 }
 
 fn certificates(path: &PathBuf) -> Result<RootCerts> {
-    let failed = |source| Error::Io {
-        action: "read",
-        path: path.clone(),
-        source,
-    };
+    let failed = |source| Error::Io { action: "read", path: path.clone(), source };
     let pem = std::fs::read(path).map_err(failed)?;
     let items = parse_pem(&pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),

@@ -18,11 +18,7 @@ impl Remote {
         report: &dyn Fn(u64),
     ) -> Result<(), Failure> {
         let local = |e| Failure::local("write", part, e);
-        let open = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .open(part);
+        let open = OpenOptions::new().create(true).read(true).append(true).open(part);
         let mut out = open.map_err(local)?;
         let mut failures = 0;
         loop {
@@ -102,9 +98,7 @@ impl Remote {
             if end > file.size {
                 out.set_len(0).map_err(local)?;
                 let (name, size) = (&file.name, file.size);
-                return Err(Failure::Damaged(format!(
-                    "{name} is longer than its {size} bytes"
-                )));
+                return Err(Failure::Damaged(format!("{name} is longer than its {size} bytes")));
             }
             out.write_all(&buffer[..read]).map_err(local)?;
             report(end);
@@ -121,16 +115,10 @@ fn check(file: &RemoteFile, out: &mut File, part: &Path) -> Result<(), Failure> 
     out.seek(SeekFrom::Start(0)).map_err(read)?;
     let mut hasher = Sha256::new();
     std::io::copy(out, &mut hasher).map_err(read)?;
-    let found: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found.eq_ignore_ascii_case(&file.etag) {
         return Ok(());
     }
     let (name, etag) = (&file.name, &file.etag);
-    Err(Failure::Damaged(format!(
-        "{name} has the checksum {found}, expected {etag}"
-    )))
+    Err(Failure::Damaged(format!("{name} has the checksum {found}, expected {etag}")))
 }

@@ -17,11 +17,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(vocab: usize, window: Option<usize>) -> Self {
-        Self {
-            vocab: vocab as i32,
-            window: window.map(|w| w as i32),
-            kept: None,
-        }
+        Self { vocab: vocab as i32, window: window.map(|w| w as i32), kept: None }
     }
 
     /// Adds `tokens` (b, l), u32. One row before many becomes the past of each of them.
@@ -57,13 +53,8 @@ impl History {
         let tokens = tokens.as_dtype(Dtype::Uint32)?;
         let vocab = Array::from_slice(&[self.vocab as u32], &[1]);
         let end = Array::from_slice(&[self.vocab as u32 - 1], &[1]);
-        let one = tokens
-            .lt(&vocab)?
-            .as_dtype(Dtype::Float32)?
-            .reshape(&[b * l, 1])?; // (b*l, 1)
-        let row = arange::<i32, u32>(0, b, 1)?
-            .multiply(&vocab)?
-            .reshape(&[b, 1])?; // (b, 1)
+        let one = tokens.lt(&vocab)?.as_dtype(Dtype::Float32)?.reshape(&[b * l, 1])?; // (b*l, 1)
+        let row = arange::<i32, u32>(0, b, 1)?.multiply(&vocab)?.reshape(&[b, 1])?; // (b, 1)
         let place = minimum(&tokens, &end)?.add(&row)?.reshape(&[b * l])?; // (b*l)
         let flat = counts.reshape(&[b * self.vocab])?; // (b*vocab)
         scatter_add_single(&flat, &place, &one, 0)?.reshape(&[b, self.vocab])

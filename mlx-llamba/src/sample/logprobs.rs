@@ -35,10 +35,6 @@ impl Logprobs {
         let order = argsort_axis(negative(&values)?, 1)?; // (b, top)
         let top_ids = take_along_axis(&ids, &order, 1)?;
         let top = take_along_axis(&values, &order, 1)?;
-        Ok(Self {
-            chosen,
-            top_ids,
-            top,
-        })
+        Ok(Self { chosen, top_ids, top })
     }
 }

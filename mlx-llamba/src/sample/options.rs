@@ -48,12 +48,7 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            ..Self::plain()
-        }
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, ..Self::plain() }
     }
 }
 
@@ -64,10 +59,7 @@ impl Sampling {
     /// The likeliest token, always.
     #[must_use]
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::plain()
-        }
+        Self { temperature: 0.0, ..Self::plain() }
     }
 
     /// The model's own distribution: temperature 1 and nothing else.
@@ -96,65 +88,22 @@ impl Sampling {
             check(option, value.to_string(), good, expected)
         };
         let (t, finite) = (self.temperature, f32::is_finite);
-        number(
-            "temperature",
-            t,
-            finite(t) && t >= 0.0,
-            "a finite number, 0 or more",
-        )?;
-        number(
-            "top_p",
-            self.top_p,
-            self.top_p > 0.0 && self.top_p <= 1.0,
-            "above 0, at most 1",
-        )?;
-        number(
-            "min_p",
-            self.min_p,
-            (0.0..=1.0).contains(&self.min_p),
-            "0 to 1",
-        )?;
+        number("temperature", t, finite(t) && t >= 0.0, "a finite number, 0 or more")?;
+        number("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1")?;
+        number("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
         let r = self.repetition_penalty;
-        number(
-            "repetition_penalty",
-            r,
-            finite(r) && r > 0.0,
-            "a finite number above 0",
-        )?;
+        number("repetition_penalty", r, finite(r) && r > 0.0, "a finite number above 0")?;
         let presence = self.presence_penalty;
-        number(
-            "presence_penalty",
-            presence,
-            finite(presence),
-            "a finite number",
-        )?;
+        number("presence_penalty", presence, finite(presence), "a finite number")?;
         let frequency = self.frequency_penalty;
-        number(
-            "frequency_penalty",
-            frequency,
-            finite(frequency),
-            "a finite number",
-        )?;
+        number("frequency_penalty", frequency, finite(frequency), "a finite number")?;
         if let Some(window) = self.penalty_window {
             let good = (1..=i32::MAX as usize).contains(&window);
-            check(
-                "penalty_window",
-                window.to_string(),
-                good,
-                "at least 1 token",
-            )?;
+            check("penalty_window", window.to_string(), good, "at least 1 token")?;
         }
         for &(id, bias) in &self.logit_bias {
-            let (value, good) = (
-                format!("{id}: {bias}"),
-                (id as usize) < vocab && !bias.is_nan(),
-            );
-            check(
-                "logit_bias",
-                value,
-                good,
-                &format!("an id below {vocab} and a number"),
-            )?;
+            let (value, good) = (format!("{id}: {bias}"), (id as usize) < vocab && !bias.is_nan());
+            check("logit_bias", value, good, &format!("an id below {vocab} and a number"))?;
         }
         self.some_token_left(vocab)
     }
@@ -162,28 +111,12 @@ impl Sampling {
     /// Sampling needs at least one token that is not banned.
     fn some_token_left(&self, vocab: usize) -> Result<()> {
         let last: std::collections::HashMap<u32, f32> = self.logit_bias.iter().copied().collect();
-        let banned = last
-            .values()
-            .filter(|&&bias| bias == f32::NEG_INFINITY)
-            .count();
+        let banned = last.values().filter(|&&bias| bias == f32::NEG_INFINITY).count();
         let value = format!("{banned} tokens banned");
-        check(
-            "logit_bias",
-            value,
-            banned < vocab,
-            "at least one token of the vocabulary left",
-        )
+        check("logit_bias", value, banned < vocab, "at least one token of the vocabulary left")
     }
 }
 
 fn check(option: &'static str, value: String, good: bool, expected: &str) -> Result<()> {
-    if good {
-        Ok(())
-    } else {
-        Err(Error::Option {
-            option,
-            value,
-            expected: expected.to_owned(),
-        })
-    }
+    if good { Ok(()) } else { Err(Error::Option { option, value, expected: expected.to_owned() }) }
 }

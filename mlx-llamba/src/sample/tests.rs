@@ -20,13 +20,7 @@ fn logits_of(p: &[f32]) -> Array {
 }
 
 fn floats(array: &Array) -> Vec<f32> {
-    array
-        .as_dtype(Dtype::Float32)
-        .unwrap()
-        .contiguous()
-        .unwrap()
-        .to_vec_exact()
-        .unwrap()
+    array.as_dtype(Dtype::Float32).unwrap().contiguous().unwrap().to_vec_exact().unwrap()
 }
 
 fn ids(array: &Array) -> Vec<u32> {
@@ -60,10 +54,7 @@ fn bias_adds_bans_and_forces() {
     let with = |pairs: &[(u32, f32)]| floats(&Bias::new(pairs, 4).unwrap().apply(&x).unwrap());
     assert_close(&with(&[(0, 2.5), (2, -1.0)]), &[3.5, 2.0, 2.0, 4.0]);
     assert_close(&with(&[(3, -INF)]), &[1.0, 2.0, 3.0, -INF]);
-    assert_close(
-        &with(&[(0, INF), (1, INF), (3, 5.0)]),
-        &[1.0, 2.0, -INF, -INF],
-    );
+    assert_close(&with(&[(0, INF), (1, INF), (3, 5.0)]), &[1.0, 2.0, -INF, -INF]);
     assert_close(&with(&[(1, 7.0), (1, -1.0)]), &[1.0, 1.0, 3.0, 4.0]);
     assert!(Bias::new(&[], 4).is_none());
 }
@@ -81,19 +72,13 @@ fn frequency_counts_and_presence_does_not() {
     let x = row(&[1.0, 1.0, 1.0, -INF]);
     let counts = row(&[3.0, 1.0, 0.0, 2.0]);
     let y = transform::frequency_presence(&x, &counts, 0.5, 0.25).unwrap();
-    assert_close(
-        &floats(&y),
-        &[1.0 - 1.5 - 0.25, 1.0 - 0.5 - 0.25, 1.0, -INF],
-    );
+    assert_close(&floats(&y), &[1.0 - 1.5 - 0.25, 1.0 - 0.5 - 0.25, 1.0, -INF]);
 }
 
 #[test]
 fn temperature_divides_and_survives_the_smallest() {
     let x = row(&[10.0, 12.0, 8.0]);
-    assert_close(
-        &floats(&transform::temperature(&x, 0.5).unwrap()),
-        &[-4.0, 0.0, -8.0],
-    );
+    assert_close(&floats(&transform::temperature(&x, 0.5).unwrap()), &[-4.0, 0.0, -8.0]);
     let tiny = floats(&transform::temperature(&x, Sampling::GREEDY_BELOW).unwrap());
     assert_close(&tiny, &[-2e5, 0.0, -4e5]);
     let huge = floats(&transform::temperature(&x, f32::MAX).unwrap());
@@ -168,15 +153,10 @@ fn history_counts_with_and_without_window() {
     all.push(&tokens(&[0, 3], &[2, 1])).unwrap(); // a prompt shared by two rows
     let counts = all.counts().unwrap().unwrap();
     assert_eq!(counts.shape(), [2, 5]);
-    assert_close(
-        &floats(&counts),
-        &[1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 1.0, 1.0],
-    );
+    assert_close(&floats(&counts), &[1.0, 2.0, 0.0, 0.0, 1.0, 0.0, 2.0, 0.0, 1.0, 1.0]);
 
     let mut windowed = History::new(5, Some(3));
-    windowed
-        .push(&tokens(&[1, 1, 4, 4, 2, 2, 3, 0], &[2, 4]))
-        .unwrap();
+    windowed.push(&tokens(&[1, 1, 4, 4, 2, 2, 3, 0], &[2, 4])).unwrap();
     assert_close(
         &floats(&windowed.counts().unwrap().unwrap()),
         &[0.0, 1.0, 0.0, 0.0, 2.0, 1.0, 0.0, 1.0, 1.0, 0.0],
@@ -193,10 +173,7 @@ fn greedy_takes_the_lowest_id_of_equals_and_never_padding() {
     let mut greedy = sampler(Sampling::greedy(), 3);
     let logits = tokens(&[0; 2], &[2]);
     assert!(matches!(greedy.sample(&logits), Err(Error::Shape(_))));
-    assert!(matches!(
-        greedy.sample(&row(&[1.0, 2.0])),
-        Err(Error::Shape(_))
-    ));
+    assert!(matches!(greedy.sample(&row(&[1.0, 2.0])), Err(Error::Shape(_))));
     let x = Array::from_slice(&[1.0f32, 2.0, 2.0, 9.0, 5.0, 0.0, 4.0, 9.0], &[2, 4]);
     assert_eq!(ids(&greedy.sample(&x).unwrap()), [1, 0]);
     let half = x.as_dtype(Dtype::Bfloat16).unwrap();
@@ -205,13 +182,7 @@ fn greedy_takes_the_lowest_id_of_equals_and_never_padding() {
 
 #[test]
 fn padding_is_never_drawn() {
-    let mut plain = sampler(
-        Sampling {
-            seed: Some(1),
-            ..Sampling::plain()
-        },
-        2,
-    );
+    let mut plain = sampler(Sampling { seed: Some(1), ..Sampling::plain() }, 2);
     let x = row(&[0.0, 0.0, 50.0, f32::NAN]);
     for _ in 0..50 {
         assert!(ids(&plain.sample(&x).unwrap())[0] < 2);
@@ -224,69 +195,32 @@ fn repetition_sees_prompt_and_output_the_others_only_output() {
     let first = |sampling: Sampling| {
         let mut sampler = sampler(sampling, 3);
         sampler.observe(&tokens(&[0, 0], &[1, 2])).unwrap();
-        (0..3)
-            .map(|_| ids(&sampler.sample(&x).unwrap())[0])
-            .collect::<Vec<_>>()
+        (0..3).map(|_| ids(&sampler.sample(&x).unwrap())[0]).collect::<Vec<_>>()
     };
     let greedy = Sampling::greedy();
     // 4/2, 3.9, 3 -> 1; 4/2, 3.9/2, 3 -> 2; 4/2, 3.9/2, 3/2 -> 0
-    assert_eq!(
-        first(Sampling {
-            repetition_penalty: 2.0,
-            ..greedy.clone()
-        }),
-        [1, 2, 0]
-    );
+    assert_eq!(first(Sampling { repetition_penalty: 2.0, ..greedy.clone() }), [1, 2, 0]);
     // 4, 3.9, 3 -> 0; 2.8, 3.9, 3 -> 1; 2.8, 2.7, 3 -> 2
-    assert_eq!(
-        first(Sampling {
-            presence_penalty: 1.2,
-            ..greedy.clone()
-        }),
-        [0, 1, 2]
-    );
+    assert_eq!(first(Sampling { presence_penalty: 1.2, ..greedy.clone() }), [0, 1, 2]);
     // 4 -> 0; 3.5, 3.9 -> 1; 3.5, 3.4, 3 -> 0
-    assert_eq!(
-        first(Sampling {
-            frequency_penalty: 0.5,
-            ..greedy.clone()
-        }),
-        [0, 1, 0]
-    );
+    assert_eq!(first(Sampling { frequency_penalty: 0.5, ..greedy.clone() }), [0, 1, 0]);
     // A window of one forgets: 0 is penalised, then only 1, then only 0.
-    let window = Sampling {
-        repetition_penalty: 2.0,
-        penalty_window: Some(1),
-        ..greedy
-    };
+    let window = Sampling { repetition_penalty: 2.0, penalty_window: Some(1), ..greedy };
     assert_eq!(first(window), [1, 0, 1]);
 }
 
 #[test]
 fn bias_comes_before_penalties_and_temperature_before_truncation() {
     // Biased to 6, then halved to 3: below 4. Halved first it would be 1 + 4 = 5.
-    let sampling = Sampling {
-        repetition_penalty: 2.0,
-        logit_bias: vec![(0, 4.0)],
-        ..Sampling::greedy()
-    };
+    let sampling =
+        Sampling { repetition_penalty: 2.0, logit_bias: vec![(0, 4.0)], ..Sampling::greedy() };
     let mut biased = sampler(sampling, 2);
     biased.observe(&tokens(&[0], &[1, 1])).unwrap();
     assert_eq!(ids(&biased.sample(&row(&[2.0, 4.0])).unwrap()), [1]);
     // 0.6, 0.4 at temperature 0.25 are 0.835, 0.165: top-p 0.8 leaves one. At 1 it leaves two.
-    let cold = Sampling {
-        temperature: 0.25,
-        top_p: 0.8,
-        ..Sampling::plain()
-    };
+    let cold = Sampling { temperature: 0.25, top_p: 0.8, ..Sampling::plain() };
     for seed in 0..30 {
-        let mut cold = sampler(
-            Sampling {
-                seed: Some(seed),
-                ..cold.clone()
-            },
-            2,
-        );
+        let mut cold = sampler(Sampling { seed: Some(seed), ..cold.clone() }, 2);
         assert_eq!(ids(&cold.sample(&logits_of(&[0.4, 0.6])).unwrap()), [1]);
     }
 }
@@ -295,34 +229,13 @@ fn bias_comes_before_penalties_and_temperature_before_truncation() {
 fn truncations_to_one_token_are_greedy() {
     let x = Array::from_slice(&[0.1f32, 0.3, 0.2, 7.0, 7.0, 6.0], &[2, 3]);
     for sampling in [
-        Sampling {
-            top_k: 1,
-            ..Sampling::plain()
-        },
-        Sampling {
-            top_p: 1e-6,
-            ..Sampling::plain()
-        },
-        Sampling {
-            temperature: Sampling::GREEDY_BELOW / 2.0,
-            ..Sampling::plain()
-        },
-        Sampling {
-            top_k: 1,
-            top_p: 0.5,
-            min_p: 1.0,
-            temperature: 30.0,
-            ..Sampling::plain()
-        },
+        Sampling { top_k: 1, ..Sampling::plain() },
+        Sampling { top_p: 1e-6, ..Sampling::plain() },
+        Sampling { temperature: Sampling::GREEDY_BELOW / 2.0, ..Sampling::plain() },
+        Sampling { top_k: 1, top_p: 0.5, min_p: 1.0, temperature: 30.0, ..Sampling::plain() },
     ] {
         for seed in 0..10 {
-            let mut sampler = sampler(
-                Sampling {
-                    seed: Some(seed),
-                    ..sampling.clone()
-                },
-                3,
-            );
+            let mut sampler = sampler(Sampling { seed: Some(seed), ..sampling.clone() }, 3);
             assert_eq!(ids(&sampler.sample(&x).unwrap()), [1, 0], "{sampling:?}");
         }
     }
@@ -330,27 +243,13 @@ fn truncations_to_one_token_are_greedy() {
 
 #[test]
 fn forced_and_banned_tokens_hold_against_any_draw() {
-    let forced = Sampling {
-        logit_bias: vec![(2, INF)],
-        seed: Some(3),
-        ..Sampling::default()
-    };
+    let forced = Sampling { logit_bias: vec![(2, INF)], seed: Some(3), ..Sampling::default() };
     let mut forced = sampler(forced, 4);
-    let bans = (0..64)
-        .filter(|&id| id != 40)
-        .map(|id| (id, -INF))
-        .collect();
-    let only = Sampling {
-        logit_bias: bans,
-        seed: Some(3),
-        ..Sampling::default()
-    };
+    let bans = (0..64).filter(|&id| id != 40).map(|id| (id, -INF)).collect();
+    let only = Sampling { logit_bias: bans, seed: Some(3), ..Sampling::default() };
     let mut only = sampler(only, 64);
     for _ in 0..40 {
-        assert_eq!(
-            ids(&forced.sample(&row(&[9.0, 8.0, -50.0, 1.0])).unwrap()),
-            [2]
-        );
+        assert_eq!(ids(&forced.sample(&row(&[9.0, 8.0, -50.0, 1.0])).unwrap()), [2]);
         assert_eq!(ids(&only.sample(&row(&[0.0; 64])).unwrap()), [40]);
     }
 }
@@ -358,13 +257,7 @@ fn forced_and_banned_tokens_hold_against_any_draw() {
 #[test]
 fn draws_follow_the_distribution_in_every_row() {
     let p = [0.5f32, 0.25, 0.15, 0.1];
-    let mut plain = sampler(
-        Sampling {
-            seed: Some(42),
-            ..Sampling::plain()
-        },
-        4,
-    );
+    let mut plain = sampler(Sampling { seed: Some(42), ..Sampling::plain() }, 4);
     let (b, steps) = (1000, 10);
     let x = logits_of(&p).as_dtype(Dtype::Float32).unwrap();
     let x = mlx_rs::ops::broadcast_to(&x, &[b, 4]).unwrap();
@@ -387,14 +280,7 @@ fn draws_follow_the_distribution_in_every_row() {
 #[test]
 fn truncated_draws_keep_their_proportions() {
     let x = mlx_rs::ops::broadcast_to(logits_of(&[0.1, 0.4, 0.2, 0.3]), &[4000, 4]).unwrap();
-    let mut two = sampler(
-        Sampling {
-            seed: Some(5),
-            top_k: 2,
-            ..Sampling::plain()
-        },
-        4,
-    );
+    let mut two = sampler(Sampling { seed: Some(5), top_k: 2, ..Sampling::plain() }, 4);
     let drawn = ids(&two.sample(&x).unwrap());
     let share = drawn.iter().filter(|&&id| id == 1).count() as f32 / 4000.0;
     assert!(drawn.iter().all(|&id| id == 1 || id == 3));
@@ -405,19 +291,9 @@ fn truncated_draws_keep_their_proportions() {
 fn equal_seeds_reproduce_and_the_generator_can_be_put_back() {
     let x = row(&[0.0; 1000]);
     let run = |sampler: &mut Sampler| -> Vec<u32> {
-        (0..5)
-            .map(|_| ids(&sampler.sample(&x).unwrap())[0])
-            .collect()
+        (0..5).map(|_| ids(&sampler.sample(&x).unwrap())[0]).collect()
     };
-    let seeded = |seed| {
-        sampler(
-            Sampling {
-                seed: Some(seed),
-                ..Sampling::plain()
-            },
-            1000,
-        )
-    };
+    let seeded = |seed| sampler(Sampling { seed: Some(seed), ..Sampling::plain() }, 1000);
     let mut a = seeded(7);
     let first = run(&mut a);
     assert_eq!(first, run(&mut seeded(7)));
@@ -431,10 +307,7 @@ fn equal_seeds_reproduce_and_the_generator_can_be_put_back() {
 
     let unseeded = sampler(Sampling::plain(), 1000);
     assert_ne!(unseeded.seed(), sampler(Sampling::plain(), 1000).seed());
-    assert_eq!(
-        run(&mut seeded(unseeded.seed())),
-        run(&mut unseeded.clone())
-    );
+    assert_eq!(run(&mut seeded(unseeded.seed())), run(&mut unseeded.clone()));
 }
 
 #[test]
@@ -487,13 +360,7 @@ fn logprobs_are_of_the_model_and_not_of_the_options() {
         &[0.1f32, 0.4, 0.2, 0.3, 0.9, 0.25, 0.25, 0.25, 0.25, 0.9].map(f32::ln),
         &[2, 5],
     );
-    let mut sampler = sampler(
-        Sampling {
-            logit_bias: vec![(0, 9.0)],
-            ..Sampling::default()
-        },
-        4,
-    );
+    let mut sampler = sampler(Sampling { logit_bias: vec![(0, 9.0)], ..Sampling::default() }, 4);
     sampler.sample(&x).unwrap();
     let found = sampler.logprobs(&x, &tokens(&[2, 3], &[2]), 3).unwrap();
     assert_close(&floats(&found.chosen), &[0.2f32.ln(), 0.25f32.ln()]);
@@ -505,10 +372,7 @@ fn logprobs_are_of_the_model_and_not_of_the_options() {
     let none = sampler.logprobs(&x, &tokens(&[2, 3], &[2]), 0).unwrap();
     assert_eq!(none.top_ids.shape(), [2, 0]);
     assert_close(&floats(&none.chosen), &[0.2f32.ln(), 0.25f32.ln()]);
-    assert!(matches!(
-        sampler.logprobs(&x, &tokens(&[2], &[1]), 0),
-        Err(Error::Shape(_))
-    ));
+    assert!(matches!(sampler.logprobs(&x, &tokens(&[2], &[1]), 0), Err(Error::Shape(_))));
 }
 
 #[test]
@@ -546,25 +410,14 @@ fn impossible_options_are_named() {
         assert_eq!(bad(&|s| s.repetition_penalty = value), "repetition_penalty");
     }
     assert_eq!(bad(&|s| s.presence_penalty = INF), "presence_penalty");
-    assert_eq!(
-        bad(&|s| s.frequency_penalty = f32::NAN),
-        "frequency_penalty"
-    );
+    assert_eq!(bad(&|s| s.frequency_penalty = f32::NAN), "frequency_penalty");
     assert_eq!(bad(&|s| s.penalty_window = Some(0)), "penalty_window");
     assert_eq!(bad(&|s| s.logit_bias = vec![(3, 1.0)]), "logit_bias");
     assert_eq!(bad(&|s| s.logit_bias = vec![(0, f32::NAN)]), "logit_bias");
-    assert_eq!(
-        bad(&|s| s.logit_bias = (0..3).map(|id| (id, -INF)).collect()),
-        "logit_bias"
-    );
+    assert_eq!(bad(&|s| s.logit_bias = (0..3).map(|id| (id, -INF)).collect()), "logit_bias");
     for good in [Sampling::default(), Sampling::greedy(), Sampling::plain()] {
         good.validate(3).unwrap();
     }
     let unbanned = vec![(0, -INF), (1, -INF), (2, -INF), (2, 0.0)];
-    Sampling {
-        logit_bias: unbanned,
-        ..Sampling::plain()
-    }
-    .validate(3)
-    .unwrap();
+    Sampling { logit_bias: unbanned, ..Sampling::plain() }.validate(3).unwrap();
 }

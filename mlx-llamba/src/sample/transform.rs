@@ -37,11 +37,7 @@ impl Bias {
         }
         if dense.contains(&f32::INFINITY) {
             for entry in &mut dense {
-                *entry = if *entry == f32::INFINITY {
-                    0.0
-                } else {
-                    f32::NEG_INFINITY
-                };
+                *entry = if *entry == f32::INFINITY { 0.0 } else { f32::NEG_INFINITY };
             }
         }
         Some(Self(Array::from_slice(&dense, &[1, vocab as i32])))
@@ -67,9 +63,7 @@ pub(crate) fn frequency_presence(
     presence: f32,
 ) -> Result<Array> {
     let once = minimum(counts, scalar(1.0))?;
-    let penalty = counts
-        .multiply(scalar(frequency))?
-        .add(once.multiply(scalar(presence))?)?;
+    let penalty = counts.multiply(scalar(frequency))?.add(once.multiply(scalar(presence))?)?;
     x.subtract(penalty)
 }
 

@@ -30,14 +30,8 @@ fn the_one_complete_first_wins_and_then_the_longer() {
         run(&["abcde", "bcd"], &["xabcde"]),
         (vec!["xa".to_owned()], String::new(), Some(1))
     );
-    assert_eq!(
-        run(&["c", "bc"], &["abc"]),
-        (vec!["a".to_owned()], String::new(), Some(1))
-    );
-    assert_eq!(
-        run(&["ab", "abc"], &["abc"]),
-        (vec![String::new()], String::new(), Some(0))
-    );
+    assert_eq!(run(&["c", "bc"], &["abc"]), (vec!["a".to_owned()], String::new(), Some(1)));
+    assert_eq!(run(&["ab", "abc"], &["abc"]), (vec![String::new()], String::new(), Some(0)));
 }
 
 #[test]

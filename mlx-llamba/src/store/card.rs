@@ -9,8 +9,7 @@ use crate::checkpoint::Checkpoint;
 pub(crate) fn card(job: &Job<'_>, written: &Checkpoint, bits_per_weight: f64) -> String {
     let config = written.config();
     let name = |path: &std::path::Path| {
-        path.file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     };
     let (source, own) = (name(job.source.path()), name(job.output));
     let mut text = String::from("---\nlibrary_name: mlx-llamba\ntags: [llamba, mlx]\n---\n");
@@ -45,9 +44,6 @@ pub(crate) fn card(job: &Job<'_>, written: &Checkpoint, bits_per_weight: f64) ->
              `mixer.A_log_proj.weight`.\n",
         );
     }
-    let _ = write!(
-        text,
-        "\n```sh\nmlx-llamba generate --model {own} \"Once upon a time\"\n```\n"
-    );
+    let _ = write!(text, "\n```sh\nmlx-llamba generate --model {own} \"Once upon a time\"\n```\n");
     text
 }

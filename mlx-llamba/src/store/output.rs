@@ -9,11 +9,7 @@ use crate::atomic;
 use crate::error::{Error, Result};
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
 /// A directory in the making, hidden beside the place where it will stand. Dropped before
@@ -49,11 +45,7 @@ impl Output {
         let staging = builder
             .tempdir_in(parent(&target))
             .map_err(|error| io("create", &target)(atomic::plain(error)))?;
-        Ok(Self {
-            target,
-            staging,
-            overwrite,
-        })
+        Ok(Self { target, staging, overwrite })
     }
 
     /// Where the files are put.
@@ -73,9 +65,7 @@ impl Output {
             return Ok(());
         };
         let path = self.directory().join(name);
-        fs::copy(file, &path)
-            .map(drop)
-            .map_err(io("copy to", &path))
+        fs::copy(file, &path).map(drop).map_err(io("copy to", &path))
     }
 
     /// Flushes everything to the disk and gives the directory its name.
@@ -109,15 +99,11 @@ impl Output {
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn sync(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(io("flush", path))
+    File::open(path).and_then(|file| file.sync_all()).map_err(io("flush", path))
 }
 
 /// True for an empty directory, or one of plain files with a model among them: overwriting must
@@ -136,9 +122,7 @@ fn replaceable(path: &Path) -> bool {
             return false;
         }
         empty = false;
-        model |= Path::new(&entry.file_name())
-            .extension()
-            .is_some_and(|e| e == "safetensors");
+        model |= Path::new(&entry.file_name()).extension().is_some_and(|e| e == "safetensors");
     }
     empty || model
 }

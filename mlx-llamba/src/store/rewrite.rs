@@ -67,11 +67,8 @@ pub(crate) fn units(source: &Checkpoint, config: &Config) -> Vec<Unit> {
         .map(|slot| {
             let rows = slot.shape[0];
             let part = slot.name.rsplit_once("mixer.").map_or("", |(_, part)| part);
-            let sibling = |name: &str| {
-                slot.name
-                    .replace("A_log_proj", "in_proj")
-                    .replace("in_proj", name)
-            };
+            let sibling =
+                |name: &str| slot.name.replace("A_log_proj", "in_proj").replace("in_proj", name);
             let pieces = match part {
                 // The A_log rows are the last of in_proj.
                 "A_log_proj.weight" | "A_log_proj.bias" if !source.config().split_a_log => {
@@ -92,12 +89,7 @@ pub(crate) fn units(source: &Checkpoint, config: &Config) -> Vec<Unit> {
             let scheme = source.scheme(prefix).filter(|_| pieces.len() == 1);
             let scheme = scheme.filter(|_| slot.kind == Kind::Matrix);
             let dtype = float(source, &pieces[0].0);
-            Unit {
-                slot,
-                scheme,
-                dtype,
-                pieces,
-            }
+            Unit { slot, scheme, dtype, pieces }
         })
         .collect()
 }
@@ -105,11 +97,7 @@ pub(crate) fn units(source: &Checkpoint, config: &Config) -> Vec<Unit> {
 /// The float dtype of a tensor's values: its own, or that of the scales it is coded with.
 pub(crate) fn float(source: &Checkpoint, name: &str) -> Dtype {
     let scales = format!("{}.scales", name.strip_suffix(".weight").unwrap_or(name));
-    let of = |name: &str| {
-        source
-            .stored_dtype(name)
-            .filter(|d| *d != Dtype::U8 && *d != Dtype::U32)
-    };
+    let of = |name: &str| source.stored_dtype(name).filter(|d| *d != Dtype::U8 && *d != Dtype::U32);
     of(&scales).or_else(|| of(name)).unwrap_or(Dtype::BF16)
 }
 
@@ -120,22 +108,14 @@ impl Job<'_> {
         let planned = self.units.iter().flat_map(|unit| self.plan(unit)).collect();
         let mut files =
             WeightFiles::create(output.directory(), planned, self.format, self.shard_bytes)?;
-        let total = self
-            .units
-            .iter()
-            .map(|u| u.slot.shape.iter().product::<usize>() as u64)
-            .sum();
+        let total = self.units.iter().map(|u| u.slot.shape.iter().product::<usize>() as u64).sum();
         let mut done = 0;
         // Not on a GPU: there the last bit of a scale may be another one.
         with_device(Device::cpu(), || {
             for unit in &self.units {
                 let mut report = |values: usize| {
                     done += values as u64;
-                    let progress = Progress {
-                        tensor: &unit.slot.name,
-                        done,
-                        total,
-                    };
+                    let progress = Progress { tensor: &unit.slot.name, done, total };
                     match on_progress(progress) {
                         ControlFlow::Continue(()) => Ok(()),
                         ControlFlow::Break(()) => Err(Error::Interrupted),
@@ -160,10 +140,7 @@ impl Job<'_> {
             output.write(name, bytes)?;
         }
         let written = Checkpoint::open(output.directory())?;
-        output.write(
-            "README.md",
-            card(&self, &written, written.bits_per_weight()),
-        )?;
+        output.write("README.md", card(&self, &written, written.bits_per_weight()))?;
         output.publish()
     }
 
@@ -193,11 +170,7 @@ impl Job<'_> {
         let (rows, columns, prefix) = (shape[0], shape[1], unit.slot.prefix());
         let words = scheme.packed_columns(columns).unwrap_or(0);
         let groups = vec![rows, columns / scheme.group_size];
-        let coded = if scheme.mode.has_biases() {
-            unit.dtype
-        } else {
-            Dtype::U8
-        };
+        let coded = if scheme.mode.has_biases() { unit.dtype } else { Dtype::U8 };
         let mut parts = vec![
             planned(name.clone(), Dtype::U32, vec![rows, words]),
             planned(format!("{prefix}.scales"), coded, groups.clone()),
@@ -272,25 +245,15 @@ impl Job<'_> {
         files: &mut WeightFiles,
     ) -> Result<()> {
         let prefix = name.strip_suffix(".weight").unwrap_or(name);
-        let fail = |source| Error::Quantization {
-            tensor: name.to_owned(),
-            source,
-        };
-        let part = |suffix: &str| {
-            self.source
-                .rows(&format!("{prefix}.{suffix}"), rows.clone())
-        };
+        let fail = |source| Error::Quantization { tensor: name.to_owned(), source };
+        let part = |suffix: &str| self.source.rows(&format!("{prefix}.{suffix}"), rows.clone());
         let dtype = mlx_dtype(unit.dtype);
         let dense = match self.scheme_of(name) {
             None => self.source.rows(name, rows.clone())?.as_dtype(dtype)?,
             Some(scheme) => Quantized {
                 weight: part("weight")?,
                 scales: part("scales")?,
-                biases: if scheme.mode.has_biases() {
-                    Some(part("biases")?)
-                } else {
-                    None
-                },
+                biases: if scheme.mode.has_biases() { Some(part("biases")?) } else { None },
                 scheme,
             }
             .dequantize(dtype)

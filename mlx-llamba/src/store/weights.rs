@@ -48,10 +48,7 @@ impl WeightFiles {
         shard_bytes: usize,
     ) -> Result<Self> {
         let shards = deal(tensors, shard_bytes);
-        let mut writer = Self {
-            files: Vec::new(),
-            places: HashMap::new(),
-        };
+        let mut writer = Self { files: Vec::new(), places: HashMap::new() };
         let (mut map, mut total) = (serde_json::Map::new(), 0);
         for (i, shard) in shards.iter().enumerate() {
             let name = match shards.len() {
@@ -78,11 +75,7 @@ impl WeightFiles {
 
     /// Creates one file and writes its header.
     fn begin(&mut self, path: &Path, tensors: &[Planned], format: &str) -> Result<()> {
-        let io = |source| Error::Io {
-            action: "write",
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
         let mut end = 0;
         let infos = tensors.iter().map(|tensor| {
             let start = end;
@@ -95,31 +88,20 @@ impl WeightFiles {
             (tensor.name.clone(), info)
         });
         let metadata = HashMap::from([("format".to_owned(), format.to_owned())]);
-        let header =
-            Metadata::new(Some(metadata), infos.collect()).map_err(|error| Error::Header {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            })?;
-        let mut json = serde_json::to_string(&header).map_err(|source| Error::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+        let header = Metadata::new(Some(metadata), infos.collect())
+            .map_err(|error| Error::Header { path: path.to_owned(), reason: error.to_string() })?;
+        let mut json = serde_json::to_string(&header)
+            .map_err(|source| Error::Json { path: path.to_owned(), source })?;
         // Tensors begin at a multiple of 8, so that whoever maps the file finds them aligned.
         json.push_str(&" ".repeat(json.len().next_multiple_of(8) - json.len()));
         let file = File::create(path).map_err(io)?;
-        file.write_all_at(&(json.len() as u64).to_le_bytes(), 0)
-            .map_err(io)?;
+        file.write_all_at(&(json.len() as u64).to_le_bytes(), 0).map_err(io)?;
         file.write_all_at(json.as_bytes(), 8).map_err(io)?;
         let data = 8 + json.len() as u64;
         for tensor in tensors {
             let info = header.info(&tensor.name);
             let start = data + info.map_or(0, |info| info.data_offsets.0) as u64;
-            let place = Place {
-                file: self.files.len(),
-                start,
-                bytes: tensor.bytes(),
-                written: 0,
-            };
+            let place = Place { file: self.files.len(), start, bytes: tensor.bytes(), written: 0 };
             self.places.insert(tensor.name.clone(), place);
         }
         self.files.push((path.to_owned(), file));
@@ -136,22 +118,14 @@ impl WeightFiles {
         }
         let (path, file) = &self.files[place.file];
         file.write_all_at(bytes, place.start + place.written as u64)
-            .map_err(|source| Error::Io {
-                action: "write",
-                path: path.clone(),
-                source,
-            })?;
+            .map_err(|source| Error::Io { action: "write", path: path.clone(), source })?;
         place.written += bytes.len();
         Ok(())
     }
 
     /// Makes sure that every tensor is complete.
     pub(crate) fn finish(self) -> Result<()> {
-        match self
-            .places
-            .iter()
-            .find(|(_, place)| place.written != place.bytes)
-        {
+        match self.places.iter().find(|(_, place)| place.written != place.bytes) {
             Some((name, _)) => Err(incomplete(name)),
             None => Ok(()),
         }
@@ -162,11 +136,7 @@ impl WeightFiles {
 /// gets its name.
 fn incomplete(name: &str) -> Error {
     let source = std::io::Error::other("its length is not the planned one");
-    Error::Io {
-        action: "write tensor",
-        path: name.into(),
-        source,
-    }
+    Error::Io { action: "write tensor", path: name.into(), source }
 }
 
 /// Deals tensors out to files in their order; inside a file, wide elements go first so that all

@@ -35,11 +35,7 @@ impl TokenizerFiles {
             model: path.display().to_string(),
             reason: format!("{reason}. {ADVICE}"),
         };
-        let file = if path.is_dir() {
-            path.join("tokenizer.json")
-        } else {
-            path.to_owned()
-        };
+        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         let Some(tokenizer) = read_if_there(&file)? else {
             return Err(missing(format!("{} does not exist", file.display())));
         };
@@ -57,11 +53,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(Error::Io { action: "read", path: path.to_owned(), source }),
     }
 }
 
@@ -130,20 +122,15 @@ impl SpecialTokens {
     ) -> Result<Self> {
         let parse = |bytes: &Option<Vec<u8>>, name| match bytes {
             None => Ok(Value::Null),
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|source| Error::Json {
-                path: path.with_file_name(name),
-                source,
-            }),
+            Some(bytes) => serde_json::from_slice(bytes)
+                .map_err(|source| Error::Json { path: path.with_file_name(name), source }),
         };
         let config = parse(&files.tokenizer_config, "tokenizer_config.json")?;
         let generation = parse(&files.generation_config, "generation_config.json")?;
         let ids = |key: &'static str| {
             token_ids(&generation[key]).ok_or_else(|| Error::Tokenizer {
                 path: path.with_file_name("generation_config.json"),
-                reason: format!(
-                    "{key} is {}, expected an id or a list of ids",
-                    generation[key]
-                ),
+                reason: format!("{key} is {}, expected an id or a list of ids", generation[key]),
             })
         };
         let by_name = |key: &str| token_name(&config[key]).and_then(|t| inner.token_to_id(t));
@@ -152,11 +139,7 @@ impl SpecialTokens {
         let bos = bos.or(ids("bos_token_id")?.first().copied());
         let mut eos = ids("eos_token_id")?;
         eos.extend(by_name("eos_token"));
-        eos.extend(
-            LLAMA_3_EOS
-                .into_iter()
-                .filter_map(|token| inner.token_to_id(token)),
-        );
+        eos.extend(LLAMA_3_EOS.into_iter().filter_map(|token| inner.token_to_id(token)));
         eos.sort_unstable();
         eos.dedup();
         Ok(Self {

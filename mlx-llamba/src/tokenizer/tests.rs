@@ -58,26 +58,14 @@ fn stories_encode_as_the_model_was_trained() {
     let by_directory = Tokenizer::open(STORIES).unwrap();
     let by_file = Tokenizer::open(format!("{STORIES}/tokenizer.json")).unwrap();
     for tokenizer in [by_directory, by_file] {
-        assert_eq!(
-            tokenizer.encode("Once upon a time", true).unwrap(),
-            [1, 866, 941, 259, 700]
-        );
-        assert_eq!(
-            tokenizer.encode("Once upon a time", false).unwrap(),
-            [866, 941, 259, 700]
-        );
+        assert_eq!(tokenizer.encode("Once upon a time", true).unwrap(), [1, 866, 941, 259, 700]);
+        assert_eq!(tokenizer.encode("Once upon a time", false).unwrap(), [866, 941, 259, 700]);
         assert_eq!(tokenizer.encode("", true).unwrap(), [1]);
         assert!(tokenizer.encode("", false).unwrap().is_empty());
         let ids = [1, 866, 941, 259, 700];
         assert_eq!(tokenizer.decode(&ids, true).unwrap(), "Once upon a time");
-        assert_eq!(
-            tokenizer.decode(&ids, false).unwrap(),
-            "<|end_of_text|>Once upon a time"
-        );
-        assert_eq!(
-            (tokenizer.bos_id(), tokenizer.eos_ids()),
-            (Some(1), &[1u32][..])
-        );
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), "<|end_of_text|>Once upon a time");
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids()), (Some(1), &[1u32][..]));
         assert_eq!(tokenizer.token_id("<|begin_of_text|>"), Some(0));
         tokenizer.check_vocabulary(4096).unwrap();
     }
@@ -105,59 +93,28 @@ fn the_beginning_of_text_is_put_in_front_as_the_files_say() {
         (json!(false), false, false),
     ] {
         let expected: &[u32] = if with { &[4, 2] } else { &[2] };
-        assert_eq!(
-            encode(add.clone(), post, "ab", true),
-            expected,
-            "{add} {post}"
-        );
+        assert_eq!(encode(add.clone(), post, "ab", true), expected, "{add} {post}");
         assert_eq!(encode(add.clone(), post, "ab", false), [2], "{add} {post}");
-        assert_eq!(
-            encode(add.clone(), post, spelled, true),
-            [4, 2],
-            "{add} {post}"
-        );
-        assert_eq!(
-            encode(add.clone(), post, spelled, false),
-            [4, 2],
-            "{add} {post}"
-        );
+        assert_eq!(encode(add.clone(), post, spelled, true), [4, 2], "{add} {post}");
+        assert_eq!(encode(add.clone(), post, spelled, false), [4, 2], "{add} {post}");
     }
 }
 
 #[test]
 fn ends_of_text_come_from_every_file_and_from_known_names() {
     let eos = |config: Value, generation: Value| {
-        load(&small(|_| {}, config, generation))
-            .unwrap()
-            .eos_ids()
-            .to_vec()
+        load(&small(|_| {}, config, generation)).unwrap().eos_ids().to_vec()
     };
     assert_eq!(eos(Value::Null, Value::Null), [5, 6, 7]);
     assert_eq!(eos(Value::Null, json!({"eos_token_id": 1})), [1, 5, 6, 7]);
+    assert_eq!(eos(json!({"eos_token": "b"}), json!({"eos_token_id": [0, 5]})), [0, 1, 5, 6, 7]);
     assert_eq!(
-        eos(json!({"eos_token": "b"}), json!({"eos_token_id": [0, 5]})),
-        [0, 1, 5, 6, 7]
-    );
-    assert_eq!(
-        eos(
-            json!({"eos_token": {"content": "a"}}),
-            json!({"eos_token_id": null})
-        ),
+        eos(json!({"eos_token": {"content": "a"}}), json!({"eos_token_id": null})),
         [0, 5, 6, 7]
     );
     let generation = json!({"bos_token_id": 3});
-    assert_eq!(
-        load(&small(|_| {}, Value::Null, generation))
-            .unwrap()
-            .bos_id(),
-        Some(3)
-    );
-    assert_eq!(
-        load(&small(|_| {}, Value::Null, Value::Null))
-            .unwrap()
-            .bos_id(),
-        Some(4)
-    );
+    assert_eq!(load(&small(|_| {}, Value::Null, generation)).unwrap().bos_id(), Some(3));
+    assert_eq!(load(&small(|_| {}, Value::Null, Value::Null)).unwrap().bos_id(), Some(4));
 }
 
 #[test]
@@ -180,11 +137,7 @@ fn a_vocabulary_of_another_model_is_noticed() {
     }
     for other in [7, 18, 128_256] {
         match tokenizer.check_vocabulary(other) {
-            Err(Error::TokenizerMismatch {
-                max_id: 7,
-                vocab_size,
-                ..
-            }) => {
+            Err(Error::TokenizerMismatch { max_id: 7, vocab_size, .. }) => {
                 assert_eq!(vocab_size, other);
             }
             found => panic!("{found:?}"),
@@ -199,12 +152,7 @@ fn a_missing_tokenizer_says_what_to_do() {
         let error = Tokenizer::open(path).unwrap_err();
         assert!(matches!(error, Error::TokenizerMissing { .. }));
         let message = error.to_string();
-        for part in [
-            "tokenizer.json does not exist",
-            "--tokenizer",
-            "meta-llama/",
-            "HF_TOKEN",
-        ] {
+        for part in ["tokenizer.json does not exist", "--tokenizer", "meta-llama/", "HF_TOKEN"] {
             assert!(message.contains(part), "{message}");
         }
     }
@@ -218,10 +166,7 @@ fn plain_text_tokens_keep_their_characters() {
     let mut stream = Detokenizer::new(&tokenizer, false);
     let pieces: Vec<String> = [0, 7, 3].map(|id| stream.push(id)).to_vec();
     assert_eq!(pieces, ["a", "<|\u{e9} \u{65e5}|>", " "]);
-    assert_eq!(
-        pieces.concat(),
-        tokenizer.decode(&[0, 7, 3], false).unwrap()
-    );
+    assert_eq!(pieces.concat(), tokenizer.decode(&[0, 7, 3], false).unwrap());
 }
 
 #[test]
@@ -237,29 +182,14 @@ fn a_file_that_contradicts_itself_does_not_load() {
 #[test]
 fn malformed_files_are_named() {
     let message = |files: &TokenizerFiles| load(files).unwrap_err().to_string();
-    let with = |tokenizer: &[u8]| TokenizerFiles {
-        tokenizer: tokenizer.to_vec(),
-        ..stories()
-    };
-    for bytes in [
-        &b""[..],
-        b"{",
-        b"7",
-        b"\xff\xfe",
-        &stories().tokenizer[..5000],
-    ] {
+    let with = |tokenizer: &[u8]| TokenizerFiles { tokenizer: tokenizer.to_vec(), ..stories() };
+    for bytes in [&b""[..], b"{", b"7", b"\xff\xfe", &stories().tokenizer[..5000]] {
         let message = message(&with(bytes));
-        assert!(
-            message.starts_with("tokenizer made/up/tokenizer.json: not a"),
-            "{message}"
-        );
+        assert!(message.starts_with("tokenizer made/up/tokenizer.json: not a"), "{message}");
     }
     let decoder = |value: Value| move |t: &mut Value| t["decoder"] = value;
-    for other in [
-        Value::Null,
-        json!({"type": "Fuse"}),
-        json!({"type": "Sequence", "decoders": []}),
-    ] {
+    for other in [Value::Null, json!({"type": "Fuse"}), json!({"type": "Sequence", "decoders": []})]
+    {
         let message = message(&small(decoder(other), Value::Null, Value::Null));
         assert!(message.contains("only byte-level tokenizers"), "{message}");
     }
@@ -268,23 +198,11 @@ fn malformed_files_are_named() {
     load(&small(decoder(sequence), Value::Null, Value::Null)).unwrap();
 
     let generation = Some(br#"{"eos_token_id": "1"}"#.to_vec());
-    let found = message(&TokenizerFiles {
-        generation_config: generation,
-        ..stories()
-    });
-    assert!(
-        found.contains("made/up/generation_config.json: eos_token_id is \"1\""),
-        "{found}"
-    );
+    let found = message(&TokenizerFiles { generation_config: generation, ..stories() });
+    assert!(found.contains("made/up/generation_config.json: eos_token_id is \"1\""), "{found}");
     let config = Some(b"{".to_vec());
-    let found = message(&TokenizerFiles {
-        tokenizer_config: config,
-        ..stories()
-    });
-    assert!(
-        found.contains("made/up/tokenizer_config.json is not valid JSON"),
-        "{found}"
-    );
+    let found = message(&TokenizerFiles { tokenizer_config: config, ..stories() });
+    assert!(found.contains("made/up/tokenizer_config.json is not valid JSON"), "{found}");
 }
 
 proptest! {
