@@ -1,22 +1,26 @@
 //! The Discrete-Mamba-2 operations of Llamba, as lazy MLX graphs.
 //!
-//! [`mixer`] is the whole of a mixer between its two projections; [`oracle`] says in plain
-//! float64 loops what it must compute; [`Quantized`] is a matrix in MLX's group quantization.
+//! A [`Backend`] computes the four operations of a block: [`Backend::mixer`] is the whole of a
+//! mixer between its two projections, the others are matrix products, the activation of the MLP,
+//! and a residual connection with the norm after it. [`oracle`] says in plain float64 loops what a
+//! mixer must compute; [`Quantized`] is a matrix in MLX's group quantization.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
+mod backend;
 mod dims;
 mod ffi;
 mod mixer;
 pub mod oracle;
+mod plain;
 mod quantized;
 mod ssd;
+mod weight;
 
+pub use backend::{Backend, BackendError, VARIABLE};
 pub use dims::{Activation, Dims, ShapeError};
-pub use mixer::{Mixed, MixerError, MixerState, MixerWeights, mixer};
+pub use mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights};
 pub use quantized::{Mode, QuantizationError, Quantized, Scheme};
 pub use ssd::CHUNK;
-
-/// What computes [`mixer`] in this build, for people.
-pub const PATH: &str = "plain MLX operations";
+pub use weight::Weight;

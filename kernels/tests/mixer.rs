@@ -3,7 +3,7 @@
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
 use mlx_llamba_kernels::oracle::{self, State, Weights};
-use mlx_llamba_kernels::{Activation, CHUNK, Dims, MixerState, MixerWeights, mixer};
+use mlx_llamba_kernels::{Activation, Backend, CHUNK, Dims, MixerInput, MixerState, MixerWeights};
 use mlx_rs::{Array, Dtype};
 use proptest::prelude::*;
 
@@ -152,8 +152,8 @@ fn check(case: &Case, cuts: &[usize]) {
     let mut start = 0;
     for end in ends {
         let piece = mlx_rs::ops::split_at_indices(&rows, &[start as i32, end as i32], 1).unwrap();
-        let mixed =
-            mixer(&piece[1], lengths.as_ref(), &state, &weights, dims, case.activation).unwrap();
+        let input = MixerInput { lengths: lengths.as_ref(), ..MixerInput::new(&piece[1]) };
+        let mixed = Backend::Plain.mixer(&input, &state, &weights, dims, case.activation).unwrap();
         y.push(mixed.y);
         state = mixed.state;
         start = end;
@@ -250,7 +250,9 @@ fn decay_stays_exact_after_strong_forgetting() {
     let rows = array(&data.rows[0], &[1, 2 * CHUNK, case.dims.in_proj_dim()]);
     let state = mlx_state(&data.states, case.dims);
     let weights = mlx_weights(&data.weights, case.dims);
-    let mixed = mixer(&rows, None, &state, &weights, case.dims, case.activation).unwrap();
+    let mixed = Backend::Plain
+        .mixer(&MixerInput::new(&rows), &state, &weights, case.dims, case.activation)
+        .unwrap();
     assert_close("y", &values(&mixed.y), &expected.0);
     assert_close("ssm state", &values(&mixed.state.ssm), &expected.1.ssm);
 }
@@ -263,7 +265,10 @@ fn wrong_shapes_are_named() {
     let weights = mlx_weights(&data.weights, dims);
     let state = mlx_state(&data.states, dims);
     let run = |rows: &Array, state: &MixerState, weights: &MixerWeights| {
-        mixer(rows, None, state, weights, dims, case.activation).unwrap_err().to_string()
+        Backend::Plain
+            .mixer(&MixerInput::new(rows), state, weights, dims, case.activation)
+            .unwrap_err()
+            .to_string()
     };
     let short = rows.reshape(&[3, -1]).unwrap();
     let message = run(&short, &state, &weights);
@@ -288,7 +293,9 @@ fn bfloat16_errs_no_more_than_its_rounding() {
     let rows = rows.as_dtype(Dtype::Bfloat16).unwrap();
     let weights = mlx_weights(&data.weights, dims);
     let start = mlx_state(&data.states, dims);
-    let mixed = mixer(&rows, None, &start, &weights, dims, case.activation).unwrap();
+    let mixed = Backend::Plain
+        .mixer(&MixerInput::new(&rows), &start, &weights, dims, case.activation)
+        .unwrap();
     assert_eq!(mixed.y.dtype(), Dtype::Bfloat16);
     assert_eq!(mixed.state.ssm.dtype(), Dtype::Float32);
     let found = values(&mixed.y.as_dtype(Dtype::Float32).unwrap());

@@ -98,7 +98,7 @@ impl Args {
                 "weights {weights:.1} MiB, {:?} activations, kernels: {}\n\n\
                  | test | tok/s | ± | first token, s | peak MiB |\n|---|---|---|---|---|\n",
                 model.dtype(),
-                mlx_llamba_kernels::PATH
+                model.backend().describe()
             ))?;
         }
         let prompt = |l: usize| -> Vec<u32> { (0..l).map(|i| (i * 7919 % 1000) as u32).collect() };

@@ -10,7 +10,7 @@
 
 #![allow(non_snake_case)]
 
-use mlx_llamba_kernels::{Activation, Dims, MixerState, MixerWeights, mixer};
+use mlx_llamba_kernels::{Activation, Backend, Dims, MixerInput, MixerState, MixerWeights};
 use mlx_rs::{Array, Dtype};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let rows = Array::from_slice(&rows, &[1, 3, 7]); // (b, l, in_proj_dim)
     let state = MixerState::zeros(1, dims, Dtype::Float32)?;
-    let mixed = mixer(&rows, None, &state, &weights, dims, Activation::Identity)?;
+    let input = MixerInput::new(&rows);
+    let mixed = Backend::select()?.mixer(&input, &state, &weights, dims, Activation::Identity)?;
     println!("\nby hand:     y * z = {by_hand:?}");
     println!("mlx-llamba:  y * z = {:?}", mlx_llamba::floats(&mixed.y)?);
     println!("mlx-llamba:  H     = {:?}", mlx_llamba::floats(&mixed.state.ssm)?);

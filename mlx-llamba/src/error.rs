@@ -175,6 +175,9 @@ pub enum Error {
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
+    /// No back end can be chosen.
+    #[error(transparent)]
+    Backend(#[from] mlx_llamba_kernels::BackendError),
 }
 
 impl From<mlx_llamba_kernels::MixerError> for Error {

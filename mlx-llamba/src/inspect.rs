@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use mlx_llamba_kernels::Backend;
 use mlx_rs::Dtype;
 use serde::Serialize;
 
@@ -36,7 +37,7 @@ pub struct Summary {
     /// Bytes that running one sequence takes on a CPU, about: weights with their floats in
     /// float32, state, and the activations of a piece of prompt.
     pub memory_bytes: u64,
-    /// What computes the recurrence.
+    /// What would compute it on the default device.
     pub kernels: String,
 }
 
@@ -87,7 +88,7 @@ impl Summary {
             dtypes,
             state_bytes,
             memory_bytes: weights + state_bytes + activations,
-            kernels: mlx_llamba_kernels::PATH.to_owned(),
+            kernels: Backend::select()?.describe(),
         })
     }
 }

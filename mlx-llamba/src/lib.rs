@@ -97,7 +97,7 @@ pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme};
+pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};

@@ -2,15 +2,15 @@
 //!
 //! Source: Llamba (arXiv 2502.14458). Fields carry the names of the published checkpoints.
 
-use mlx_llamba_kernels::{MixerState, MixerWeights, Scheme, mixer};
+use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights, Scheme};
 use mlx_rs::fast::rms_norm;
-use mlx_rs::ops::{minimum, sigmoid};
+use mlx_rs::ops::{concatenate, minimum};
 use mlx_rs::{Array, Dtype};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::linear::{Linear, Matrix, optional};
+use crate::linear::{Linear, Matrix, Numerics, optional};
 use crate::random::{RandomWeights, Weights};
 use crate::state::State;
 
@@ -21,7 +21,7 @@ const BLOCK_NORM_EPSILON: f32 = 1e-5;
 #[derive(Debug, Clone)]
 pub struct Model {
     config: Config,
-    dtype: Dtype,
+    compute: Numerics,
     fingerprint: String,
     embedding: Matrix,
     layers: Vec<Block>,
@@ -31,7 +31,7 @@ pub struct Model {
     lm_head_bias: Option<Array>,
 }
 
-/// `x + mixer(norm(x))`, then `x + mlp(norm(x))`.
+/// `x + mixer(norm(x))`, then `x + mlp(norm(x))`: see [`Model::hidden`].
 #[derive(Debug, Clone)]
 struct Block {
     input_layernorm: Array,
@@ -43,6 +43,7 @@ struct Block {
 /// Discrete-Mamba-2 between its two projections.
 #[derive(Debug, Clone)]
 struct Mixer {
+    backend: Backend,
     in_proj: Linear,
     /// The rows of `in_proj` that give `A_log`, where they are stored on their own.
     A_log_proj: Option<Linear>,
@@ -53,9 +54,18 @@ struct Mixer {
 /// `down(silu(gate(x)) * up(x))`
 #[derive(Debug, Clone)]
 struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
+    backend: Backend,
+    gate_up: GateUp,
     down_proj: Linear,
+}
+
+/// The two matrices that read the same input.
+#[derive(Debug, Clone)]
+enum GateUp {
+    /// One above the other: one product.
+    Joined(Linear),
+    /// As they are, where a recipe stores them differently.
+    Apart(Linear, Linear),
 }
 
 impl Model {
@@ -64,8 +74,17 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16.
+    /// [`Error::Backend`] if the environment asks for kernels that there are not.
     pub fn new(checkpoint: &Checkpoint, dtype: Dtype) -> Result<Self> {
-        Self::load(checkpoint, dtype)
+        Self::load(checkpoint, dtype, Backend::select()?)
+    }
+
+    /// [`new`](Self::new), computed by `backend` whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_backend(checkpoint: &Checkpoint, dtype: Dtype, backend: Backend) -> Result<Self> {
+        Self::load(checkpoint, dtype, backend)
     }
 
     /// A model with random weights, all matrices in `scheme` or dense: for measuring.
@@ -73,10 +92,10 @@ impl Model {
     /// # Errors
     /// As [`new`](Self::new), and [`Error::Quantization`] if the scheme does not fit.
     pub fn random(config: Config, scheme: Option<Scheme>, dtype: Dtype) -> Result<Self> {
-        Self::load(&RandomWeights::new(config, scheme), dtype)
+        Self::load(&RandomWeights::new(config, scheme), dtype, Backend::select()?)
     }
 
-    fn load(checkpoint: &impl Weights, dtype: Dtype) -> Result<Self> {
+    fn load(checkpoint: &impl Weights, dtype: Dtype, backend: Backend) -> Result<Self> {
         if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
             return Err(Error::Option {
                 option: "dtype",
@@ -85,18 +104,19 @@ impl Model {
             });
         }
         let config = checkpoint.config().clone();
+        let compute = Numerics { backend, dtype };
         let float = |name: &str| -> Result<Array> { Ok(checkpoint.array(name)?.as_dtype(dtype)?) };
         let layers = (0..config.n_layer)
-            .map(|i| Block::load(checkpoint, &format!("backbone.layers.{i}"), dtype))
+            .map(|i| Block::load(checkpoint, &format!("backbone.layers.{i}"), compute))
             .collect::<Result<_>>()?;
         let tied = config.tie_embeddings;
         Ok(Self {
-            dtype,
+            compute,
             fingerprint: checkpoint.fingerprint()?,
-            embedding: Matrix::load(checkpoint, "backbone.embedding", dtype)?,
+            embedding: Matrix::load(checkpoint, "backbone.embedding", compute)?,
             layers,
             final_layernorm: float("backbone.final_layernorm.weight")?,
-            lm_head: if tied { None } else { Some(Linear::load(checkpoint, "lm_head", dtype)?) },
+            lm_head: if tied { None } else { Some(Linear::load(checkpoint, "lm_head", compute)?) },
             lm_head_bias: if tied { optional(checkpoint, "lm_head.bias", dtype)? } else { None },
             config,
         })
@@ -109,7 +129,12 @@ impl Model {
 
     /// Dtype of the activations.
     pub fn dtype(&self) -> Dtype {
-        self.dtype
+        self.compute.dtype
+    }
+
+    /// What computes it.
+    pub fn backend(&self) -> Backend {
+        self.compute.backend
     }
 
     /// Identity of the weights; states of other models are refused by it.
@@ -147,9 +172,8 @@ impl Model {
             all.extend([&inner.conv_weight, &inner.D]);
             all.extend(inner.conv_bias.iter().chain(&inner.z_bias));
             let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let linears = [&mixer.in_proj, &mixer.out_proj, &mlp.gate_proj, &mlp.up_proj];
-            all.extend(linears.into_iter().flat_map(Linear::arrays));
-            all.extend(mlp.down_proj.arrays());
+            let linears = [&mixer.in_proj, &mixer.out_proj, &mlp.down_proj];
+            all.extend(linears.into_iter().chain(mlp.gate_up.linears()).flat_map(Linear::arrays));
             all.extend(mixer.A_log_proj.iter().flat_map(Linear::arrays));
         }
         all.push(&self.final_layernorm);
@@ -205,14 +229,31 @@ impl Model {
         let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
         let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
         let mut x = self.embedding.rows(&tokens)?; // (b, l, d)
+        let (weight, epsilon) = self.norm(0);
+        let mut u = rms_norm(&x, Some(weight), epsilon)?;
         let mut layers = Vec::with_capacity(self.layers.len());
-        for (layer, state) in self.layers.iter().zip(state.layers()) {
-            let (y, state) = layer.forward(&x, lengths, state, &self.config)?;
-            x = y;
+        for (i, (layer, state)) in self.layers.iter().zip(state.layers()).enumerate() {
+            let (y, state) = layer.mixer.forward(&u, lengths, state, &self.config)?;
+            (x, u) =
+                self.add_norm(&x, &y, (&layer.post_attention_layernorm, BLOCK_NORM_EPSILON))?;
+            let y = layer.mlp.forward(&u)?;
+            (x, u) = self.add_norm(&x, &y, self.norm(i + 1))?;
             layers.push(state);
         }
-        let x = rms_norm(&x, Some(&self.final_layernorm), self.config.norm_epsilon as f32)?;
-        Ok((x, State::from_layers(layers)))
+        Ok((u, State::from_layers(layers)))
+    }
+
+    /// Weight and epsilon of the norm before block `i`; after the last block, the final norm.
+    fn norm(&self, i: usize) -> (&Array, f32) {
+        match self.layers.get(i) {
+            Some(layer) => (&layer.input_layernorm, BLOCK_NORM_EPSILON),
+            None => (&self.final_layernorm, self.config.norm_epsilon as f32),
+        }
+    }
+
+    /// A residual connection and the norm that follows it: both in one operation.
+    fn add_norm(&self, x: &Array, y: &Array, norm: (&Array, f32)) -> Result<(Array, Array)> {
+        Ok(self.compute.backend.add_rms_norm(x, y, norm.0, norm.1)?)
     }
 
     /// Hidden states (.., d_model) to logits (.., padded_vocab), float32.
@@ -251,20 +292,22 @@ impl Model {
     /// # Errors
     /// [`Error::Mlx`] if the batch is too large for memory.
     pub fn state(&self, b: usize) -> Result<State> {
-        State::zeros(&self.config, b, self.dtype)
+        State::zeros(&self.config, b, self.compute.dtype)
     }
 }
 
 impl Block {
-    fn load(checkpoint: &impl Weights, prefix: &str, dtype: Dtype) -> Result<Self> {
+    fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
+        let dtype = compute.dtype;
         let float = |name: &str, dtype: Dtype| -> Result<Array> {
             Ok(checkpoint.array(&format!("{prefix}.{name}"))?.as_dtype(dtype)?)
         };
         let maybe = |name: &str| optional(checkpoint, &format!("{prefix}.{name}"), dtype);
-        let linear = |name: &str| Linear::load(checkpoint, &format!("{prefix}.{name}"), dtype);
+        let linear = |name: &str| Linear::load(checkpoint, &format!("{prefix}.{name}"), compute);
         Ok(Self {
             input_layernorm: float("input_layernorm.weight", dtype)?,
             mixer: Mixer {
+                backend: compute.backend,
                 in_proj: linear("mixer.in_proj")?,
                 A_log_proj: if checkpoint.config().split_a_log {
                     Some(linear("mixer.A_log_proj")?)
@@ -281,26 +324,11 @@ impl Block {
             },
             post_attention_layernorm: float("post_attention_layernorm.weight", dtype)?,
             mlp: Mlp {
-                gate_proj: linear("mlp.gate_proj")?,
-                up_proj: linear("mlp.up_proj")?,
+                backend: compute.backend,
+                gate_up: GateUp::new(linear("mlp.gate_proj")?, linear("mlp.up_proj")?)?,
                 down_proj: linear("mlp.down_proj")?,
             },
         })
-    }
-
-    /// (b, l, d) -> (b, l, d)
-    fn forward(
-        &self,
-        x: &Array,
-        lengths: Option<&Array>,
-        state: &MixerState,
-        config: &Config,
-    ) -> Result<(Array, MixerState)> {
-        let u = rms_norm(x, Some(&self.input_layernorm), BLOCK_NORM_EPSILON)?;
-        let (y, state) = self.mixer.forward(&u, lengths, state, config)?;
-        let x = x.add(y)?;
-        let u = rms_norm(&x, Some(&self.post_attention_layernorm), BLOCK_NORM_EPSILON)?;
-        Ok((x.add(self.mlp.forward(&u)?)?, state))
     }
 }
 
@@ -314,21 +342,46 @@ impl Mixer {
         config: &Config,
     ) -> Result<(Array, MixerState)> {
         let rows = self.in_proj.forward(u)?; // (b, l, in_proj_dim), or without A_log
-        let rows = match &self.A_log_proj {
-            Some(A_log_proj) => mlx_rs::ops::concatenate(&[rows, A_log_proj.forward(u)?], -1)?,
-            None => rows,
-        };
+        let A_log = self.A_log_proj.as_ref().map(|proj| proj.forward(u)).transpose()?; // (b, l, h)
+        let input = MixerInput { rows: &rows, A_log: A_log.as_ref(), lengths };
         let (dims, activation) = (config.dims(), config.ssm.activation);
-        let mixed = mixer(&rows, lengths, state, &self.inner, dims, activation)?;
+        let mixed = self.backend.mixer(&input, state, &self.inner, dims, activation)?;
         Ok((self.out_proj.forward(&mixed.y)?, mixed.state))
+    }
+}
+
+impl GateUp {
+    fn new(gate_proj: Linear, up_proj: Linear) -> Result<Self> {
+        Ok(match Linear::join(&gate_proj, &up_proj)? {
+            Some(joined) => Self::Joined(joined),
+            None => Self::Apart(gate_proj, up_proj),
+        })
+    }
+
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        match self {
+            Self::Joined(both) => [Some(both), None],
+            Self::Apart(gate_proj, up_proj) => [Some(gate_proj), Some(up_proj)],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// (b, l, d) -> (b, l, 2 * intermediate_size)
+    fn forward(&self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Joined(both) => both.forward(x),
+            Self::Apart(gate_proj, up_proj) => {
+                Ok(concatenate(&[gate_proj.forward(x)?, up_proj.forward(x)?], -1)?)
+            }
+        }
     }
 }
 
 impl Mlp {
     /// (b, l, d) -> (b, l, d)
     fn forward(&self, x: &Array) -> Result<Array> {
-        let gate = self.gate_proj.forward(x)?; // (b, l, intermediate_size)
-        let gate = gate.multiply(sigmoid(&gate)?)?;
-        self.down_proj.forward(&gate.multiply(self.up_proj.forward(x)?)?)
+        let gate_up = self.gate_up.forward(x)?; // (b, l, 2 * intermediate_size)
+        self.down_proj.forward(&self.backend.swiglu(&gate_up)?)
     }
 }

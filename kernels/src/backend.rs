@@ -1,0 +1,171 @@
+//! Which implementation computes the operations.
+//!
+//! Every operation has a twin in plain MLX operations, with the same arguments and results: what
+//! runs where no kernel of ours does, the path with gradients, and what kernels are tested
+//! against. A kernel says before it is launched whether it takes a case; where it does not, the
+//! twin runs and the log says why.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use mlx_rs::{Array, Device, DeviceType};
+
+use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
+use crate::{Activation, Dims, QuantizationError, Weight, plain};
+
+/// The environment variable that chooses: `auto`, `plain` or `custom`.
+pub const VARIABLE: &str = "MLX_LLAMBA_KERNELS";
+
+/// What computes the operations of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Plain MLX operations: any device, any dtype, gradients.
+    Plain,
+    /// Compiled kernels for CPUs; activations in float32.
+    Cpu,
+    /// Metal kernels.
+    Metal,
+}
+
+/// Why no back end could be chosen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The environment variable says something else than it may.
+    #[error("{VARIABLE} is {found:?}, expected auto, plain or custom")]
+    Variable {
+        /// Its value.
+        found: String,
+    },
+    /// Kernels were asked for by name and there are none for this device.
+    #[error("{VARIABLE} is custom, but {reason}; unset it to use plain MLX operations")]
+    NoKernels {
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// MLX does not know its own device.
+    #[error(transparent)]
+    Mlx(#[from] mlx_rs::error::Exception),
+}
+
+impl Backend {
+    /// The kernels for the default device, unless [`VARIABLE`] says otherwise: `plain` takes MLX's
+    /// operations, `custom` refuses to run without kernels.
+    ///
+    /// # Errors
+    /// [`BackendError`].
+    pub fn select() -> Result<Self, BackendError> {
+        let wanted = std::env::var_os(VARIABLE).unwrap_or_default();
+        match wanted.to_str() {
+            Some("plain") => Ok(Self::Plain),
+            Some("" | "auto") => Ok(Self::custom()?.unwrap_or_else(|reason| {
+                log::info!("{}, because {reason}", Self::Plain.describe());
+                Self::Plain
+            })),
+            Some("custom") => Self::custom()?.map_err(|reason| BackendError::NoKernels { reason }),
+            _ => Err(BackendError::Variable { found: wanted.to_string_lossy().into_owned() }),
+        }
+    }
+
+    /// The kernels for the default device, or why there are none.
+    fn custom() -> mlx_rs::error::Result<Result<Self, &'static str>> {
+        Ok(match Device::try_default()?.get_type()? {
+            DeviceType::Cpu => Err("the kernels for CPUs are not in this build"),
+            DeviceType::Gpu => Err("the Metal kernels are not in this build"),
+        })
+    }
+
+    /// What runs, for people.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Plain => "plain MLX operations".into(),
+            Self::Cpu => "CPU kernels".into(),
+            Self::Metal => "Metal kernels".into(),
+        }
+    }
+
+    /// True if the kernels read dense weights and scales of any float dtype as they are stored;
+    /// else they must be given in the dtype of the activations.
+    pub fn reads_stored_floats(self) -> bool {
+        self == Self::Cpu
+    }
+
+    /// `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.
+    ///
+    /// # Errors
+    /// What MLX reports of shapes that do not fit.
+    pub fn matmul(self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
+        match weight {
+            Weight::Dense(weight) => Ok(x.matmul(weight.t())?),
+            Weight::Quantized(weight) => weight.matmul(x),
+        }
+    }
+
+    /// Convolution, recurrence, skip and gate, for any length, continuing `state`.
+    ///
+    /// The recurrence runs in float32 whatever the activations are:
+    /// `a_t = sigmoid(-A_log_t)`, `H_t = a_t H_{t-1} + x_t (outer) B_t`, `y_t = H_t C_t + D x_t`,
+    /// and the result is `y * silu(z + z_bias)`. Outputs at padded positions are unspecified.
+    /// Lazy: evaluates nothing.
+    ///
+    /// Source: Llamba (arXiv 2502.14458), section 3, and the model definition published with it.
+    ///
+    /// # Errors
+    /// [`MixerError::Shape`] names the first array that does not fit.
+    pub fn mixer(
+        self,
+        input: &MixerInput<'_>,
+        state: &MixerState,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Mixed, MixerError> {
+        check(input, state, weights, dims)?;
+        Ok(plain::mixer(input, state, weights, dims, activation)?)
+    }
+
+    /// The activation of a gated MLP: `silu(gate) * up`, of (.., 2m) with the gate first, to
+    /// (.., m).
+    ///
+    /// Source: SwiGLU (arXiv 2002.05202).
+    ///
+    /// # Errors
+    /// What MLX reports of an odd last axis.
+    pub fn swiglu(self, gate_up: &Array) -> mlx_rs::error::Result<Array> {
+        plain::swiglu(gate_up)
+    }
+
+    /// `x + y`, and `(x + y) / rms(x + y) * weight`: a residual connection and the norm that
+    /// follows it.
+    ///
+    /// | arg | shape |
+    /// |---|---|
+    /// | x, y | (.., d) |
+    /// | weight | (d,) |
+    ///
+    /// Source: RMSNorm (arXiv 1910.07467); `epsilon` is added to the mean of the squares.
+    ///
+    /// # Errors
+    /// What MLX reports of shapes that do not fit.
+    pub fn add_rms_norm(
+        self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> mlx_rs::error::Result<(Array, Array)> {
+        plain::add_rms_norm(x, y, weight, epsilon)
+    }
+}
+
+/// Logs once why a plain operation stands in for a kernel.
+#[allow(dead_code)]
+fn stand_in(operation: &'static str, reason: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let message = format!("{operation}: {}, because {reason}", Backend::Plain.describe());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !told.contains(&message) {
+        log::info!("{message}");
+        told.insert(message);
+    }
+}

@@ -1,0 +1,64 @@
+//! A matrix as a checkpoint stores it.
+
+use mlx_rs::Array;
+use mlx_rs::ops::concatenate;
+
+use crate::Quantized;
+
+/// A matrix (out, in), dense or quantized.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// Floats (out, in).
+    Dense(Array),
+    /// Groups of codes.
+    Quantized(Quantized),
+}
+
+impl Weight {
+    /// The matrices below each other, (out_0 + out_1 + .., in), so that one product gives what
+    /// several would. `None` if they are not stored alike. Lazy.
+    ///
+    /// # Errors
+    /// What MLX reports of matrices with different `in`.
+    pub fn join(weights: &[&Self]) -> mlx_rs::error::Result<Option<Self>> {
+        let mut dense = Vec::new();
+        let mut quantized = Vec::new();
+        for weight in weights {
+            match weight {
+                Self::Dense(array) => dense.push(array),
+                Self::Quantized(part) => quantized.push(part),
+            }
+        }
+        match (&dense[..], &quantized[..]) {
+            ([first, ..], []) if dense.iter().all(|w| w.dtype() == first.dtype()) => {
+                Ok(Some(Self::Dense(concatenate(&dense, 0)?)))
+            }
+            ([], [first, ..])
+                if quantized.iter().all(|q| {
+                    q.scheme == first.scheme && q.scales.dtype() == first.scales.dtype()
+                }) =>
+            {
+                let rows = |part: fn(&Quantized) -> &Array| {
+                    concatenate(&quantized.iter().map(|q| part(q)).collect::<Vec<_>>(), 0)
+                };
+                let biases: Option<Vec<&Array>> =
+                    quantized.iter().map(|q| q.biases.as_ref()).collect();
+                Ok(Some(Self::Quantized(Quantized {
+                    weight: rows(|q| &q.weight)?,
+                    scales: rows(|q| &q.scales)?,
+                    biases: biases.map(|biases| concatenate(&biases, 0)).transpose()?,
+                    scheme: first.scheme,
+                })))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The arrays that hold the matrix.
+    pub fn arrays(&self) -> Vec<&Array> {
+        match self {
+            Self::Dense(weight) => vec![weight],
+            Self::Quantized(q) => [&q.weight, &q.scales].into_iter().chain(&q.biases).collect(),
+        }
+    }
+}
