@@ -3,4 +3,10 @@
 pub mod command;
 pub mod fake_hub;
 pub mod fixtures;
+pub mod graph;
 pub mod tiny;
+
+use mlx_llamba::Backend;
+
+/// What can compute a model on this machine's CPU.
+pub const BACKENDS: [Backend; 2] = [Backend::Plain, Backend::Cpu];

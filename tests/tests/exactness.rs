@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mlx_llamba::{Checkpoint, Model, State, floats};
+use mlx_llamba_tests::BACKENDS;
 use mlx_llamba_tests::fixtures::{self, Golden};
 use mlx_rs::{Array, Dtype};
 
@@ -12,12 +13,14 @@ const LOGITS: f32 = 6e-6;
 /// Largest error of a state, relative to its largest value; measured below 3e-6.
 const STATES: f32 = 6e-6;
 
-fn model(fixture: &str) -> Model {
-    Model::new(&Checkpoint::open(fixtures::path(fixture)).unwrap(), Dtype::Float32).unwrap()
-}
-
-fn all() -> impl Iterator<Item = &'static str> {
-    fixtures::PYTORCH.into_iter().chain(fixtures::CARTESIA)
+/// Every fixture on every back end of this machine.
+fn all() -> impl Iterator<Item = (&'static str, Model)> {
+    fixtures::PYTORCH.into_iter().chain(fixtures::CARTESIA).flat_map(|fixture| {
+        let checkpoint = Checkpoint::open(fixtures::path(fixture)).unwrap();
+        let model =
+            move |backend| Model::with_backend(&checkpoint, Dtype::Float32, backend).unwrap();
+        BACKENDS.into_iter().map(move |backend| (fixture, model(backend)))
+    })
 }
 
 /// Compares and prints the first five mismatches.
@@ -67,15 +70,15 @@ fn assert_states(what: &str, state: &State, golden: &Golden) {
 }
 
 fn check(what: &str, model: &Model, golden: &Golden, cuts: &[usize]) {
+    let what = format!("{what}, {:?}", model.backend());
     let (logits, state) = read(model, &golden.tokens, cuts);
     assert_close(&format!("{what}: logits"), &logits, &golden.logits.values, LOGITS);
-    assert_states(what, &state, golden);
+    assert_states(&what, &state, golden);
 }
 
 #[test]
 fn one_shot() {
-    for fixture in all() {
-        let model = model(fixture);
+    for (fixture, model) in all() {
         for golden in fixtures::golden(fixture) {
             check(&format!("{fixture} {}", golden.name), &model, &golden, &[]);
         }
@@ -84,8 +87,7 @@ fn one_shot() {
 
 #[test]
 fn every_split() {
-    for fixture in all() {
-        let model = model(fixture);
+    for (fixture, model) in all() {
         for golden in fixtures::golden(fixture) {
             let l = golden.tokens.len();
             // All cuts of the shorter prompts; around chunk borders and every 23rd of the longer.
@@ -107,8 +109,7 @@ fn every_split() {
 
 #[test]
 fn token_by_token() {
-    for fixture in all() {
-        let model = model(fixture);
+    for (fixture, model) in all() {
         for golden in fixtures::golden(fixture) {
             let cuts: Vec<usize> = (1..golden.tokens.len()).collect();
             check(&format!("{fixture} {} by token", golden.name), &model, &golden, &cuts);
@@ -119,8 +120,7 @@ fn token_by_token() {
 /// Rows of different lengths in one forward, all prompts of a fixture at once.
 #[test]
 fn ragged_batch() {
-    for fixture in all() {
-        let model = model(fixture);
+    for (fixture, model) in all() {
         let goldens = fixtures::golden(fixture);
         let rows: Vec<&[u32]> = goldens.iter().map(|g| g.tokens.as_slice()).collect();
         let (ids, lengths) = model.tokens(&rows).unwrap();
@@ -130,7 +130,7 @@ fn ragged_batch() {
         let per_row = logits.size() / rows.len();
         let logits = floats(&logits).unwrap();
         for (row, golden) in goldens.iter().enumerate() {
-            let what = format!("{fixture} {} as row {row}", golden.name);
+            let what = format!("{fixture} {} as row {row}, {:?}", golden.name, model.backend());
             let logits = &logits[row * per_row..][..golden.logits.values.len()];
             assert_close(&format!("{what}: logits"), logits, &golden.logits.values, LOGITS);
             assert_states(&what, &state.row(row).unwrap(), golden);
@@ -141,8 +141,7 @@ fn ragged_batch() {
 /// Greedy continuations of all prompts as one batch, from states that were read one by one.
 #[test]
 fn greedy_continuations() {
-    for fixture in all() {
-        let model = model(fixture);
+    for (fixture, model) in all() {
         let goldens = fixtures::golden(fixture);
         let (mut last, mut states) = (Vec::new(), Vec::new());
         let vocab = model.config().padded_vocab();

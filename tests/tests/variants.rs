@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mlx_llamba::{Checkpoint, Model, floats};
+use mlx_llamba_tests::BACKENDS;
 use mlx_llamba_tests::tiny::Tiny;
 use mlx_rs::Dtype;
 use safetensors::Dtype as Stored;
@@ -23,22 +24,27 @@ fn check(what: &str, tiny: &Tiny, stored: Stored, shards: usize) {
     let directory = tempfile::tempdir().unwrap();
     let tensors = tiny.tensors(7);
     tiny.write(directory.path(), &tensors, stored, shards);
-    let model = Model::new(&Checkpoint::open(directory.path()).unwrap(), Dtype::Float32).unwrap();
     let tokens: Vec<u32> = (0..70).map(|i| i * 31 % tiny.vocab as u32).collect();
     let (expected, states) = tiny.forward(&tensors, &tokens);
 
-    // In two pieces, the second one from a state that is not zero.
-    let (mut state, mut logits) = (model.state(1).unwrap(), Vec::new());
-    for piece in [&tokens[..3], &tokens[3..]] {
-        let (ids, _) = model.tokens(&[piece]).unwrap();
-        let (output, next) = model.forward(&ids, None, &state).unwrap();
-        logits.extend(floats(&output).unwrap());
-        state = next;
-    }
-    assert_close(&format!("{what}: logits"), &logits, &expected);
-    for (i, (layer, expected)) in state.layers().iter().zip(&states).enumerate() {
-        assert_close(&format!("{what}: ssm {i}"), &floats(&layer.ssm).unwrap(), &expected.ssm);
-        assert_close(&format!("{what}: conv {i}"), &floats(&layer.conv).unwrap(), &expected.conv);
+    let checkpoint = Checkpoint::open(directory.path()).unwrap();
+    for backend in BACKENDS {
+        let what = format!("{what}, {backend:?}");
+        let model = Model::with_backend(&checkpoint, Dtype::Float32, backend).unwrap();
+        // In two pieces, the second one from a state that is not zero.
+        let (mut state, mut logits) = (model.state(1).unwrap(), Vec::new());
+        for piece in [&tokens[..3], &tokens[3..]] {
+            let (ids, _) = model.tokens(&[piece]).unwrap();
+            let (output, next) = model.forward(&ids, None, &state).unwrap();
+            logits.extend(floats(&output).unwrap());
+            state = next;
+        }
+        assert_close(&format!("{what}: logits"), &logits, &expected);
+        for (i, (layer, expected)) in state.layers().iter().zip(&states).enumerate() {
+            let (ssm, conv) = (floats(&layer.ssm).unwrap(), floats(&layer.conv).unwrap());
+            assert_close(&format!("{what}: ssm {i}"), &ssm, &expected.ssm);
+            assert_close(&format!("{what}: conv {i}"), &conv, &expected.conv);
+        }
     }
 }
 
