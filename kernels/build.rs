@@ -1,0 +1,92 @@
+//! Compiles `cpu/`: operations of MLX's graph in C++, for the CPU.
+//!
+//! `*.simd.cpp` once per instruction set, see `cpu/levels.h`; every other file once.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    println!("cargo::rerun-if-changed=cpu");
+    let sources = sources("cpu")?;
+    let (simd, plain): (Vec<_>, Vec<_>) =
+        sources.into_iter().partition(|path| path.to_string_lossy().ends_with(".simd.cpp"));
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+
+    let mut library = compiler();
+    // What needs MLX's headers; `mlx-sys` says where they are and what to define.
+    let include = env::var_os("DEP_MLX_INCLUDE").ok_or("mlx-sys has not set DEP_MLX_INCLUDE")?;
+    for dir in env::split_paths(&include) {
+        library.flag("-isystem").flag(dir);
+    }
+    for define in env::var("DEP_MLX_DEFINES").unwrap_or_default().split([' ', ',', ';']) {
+        if let Some((name, value)) = define.split_once('=') {
+            library.define(name, value);
+        } else if !define.is_empty() {
+            library.define(define, None);
+        }
+    }
+    library.files(plain);
+
+    for &(level, flags) in levels(&env::var("CARGO_CFG_TARGET_ARCH")?) {
+        let dir = out.join(level);
+        fs::create_dir_all(&dir)?;
+        let mut build = compiler();
+        build.define("SIMD_LEVEL", level).flag("-ffp-contract=off").out_dir(dir);
+        for flag in flags {
+            build.flag(flag);
+        }
+        for object in build.files(&simd).try_compile_intermediates()? {
+            library.object(object);
+        }
+    }
+    library.try_compile("mlx_llamba_cpu")?;
+    Ok(())
+}
+
+/// Optimized in every profile: tests would otherwise take minutes.
+fn compiler() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++20").opt_level(3).debug(false).extra_warnings(true);
+    // The vectors are passed between inlined functions only.
+    build.flag_if_supported("-Wno-psabi");
+    build
+}
+
+/// Names of namespaces, and the flags that go with them.
+fn levels(arch: &str) -> &'static [(&'static str, &'static [&'static str])] {
+    match arch {
+        "x86_64" => &[
+            ("baseline", &[]),
+            ("avx2", &["-mavx2", "-mfma", "-mf16c"]),
+            (
+                "avx512",
+                &[
+                    "-mavx2",
+                    "-mfma",
+                    "-mf16c",
+                    "-mavx512f",
+                    "-mavx512bw",
+                    "-mavx512vl",
+                    "-mavx512dq",
+                    "-mprefer-vector-width=512",
+                ],
+            ),
+        ],
+        _ => &[("baseline", &[])],
+    }
+}
+
+fn sources(dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<_> = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+        .collect();
+    files.sort();
+    Ok(files)
+}

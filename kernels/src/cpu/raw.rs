@@ -1,0 +1,133 @@
+//! The C interface of `cpu/` (see `cpu/c_api.h`). All `unsafe` of the CPU kernels is here.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ptr::null;
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Stream};
+
+// SAFETY: these are the functions that the build script compiles from `cpu/` and links. They take
+// pointers to live MLX objects and keep none; no exception leaves them.
+unsafe extern "C" {
+    fn mlx_llamba_error() -> *const c_char;
+    fn mlx_llamba_simd() -> *const c_char;
+    fn mlx_llamba_set_simd(name: *const c_char) -> c_int;
+    fn mlx_llamba_threads() -> c_int;
+    fn mlx_llamba_set_threads(count: c_int);
+    fn mlx_llamba_operations(
+        outputs: *const *const c_void,
+        count: usize,
+        visit: extern "C" fn(*mut c_void, *const c_char),
+        context: *mut c_void,
+    ) -> c_int;
+    fn mlx_llamba_matmul(
+        out: *mut *mut c_void,
+        x: *const c_void,
+        weight: *const c_void,
+        scales: *const c_void,
+        biases: *const c_void,
+        bits: c_int,
+        group: c_int,
+        stream: *const c_void,
+    ) -> c_int;
+}
+
+/// Runs a call that makes `N` arrays on the stream of this thread.
+fn make<const N: usize>(
+    call: impl FnOnce(*mut *mut c_void, *const c_void) -> c_int,
+) -> Result<[Array; N]> {
+    let stream = Stream::thread_local_or_default();
+    let mut out = [std::ptr::null_mut(); N];
+    let status = call(out.as_mut_ptr(), stream.as_ptr().ctx);
+    if status != 0 {
+        return Err(last_error());
+    }
+    // SAFETY: status 0 says that every pointer is a new `mlx::core::array` that is ours now.
+    Ok(out.map(|ctx| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) }))
+}
+
+fn last_error() -> Exception {
+    // SAFETY: a text of this thread that ends with 0 and lives until the next failing call.
+    let text = unsafe { CStr::from_ptr(mlx_llamba_error()) };
+    Exception::custom(text.to_string_lossy().into_owned())
+}
+
+fn handle(array: &Array) -> *const c_void {
+    array.as_ptr().ctx
+}
+
+fn optional(array: Option<&Array>) -> *const c_void {
+    array.map_or(null(), handle)
+}
+
+/// `x (.., in) f32`, weight (out, in) with 0 bits, or packed with scales and biases. The caller has
+/// checked shapes and dtypes.
+pub(super) fn matmul(
+    x: &Array,
+    weight: &Array,
+    scales: Option<&Array>,
+    biases: Option<&Array>,
+    bits: usize,
+    group: usize,
+) -> Result<Array> {
+    let [out] = make(|out, stream| {
+        // SAFETY: the handles are of arrays that are alive for the call, or null where that is
+        // allowed; `out` has room for one.
+        unsafe {
+            mlx_llamba_matmul(
+                out,
+                handle(x),
+                handle(weight),
+                optional(scales),
+                optional(biases),
+                bits as c_int,
+                group as c_int,
+                stream,
+            )
+        }
+    })?;
+    Ok(out)
+}
+
+pub(super) fn simd() -> &'static str {
+    // SAFETY: a constant text that ends with 0.
+    let name = unsafe { CStr::from_ptr(mlx_llamba_simd()) };
+    name.to_str().unwrap_or_default()
+}
+
+pub(super) fn set_simd(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the text ends with 0 and lives through the call.
+    unsafe { mlx_llamba_set_simd(name.as_ptr()) == 0 }
+}
+
+pub(super) fn threads() -> usize {
+    // SAFETY: takes nothing.
+    unsafe { mlx_llamba_threads() }.max(1) as usize
+}
+
+pub(super) fn set_threads(count: usize) {
+    // SAFETY: any number is allowed.
+    unsafe { mlx_llamba_set_threads(c_int::try_from(count).unwrap_or(c_int::MAX)) };
+}
+
+pub(super) fn operations(outputs: &[&Array]) -> Result<Vec<String>> {
+    extern "C" fn visit(context: *mut c_void, name: *const c_char) {
+        // SAFETY: `context` is the vector below, which nobody else uses during the call; `name` is
+        // a text that ends with 0.
+        let (names, name) = unsafe { (&mut *context.cast::<Vec<String>>(), CStr::from_ptr(name)) };
+        names.push(name.to_string_lossy().into_owned());
+    }
+    let handles: Vec<_> = outputs.iter().map(|array| handle(array)).collect();
+    let mut names: Vec<String> = Vec::new();
+    // SAFETY: the handles are of live arrays; `visit` gets the vector that it expects.
+    let status = unsafe {
+        mlx_llamba_operations(
+            handles.as_ptr(),
+            handles.len(),
+            visit,
+            (&raw mut names).cast::<c_void>(),
+        )
+    };
+    if status == 0 { Ok(names) } else { Err(last_error()) }
+}
