@@ -3,12 +3,16 @@
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
 //! which shares the work of each with a pool of threads. Activations are float32.
 
+mod elementwise;
 mod matmul;
+mod mixer;
 mod raw;
 
 use mlx_rs::Array;
 
+pub use elementwise::{add_rms_norm, rms_norm, swiglu};
 pub use matmul::{matmul, supports};
+pub(crate) use mixer::mixer;
 
 /// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `sse2` or `neon`.
 /// `MLX_LLAMBA_SIMD` names a lower one (`baseline` for the lowest).

@@ -6,6 +6,8 @@ use std::ptr::null;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
 
+use crate::{Activation, Dims, MixerInput, MixerState, MixerWeights};
+
 // SAFETY: these are the functions that the build script compiles from `cpu/` and links. They take
 // pointers to live MLX objects and keep none; no exception leaves them.
 unsafe extern "C" {
@@ -28,6 +30,34 @@ unsafe extern "C" {
         biases: *const c_void,
         bits: c_int,
         group: c_int,
+        stream: *const c_void,
+    ) -> c_int;
+    fn mlx_llamba_mixer(
+        out: *mut *mut c_void,
+        rows: *const c_void,
+        conv: *const c_void,
+        ssm: *const c_void,
+        conv_weight: *const c_void,
+        D: *const c_void,
+        A_log: *const c_void,
+        lengths: *const c_void,
+        conv_bias: *const c_void,
+        z_bias: *const c_void,
+        dims: *const usize,
+        silu: c_int,
+        stream: *const c_void,
+    ) -> c_int;
+    fn mlx_llamba_swiglu(
+        out: *mut *mut c_void,
+        gate_up: *const c_void,
+        stream: *const c_void,
+    ) -> c_int;
+    fn mlx_llamba_add_rms_norm(
+        out: *mut *mut c_void,
+        x: *const c_void,
+        y: *const c_void,
+        weight: *const c_void,
+        epsilon: f32,
         stream: *const c_void,
     ) -> c_int;
 }
@@ -85,6 +115,70 @@ pub(super) fn matmul(
                 stream,
             )
         }
+    })?;
+    Ok(out)
+}
+
+/// Gives y, the new convolution state and the new `H`. Everything is float32, but lengths, which are
+/// int32. The caller has checked shapes and dtypes.
+pub(super) fn mixer(
+    input: &MixerInput<'_>,
+    state: &MixerState,
+    weights: &MixerWeights,
+    dims: Dims,
+    activation: Activation,
+) -> Result<[Array; 3]> {
+    let dims = [dims.h, dims.g, dims.p, dims.n, dims.k];
+    make(|out, stream| {
+        // SAFETY: the handles are of arrays that are alive for the call, or null where that is
+        // allowed; `out` has room for three, `dims` are the five that are read.
+        unsafe {
+            mlx_llamba_mixer(
+                out,
+                handle(input.rows),
+                handle(&state.conv),
+                handle(&state.ssm),
+                handle(&weights.conv_weight),
+                handle(&weights.D),
+                optional(input.A_log),
+                optional(input.lengths),
+                optional(weights.conv_bias.as_ref()),
+                optional(weights.z_bias.as_ref()),
+                dims.as_ptr(),
+                (activation == Activation::Silu).into(),
+                stream,
+            )
+        }
+    })
+}
+
+/// `gate_up (.., 2m) f32 -> (.., m)`. The caller has checked shape and dtype.
+pub(super) fn swiglu(gate_up: &Array) -> Result<Array> {
+    // SAFETY: the handle is of an array that is alive for the call; `out` has room for one.
+    let [out] = make(|out, stream| unsafe { mlx_llamba_swiglu(out, handle(gate_up), stream) })?;
+    Ok(out)
+}
+
+/// `x, y (.., d), weight (d,)`, all float32, to `x + y` and its norm. The caller has checked shapes
+/// and dtypes.
+pub(super) fn add_rms_norm(
+    x: &Array,
+    y: &Array,
+    weight: &Array,
+    epsilon: f32,
+) -> Result<[Array; 2]> {
+    // SAFETY: the handles are of arrays that are alive for the call; `out` has room for two.
+    make(|out, stream| unsafe {
+        mlx_llamba_add_rms_norm(out, handle(x), handle(y), handle(weight), epsilon, stream)
+    })
+}
+
+/// The norm of `x (.., d)` alone. The caller has checked shapes and dtypes.
+pub(super) fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+    // SAFETY: the handles are of arrays that are alive for the call, and null says that there is no
+    // `y`; `out` has room for the one array that is then written.
+    let [out] = make(|out, stream| unsafe {
+        mlx_llamba_add_rms_norm(out, handle(x), null(), handle(weight), epsilon, stream)
     })?;
     Ok(out)
 }

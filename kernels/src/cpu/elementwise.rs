@@ -1,0 +1,72 @@
+//! The small operations between matrix products.
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
+
+use super::raw;
+
+/// `silu(gate) * up` of `gate_up (.., 2m) f32`, gate first, to (.., m). Lazy.
+///
+/// # Errors
+/// What does not fit in shape or dtype.
+pub fn swiglu(gate_up: &Array) -> Result<Array> {
+    match gate_up.shape().last() {
+        Some(last) if last % 2 == 0 && gate_up.dtype() == Dtype::Float32 => raw::swiglu(gate_up),
+        _ => Err(Exception::custom(format!(
+            "CPU swiglu: found {:?} {:?}, expected (.., 2m) Float32",
+            gate_up.shape(),
+            gate_up.dtype(),
+        ))),
+    }
+}
+
+/// `x + y`, and `(x + y) / sqrt(mean((x + y)^2) + epsilon) * weight`. Lazy.
+///
+/// | arg | shape | dtype |
+/// |---|---|---|
+/// | x, y | (.., d) | f32 |
+/// | weight | (d,) | float |
+///
+/// # Errors
+/// What does not fit in shape or dtype.
+pub fn add_rms_norm(x: &Array, y: &Array, weight: &Array, epsilon: f32) -> Result<(Array, Array)> {
+    if x.shape() != y.shape() || y.dtype() != Dtype::Float32 {
+        return Err(Exception::custom(format!(
+            "CPU add_rms_norm: y is {:?} {:?}, expected {:?} Float32",
+            y.shape(),
+            y.dtype(),
+            x.shape(),
+        )));
+    }
+    let weight = norm_weight(x, weight)?;
+    let [sum, normed] = raw::add_rms_norm(x, y, &weight, epsilon)?;
+    Ok((sum, normed))
+}
+
+/// The norm of [`add_rms_norm`] without the addition: `x / sqrt(mean(x^2) + epsilon) * weight`.
+///
+/// # Errors
+/// What does not fit in shape or dtype.
+pub fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+    raw::rms_norm(x, &norm_weight(x, weight)?, epsilon)
+}
+
+/// The weight in float32, once it fits `x`.
+fn norm_weight(x: &Array, weight: &Array) -> Result<Array> {
+    if x.dtype() != Dtype::Float32
+        || weight.shape().len() != 1
+        || x.shape().last() != weight.shape().last()
+    {
+        return Err(Exception::custom(format!(
+            "CPU rms norm: x is {:?} {:?}, expected (.., d) Float32 with the weight (d,), found {:?}",
+            x.shape(),
+            x.dtype(),
+            weight.shape(),
+        )));
+    }
+    if weight.dtype() == Dtype::Float32 {
+        Ok(weight.clone())
+    } else {
+        weight.as_dtype(Dtype::Float32)
+    }
+}

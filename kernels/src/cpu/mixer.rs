@@ -1,0 +1,44 @@
+//! A mixer between its projections, as one operation.
+
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::{Array, Dtype};
+
+use super::raw;
+use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
+use crate::{Activation, Dims};
+
+/// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked. Activations in float32.
+///
+/// A prompt gives the same bits in one piece, in any pieces, and token by token, with any number of
+/// threads. Outputs at padded positions are 0; lengths below 0 or above l count as 0 and l.
+pub(crate) fn mixer(
+    input: &MixerInput<'_>,
+    state: &MixerState,
+    weights: &MixerWeights,
+    dims: Dims,
+    activation: Activation,
+) -> Result<Mixed> {
+    let found = input.rows.dtype();
+    if found != Dtype::Float32 {
+        return Err(Exception::custom(format!("CPU mixer: rows are {found:?}, expected Float32")));
+    }
+    let float = |array: &Array| as_dtype(array, Dtype::Float32);
+    let float_if = |array: Option<&Array>| array.map(float).transpose();
+    let A_log = float_if(input.A_log)?;
+    let lengths = input.lengths.map(|array| as_dtype(array, Dtype::Int32)).transpose()?;
+    let input = MixerInput { rows: input.rows, A_log: A_log.as_ref(), lengths: lengths.as_ref() };
+    let state = MixerState { conv: float(&state.conv)?, ssm: float(&state.ssm)? };
+    let weights = MixerWeights {
+        conv_weight: float(&weights.conv_weight)?,
+        conv_bias: float_if(weights.conv_bias.as_ref())?,
+        z_bias: float_if(weights.z_bias.as_ref())?,
+        D: float(&weights.D)?,
+    };
+    let [y, conv, ssm] = raw::mixer(&input, &state, &weights, dims, activation)?;
+    Ok(Mixed { y, state: MixerState { conv, ssm } })
+}
+
+/// The array itself where it has the dtype.
+fn as_dtype(array: &Array, dtype: Dtype) -> Result<Array> {
+    if array.dtype() == dtype { Ok(array.clone()) } else { array.as_dtype(dtype) }
+}
