@@ -8,10 +8,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use mlx_rs::{Array, Device, DeviceType};
+use mlx_rs::{Array, Device, DeviceType, Dtype};
 
 use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
-use crate::{Activation, Dims, QuantizationError, Weight, plain};
+use crate::{Activation, Dims, QuantizationError, Weight, cpu, plain};
 
 /// The environment variable that chooses: `auto`, `plain` or `custom`.
 pub const VARIABLE: &str = "MLX_LLAMBA_KERNELS";
@@ -49,39 +49,66 @@ pub enum BackendError {
 }
 
 impl Backend {
-    /// The kernels for the default device, unless [`VARIABLE`] says otherwise: `plain` takes MLX's
-    /// operations, `custom` refuses to run without kernels.
+    /// The kernels for the default device and activations in `dtype`, unless [`VARIABLE`] says
+    /// otherwise: `plain` takes MLX's operations, `custom` refuses to run without kernels.
     ///
     /// # Errors
     /// [`BackendError`].
-    pub fn select() -> Result<Self, BackendError> {
+    pub fn select(dtype: Dtype) -> Result<Self, BackendError> {
         let wanted = std::env::var_os(VARIABLE).unwrap_or_default();
         match wanted.to_str() {
             Some("plain") => Ok(Self::Plain),
-            Some("" | "auto") => Ok(Self::custom()?.unwrap_or_else(|reason| {
+            Some("" | "auto") => Ok(Self::custom(dtype)?.unwrap_or_else(|reason| {
                 log::info!("{}, because {reason}", Self::Plain.describe());
                 Self::Plain
             })),
-            Some("custom") => Self::custom()?.map_err(|reason| BackendError::NoKernels { reason }),
+            Some("custom") => {
+                Self::custom(dtype)?.map_err(|reason| BackendError::NoKernels { reason })
+            }
             _ => Err(BackendError::Variable { found: wanted.to_string_lossy().into_owned() }),
         }
     }
 
     /// The kernels for the default device, or why there are none.
-    fn custom() -> mlx_rs::error::Result<Result<Self, &'static str>> {
-        Ok(match Device::try_default()?.get_type()? {
-            DeviceType::Cpu => Err("the kernels for CPUs are not in this build"),
-            DeviceType::Gpu => Err("the Metal kernels are not in this build"),
-        })
+    fn custom(dtype: Dtype) -> mlx_rs::error::Result<Result<Self, &'static str>> {
+        let backend = match Device::try_default()?.get_type()? {
+            DeviceType::Cpu => Self::Cpu,
+            DeviceType::Gpu => Self::Metal,
+        };
+        Ok(backend.takes(dtype).map(|()| backend))
+    }
+
+    /// Whether this back end can be used for activations in `dtype`, or why not.
+    ///
+    /// # Errors
+    /// The reason, for people.
+    pub fn takes(self, dtype: Dtype) -> Result<(), &'static str> {
+        match (self, dtype) {
+            (Self::Plain, _) | (Self::Cpu, Dtype::Float32) => Ok(()),
+            (Self::Cpu, _) => Err("the CPU kernels take float32 activations only"),
+            (Self::Metal, _) => Err("the Metal kernels are not in this build"),
+        }
     }
 
     /// What runs, for people.
     pub fn describe(self) -> String {
         match self {
             Self::Plain => "plain MLX operations".into(),
-            Self::Cpu => "CPU kernels".into(),
+            Self::Cpu => format!("CPU kernels ({}, {} threads)", cpu::simd(), cpu::threads()),
             Self::Metal => "Metal kernels".into(),
         }
+    }
+
+    /// What ran so far in this process: [`describe`](Self::describe), and for which operations
+    /// plain MLX stood in and why.
+    pub fn report(self) -> String {
+        let stand_ins = STAND_INS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut report = self.describe();
+        for stand_in in stand_ins.iter() {
+            report += "; ";
+            report += stand_in;
+        }
+        report
     }
 
     /// True if the kernels read dense weights and scales of any float dtype as they are stored;
@@ -95,10 +122,17 @@ impl Backend {
     /// # Errors
     /// What MLX reports of shapes that do not fit.
     pub fn matmul(self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
-        match weight {
-            Weight::Dense(weight) => Ok(x.matmul(weight.t())?),
-            Weight::Quantized(weight) => weight.matmul(x),
+        if self == Self::Cpu {
+            let supported = match weight {
+                Weight::Dense(_) => Ok(()),
+                Weight::Quantized(weight) => cpu::supports(&weight.scheme),
+            };
+            match supported {
+                Ok(()) => return Ok(cpu::matmul(x, weight)?),
+                Err(reason) => stand_in("products", reason),
+            }
         }
+        plain::matmul(x, weight)
     }
 
     /// Convolution, recurrence, skip and gate, for any length, continuing `state`.
@@ -158,14 +192,15 @@ impl Backend {
     }
 }
 
-/// Logs once why a plain operation stands in for a kernel.
-#[allow(dead_code)]
+/// Why plain operations stood in for kernels, each reason once.
+static STAND_INS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Notes and logs that a plain operation stands in for a kernel.
 fn stand_in(operation: &'static str, reason: &str) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let message = format!("{operation}: {}, because {reason}", Backend::Plain.describe());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if !told.contains(&message) {
+    let message = format!("{operation} in {}, because {reason}", Backend::Plain.describe());
+    let mut known = STAND_INS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !known.contains(&message) {
         log::info!("{message}");
-        told.insert(message);
+        known.insert(message);
     }
 }

@@ -6,7 +6,18 @@ use mlx_rs::ops::{concatenate, expand_dims, logaddexp, sigmoid, split_at_indices
 use mlx_rs::{Array, Dtype};
 
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
-use crate::{Activation, Dims, ssd};
+use crate::{Activation, Dims, QuantizationError, Weight, ssd};
+
+/// `x (.., in) -> x W^T (.., out)`.
+pub(crate) fn matmul(
+    x: &Array,
+    weight: &Weight,
+) -> std::result::Result<Array, QuantizationError> {
+    match weight {
+        Weight::Dense(weight) => Ok(x.matmul(weight.t())?),
+        Weight::Quantized(weight) => weight.matmul(x),
+    }
+}
 
 /// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked.
 pub(crate) fn mixer(

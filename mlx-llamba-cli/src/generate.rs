@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{Context, Event, Generation, Reason, Sampling, Stats};
+use mlx_llamba::{Backend, Context, Event, Generation, Reason, Sampling, Stats};
 
 use crate::interrupt;
 use crate::model::ModelArgs;
@@ -137,7 +137,7 @@ impl Args {
         }
         let reading = Progress::new("reading", Unit::Tokens);
         for event in &mut stream {
-            self.show(&event?, &reading)?;
+            self.show(&event?, &reading, llamba.model().backend())?;
         }
         match &self.state_out {
             Some(path) => Ok(stream.into_context()?.save(llamba.model(), path)?),
@@ -145,7 +145,7 @@ impl Args {
         }
     }
 
-    fn show(&self, event: &Event, reading: &Progress) -> Result<()> {
+    fn show(&self, event: &Event, reading: &Progress, backend: Backend) -> Result<()> {
         if let Event::Prompt { read, total } = event {
             reading.at(*read, *total);
         }
@@ -159,7 +159,7 @@ impl Args {
                 show("\n")?;
             }
             if self.verbose {
-                eprintln!("{}", summary(reason, stats));
+                eprintln!("{} | {}", summary(reason, stats), backend.report());
             }
         }
         Ok(())

@@ -76,8 +76,15 @@ fn logprobs_are_reported_on_request() {
 fn statistics_go_to_standard_error() {
     let run = CLI.run(&["generate", "-t", "0", "-n", "5", "--verbose", "--seed", "7", PROMPT]);
     assert_eq!((run.code, run.out), (Some(0), greedy("5", &[PROMPT])));
-    for part in ["generated: 5 tokens", "tok/s", "first token after", "MiB", "seed 7", "by length"]
-    {
+    for part in [
+        "generated: 5 tokens",
+        "tok/s",
+        "first token after",
+        "MiB",
+        "seed 7",
+        "by length",
+        "CPU kernels (",
+    ] {
         assert!(run.err.contains(part), "{part}: {}", run.err);
     }
     assert_eq!(run.err.lines().count(), 1);

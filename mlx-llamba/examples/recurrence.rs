@@ -45,7 +45,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rows = Array::from_slice(&rows, &[1, 3, 7]); // (b, l, in_proj_dim)
     let state = MixerState::zeros(1, dims, Dtype::Float32)?;
     let input = MixerInput::new(&rows);
-    let mixed = Backend::select()?.mixer(&input, &state, &weights, dims, Activation::Identity)?;
+    let mixed = Backend::select(Dtype::Float32)?.mixer(
+        &input,
+        &state,
+        &weights,
+        dims,
+        Activation::Identity,
+    )?;
     println!("\nby hand:     y * z = {by_hand:?}");
     println!("mlx-llamba:  y * z = {:?}", mlx_llamba::floats(&mixed.y)?);
     println!("mlx-llamba:  H     = {:?}", mlx_llamba::floats(&mixed.state.ssm)?);

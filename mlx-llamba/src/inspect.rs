@@ -88,7 +88,7 @@ impl Summary {
             dtypes,
             state_bytes,
             memory_bytes: weights + state_bytes + activations,
-            kernels: Backend::select()?.describe(),
+            kernels: Backend::select(Dtype::Float32)?.describe(),
         })
     }
 }

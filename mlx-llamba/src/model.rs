@@ -76,7 +76,7 @@ impl Model {
     /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16.
     /// [`Error::Backend`] if the environment asks for kernels that there are not.
     pub fn new(checkpoint: &Checkpoint, dtype: Dtype) -> Result<Self> {
-        Self::load(checkpoint, dtype, Backend::select()?)
+        Self::load(checkpoint, dtype, Backend::select(dtype)?)
     }
 
     /// [`new`](Self::new), computed by `backend` whatever the environment says.
@@ -92,7 +92,20 @@ impl Model {
     /// # Errors
     /// As [`new`](Self::new), and [`Error::Quantization`] if the scheme does not fit.
     pub fn random(config: Config, scheme: Option<Scheme>, dtype: Dtype) -> Result<Self> {
-        Self::load(&RandomWeights::new(config, scheme), dtype, Backend::select()?)
+        Self::random_with_backend(config, scheme, dtype, Backend::select(dtype)?)
+    }
+
+    /// [`random`](Self::random), computed by `backend` whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`random`](Self::random).
+    pub fn random_with_backend(
+        config: Config,
+        scheme: Option<Scheme>,
+        dtype: Dtype,
+        backend: Backend,
+    ) -> Result<Self> {
+        Self::load(&RandomWeights::new(config, scheme), dtype, backend)
     }
 
     fn load(checkpoint: &impl Weights, dtype: Dtype, backend: Backend) -> Result<Self> {
@@ -101,6 +114,13 @@ impl Model {
                 option: "dtype",
                 value: format!("{dtype:?}"),
                 expected: "float32, float16 or bfloat16".into(),
+            });
+        }
+        if let Err(reason) = backend.takes(dtype) {
+            return Err(Error::Option {
+                option: "dtype",
+                value: format!("{dtype:?}"),
+                expected: format!("another one or another back end: {reason}"),
             });
         }
         let config = checkpoint.config().clone();
