@@ -1,0 +1,284 @@
+// Every load and store of a kernel comes here before it happens: bounds, initialisation, races,
+// counts.
+#pragma once
+#include "state.h"
+
+constexpr uintptr_t CHUNK = 1 << 20;  // buffers begin at multiples, with at least one chunk between
+
+/// One past access, enough to tell whether a later one is ordered after it.
+struct Access {
+    uint32_t thread;  // serial of the group times 1024, plus the index in it; 0: none
+    uint32_t epoch, simd_epoch;
+    uint32_t pc;
+};
+
+/// The last write, and the last reads of up to two simdgroups.
+struct Shadow {
+    Access write, read, other_read;
+    uint32_t atomic_write;  // 1: the write was atomic
+    uint32_t many;          // 1: several lanes of one simdgroup share `read`
+};
+
+struct Region {
+    char* base;
+    EmuBuffer* buffer;
+    uint32_t* read_by;     // per element: the last group that read it
+    uint32_t* written_by;  // per element: the last group that wrote it
+    Shadow* shadow;        // per element, of outputs
+};
+
+static struct {
+    char* base;
+    uint64_t bytes;
+    uint8_t* owner;  // of each chunk: the region's index
+    Region* regions;
+    uint64_t count;
+} arena;
+
+static struct {
+    uint64_t bytes;
+    uint32_t* written_by;  // per byte: the group that wrote it
+    Shadow* shadow;        // per byte
+    uint16_t* variable;    // per byte: index of the variable, or NO_VARIABLE
+} section;
+constexpr uint16_t NO_VARIABLE = 0xffff;
+
+static void* zeroed(uint64_t bytes) {
+    void* p = mmap(nullptr, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+static void release(void* p, uint64_t bytes) {
+    if (p) munmap(p, bytes ? bytes : 1);
+}
+
+static void set_other(EmuFault& f, const Access& a) {
+    uint32_t index = a.thread & (MAX_THREADS - 1), group = (a.thread >> 10) - 1;
+    EmuUint3 d = g.fibers[0].ids.dispatch_threads_per_group, n = g.fibers[0].ids.groups_per_grid;
+    f.other_pc = a.pc;
+    f.other_thread = {index % d.x, index / d.x % d.y, index / d.x / d.y};
+    f.other_group = {group % n.x, group / n.x % n.y, group / n.x / n.y};
+}
+
+/// Whether nothing orders the past access before one of the current thread.
+static bool conflicts(const Access& a, const Access& now, bool across_groups) {
+    if (a.thread == 0 || a.thread == now.thread) return false;
+    if ((a.thread ^ now.thread) >> 10) return across_groups;
+    if (a.epoch != now.epoch) return false;
+    bool same_simdgroup = ((a.thread ^ now.thread) & (MAX_THREADS - 1)) < SIMD &&
+                          (a.thread & (MAX_THREADS - 1)) / SIMD == (now.thread & (MAX_THREADS - 1)) / SIMD;
+    return !same_simdgroup || a.simd_epoch == now.simd_epoch;
+}
+
+static bool same_simdgroup(const Access& a, const Access& b) { return a.thread / SIMD == b.thread / SIMD; }
+
+/// Puts the access into the shadow; the past access it races with, or null.
+static const Access* race(Shadow& s, const Access& now, bool write, bool across_groups) {
+    const Access* found = nullptr;
+    bool both_atomic = g.in_atomic && s.atomic_write;
+    if (!both_atomic && conflicts(s.write, now, across_groups)) found = &s.write;
+    if (write) {
+        if (!found && !both_atomic) {
+            bool shared = s.many && same_simdgroup(s.read, now) && s.read.epoch == now.epoch &&
+                          s.read.simd_epoch == now.simd_epoch;
+            if (conflicts(s.read, now, across_groups) || shared) found = &s.read;
+            else if (conflicts(s.other_read, now, across_groups)) found = &s.other_read;
+        }
+    } else if (!g.in_atomic) {
+        if (s.read.thread == 0 || same_simdgroup(s.read, now)) {
+            bool together = s.read.epoch == now.epoch && s.read.simd_epoch == now.simd_epoch;
+            s.many = together && (s.many || (s.read.thread != 0 && s.read.thread != now.thread));
+        } else {
+            s.other_read = s.read;
+            s.many = 0;
+        }
+    }
+    return found;
+}
+
+static void remember(Shadow& s, const Access& now, bool write) {
+    if (write) {
+        s.write = now;
+        s.atomic_write = g.in_atomic;
+    } else if (!g.in_atomic) {
+        s.read = now;
+    }
+}
+
+static Access access_now(bool device_memory, const void* pc) {
+    Fiber& f = *g.current;
+    Simdgroup& s = g.simdgroups[f.ids.simdgroup];
+    return {(g.group << 10) + f.ids.index_in_group,
+            device_memory ? g.epoch_device : g.epoch_threadgroup,
+            device_memory ? s.epoch_device : s.epoch_threadgroup, uint32_t(library_offset(pc))};
+}
+
+static void threadgroup_access(uintptr_t offset, uint32_t size, bool write, const void* pc) {
+    auto fault = [&](EmuFaultKind kind) {
+        EmuFault f = fault_at(kind, pc);
+        f.offset = int64_t(offset);
+        f.size = size;
+        f.write = write;
+        return f;
+    };
+    uint16_t v = section.variable[offset];
+    bool inside = v != NO_VARIABLE && !g.launch->variables[v].guard && offset + size <= section.bytes &&
+                  section.variable[offset + size - 1] == v;
+    if (!inside) {
+        note(fault(EMU_THREADGROUP_BOUNDS));
+        if (offset + size > section.bytes) stop_run();
+        return;
+    }
+    Access now = access_now(false, pc);
+    bool bad = false, raced = false;
+    for (uint32_t i = 0; i < size; i++) {
+        uintptr_t at = offset + i;
+        if (write) section.written_by[at] = g.group;
+        else if (section.written_by[at] != g.group) bad = true;
+        Shadow& s = section.shadow[at];
+        const Access* other = race(s, now, write, false);
+        if (other && !raced) {
+            raced = true;
+            EmuFault f = fault(EMU_THREADGROUP_RACE);
+            set_other(f, *other);
+            note(f);
+        }
+        remember(s, now, write);
+    }
+    if (bad) note(fault(EMU_THREADGROUP_UNINITIALISED));
+}
+
+static void device_access(uintptr_t address, uint32_t size, bool write, const void* pc) {
+    uint8_t owner = arena.owner[(address - uintptr_t(arena.base)) / CHUNK];
+    Region& r = arena.regions[owner];
+    EmuBuffer& b = *r.buffer;
+    int64_t offset = int64_t(address - uintptr_t(r.base));
+    auto fault = [&](EmuFaultKind kind) {
+        EmuFault f = fault_at(kind, pc);
+        f.buffer = owner;
+        f.offset = offset;
+        f.size = size;
+        f.write = write;
+        return f;
+    };
+    if (offset < 0 || uint64_t(offset) + size > b.bytes) {
+        note(fault(EMU_DEVICE_BOUNDS));
+        return;
+    }
+    if (write && !b.output) note(fault(EMU_INPUT_WRITTEN));
+    (write ? b.raw_written : b.raw_read) += size;
+
+    Access now = access_now(true, pc);
+    uint64_t first = uint64_t(offset) / b.element, last = (uint64_t(offset) + size - 1) / b.element;
+    bool bad = false, raced = false;
+    for (uint64_t e = first; e <= last; e++) {
+        uint32_t& mark = (write ? r.written_by : r.read_by)[e];
+        if (mark != g.group) {
+            // A read of what this threadgroup wrote itself is no traffic.
+            if (write || r.written_by[e] != g.group) {
+                (write ? b.group_written : b.group_read) += b.element;
+                if (mark == 0) (write ? b.once_written : b.once_read) += b.element;
+            }
+            mark = g.group;
+        }
+        if (!b.output) continue;
+        if (!write && !b.filled && r.written_by[e] == 0) bad = true;
+        Shadow& s = r.shadow[e];
+        const Access* other = race(s, now, write, true);
+        if (other && !raced) {
+            raced = true;
+            EmuFault f = fault(EMU_DEVICE_RACE);
+            set_other(f, *other);
+            note(f);
+        }
+        remember(s, now, write);
+    }
+    if (bad) note(fault(EMU_OUTPUT_UNINITIALISED));
+}
+
+static void access(const void* p, uint32_t size, bool write, const void* pc) {
+    if (!g.current || size == 0) return;
+    uintptr_t a = uintptr_t(p);
+    if (a - uintptr_t(g.current->stack) < STACK_BYTES) return;
+    uintptr_t in_section = a - uintptr_t(__start_threadgroup_memory);
+    if (in_section < section.bytes) return threadgroup_access(in_section, size, write, pc);
+    if (a - uintptr_t(arena.base) < arena.bytes) return device_access(a, size, write, pc);
+    if (a - uintptr_t(&g) < sizeof(g)) return;  // exchanged values
+    if (!write && a - uintptr_t(__ehdr_start) < uintptr_t(_end - __ehdr_start)) return;  // constants
+    EmuFault f = fault_at(EMU_WILD_ADDRESS, pc);
+    f.size = size;
+    f.write = write;
+    snprintf(f.text, sizeof f.text, "%#lx", (unsigned long)a);
+    note(f);
+    stop_run();
+}
+
+/// Lays the buffers out and copies the inputs in.
+static bool arena_open(EmuLaunch& l) {
+    arena.count = l.buffer_count;
+    arena.regions = static_cast<Region*>(calloc(l.buffer_count + 1, sizeof(Region)));
+    uint64_t chunks = 1;
+    for (uint64_t i = 0; i < l.buffer_count; i++) chunks += l.buffers[i].bytes / CHUNK + 3;
+    arena.bytes = chunks * CHUNK;
+    arena.base = static_cast<char*>(zeroed(arena.bytes));
+    arena.owner = static_cast<uint8_t*>(calloc(chunks, 1));
+    if (!arena.base || !arena.owner || !arena.regions || l.buffer_count > 255) return false;
+    uint64_t chunk = 0;
+    for (uint64_t i = 0; i < l.buffer_count; i++) {
+        EmuBuffer& b = l.buffers[i];
+        Region& r = arena.regions[i];
+        uint64_t elements = b.bytes / b.element;
+        r.buffer = &b;
+        r.base = arena.base + (chunk + 1) * CHUNK;
+        for (uint64_t last = chunk + b.bytes / CHUNK + 3; chunk < last; chunk++) arena.owner[chunk] = uint8_t(i);
+        r.read_by = static_cast<uint32_t*>(zeroed(elements * 4));
+        r.written_by = static_cast<uint32_t*>(zeroed(elements * 4));
+        if (b.output) r.shadow = static_cast<Shadow*>(zeroed(elements * sizeof(Shadow)));
+        if (!r.read_by || !r.written_by || (b.output && !r.shadow)) return false;
+        if (!b.output || b.filled) memcpy(r.base, b.data, b.bytes);
+        else memset(r.base, 0xff, b.bytes);  // NaN where a kernel reads or forgets it
+    }
+    return true;
+}
+
+/// Copies the outputs out, looks for elements nobody wrote, and gives the memory back.
+static void arena_close(EmuLaunch& l) {
+    for (uint64_t i = 0; arena.regions && i < l.buffer_count; i++) {
+        EmuBuffer& b = l.buffers[i];
+        Region& r = arena.regions[i];
+        uint64_t elements = b.bytes / b.element;
+        if (b.output && r.shadow) {
+            memcpy(b.data, r.base, b.bytes);
+            for (uint64_t e = 0; e < elements && !b.filled; e++) {
+                if (r.written_by[e]) continue;
+                if (b.unwritten++ == 0) b.first_unwritten = e;
+            }
+        }
+        release(r.read_by, elements * 4);
+        release(r.written_by, elements * 4);
+        release(r.shadow, elements * sizeof(Shadow));
+    }
+    release(arena.base, arena.bytes);
+    free(arena.owner);
+    free(arena.regions);
+    arena = {};
+}
+
+static bool section_open(EmuLaunch& l) {
+    section.bytes = uint64_t(__stop_threadgroup_memory - __start_threadgroup_memory);
+    section.written_by = static_cast<uint32_t*>(zeroed(section.bytes * 4));
+    section.shadow = static_cast<Shadow*>(zeroed(section.bytes * sizeof(Shadow)));
+    section.variable = static_cast<uint16_t*>(zeroed(section.bytes * 2));
+    if (!section.written_by || !section.shadow || !section.variable) return false;
+    for (uint64_t i = 0; i < section.bytes; i++) section.variable[i] = NO_VARIABLE;
+    for (uint64_t v = 0; v < l.variable_count; v++)
+        for (uint64_t i = 0; i < l.variables[v].bytes; i++) section.variable[l.variables[v].offset + i] = uint16_t(v);
+    return true;
+}
+
+static void section_close() {
+    release(section.written_by, section.bytes * 4);
+    release(section.shadow, section.bytes * sizeof(Shadow));
+    release(section.variable, section.bytes * 2);
+    section = {};
+}

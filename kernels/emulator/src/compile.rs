@@ -1,0 +1,236 @@
+//! Compiles an instantiation to a shared library, once per content, and loads it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::Error;
+
+/// The C++ side: the stand-in for metal_stdlib, and the runtime.
+const HOST: [(&str, &str); 12] = [
+    ("abi.h", include_str!("../host/abi.h")),
+    ("fiber.h", include_str!("../host/fiber.h")),
+    ("hooks.h", include_str!("../host/hooks.h")),
+    ("math.h", include_str!("../host/math.h")),
+    ("matrix.h", include_str!("../host/matrix.h")),
+    ("memory.h", include_str!("../host/memory.h")),
+    ("metal_stdlib.h", include_str!("../host/metal_stdlib.h")),
+    ("runtime.cpp", include_str!("../host/runtime.cpp")),
+    ("scalar.h", include_str!("../host/scalar.h")),
+    ("simd.h", include_str!("../host/simd.h")),
+    ("state.h", include_str!("../host/state.h")),
+    ("vec.h", include_str!("../host/vec.h")),
+];
+
+/// `-fsanitize=thread` has the compiler announce every load and store, and `bounds` and the others
+/// call when an index or an operation is wrong; the functions they call are the runtime's.
+const KERNEL_FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O1",
+    "-g",
+    "-fPIC",
+    "-w",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-fno-toplevel-reorder",
+    "-fno-threadsafe-statics",
+    "-ffp-contract=off",
+    "-fexcess-precision=16",
+    "-fsanitize=thread",
+    "-fsanitize=bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow",
+];
+const RUNTIME_FLAGS: &[&str] =
+    &["-std=c++17", "-O2", "-g", "-fPIC", "-fno-exceptions", "-fno-rtti"];
+
+/// A variable in threadgroup memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+    pub(crate) guard: bool,
+}
+
+/// A loaded instantiation. Its state is global to the library, so a launch holds the lock.
+pub(crate) struct Library {
+    pub(crate) path: PathBuf,
+    pub(crate) variables: Vec<Variable>,
+    code: Mutex<libloading::Library>,
+}
+
+impl Library {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, libloading::Library> {
+        self.code.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The library of this source, from memory, from disk, or from the compiler.
+pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
+    static LOADED: Mutex<Option<HashMap<PathBuf, Arc<Library>>>> = Mutex::new(None);
+    let directory = directory();
+    let path = directory.join(format!("{name}-{}.so", hash(source)));
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = loaded.get_or_insert_with(HashMap::new);
+    if let Some(library) = loaded.get(&path) {
+        return Ok(Arc::clone(library));
+    }
+    if !path.exists() {
+        build(&directory, &path, source)?;
+    }
+    let variables = variables(&path)?;
+    // SAFETY: the library is one that `build` made; it has no initialisers.
+    let code = unsafe { libloading::Library::new(&path) }
+        .map_err(|e| Error::Tool { tool: "dlopen".into(), message: e.to_string() })?;
+    let library = Arc::new(Library { path: path.clone(), variables, code: Mutex::new(code) });
+    loaded.insert(path, Arc::clone(&library));
+    Ok(library)
+}
+
+/// Where compiled kernels are kept: beside the test's executable, that is under the target
+/// directory, or where `MLX_LLAMBA_EMULATOR_CACHE` says.
+fn directory() -> PathBuf {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.to_path_buf());
+    let base = match std::env::var_os("MLX_LLAMBA_EMULATOR_CACHE") {
+        Some(path) => PathBuf::from(path),
+        None => beside().unwrap_or_else(std::env::temp_dir).join("metal-emulator"),
+    };
+    base.join(hash(""))
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "c++".into())
+}
+
+/// Two differently seeded 64-bit hashes of the source with all that it is compiled with.
+fn hash(source: &str) -> String {
+    let mut text = String::new();
+    for seed in 0u8..2 {
+        let mut hasher = DefaultHasher::new();
+        (seed, HOST, KERNEL_FLAGS, RUNTIME_FLAGS, compiler(), source).hash(&mut hasher);
+        text.push_str(&format!("{:016x}", hasher.finish()));
+    }
+    text
+}
+
+/// Compiles in a directory of its own and moves the result, so that processes that want the same
+/// kernel at once do not meet.
+fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
+    let io = |e: std::io::Error| Error::Tool { tool: "cache".into(), message: e.to_string() };
+    fs::create_dir_all(directory).map_err(io)?;
+    let runtime = directory.join("runtime.o");
+    {
+        let lock = File::create(directory.join("lock")).map_err(io)?;
+        lock.lock().map_err(io)?;
+        if !runtime.exists() {
+            for (name, text) in HOST {
+                fs::write(directory.join(name), text).map_err(io)?;
+            }
+            let partial = directory.join("runtime.partial.o");
+            let mut command = Command::new(compiler());
+            command.args(RUNTIME_FLAGS).arg("-c").arg(directory.join("runtime.cpp"));
+            call(command.arg("-o").arg(&partial))?;
+            fs::rename(&partial, &runtime).map_err(io)?;
+        }
+    }
+    let stem = path.with_extension(format!("{}", std::process::id()));
+    let cpp = stem.with_extension("cpp");
+    let object = stem.with_extension("o");
+    let partial = stem.with_extension("partial");
+    fs::write(&cpp, source).map_err(io)?;
+    let mut command = Command::new(compiler());
+    command.args(KERNEL_FLAGS).arg("-I").arg(directory).arg("-c").arg(&cpp);
+    let compiled = call(command.arg("-o").arg(&object)).map_err(|e| match e {
+        Error::Tool { message, .. } => Error::Compile { message },
+        other => other,
+    });
+    let linked = compiled.and_then(|()| {
+        let mut command = Command::new(compiler());
+        command.arg("-shared").arg(&object).arg(&runtime).arg("-lm");
+        call(command.arg("-Wl,-Bsymbolic").arg("-o").arg(&partial))
+    });
+    for file in [&cpp, &object] {
+        let _ = fs::remove_file(file);
+    }
+    linked?;
+    fs::rename(&partial, path).map_err(io)
+}
+
+/// Runs a tool; its standard error when it fails.
+fn call(command: &mut Command) -> Result<(), Error> {
+    output(command).map(drop)
+}
+
+fn output(command: &mut Command) -> Result<String, Error> {
+    let tool = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(o) if o.status.success() => Ok(String::from_utf8_lossy(&o.stdout).into_owned()),
+        Ok(o) => {
+            let message = String::from_utf8_lossy(&o.stderr).into_owned();
+            Err(Error::Tool { tool, message })
+        }
+        Err(e) => Err(Error::Tool { tool, message: e.to_string() }),
+    }
+}
+
+/// The variables of the section of threadgroup memory, out of the symbol table.
+fn variables(path: &Path) -> Result<Vec<Variable>, Error> {
+    let table = output(Command::new("nm").args(["-S", "-C", "--defined-only"]).arg(path))?;
+    let hex = |s: &str| u64::from_str_radix(s, 16).ok();
+    let boundary = |name: &str| {
+        let line = table.lines().find(|l| l.ends_with(&format!(" {name}")))?;
+        hex(line.split(' ').next()?)
+    };
+    let (Some(start), Some(stop)) =
+        (boundary("__start_threadgroup_memory"), boundary("__stop_threadgroup_memory"))
+    else {
+        return Ok(Vec::new());
+    };
+    let mut variables = Vec::new();
+    for line in table.lines() {
+        // Address, size, type, name; symbols without a size have three fields.
+        let fields: Vec<&str> = line.splitn(4, ' ').collect();
+        let [address, bytes, _, name] = fields[..] else { continue };
+        let (Some(address), Some(bytes)) = (hex(address), hex(bytes)) else { continue };
+        let name = name.rsplit("::").next().unwrap_or_default().to_string();
+        if (start..stop).contains(&address) && bytes > 0 {
+            let guard = name.starts_with("emu_guard_");
+            variables.push(Variable { name, offset: address - start, bytes, guard });
+        }
+    }
+    variables.sort_by_key(|v| v.offset);
+    Ok(variables)
+}
+
+/// Source places of offsets in the library: of the innermost frame that is the kernel's own.
+pub(crate) fn places(library: &Path, offsets: &[u64]) -> Vec<String> {
+    let mut command = Command::new("addr2line");
+    command.arg("-a").arg("-i").arg("-e").arg(library);
+    // An offset is where a call returns to; the call is before it.
+    command.args(offsets.iter().map(|o| format!("{:#x}", o.saturating_sub(1))));
+    let text = output(&mut command).unwrap_or_default();
+    let mut places: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("0x") {
+            places.push(String::new());
+        } else if let Some(place) = places.last_mut()
+            && place.is_empty()
+        {
+            let line = line.split(" (").next().unwrap_or(line);
+            let (file, number) = line.rsplit_once(':').unwrap_or((line, ""));
+            let file = file_name(file);
+            if !HOST.iter().any(|(host, _)| *host == file) {
+                *place = format!("{file}:{number}");
+            }
+        }
+    }
+    places.resize(offsets.len(), String::new());
+    places
+}
+
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

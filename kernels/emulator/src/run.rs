@@ -1,0 +1,398 @@
+//! Launches: the C layouts of `host/abi.h`, filled, run, and read back.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use crate::buffer::{Buffer, elements};
+use crate::compile::{self, Library, Variable};
+use crate::report::{Fault, FaultKind, Report, Traffic};
+use crate::source::{self, Hidden};
+use crate::{Error, Kernel, Launch, Run};
+
+/// Threads a threadgroup may have.
+const MAX_THREADS: u32 = 1024;
+/// Threadgroup memory every device has.
+const MAX_THREADGROUP_BYTES: u64 = 32 << 10;
+/// Places in the source that a run notes faults of before it stops.
+const MAX_FAULTS: usize = 64;
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Uint3 {
+    x: u32,
+    y: u32,
+    z: u32,
+}
+
+impl From<[u32; 3]> for Uint3 {
+    fn from([x, y, z]: [u32; 3]) -> Self {
+        Uint3 { x, y, z }
+    }
+}
+
+impl Uint3 {
+    fn array(self) -> [u32; 3] {
+        [self.x, self.y, self.z]
+    }
+}
+
+#[repr(C)]
+struct RawBuffer {
+    data: *mut c_void,
+    bytes: u64,
+    element: u32,
+    output: u32,
+    filled: u32,
+    hidden: u32,
+    raw_read: u64,
+    raw_written: u64,
+    group_read: u64,
+    group_written: u64,
+    once_read: u64,
+    once_written: u64,
+    unwritten: u64,
+    first_unwritten: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RawFault {
+    kind: u32,
+    write: u32,
+    group: Uint3,
+    thread: Uint3,
+    pc: u64,
+    other_pc: u64,
+    file: *const c_char,
+    line: u64,
+    other_file: *const c_char,
+    other_line: u64,
+    other_group: Uint3,
+    other_thread: Uint3,
+    buffer: i32,
+    size: u32,
+    offset: i64,
+    count: u64,
+    text: [c_char; 96],
+}
+
+#[repr(C)]
+struct RawVariable {
+    offset: u64,
+    bytes: u64,
+    guard: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+struct RawLaunch {
+    buffers: *mut RawBuffer,
+    buffer_count: u64,
+    variables: *const RawVariable,
+    variable_count: u64,
+    grid: Uint3,
+    group: Uint3,
+    faults: *mut RawFault,
+    fault_capacity: u64,
+    fault_count: u64,
+    barriers: u64,
+    simd_ops: u64,
+    groups: u64,
+}
+
+/// The kinds that the runtime finds, in the order of `EmuFaultKind`.
+const KINDS: [FaultKind; 14] = [
+    FaultKind::DeviceBounds,
+    FaultKind::ThreadgroupBounds,
+    FaultKind::WildAddress,
+    FaultKind::IndexBounds,
+    FaultKind::Misaligned,
+    FaultKind::InputWritten,
+    FaultKind::ThreadgroupUninitialised,
+    FaultKind::OutputUninitialised,
+    FaultKind::ThreadgroupRace,
+    FaultKind::DeviceRace,
+    FaultKind::BarrierDivergence,
+    FaultKind::SimdDivergence,
+    FaultKind::Arithmetic,
+    FaultKind::SimdLane,
+];
+
+/// A buffer of the launch with its bytes, which the runtime copies from or to.
+struct Argument {
+    name: String,
+    bytes: Vec<u8>,
+    element: usize,
+    output: bool,
+    hidden: bool,
+}
+
+fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
+    let count = |what: &str, expected: usize, found: usize| match expected == found {
+        true => Ok(()),
+        false => Err(Error::Launch(format!("{expected} {what} declared, {found} given"))),
+    };
+    count("inputs", kernel.inputs.len(), inputs.len())?;
+    count("outputs", kernel.outputs.len(), launch.outputs.len())?;
+    for (name, input) in kernel.inputs.iter().zip(inputs) {
+        let expected = elements(&input.shape) * input.dtype.bytes();
+        if input.bytes.len() != expected {
+            let found = input.bytes.len();
+            return Err(Error::Launch(format!(
+                "input `{name}`: {expected} bytes expected, {found} found"
+            )));
+        }
+    }
+    if launch.grid.contains(&0) || launch.threadgroup.contains(&0) {
+        return Err(Error::Launch("an empty grid or threadgroup".into()));
+    }
+    let threads = launch.threadgroup.iter().fold(1u32, |a, &b| a.saturating_mul(b));
+    if threads > MAX_THREADS {
+        return Err(Error::TooManyThreads { threads, most: MAX_THREADS });
+    }
+    Ok(())
+}
+
+/// Inputs with what goes beside them, then outputs, in the order of the signature.
+fn arguments(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Vec<Argument> {
+    let mut arguments = Vec::new();
+    for (name, input) in kernel.inputs.iter().zip(inputs) {
+        arguments.push(Argument {
+            name: (*name).to_string(),
+            bytes: input.bytes.clone(),
+            element: input.dtype.bytes(),
+            output: false,
+            hidden: false,
+        });
+        for h in source::hidden(kernel, name, input) {
+            let (suffix, element, bytes): (_, _, Vec<u8>) = match h {
+                Hidden::Shape => {
+                    ("_shape", 4, input.shape.iter().flat_map(|d| d.to_ne_bytes()).collect())
+                }
+                Hidden::Strides => {
+                    let strides = (0..input.shape.len())
+                        .map(|axis| elements(&input.shape[axis + 1..]) as i64)
+                        .flat_map(i64::to_ne_bytes);
+                    ("_strides", 8, strides.collect())
+                }
+                Hidden::Ndim => ("_ndim", 4, (input.shape.len() as i32).to_ne_bytes().to_vec()),
+            };
+            let name = format!("{name}{suffix}");
+            arguments.push(Argument { name, bytes, element, output: false, hidden: true });
+        }
+    }
+    for (name, (shape, dtype)) in kernel.outputs.iter().zip(&launch.outputs) {
+        let bytes = match launch.init_value {
+            Some(value) => {
+                let fill = std::iter::repeat_n(f64::from(value), elements(shape));
+                Buffer::new(*dtype, shape, fill).bytes
+            }
+            None => vec![0; elements(shape) * dtype.bytes()],
+        };
+        let element = dtype.bytes();
+        let name = (*name).to_string();
+        arguments.push(Argument { name, bytes, element, output: true, hidden: false });
+    }
+    arguments
+}
+
+/// Compiles the kernel for these inputs where that has not been done, and runs it.
+pub(crate) fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<Run, Error> {
+    check(kernel, inputs, launch)?;
+    let library = compile::library(kernel.name, &source::generate(kernel, inputs, launch))?;
+    let mut arguments = arguments(kernel, inputs, launch);
+    let mut buffers: Vec<RawBuffer> = arguments
+        .iter_mut()
+        .map(|a| RawBuffer {
+            data: a.bytes.as_mut_ptr().cast(),
+            bytes: a.bytes.len() as u64,
+            element: a.element as u32,
+            output: a.output.into(),
+            filled: (a.output && launch.init_value.is_some()).into(),
+            hidden: a.hidden.into(),
+            raw_read: 0,
+            raw_written: 0,
+            group_read: 0,
+            group_written: 0,
+            once_read: 0,
+            once_written: 0,
+            unwritten: 0,
+            first_unwritten: 0,
+        })
+        .collect();
+    let variables: Vec<RawVariable> = library
+        .variables
+        .iter()
+        .map(|v| RawVariable {
+            offset: v.offset,
+            bytes: v.bytes,
+            guard: v.guard.into(),
+            reserved: 0,
+        })
+        .collect();
+    let mut faults: Vec<RawFault> = Vec::with_capacity(MAX_FAULTS);
+    // MLX takes the smaller of the threadgroup and the grid along each axis.
+    let group = [0, 1, 2].map(|i| launch.threadgroup[i].min(launch.grid[i]));
+    let mut raw = RawLaunch {
+        buffers: buffers.as_mut_ptr(),
+        buffer_count: buffers.len() as u64,
+        variables: variables.as_ptr(),
+        variable_count: variables.len() as u64,
+        grid: launch.grid.into(),
+        group: group.into(),
+        faults: faults.as_mut_ptr(),
+        fault_capacity: MAX_FAULTS as u64,
+        fault_count: 0,
+        barriers: 0,
+        simd_ops: 0,
+        groups: 0,
+    };
+    let status = {
+        let code = library.lock();
+        // SAFETY: the type is that of `emu_run` in host/abi.h, whose layouts are those above.
+        let run: libloading::Symbol<unsafe extern "C" fn(*mut RawLaunch) -> c_int> =
+            unsafe { code.get(b"emu_run\0") }
+                .map_err(|e| Error::Tool { tool: "dlsym".into(), message: e.to_string() })?;
+        // SAFETY: every pointer in `raw` is to a live allocation of the size beside it, and the
+        // lock gives this library's state to this launch alone.
+        unsafe { run(&raw mut raw) }
+    };
+    if status != 0 {
+        let message = std::io::Error::from_raw_os_error(status).to_string();
+        return Err(Error::Launch(format!("memory for the run: {message}")));
+    }
+    // SAFETY: the runtime filled the first `fault_count`, at most the capacity, entries; its
+    // fields have no invalid values.
+    unsafe { faults.set_len(raw.fault_count as usize) };
+
+    let mut report = Report {
+        threadgroup_bytes: library.variables.iter().filter(|v| !v.guard).map(|v| v.bytes).sum(),
+        threadgroups: raw.groups,
+        barriers: raw.barriers,
+        simd_ops: raw.simd_ops,
+        ..Report::default()
+    };
+    report.faults = describe(&library, &arguments, &faults);
+    let stopped = faults.len() == MAX_FAULTS || report.faults.iter().any(|f| ends_run(f.kind));
+    for (a, b) in arguments.iter().zip(&buffers).filter(|(a, _)| !a.hidden) {
+        report.buffers.push(Traffic {
+            name: a.name.clone(),
+            read: b.group_read,
+            written: b.group_written,
+            read_once: b.once_read,
+            written_once: b.once_written,
+            raw_read: b.raw_read,
+            raw_written: b.raw_written,
+        });
+        // After a run that ended early, what is missing says nothing.
+        if b.unwritten > 0 && !stopped {
+            let (n, first) = (b.unwritten, b.first_unwritten);
+            let detail = format!("{n} elements never written, the first at index {first}");
+            report.faults.push(general(FaultKind::Unwritten, Some(a.name.clone()), detail));
+        }
+    }
+    if report.threadgroup_bytes > MAX_THREADGROUP_BYTES {
+        let bytes = report.threadgroup_bytes;
+        let detail = format!("{bytes} bytes, {MAX_THREADGROUP_BYTES} at most");
+        report.faults.push(general(FaultKind::ThreadgroupMemory, None, detail));
+    }
+    let outputs = arguments
+        .into_iter()
+        .filter(|a| a.output)
+        .zip(&launch.outputs)
+        .map(|(a, (shape, dtype))| Buffer { dtype: *dtype, shape: shape.clone(), bytes: a.bytes })
+        .collect();
+    let run = Run { outputs, report };
+    if run.report.faults.is_empty() { Ok(run) } else { Err(Error::Faults(Box::new(run))) }
+}
+
+/// Kinds after which the runtime does not go on.
+fn ends_run(kind: FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::WildAddress
+            | FaultKind::IndexBounds
+            | FaultKind::Arithmetic
+            | FaultKind::BarrierDivergence
+            | FaultKind::SimdDivergence
+    )
+}
+
+fn general(kind: FaultKind, object: Option<String>, detail: String) -> Fault {
+    Fault {
+        kind,
+        place: String::new(),
+        other_place: None,
+        thread: [0; 3],
+        threadgroup: [0; 3],
+        object,
+        detail,
+        count: 1,
+    }
+}
+
+fn describe(library: &Library, arguments: &[Argument], faults: &[RawFault]) -> Vec<Fault> {
+    let offsets: Vec<u64> = faults.iter().flat_map(|f| [f.pc, f.other_pc]).collect();
+    let places =
+        if faults.is_empty() { Vec::new() } else { compile::places(&library.path, &offsets) };
+    faults
+        .iter()
+        .zip(places.chunks(2))
+        .map(|(f, pcs)| {
+            let kind = KINDS.get(f.kind as usize).copied().unwrap_or(FaultKind::WildAddress);
+            let given = |file: *const c_char, line: u64, pc: u64, symbol: &String| {
+                if file.is_null() {
+                    return (pc != 0).then(|| symbol.clone());
+                }
+                // SAFETY: a string constant of the library, which stays loaded.
+                let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
+                Some(format!("{}:{line}", compile::file_name(&file)))
+            };
+            // SAFETY: the runtime ends the text with a zero.
+            let mut detail =
+                unsafe { CStr::from_ptr(f.text.as_ptr()) }.to_string_lossy().into_owned();
+            let mut object = None;
+            if let Some(a) = usize::try_from(f.buffer).ok().and_then(|i| arguments.get(i)) {
+                object = Some(a.name.clone());
+                detail = format!("{} of {} bytes", access(f, f.offset), a.bytes.len());
+            } else if matches!(
+                kind,
+                FaultKind::ThreadgroupBounds
+                    | FaultKind::ThreadgroupRace
+                    | FaultKind::ThreadgroupUninitialised
+            ) && let Some(v) = array(&library.variables, f.offset as u64)
+            {
+                object = Some(v.name.clone());
+                detail = format!("{} of {} bytes", access(f, f.offset - v.offset as i64), v.bytes);
+            }
+            let other_place = given(f.other_file, f.other_line, f.other_pc, &pcs[1]);
+            if matches!(kind, FaultKind::ThreadgroupRace | FaultKind::DeviceRace) {
+                let at = other_place.as_deref().unwrap_or("?");
+                let (thread, group) = (f.other_thread.array(), f.other_group.array());
+                detail += &format!(", against thread {thread:?} of threadgroup {group:?} at {at}");
+            } else if let Some(at) = &other_place {
+                detail += &format!(" at {at}");
+            }
+            Fault {
+                kind,
+                place: given(f.file, f.line, f.pc, &pcs[0]).unwrap_or_default(),
+                other_place,
+                thread: f.thread.array(),
+                threadgroup: f.group.array(),
+                object,
+                detail,
+                count: f.count,
+            }
+        })
+        .collect()
+}
+
+fn access(f: &RawFault, offset: i64) -> String {
+    let verb = if f.write == 1 { "write" } else { "read" };
+    format!("{verb} of {} bytes at byte {offset}", f.size)
+}
+
+/// The array that an offset in the section is in, or that lies before it.
+fn array(variables: &[Variable], offset: u64) -> Option<&Variable> {
+    let before = variables.iter().rev().find(|v| !v.guard && v.offset <= offset);
+    before.or_else(|| variables.iter().find(|v| !v.guard))
+}

@@ -1,0 +1,208 @@
+//! The C++ around a kernel's body: the signature MLX would write, and the entry the runtime calls.
+
+use std::fmt::Write;
+
+use crate::buffer::{Buffer, elements};
+use crate::{Kernel, Launch, TemplateArg};
+
+/// MLX's attributes, each with its type and where the runtime keeps it.
+const ATTRIBUTES: [(&str, &str, &str); 20] = [
+    ("dispatch_quadgroups_per_threadgroup", "uint", "i.simdgroups * 8"),
+    ("dispatch_simdgroups_per_threadgroup", "uint", "i.simdgroups"),
+    ("dispatch_threads_per_threadgroup", "uint3", "i.dispatch_threads_per_group"),
+    ("grid_origin", "uint3", "EmuUint3{}"),
+    ("grid_size", "uint3", "i.threads_per_grid"),
+    ("quadgroup_index_in_threadgroup", "uint", "i.index_in_group / 4"),
+    ("quadgroups_per_threadgroup", "uint", "i.simdgroups * 8"),
+    ("simdgroup_index_in_threadgroup", "uint", "i.simdgroup"),
+    ("simdgroups_per_threadgroup", "uint", "i.simdgroups"),
+    ("thread_execution_width", "uint", "i.lanes"),
+    ("thread_index_in_quadgroup", "uint", "i.lane % 4"),
+    ("thread_index_in_simdgroup", "uint", "i.lane"),
+    ("thread_index_in_threadgroup", "uint", "i.index_in_group"),
+    ("thread_position_in_grid", "uint3", "i.thread_in_grid"),
+    ("thread_position_in_threadgroup", "uint3", "i.thread_in_group"),
+    ("threadgroup_position_in_grid", "uint3", "i.group_in_grid"),
+    ("threadgroups_per_grid", "uint3", "i.groups_per_grid"),
+    ("threads_per_grid", "uint3", "i.threads_per_grid"),
+    ("threads_per_simdgroup", "uint", "i.lanes"),
+    ("threads_per_threadgroup", "uint3", "i.threads_per_group"),
+];
+
+/// Arrays with fewer elements come in the constant address space.
+const CONSTANT_BELOW: usize = 8;
+
+/// What is passed beside an input, when the source names it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Hidden {
+    Shape,
+    Strides,
+    Ndim,
+}
+
+/// Which of them input `name` needs, in the order of the signature.
+pub(crate) fn hidden(kernel: &Kernel, name: &str, input: &Buffer) -> Vec<Hidden> {
+    if input.shape.is_empty() {
+        return Vec::new();
+    }
+    let all = [(Hidden::Shape, "_shape"), (Hidden::Strides, "_strides"), (Hidden::Ndim, "_ndim")];
+    let mentioned = |suffix: &str| kernel.source.contains(&format!("{name}{suffix}"));
+    all.into_iter().filter(|(_, suffix)| mentioned(suffix)).map(|(h, _)| h).collect()
+}
+
+/// The C++ of one instantiation.
+pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> String {
+    let mut parameters = Vec::new();
+    let mut arguments = Vec::new();
+    let mut pass = |parameter: String, argument_type: String, reference: bool| {
+        let star = if reference { "*" } else { "" };
+        arguments.push(format!("{star}static_cast<{argument_type}*>(b[{}])", arguments.len()));
+        parameters.push(parameter);
+    };
+    for (name, input) in kernel.inputs.iter().zip(inputs) {
+        let dtype = input.dtype.metal_name();
+        let space = if elements(&input.shape) < CONSTANT_BELOW { "constant" } else { "device" };
+        let scalar = input.shape.is_empty();
+        let mark = if scalar { "&" } else { "*" };
+        pass(format!("const {space} {dtype}{mark} {name}"), format!("const {dtype}"), scalar);
+        for h in hidden(kernel, name, input) {
+            match h {
+                Hidden::Shape => {
+                    pass(format!("const constant int* {name}_shape"), "const int".into(), false);
+                }
+                Hidden::Strides => {
+                    let parameter = format!("const constant int64_t* {name}_strides");
+                    pass(parameter, "const int64_t".into(), false);
+                }
+                Hidden::Ndim => {
+                    pass(format!("const constant int& {name}_ndim"), "const int".into(), true);
+                }
+            }
+        }
+    }
+    for (name, (_, dtype)) in kernel.outputs.iter().zip(&launch.outputs) {
+        let dtype = dtype.metal_name();
+        pass(format!("device {dtype}* {name}"), dtype.into(), false);
+    }
+    for (name, kind, value) in ATTRIBUTES {
+        if kernel.source.contains(name) {
+            parameters.push(format!("{kind} {name}"));
+            arguments.push(match kind {
+                "uint3" => format!("emu_uint3({value})"),
+                _ => value.to_string(),
+            });
+        }
+    }
+
+    let mut template = String::new();
+    for (name, arg) in &launch.template {
+        let _ = match arg {
+            TemplateArg::Dtype(d) => write!(template, "using {name} = {}; ", d.metal_name()),
+            TemplateArg::Int(i) => write!(template, "constexpr int {name} = {i}; "),
+            TemplateArg::Bool(b) => write!(template, "constexpr bool {name} = {b}; "),
+        };
+    }
+
+    let file = match kernel.path {
+        Some(path) => path.display().to_string(),
+        None => format!("{}.metal", kernel.name),
+    };
+    let mut guards = 0;
+    let header = address_spaces(kernel.header, &mut guards);
+    let source = address_spaces(kernel.source, &mut guards);
+    format!(
+        "#include \"metal_stdlib.h\"\n\
+         #line 1 \"{name}.header.metal\"\n\
+         {header}\n\
+         #line 1 \"signature\"\n\
+         static __attribute__((noinline)) void emu_body(\n{parameters}) {{\n\
+         {template}\n\
+         EMU_GUARD(first)\n\
+         #line 1 {file:?}\n\
+         {source}\n\
+         }}\n\
+         #line 1 \"entry\"\n\
+         static uint3 emu_uint3(EmuUint3 v) {{ return uint3(v.x, v.y, v.z); }}\n\
+         void emu_kernel(void** b, const EmuIds* ids) {{\n\
+         const EmuIds& i = *ids; (void)i; (void)emu_uint3;\n\
+         emu_body({arguments});\n\
+         }}\n",
+        name = kernel.name,
+        parameters = parameters.join(",\n"),
+        arguments = arguments.join(", "),
+    )
+}
+
+/// Turns the keyword `threadgroup` of a variable into the section of threadgroup memory, with a
+/// guard after the declaration, and drops that of a pointer or reference. Lines stay lines.
+pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
+    let bytes = source.as_bytes();
+    let mut out = String::with_capacity(source.len() + 64);
+    let mut at = 0; // everything before is in `out`
+    let mut guard_at = None;
+    let mut i = 0;
+    while i < bytes.len() {
+        let end = token_end(source, i);
+        let token = &source[i..end];
+        if token == "threadgroup" {
+            out.push_str(&source[at..i]);
+            at = end;
+            if let Some(semicolon) = declaration_end(source, end) {
+                out.push_str("EMU_THREADGROUP");
+                guard_at = Some(semicolon);
+            }
+        } else if guard_at == Some(i) {
+            out.push_str(&source[at..end]);
+            at = end;
+            let _ = write!(out, " EMU_GUARD({guards})");
+            *guards += 1;
+            guard_at = None;
+        }
+        i = end;
+    }
+    out.push_str(&source[at..]);
+    out
+}
+
+/// Where the token that begins at `start` ends: a name, a comment, a string, or one character.
+fn token_end(source: &str, start: usize) -> usize {
+    let rest = &source[start..];
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let length = if rest.starts_with("//") {
+        rest.find('\n').unwrap_or(rest.len())
+    } else if rest.starts_with("/*") {
+        rest.find("*/").map_or(rest.len(), |n| n + 2)
+    } else if let Some(text) = rest.strip_prefix('"') {
+        let mut escaped = false;
+        let close = text.find(|c| {
+            let closes = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            closes
+        });
+        close.map_or(rest.len(), |n| n + 2)
+    } else if rest.starts_with(is_name) {
+        rest.find(|c| !is_name(c)).unwrap_or(rest.len())
+    } else {
+        rest.chars().next().map_or(1, char::len_utf8)
+    };
+    start + length
+}
+
+/// After `threadgroup`: where the `;` of a variable's declaration is, or none for a pointer's.
+fn declaration_end(source: &str, start: usize) -> Option<usize> {
+    let (mut angles, mut declared) = (0, false);
+    let mut i = start;
+    while i < source.len() {
+        let end = token_end(source, i);
+        match &source[i..end] {
+            ";" => return Some(i),
+            "<" if !declared => angles += 1,
+            ">" if !declared => angles -= 1,
+            "*" | "&" | ")" if !declared && angles == 0 => return None,
+            "[" | "=" | "{" | "," if angles == 0 => declared = true,
+            _ => {}
+        }
+        i = end;
+    }
+    None
+}
