@@ -12,6 +12,7 @@ mod backend;
 pub mod cpu;
 mod dims;
 mod ffi;
+pub mod metal;
 mod mixer;
 pub mod oracle;
 mod plain;

@@ -1,0 +1,91 @@
+//! The launches of `swiglu.metal` and `add_rms_norm.metal`.
+
+use mlx_rs::Dtype;
+
+use super::launch::{Argument, Launch, Output, Source, sizes};
+use super::{MetalError, float_bytes};
+
+static SWIGLU: Source = Source {
+    name: "llamba_swiglu",
+    inputs: &["gate_up"],
+    outputs: &["out"],
+    header: &[include_str!("../../metal/functions.metal")],
+    body: include_str!("../../metal/swiglu.metal"),
+};
+
+static ADD_RMS_NORM: Source = Source {
+    name: "llamba_add_rms_norm",
+    inputs: &["x", "y", "weight"],
+    outputs: &["sum", "normed"],
+    header: &[include_str!("../../metal/functions.metal")],
+    body: include_str!("../../metal/add_rms_norm.metal"),
+};
+
+/// `silu(gate) * up` of (.., 2m), gate first, to (.., m).
+///
+/// # Errors
+/// [`MetalError::Unsupported`] for other dtypes, odd or empty arrays.
+pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, MetalError> {
+    let (rows, columns) = rows_of(shape, dtype)?;
+    if columns % 2 != 0 {
+        return Err(MetalError::Unsupported(format!("{columns} columns are not two halves")));
+    }
+    let width = columns / 2;
+    let reads = if width % 4 == 0 { 4 } else { 1 };
+    let mut shape = shape.to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = width as i32;
+    }
+    let mut template = vec![("T", Argument::Dtype(dtype))];
+    template.extend(sizes([("width", width), ("reads", reads)]));
+    Ok(Launch {
+        source: &SWIGLU,
+        template,
+        grid: ((width / reads) as i32, rows as i32, 1),
+        threadgroup: (256, 1, 1),
+        outputs: vec![Output { shape, dtype }],
+        threadgroup_bytes: 0,
+    })
+}
+
+/// `x + y` and its norm, both (.., d).
+///
+/// # Errors
+/// [`MetalError::Unsupported`] for other dtypes, empty arrays, and rows above 65536.
+pub fn add_rms_norm_launch(
+    shape: &[i32],
+    dtype: Dtype,
+    epsilon: f32,
+) -> Result<Launch, MetalError> {
+    let (rows, d) = rows_of(shape, dtype)?;
+    if d > 65536 {
+        return Err(MetalError::Unsupported(format!("a row of {d} does not fit in registers")));
+    }
+    let reads = if d % 4 == 0 { 4 } else { 1 };
+    // Eight elements a thread: two reads of four in flight.
+    let simdgroups = d.div_ceil(8 * 32).clamp(1, 32);
+    let mut template = vec![("T", Argument::Dtype(dtype))];
+    template.extend(sizes([("d", d), ("reads", reads), ("simdgroups", simdgroups)]));
+    template.push(("epsilon", Argument::Int(epsilon.to_bits() as i32)));
+    let threads = 32 * simdgroups as i32;
+    Ok(Launch {
+        source: &ADD_RMS_NORM,
+        template,
+        grid: (threads, rows as i32, 1),
+        threadgroup: (threads, 1, 1),
+        outputs: vec![Output { shape: shape.to_vec(), dtype }; 2],
+        threadgroup_bytes: 4 * simdgroups,
+    })
+}
+
+/// Rows and columns of an array that has some.
+fn rows_of(shape: &[i32], dtype: Dtype) -> Result<(usize, usize), MetalError> {
+    float_bytes(dtype)?;
+    let sizes: Vec<usize> = shape.iter().map(|&s| s as usize).collect();
+    match sizes.split_last() {
+        Some((&columns, rows)) if columns > 0 && rows.iter().all(|&s| s > 0) => {
+            Ok((rows.iter().product(), columns))
+        }
+        _ => Err(MetalError::Unsupported(format!("an array {shape:?} has no rows"))),
+    }
+}

@@ -1,0 +1,77 @@
+//! The launch of `mixer_scan.metal`: chunks of tokens as matrix products.
+
+use super::launch::{Launch, Source, THREADGROUP_BYTES, sizes};
+use super::step::{mixer_outputs, mixer_template};
+use super::{MIXER_INPUTS, MIXER_OUTPUTS, MetalError, MixerCall, float_bytes};
+use crate::Dims;
+
+/// Lengths of a chunk, the first that fits is taken.
+///
+/// A chunk costs `q (n + p) + 2 n p` multiplications per token and head, a little more than half
+/// of the first term being needed: at n = p = 64 and q = 16, 32, 64 that is 9.2, 10.2 and 12.3
+/// thousand. The state waits in registers, so that short chunks cost no memory traffic; they do
+/// cost barriers, four a chunk, and narrower products. 32 is where both are small. 64 would not
+/// fit in 32 KiB: M alone takes 17.
+const CHUNKS: [usize; 3] = [32, 16, 8];
+
+/// Simdgroups of a threadgroup: see `step.rs`.
+const SIMDGROUPS: usize = 8;
+
+/// Registers of a thread that may hold state; about as many again hold the chunk.
+const STATE_REGISTERS: usize = 64;
+
+static SOURCE: Source = Source {
+    name: "llamba_mixer_scan",
+    inputs: MIXER_INPUTS,
+    outputs: MIXER_OUTPUTS,
+    header: &[
+        include_str!("../../metal/functions.metal"),
+        include_str!("../../metal/fragments.metal"),
+    ],
+    body: include_str!("../../metal/mixer_scan.metal"),
+};
+
+/// Any number of tokens, chunk after chunk.
+///
+/// # Errors
+/// [`MetalError::Unsupported`] for other dtypes than float32, float16 and bfloat16, for p or n that
+/// are no multiples of 8, and where the state or a chunk is too large.
+pub fn mixer_scan(call: &MixerCall) -> Result<Launch, MetalError> {
+    let MixerCall { dims, b, dtype, .. } = *call;
+    let Dims { h, p, n, .. } = dims;
+    let float = float_bytes(dtype)?;
+    if p % 8 != 0 || n % 8 != 0 || p * n == 0 {
+        let reason = format!("p = {p} and n = {n} are not multiples of 8");
+        return Err(MetalError::Unsupported(reason));
+    }
+    // The fewest strips of 8 rows with which the simdgroups share the state evenly.
+    let rows = p / 8;
+    let strips = (1..=rows).find(|s| rows % s == 0 && rows / s <= SIMDGROUPS).unwrap_or(rows);
+    if strips * n / 4 > STATE_REGISTERS {
+        let reason = format!("a state of p = {p}, n = {n} does not fit in registers");
+        return Err(MetalError::Unsupported(reason));
+    }
+    // Simdgroups without a strip help with the convolution.
+    let simdgroups = (p + 2 * n).div_ceil(32).clamp(rows / strips, SIMDGROUPS);
+
+    let bytes = |q: usize| {
+        let padding = 3 * 16 / float;
+        float * q * (p + 2 * n + padding) + 4 * (q * (q + 4) + 3 * q + p)
+    };
+    let q = CHUNKS.into_iter().find(|&q| bytes(q) <= THREADGROUP_BYTES).ok_or_else(|| {
+        MetalError::Unsupported(format!(
+            "chunks of p = {p}, n = {n} do not fit in threadgroup memory"
+        ))
+    })?;
+    let mut template = mixer_template(call);
+    template.extend(sizes([("q", q), ("strips", strips), ("simdgroups", simdgroups)]));
+    let threads = 32 * simdgroups as i32;
+    Ok(Launch {
+        source: &SOURCE,
+        template,
+        grid: (threads, h as i32, b as i32),
+        threadgroup: (threads, 1, 1),
+        outputs: mixer_outputs(call),
+        threadgroup_bytes: bytes(q),
+    })
+}

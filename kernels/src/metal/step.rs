@@ -1,0 +1,110 @@
+//! The launch of `mixer_step.metal`: tokens one after the other.
+
+use mlx_rs::Dtype;
+
+use super::launch::{Argument, Launch, Output, Source, THREADGROUP_BYTES, sizes};
+use super::{MIXER_INPUTS, MIXER_OUTPUTS, MetalError, MixerCall, float_bytes};
+use crate::{Activation, Dims};
+
+/// Up to this many tokens are computed one after the other, in the bits of single steps.
+pub const MAX_STEPS: usize = 16;
+
+/// Rows of state that a threadgroup has at least, where its group of heads has that many.
+///
+/// Every threadgroup reads and convolves B and C of its group: about `36 n` bytes with k = 4 in
+/// 2-byte activations, beside `8 n` bytes of state for each row. 128 rows keep that under 4 %.
+const TILE_ROWS: usize = 128;
+
+/// Simdgroups of a threadgroup. A kernel may use so many registers that Metal allows no more than
+/// 384 threads; 256 always start.
+const SIMDGROUPS: usize = 8;
+
+static SOURCE: Source = Source {
+    name: "llamba_mixer_step",
+    inputs: MIXER_INPUTS,
+    outputs: MIXER_OUTPUTS,
+    header: &[include_str!("../../metal/functions.metal"), include_str!("../../metal/rows.metal")],
+    body: include_str!("../../metal/mixer_step.metal"),
+};
+
+/// Any number of tokens, one after the other: any h, g, p, n, k.
+///
+/// # Errors
+/// [`MetalError::Unsupported`] for other dtypes than float32, float16 and bfloat16, and where B and
+/// C of one token do not fit in threadgroup memory.
+pub fn mixer_step(call: &MixerCall) -> Result<Launch, MetalError> {
+    let MixerCall { dims, b, l, dtype, .. } = *call;
+    let Dims { h, g, p, n, .. } = dims;
+    float_bytes(dtype)?;
+    let group_rows = h / g * p;
+    let tiles = (group_rows / TILE_ROWS).max(1);
+    let tile_rows = group_rows.div_ceil(tiles);
+    let tiles = group_rows.div_ceil(tile_rows);
+    let channels = tile_rows + 2 * n;
+    let heads = (h / g).min(tile_rows / p + 2);
+
+    let bytes = |tokens: usize| 4 * tokens * (channels + tile_rows + heads);
+    // Three sizes only: each is compiled on its own.
+    let wanted = match l {
+        1 => 1,
+        2..=4 => 4,
+        _ => MAX_STEPS,
+    };
+    let tokens = [wanted, 8, 4, 1]
+        .into_iter()
+        .find(|&tokens| tokens <= wanted && bytes(tokens) <= THREADGROUP_BYTES)
+        .ok_or_else(|| {
+            let bytes = bytes(1);
+            MetalError::Unsupported(format!(
+                "one token of n = {n} takes {bytes} bytes of threadgroup memory, more than 32768"
+            ))
+        })?;
+
+    let simdgroups = (channels + tile_rows).div_ceil(32).clamp(1, SIMDGROUPS);
+    // Registers for 16 numbers of the state: enough loads in flight to wait once for all of them.
+    let held = (16 / n.div_ceil(32)).clamp(1, 8).min(tile_rows.div_ceil(simdgroups));
+    let mut template = mixer_template(call);
+    template.extend(sizes([
+        ("tile_rows", tile_rows),
+        ("tokens", tokens),
+        ("held", held),
+        ("simdgroups", simdgroups),
+    ]));
+    let threads = 32 * simdgroups as i32;
+    Ok(Launch {
+        source: &SOURCE,
+        template,
+        grid: (threads * tiles as i32, g as i32, b as i32),
+        threadgroup: (threads, 1, 1),
+        outputs: mixer_outputs(call),
+        threadgroup_bytes: bytes(tokens),
+    })
+}
+
+/// The template arguments that both forms of the mixer have.
+pub(super) fn mixer_template(call: &MixerCall) -> Vec<(&'static str, Argument)> {
+    let Dims { h, g, p, n, k } = call.dims;
+    let mut template = vec![("T", Argument::Dtype(call.dtype))];
+    template.extend(sizes([("h", h), ("g", g), ("p", p), ("n", n), ("k", k)]));
+    let flags = [
+        ("split_A_log", call.split_A_log),
+        ("ragged", call.ragged),
+        ("has_conv_bias", call.conv_bias),
+        ("has_z_bias", call.z_bias),
+        ("silu_conv", call.activation == Activation::Silu),
+    ];
+    template.extend(flags.map(|(name, flag)| (name, Argument::Bool(flag))));
+    template
+}
+
+/// y and both states.
+pub(super) fn mixer_outputs(call: &MixerCall) -> Vec<Output> {
+    let MixerCall { dims, b, l, dtype, .. } = *call;
+    let Dims { h, p, n, k, .. } = dims;
+    let conv: &[usize] = if k == 1 { &[1] } else { &[b, k - 1, dims.conv_dim()] };
+    vec![
+        Output::new(&[b, l, dims.d_inner()], dtype),
+        Output::new(conv, dtype),
+        Output::new(&[b, h, p, n], Dtype::Float32),
+    ]
+}
