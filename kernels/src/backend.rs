@@ -155,7 +155,10 @@ impl Backend {
         activation: Activation,
     ) -> Result<Mixed, MixerError> {
         check(input, state, weights, dims)?;
-        Ok(plain::mixer(input, state, weights, dims, activation)?)
+        Ok(match self {
+            Self::Cpu => cpu::mixer(input, state, weights, dims, activation)?,
+            Self::Plain | Self::Metal => plain::mixer(input, state, weights, dims, activation)?,
+        })
     }
 
     /// The activation of a gated MLP: `silu(gate) * up`, of (.., 2m) with the gate first, to
@@ -166,7 +169,10 @@ impl Backend {
     /// # Errors
     /// What MLX reports of an odd last axis.
     pub fn swiglu(self, gate_up: &Array) -> mlx_rs::error::Result<Array> {
-        plain::swiglu(gate_up)
+        match self {
+            Self::Cpu => cpu::swiglu(gate_up),
+            Self::Plain | Self::Metal => plain::swiglu(gate_up),
+        }
     }
 
     /// `x + y`, and `(x + y) / rms(x + y) * weight`: a residual connection and the norm that
@@ -188,7 +194,10 @@ impl Backend {
         weight: &Array,
         epsilon: f32,
     ) -> mlx_rs::error::Result<(Array, Array)> {
-        plain::add_rms_norm(x, y, weight, epsilon)
+        match self {
+            Self::Cpu => cpu::add_rms_norm(x, y, weight, epsilon),
+            Self::Plain | Self::Metal => plain::add_rms_norm(x, y, weight, epsilon),
+        }
     }
 }
 
