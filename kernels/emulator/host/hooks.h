@@ -25,6 +25,7 @@ static void aligned_access(void* p, uint32_t size, bool write, const void* pc) {
         f.size = size;
         f.write = write;
         note(f);
+        stop_run();  // the instruction may trap
     }
     access(p, size, write, pc);
 }

@@ -14,6 +14,7 @@ using namespace metal;
 #define device
 #define constant
 #define thread
-#define EMU_THREADGROUP static __attribute__((section("threadgroup_memory"), used))
+// __constinit: no guard variable beside it, which each thread would look at.
+#define EMU_THREADGROUP static __constinit __attribute__((section("threadgroup_memory"), used))
 // After each array, so that running off its end meets nothing else.
 #define EMU_GUARD(id) static __attribute__((section("threadgroup_memory"), used)) char emu_guard_##id[256];

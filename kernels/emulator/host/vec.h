@@ -25,6 +25,8 @@ template <typename T> struct alignas(sizeof(T) * 2) vec<T, 2> {
     METAL_FUNC constexpr vec(T s) : e{s, s} {}
     METAL_FUNC constexpr vec(T x, T y) : e{x, y} {}
     template <typename U> METAL_FUNC explicit vec(vec<U, 2> v) : e{T(v.e[0]), T(v.e[1])} {}
+    template <typename U, int M, int... I>
+    METAL_FUNC explicit vec(Swizzle<U, M, I...> s) : e{T(s.e[I])...} {}
     METAL_FUNC T& operator[](int i) { return e[i]; }
     METAL_FUNC const T& operator[](int i) const { return e[i]; }
 };
@@ -43,6 +45,8 @@ template <typename T> struct alignas(sizeof(T) * 4) vec<T, 3> {
     METAL_FUNC constexpr vec(T x, T y, T z) : e{x, y, z} {}
     METAL_FUNC vec(vec<T, 2> a, T z) : e{a.e[0], a.e[1], z} {}
     template <typename U> METAL_FUNC explicit vec(vec<U, 3> v) : e{T(v.e[0]), T(v.e[1]), T(v.e[2])} {}
+    template <typename U, int M, int... I>
+    METAL_FUNC explicit vec(Swizzle<U, M, I...> s) : e{T(s.e[I])...} {}
     METAL_FUNC T& operator[](int i) { return e[i]; }
     METAL_FUNC const T& operator[](int i) const { return e[i]; }
 };
@@ -66,6 +70,8 @@ template <typename T> struct alignas(sizeof(T) * 4) vec<T, 4> {
     METAL_FUNC vec(vec<T, 3> a, T w) : e{a.e[0], a.e[1], a.e[2], w} {}
     template <typename U>
     METAL_FUNC explicit vec(vec<U, 4> v) : e{T(v.e[0]), T(v.e[1]), T(v.e[2]), T(v.e[3])} {}
+    template <typename U, int M, int... I>
+    METAL_FUNC explicit vec(Swizzle<U, M, I...> s) : e{T(s.e[I])...} {}
     METAL_FUNC T& operator[](int i) { return e[i]; }
     METAL_FUNC const T& operator[](int i) const { return e[i]; }
 };
@@ -104,6 +110,18 @@ template <typename R, typename T, int N, typename F> METAL_FUNC vec<R, N> map(ve
     template <typename T, int N>                                                                   \
     METAL_FUNC vec<R, N> operator op(type_identity_t<T> a, vec<T, N> b) {                           \
         return vec<T, N>(a) op b;                                                                  \
+    }                                                                                              \
+    template <typename T, int N, int... I, typename U>                                             \
+    METAL_FUNC auto operator op(Swizzle<T, N, I...> a, U b) {                                      \
+        return vec<T, int(sizeof...(I))>(a) op b;                                                  \
+    }                                                                                              \
+    template <typename T, int M, int N, int... I>                                                  \
+    METAL_FUNC auto operator op(vec<T, M> a, Swizzle<T, N, I...> b) {                              \
+        return a op vec<T, M>(b);                                                                  \
+    }                                                                                              \
+    template <typename T, int N, int... I>                                                         \
+    METAL_FUNC auto operator op(type_identity_t<T> a, Swizzle<T, N, I...> b) {                     \
+        return a op vec<T, int(sizeof...(I))>(b);                                                  \
     }
 EMU_OPERATOR(T, +)
 EMU_OPERATOR(T, -)

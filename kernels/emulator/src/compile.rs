@@ -40,6 +40,8 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fno-threadsafe-statics",
     "-ffp-contract=off",
     "-fexcess-precision=16",
+    // What a thread forgets to set is not zero by chance.
+    "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
     "-fsanitize=bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow",
 ];

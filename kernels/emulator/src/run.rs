@@ -311,6 +311,7 @@ fn ends_run(kind: FaultKind) -> bool {
         kind,
         FaultKind::WildAddress
             | FaultKind::IndexBounds
+            | FaultKind::Misaligned
             | FaultKind::Arithmetic
             | FaultKind::BarrierDivergence
             | FaultKind::SimdDivergence
