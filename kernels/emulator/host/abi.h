@@ -60,12 +60,12 @@ struct EmuFault {
     EmuUint3 other_group, other_thread;
     int32_t buffer;         // index in the launch's buffers, or -1
     uint32_t size;          // bytes of the access
-    int64_t offset;         // bytes from the buffer's start, or from the threadgroup section's
+    int64_t offset;         // bytes from the start of the buffer, or of threadgroup memory
     uint64_t count;
     char text[96];          // what else there is to say
 };
 
-/// A variable in threadgroup memory, by its place in the section.
+/// A variable in threadgroup memory, by its place after the first.
 struct EmuVariable {
     uint64_t offset, bytes;
     uint32_t guard;  // 1: padding between the arrays of a kernel, which nothing may touch
@@ -77,6 +77,7 @@ struct EmuLaunch {
     uint64_t buffer_count;
     const EmuVariable* variables;
     uint64_t variable_count;
+    uint64_t threadgroup_offset, threadgroup_bytes;  // where the variables lie in the library
     EmuUint3 grid, group;
     EmuFault* faults;
     uint64_t fault_capacity, fault_count;

@@ -36,11 +36,12 @@ static struct {
 } arena;
 
 static struct {
+    char* base;
     uint64_t bytes;
     uint32_t* written_by;  // per byte: the group that wrote it
     Shadow* shadow;        // per byte
     uint16_t* variable;    // per byte: index of the variable, or NO_VARIABLE
-} section;
+} threadgroup;
 constexpr uint16_t NO_VARIABLE = 0xffff;
 
 static void* zeroed(uint64_t bytes) {
@@ -121,21 +122,21 @@ static void threadgroup_access(uintptr_t offset, uint32_t size, bool write, cons
         f.write = write;
         return f;
     };
-    uint16_t v = section.variable[offset];
-    bool inside = v != NO_VARIABLE && !g.launch->variables[v].guard && offset + size <= section.bytes &&
-                  section.variable[offset + size - 1] == v;
+    uint16_t v = threadgroup.variable[offset];
+    bool inside = v != NO_VARIABLE && !g.launch->variables[v].guard && offset + size <= threadgroup.bytes &&
+                  threadgroup.variable[offset + size - 1] == v;
     if (!inside) {
         note(fault(EMU_THREADGROUP_BOUNDS));
-        if (offset + size > section.bytes) stop_run();
+        if (offset + size > threadgroup.bytes) stop_run();
         return;
     }
     Access now = access_now(false, pc);
     bool bad = false, raced = false;
     for (uint32_t i = 0; i < size; i++) {
         uintptr_t at = offset + i;
-        if (write) section.written_by[at] = g.group;
-        else if (section.written_by[at] != g.group) bad = true;
-        Shadow& s = section.shadow[at];
+        if (write) threadgroup.written_by[at] = g.group;
+        else if (threadgroup.written_by[at] != g.group) bad = true;
+        Shadow& s = threadgroup.shadow[at];
         const Access* other = race(s, now, write, false);
         if (other && !raced) {
             raced = true;
@@ -200,8 +201,8 @@ static void access(const void* p, uint32_t size, bool write, const void* pc) {
     if (!g.current || size == 0) return;
     uintptr_t a = uintptr_t(p);
     if (a - uintptr_t(g.current->stack) < STACK_BYTES) return;
-    uintptr_t in_section = a - uintptr_t(__start_threadgroup_memory);
-    if (in_section < section.bytes) return threadgroup_access(in_section, size, write, pc);
+    uintptr_t offset = a - uintptr_t(threadgroup.base);
+    if (offset < threadgroup.bytes) return threadgroup_access(offset, size, write, pc);
     if (a - uintptr_t(arena.base) < arena.bytes) return device_access(a, size, write, pc);
     if (a - uintptr_t(&g) < sizeof(g)) return;  // exchanged values
     if (!write && a - uintptr_t(__ehdr_start) < uintptr_t(_end - __ehdr_start)) return;  // constants
@@ -264,21 +265,22 @@ static void arena_close(EmuLaunch& l) {
     arena = {};
 }
 
-static bool section_open(EmuLaunch& l) {
-    section.bytes = uint64_t(__stop_threadgroup_memory - __start_threadgroup_memory);
-    section.written_by = static_cast<uint32_t*>(zeroed(section.bytes * 4));
-    section.shadow = static_cast<Shadow*>(zeroed(section.bytes * sizeof(Shadow)));
-    section.variable = static_cast<uint16_t*>(zeroed(section.bytes * 2));
-    if (!section.written_by || !section.shadow || !section.variable) return false;
-    for (uint64_t i = 0; i < section.bytes; i++) section.variable[i] = NO_VARIABLE;
+static bool threadgroup_open(EmuLaunch& l) {
+    threadgroup.base = __ehdr_start + l.threadgroup_offset;
+    threadgroup.bytes = l.threadgroup_bytes;
+    threadgroup.written_by = static_cast<uint32_t*>(zeroed(threadgroup.bytes * 4));
+    threadgroup.shadow = static_cast<Shadow*>(zeroed(threadgroup.bytes * sizeof(Shadow)));
+    threadgroup.variable = static_cast<uint16_t*>(zeroed(threadgroup.bytes * 2));
+    if (!threadgroup.written_by || !threadgroup.shadow || !threadgroup.variable) return false;
+    for (uint64_t i = 0; i < threadgroup.bytes; i++) threadgroup.variable[i] = NO_VARIABLE;
     for (uint64_t v = 0; v < l.variable_count; v++)
-        for (uint64_t i = 0; i < l.variables[v].bytes; i++) section.variable[l.variables[v].offset + i] = uint16_t(v);
+        for (uint64_t i = 0; i < l.variables[v].bytes; i++) threadgroup.variable[l.variables[v].offset + i] = uint16_t(v);
     return true;
 }
 
-static void section_close() {
-    release(section.written_by, section.bytes * 4);
-    release(section.shadow, section.bytes * sizeof(Shadow));
-    release(section.variable, section.bytes * 2);
-    section = {};
+static void threadgroup_close() {
+    release(threadgroup.written_by, threadgroup.bytes * 4);
+    release(threadgroup.shadow, threadgroup.bytes * sizeof(Shadow));
+    release(threadgroup.variable, threadgroup.bytes * 2);
+    threadgroup = {};
 }

@@ -128,7 +128,7 @@ static void start_group(EmuUint3 id, EmuUint3 groups) {
     g.group_id = id;
     g.threads = size.x * size.y * size.z;
     g.in_atomic = false;
-    memset(__start_threadgroup_memory, 0xff, section.bytes);
+    memset(threadgroup.base, 0xff, threadgroup.bytes);
     uint32_t simdgroups = (g.threads + SIMD - 1) / SIMD;
     for (uint32_t s = 0; s < simdgroups; s++) {
         g.simdgroups[s].first = s * SIMD;
@@ -165,7 +165,7 @@ extern "C" int emu_run(EmuLaunch* launch) {
     g.current = nullptr;
     uint64_t stack_bytes = uint64_t(l.group.x) * l.group.y * l.group.z * STACK_BYTES;
     char* stacks = static_cast<char*>(zeroed(stack_bytes));
-    bool open = stacks && arena_open(l) && section_open(l);
+    bool open = stacks && arena_open(l) && threadgroup_open(l);
     if (open) {
         for (uint64_t i = 0; i < stack_bytes / STACK_BYTES; i++) g.fibers[i].stack = stacks + i * STACK_BYTES;
         EmuUint3 n = {(l.grid.x + l.group.x - 1) / l.group.x, (l.grid.y + l.group.y - 1) / l.group.y,
@@ -178,7 +178,7 @@ extern "C" int emu_run(EmuLaunch* launch) {
                     run_group();
                 }
     }
-    section_close();
+    threadgroup_close();
     arena_close(l);
     release(stacks, stack_bytes);
     return open ? 0 : ENOMEM;

@@ -50,9 +50,6 @@ static State g;
 extern "C" {
 extern char __ehdr_start[] __attribute__((visibility("hidden")));
 extern char _end[] __attribute__((visibility("hidden")));
-// Of the linker: where the section lies. Weak, since a kernel may have no such variable.
-extern char __start_threadgroup_memory[] __attribute__((weak, visibility("hidden")));
-extern char __stop_threadgroup_memory[] __attribute__((weak, visibility("hidden")));
 }
 
 static uint64_t library_offset(const void* pc) {

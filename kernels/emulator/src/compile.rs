@@ -60,6 +60,8 @@ pub(crate) struct Variable {
 /// A loaded instantiation. Its state is global to the library, so a launch holds the lock.
 pub(crate) struct Library {
     pub(crate) path: PathBuf,
+    /// Where threadgroup memory begins in the library.
+    pub(crate) threadgroup: u64,
     pub(crate) variables: Vec<Variable>,
     code: Mutex<libloading::Library>,
 }
@@ -83,11 +85,12 @@ pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
     if !path.exists() {
         build(&directory, &path, source)?;
     }
-    let variables = variables(&path)?;
+    let (threadgroup, variables) = variables(&path)?;
     // SAFETY: the library is one that `build` made; it has no initialisers.
     let code = unsafe { libloading::Library::new(&path) }
         .map_err(|e| Error::Tool { tool: "dlopen".into(), message: e.to_string() })?;
-    let library = Arc::new(Library { path: path.clone(), variables, code: Mutex::new(code) });
+    let library =
+        Arc::new(Library { path: path.clone(), threadgroup, variables, code: Mutex::new(code) });
     loaded.insert(path, Arc::clone(&library));
     Ok(library)
 }
@@ -178,33 +181,26 @@ fn output(command: &mut Command) -> Result<String, Error> {
     }
 }
 
-/// The variables of the section of threadgroup memory, out of the symbol table.
-fn variables(path: &Path) -> Result<Vec<Variable>, Error> {
-    let table = output(Command::new("nm").args(["-S", "-C", "--defined-only"]).arg(path))?;
+/// The variables in threadgroup memory, out of the symbol table: the static ones of the kernel.
+/// Gives the first one's offset in the library too; the others' count from there.
+fn variables(path: &Path) -> Result<(u64, Vec<Variable>), Error> {
+    let table = output(Command::new("nm").args(["-n", "-S", "-C", "--defined-only"]).arg(path))?;
     let hex = |s: &str| u64::from_str_radix(s, 16).ok();
-    let boundary = |name: &str| {
-        let line = table.lines().find(|l| l.ends_with(&format!(" {name}")))?;
-        hex(line.split(' ').next()?)
-    };
-    let (Some(start), Some(stop)) =
-        (boundary("__start_threadgroup_memory"), boundary("__stop_threadgroup_memory"))
-    else {
-        return Ok(Vec::new());
-    };
     let mut variables = Vec::new();
     for line in table.lines() {
         // Address, size, type, name; symbols without a size have three fields.
         let fields: Vec<&str> = line.splitn(4, ' ').collect();
-        let [address, bytes, _, name] = fields[..] else { continue };
-        let (Some(address), Some(bytes)) = (hex(address), hex(bytes)) else { continue };
-        let name = name.rsplit("::").next().unwrap_or_default().to_string();
-        if (start..stop).contains(&address) && bytes > 0 {
+        let [address, bytes, "b" | "d", name] = fields[..] else { continue };
+        let (Some(offset), Some(bytes)) = (hex(address), hex(bytes)) else { continue };
+        let Some((function, name)) = name.rsplit_once("::") else { continue };
+        if function.contains("emu_body") {
             let guard = name.starts_with("emu_guard_");
-            variables.push(Variable { name, offset: address - start, bytes, guard });
+            variables.push(Variable { name: name.to_string(), offset, bytes, guard });
         }
     }
-    variables.sort_by_key(|v| v.offset);
-    Ok(variables)
+    let first = variables.first().map_or(0, |v| v.offset);
+    variables.iter_mut().for_each(|v| v.offset -= first);
+    Ok((first, variables))
 }
 
 /// Source places of offsets in the library: of the innermost frame that is the kernel's own.

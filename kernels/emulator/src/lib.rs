@@ -1,4 +1,82 @@
-//! Runs Metal kernel bodies on the host, for tests.
+//! Runs Metal kernel bodies on the host, for tests: the very text that `mlx.fast.metal_kernel` is
+//! given, compiled as C++ and run thread by thread, every load and store checked and counted.
+//!
+//! ```no_run
+//! use mlx_llamba_emulator::{Buffer, Dtype, Kernel, Launch, TemplateArg, run};
+//!
+//! let double = Kernel {
+//!     name: "double",
+//!     inputs: &["x"],
+//!     outputs: &["y"],
+//!     source: "uint i = thread_position_in_grid.x; y[i] = T(2) * x[i];",
+//!     header: "",
+//!     path: None,
+//! };
+//! let launch = Launch {
+//!     template: vec![("T", TemplateArg::Dtype(Dtype::F32))],
+//!     grid: [3, 1, 1],
+//!     threadgroup: [3, 1, 1],
+//!     outputs: vec![(vec![3], Dtype::F32)],
+//!     init_value: None,
+//! };
+//! let ran = run(&double, &[Buffer::f32(&[3], &[1.0, 2.0, 3.0])], &launch)?;
+//! assert_eq!(ran.outputs[0].to_f32(), [2.0, 4.0, 6.0]);
+//! assert_eq!(ran.report.bytes_read(), 12);
+//! # Ok::<(), mlx_llamba_emulator::Error>(())
+//! ```
+//!
+//! # How
+//! The body gets the signature that MLX would write (constant or device pointers, references for
+//! scalars, `NAME_shape` and its like where the source names them, attributes found by name,
+//! template parameters), and a stand-in for metal_stdlib (`host/`). g++ compiles it with
+//! `-fsanitize=thread`, which makes every load and store call a function with its address; these
+//! functions are not the sanitizer's but `host/hooks.h`. Threads are fibers, threadgroups run one
+//! after the other. Compiled kernels are kept under the target directory by a hash of everything
+//! that went in, or in `MLX_LLAMBA_EMULATOR_CACHE`. `CXX` names another g++.
+//!
+//! # What is found
+//! [`FaultKind`] lists it. A run with faults is an error that holds the outputs and the report, and
+//! says the source line, the thread and the array of each. Races are judged by barriers, not by
+//! what happened to run first: two threads, one of them writing, with no `threadgroup_barrier`
+//! between (or `simdgroup_barrier`, for lanes of one simdgroup) whose flags name that memory.
+//! Simdgroup functions order nothing. Lanes and threads must come to the same barrier or simdgroup
+//! function by line and operation, and all of them: what Metal leaves to the lanes that are active
+//! is a fault here.
+//!
+//! How fine the bounds are: device buffers and threadgroup arrays to the byte (an access has to go
+//! 256 bytes past a threadgroup array to meet the next, 1 MiB past a buffer); rows of
+//! multidimensional arrays and arrays in registers where they are indexed by name, not through a
+//! pointer; several arrays declared with commas in one declaration lie side by side. Variables of a
+//! thread that nobody set hold a pattern, not zero; the emulator does not see that they are read.
+//!
+//! # What is counted
+//! Device bytes, per buffer ([`Traffic`]): all accesses, those distinct in a threadgroup (the
+//! figure for traffic), and those distinct in all. Threadgroup memory, without padding that Metal
+//! may add between arrays. Barriers and simdgroup functions.
+//!
+//! # What is not
+//! - Time, occupancy, registers, caches, coalescing and bank conflicts.
+//! - Address spaces as types: `device`, `constant`, `thread` mean nothing, and the keyword
+//!   `threadgroup` is dropped from pointers and references. What Metal rejects (a missing address
+//!   space, an implicit conversion g++ allows) can pass here.
+//! - Fast-math rewriting: functions are rounded correctly, `fast::` ones are 2 units in the last
+//!   place off, `a * b + c` is two roundings. Subnormals are kept.
+//! - Memory left over from other kernels: threadgroup memory and outputs start as NaN.
+//! - Textures, indirect calls, function constants, quadgroup functions, `simd_ballot`, 64-bit
+//!   atomics, recursion into other kernels.
+//!
+//! # Conventions for kernels
+//! - Arrays in threadgroup memory are declared in the body, one a declaration, as
+//!   `threadgroup T name[n];`. Pointers into them may be `auto`, `threadgroup T*`, or a template
+//!   parameter's type.
+//! - bfloat converts to float implicitly, from float only by `bfloat(x)`; arguments of `min`, `max`
+//!   and `clamp` have one type.
+//!
+//! It needs Linux, g++ 12 or newer, and binutils (`nm`, `addr2line`). On x86-64 and aarch64 fibers
+//! switch in a few instructions, elsewhere through ucontext.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("the Metal emulator runs on Linux: it reads ELF symbols and g++'s calls");
 
 mod buffer;
 mod compile;

@@ -89,6 +89,8 @@ struct RawLaunch {
     buffer_count: u64,
     variables: *const RawVariable,
     variable_count: u64,
+    threadgroup_offset: u64,
+    threadgroup_bytes: u64,
     grid: Uint3,
     group: Uint3,
     faults: *mut RawFault,
@@ -237,6 +239,8 @@ pub(crate) fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result
         buffer_count: buffers.len() as u64,
         variables: variables.as_ptr(),
         variable_count: variables.len() as u64,
+        threadgroup_offset: library.threadgroup,
+        threadgroup_bytes: variables.last().map_or(0, |v| v.offset + v.bytes),
         grid: launch.grid.into(),
         group: group.into(),
         faults: faults.as_mut_ptr(),
@@ -392,7 +396,7 @@ fn access(f: &RawFault, offset: i64) -> String {
     format!("{verb} of {} bytes at byte {offset}", f.size)
 }
 
-/// The array that an offset in the section is in, or that lies before it.
+/// The array that an offset in threadgroup memory is in, or that lies before it.
 fn array(variables: &[Variable], offset: u64) -> Option<&Variable> {
     let before = variables.iter().rev().find(|v| !v.guard && v.offset <= offset);
     before.or_else(|| variables.iter().find(|v| !v.guard))

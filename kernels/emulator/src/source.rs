@@ -94,13 +94,22 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
         }
     }
 
-    let mut template = String::new();
-    for (name, arg) in &launch.template {
-        let _ = match arg {
-            TemplateArg::Dtype(d) => write!(template, "using {name} = {}; ", d.metal_name()),
-            TemplateArg::Int(i) => write!(template, "constexpr int {name} = {i}; "),
-            TemplateArg::Bool(b) => write!(template, "constexpr bool {name} = {b}; "),
+    let (mut template, mut values) = (String::new(), String::new());
+    if !launch.template.is_empty() {
+        let parameter = |(name, arg): &(&str, TemplateArg)| match arg {
+            TemplateArg::Dtype(_) => format!("typename {name}"),
+            TemplateArg::Int(_) => format!("int {name}"),
+            TemplateArg::Bool(_) => format!("bool {name}"),
         };
+        let value = |(_, arg): &(&str, TemplateArg)| match arg {
+            TemplateArg::Dtype(d) => d.metal_name().to_string(),
+            TemplateArg::Int(i) => i.to_string(),
+            TemplateArg::Bool(b) => b.to_string(),
+        };
+        let list = |items: Vec<String>| items.join(", ");
+        template =
+            format!("template <{}>\n", list(launch.template.iter().map(parameter).collect()));
+        values = format!("<{}>", list(launch.template.iter().map(value).collect()));
     }
 
     let file = match kernel.path {
@@ -115,8 +124,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
          #line 1 \"{name}.header.metal\"\n\
          {header}\n\
          #line 1 \"signature\"\n\
-         static __attribute__((noinline)) void emu_body(\n{parameters}) {{\n\
-         {template}\n\
+         {template}static __attribute__((noinline)) void emu_body(\n{parameters}) {{\n\
          EMU_GUARD(first)\n\
          #line 1 {file:?}\n\
          {source}\n\
@@ -125,7 +133,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
          static uint3 emu_uint3(EmuUint3 v) {{ return uint3(v.x, v.y, v.z); }}\n\
          void emu_kernel(void** b, const EmuIds* ids) {{\n\
          const EmuIds& i = *ids; (void)i; (void)emu_uint3;\n\
-         emu_body({arguments});\n\
+         emu_body{values}({arguments});\n\
          }}\n",
         name = kernel.name,
         parameters = parameters.join(",\n"),
@@ -133,8 +141,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
     )
 }
 
-/// Turns the keyword `threadgroup` of a variable into the section of threadgroup memory, with a
-/// guard after the declaration, and drops that of a pointer or reference. Lines stay lines.
+/// Turns the keyword `threadgroup` of a variable into a static one, with a guard after the declaration, and drops that of a pointer or reference. Lines stay lines.
 pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
     let bytes = source.as_bytes();
     let mut out = String::with_capacity(source.len() + 64);

@@ -49,7 +49,7 @@ fn simd_sum_and_barrier() {
     assert_eq!(run.report.bytes_written(), 512);
 }
 
-fn header_kernel(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Run {
+fn run_clean(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Run {
     match run(kernel, inputs, launch) {
         Ok(run) => run,
         Err(e) => panic!("{e}"),
@@ -176,7 +176,7 @@ fn matrices_of_every_dtype() {
             outputs: vec![(vec![9, 16], Dtype::F32)],
             init_value: Some(7.0),
         };
-        let y = header_kernel(&kernel, &inputs, &launch).outputs[0].to_f64();
+        let y = run_clean(&kernel, &inputs, &launch).outputs[0].to_f64();
         let expected = product(&a, &b, &c);
         for (i, &v) in y.iter().enumerate() {
             let (r, col) = (i / 16, i % 16);
@@ -207,7 +207,7 @@ fn narrow_types_round_to_nearest_even_after_every_operation() {
     use half::{bf16, f16};
     // Halfway cases of both types, carries, subnormals, overflow.
     let mut values =
-        vec![0.0, -0.0, 1e-7, 6.1e-5, 65519.0, 65520.0, 1e30, f32::INFINITY, 3.3e38, -1.00390625];
+        vec![0.0, -0.0, 1e-7, 6.1e-5, 65519.0, 65520.0, 1e30, f32::INFINITY, 3.3e38, -1.003_906_3];
     values.extend((0..200).map(|i| 1.0 + i as f32 / 1024.0 + (i % 3) as f32 / 4096.0));
     let n = values.len() as i32;
     let x = Buffer::f32(&[n], &values);
@@ -336,7 +336,7 @@ fn what_mlx_passes() {
         outputs: vec![(vec![10], Dtype::F32), (vec![10], Dtype::U32)],
         init_value: None,
     };
-    let run = header_kernel(&kernel, &inputs, &launch);
+    let run = run_clean(&kernel, &inputs, &launch);
     let shapes = 2.0 * 1000.0 + 5.0 * 100.0 + 5.0 * 10000.0 + 2.0 * 100000.0;
     let y: Vec<f32> =
         (0..10).map(|i| i as f32 * (2 + i % 2) as f32 + 0.5 + 40.0 - 6.0 + 1.0 + shapes).collect();
@@ -407,4 +407,34 @@ fn traffic_of_a_threadgroup_counts_once() {
     // What a thread reads back is no traffic.
     let y = run.report.buffer("y").unwrap();
     assert_eq!((y.read, y.written, y.written_once), (0, 32 * 4, 32 * 4));
+}
+
+#[test]
+fn branches_that_a_template_argument_rules_out_cost_nothing() {
+    let body = "
+        uint i = thread_position_in_grid.x;
+        if constexpr (WIDE) {
+            threadgroup float tile[1024];
+            tile[i] = T::this_is_not_there;
+        } else {
+            threadgroup T tile[64];
+            tile[i] = x[i];
+            y[i] = tile[i];
+        }";
+    let kernel = Kernel {
+        name: "ruled_out",
+        inputs: &["x"],
+        outputs: &["y"],
+        source: body,
+        header: "",
+        path: None,
+    };
+    let launch = Launch {
+        template: vec![("T", TemplateArg::Dtype(Dtype::F32)), ("WIDE", TemplateArg::Bool(false))],
+        grid: [64, 1, 1],
+        threadgroup: [64, 1, 1],
+        outputs: vec![(vec![64], Dtype::F32)],
+        init_value: None,
+    };
+    assert_eq!(run_clean(&kernel, &[iota(64)], &launch).report.threadgroup_bytes, 256);
 }
