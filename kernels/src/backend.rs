@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
+use crate::metal::MetalError;
 use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
-use crate::{Activation, Dims, QuantizationError, Weight, cpu, plain};
+use crate::{Activation, Dims, QuantizationError, Weight, cpu, metal, plain};
 
 /// The environment variable that chooses: `auto`, `plain` or `custom`.
 pub const VARIABLE: &str = "MLX_LLAMBA_KERNELS";
@@ -73,7 +74,8 @@ impl Backend {
     fn custom(dtype: Dtype) -> mlx_rs::error::Result<Result<Self, &'static str>> {
         let backend = match Device::try_default()?.get_type()? {
             DeviceType::Cpu => Self::Cpu,
-            DeviceType::Gpu => Self::Metal,
+            DeviceType::Gpu if metal::available()? => Self::Metal,
+            DeviceType::Gpu => return Ok(Err("there are no kernels for this kind of GPU")),
         };
         Ok(backend.takes(dtype).map(|()| backend))
     }
@@ -86,7 +88,8 @@ impl Backend {
         match (self, dtype) {
             (Self::Plain, _) | (Self::Cpu, Dtype::Float32) => Ok(()),
             (Self::Cpu, _) => Err("the CPU kernels take float32 activations only"),
-            (Self::Metal, _) => Err("the Metal kernels are not in this build"),
+            (Self::Metal, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) => Ok(()),
+            (Self::Metal, _) => Err("the Metal kernels take float32, float16 and bfloat16 only"),
         }
     }
 
@@ -157,7 +160,12 @@ impl Backend {
         check(input, state, weights, dims)?;
         Ok(match self {
             Self::Cpu => cpu::mixer(input, state, weights, dims, activation)?,
-            Self::Plain | Self::Metal => plain::mixer(input, state, weights, dims, activation)?,
+            Self::Metal => {
+                or_plain("mixer", metal::mixer(input, state, weights, dims, activation), || {
+                    plain::mixer(input, state, weights, dims, activation)
+                })?
+            }
+            Self::Plain => plain::mixer(input, state, weights, dims, activation)?,
         })
     }
 
@@ -171,7 +179,8 @@ impl Backend {
     pub fn swiglu(self, gate_up: &Array) -> mlx_rs::error::Result<Array> {
         match self {
             Self::Cpu => cpu::swiglu(gate_up),
-            Self::Plain | Self::Metal => plain::swiglu(gate_up),
+            Self::Metal => or_plain("swiglu", metal::swiglu(gate_up), || plain::swiglu(gate_up)),
+            Self::Plain => plain::swiglu(gate_up),
         }
     }
 
@@ -196,8 +205,29 @@ impl Backend {
     ) -> mlx_rs::error::Result<(Array, Array)> {
         match self {
             Self::Cpu => cpu::add_rms_norm(x, y, weight, epsilon),
-            Self::Plain | Self::Metal => plain::add_rms_norm(x, y, weight, epsilon),
+            Self::Metal => {
+                or_plain("residual norm", metal::add_rms_norm(x, y, weight, epsilon), || {
+                    plain::add_rms_norm(x, y, weight, epsilon)
+                })
+            }
+            Self::Plain => plain::add_rms_norm(x, y, weight, epsilon),
         }
+    }
+}
+
+/// What a Metal kernel gives, or what its twin does where the kernel does not take the case.
+fn or_plain<T>(
+    operation: &'static str,
+    kernel: Result<T, MetalError>,
+    twin: impl FnOnce() -> mlx_rs::error::Result<T>,
+) -> mlx_rs::error::Result<T> {
+    match kernel {
+        Ok(result) => Ok(result),
+        Err(MetalError::Unsupported(reason)) => {
+            stand_in(operation, &reason);
+            twin()
+        }
+        Err(MetalError::Mlx(error)) => Err(error),
     }
 }
 

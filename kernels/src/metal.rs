@@ -11,6 +11,8 @@ mod launch;
 mod scan;
 mod step;
 
+pub(crate) use ffi::available;
+
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use launch::{Argument, Launch, Output, Source, THREADGROUP_BYTES};
 pub use scan::mixer_scan;

@@ -59,7 +59,7 @@ impl Kernel {
             mlx_sys::mlx_fast_metal_kernel_apply(&mut outputs.0, self.0, inputs.0, config.0, stream)
         };
         let what = launch.source.name;
-        let status = if has_metal()? {
+        let status = if available()? {
             let stream = Stream::thread_local_or_gpu();
             call(stream.as_ptr())
         } else {
@@ -204,7 +204,8 @@ impl Drop for Placeholder {
     }
 }
 
-fn has_metal() -> Result<bool> {
+/// True if MLX has a Metal device here.
+pub(crate) fn available() -> Result<bool> {
     let mut available = false;
     // SAFETY: `available` is a valid place to write to.
     let status = unsafe { mlx_sys::mlx_metal_is_available(ptr::from_mut(&mut available)) };

@@ -1,0 +1,50 @@
+//! How many operations a decoded token takes, counted in MLX's graph.
+
+#![allow(clippy::unwrap_used)]
+
+use mlx_llamba::{Backend, Checkpoint, Dtype, Model};
+use mlx_llamba_tests::fixtures;
+use mlx_llamba_tests::graph::{is_view, operations, while_exporting};
+use mlx_rs::Array;
+
+/// Operations of one decoding step without views: from the first block's product to the final
+/// norm, which takes the place of the norm before the first block.
+fn step(model: &Model) -> Vec<String> {
+    let state = model.state(1).unwrap();
+    state.eval().unwrap();
+    let token = Array::from_slice(&[1u32], &[1, 1]);
+    let (hidden, next) = model.hidden(&token, None, &state).unwrap();
+    let states = next.layers().iter().flat_map(|layer| [&layer.conv, &layer.ssm]);
+    let outputs: Vec<&Array> = states.chain([&hidden]).collect();
+    let names = operations(&outputs).into_iter();
+    names.skip_while(|name| !name.contains("Matmul")).filter(|name| !is_view(name)).collect()
+}
+
+fn model(fixture: &str, dtype: Dtype, backend: Backend) -> Model {
+    let checkpoint = Checkpoint::open(fixtures::path(fixture)).unwrap();
+    let model = Model::with_backend(&checkpoint, dtype, backend).unwrap();
+    model.materialize(|_, _| {}).unwrap();
+    model
+}
+
+fn assert_eight(model: &Model, names: &[String]) {
+    let layers = model.config().n_layer;
+    assert_eq!(names.len(), 8 * layers, "{layers} layers: {names:?}");
+}
+
+#[test]
+fn eight_a_layer_on_a_cpu() {
+    for fixture in ["a_base", "b_grouped"] {
+        let model = model(fixture, Dtype::Float32, Backend::Cpu);
+        assert_eight(&model, &step(&model));
+    }
+}
+
+/// The graph as it would be built on a Mac, recorded without running it.
+#[test]
+fn eight_a_layer_on_metal() {
+    for (fixture, dtype) in [("a_base", Dtype::Float16), ("m_mlx_4bit", Dtype::Bfloat16)] {
+        let model = model(fixture, dtype, Backend::Metal);
+        assert_eight(&model, &while_exporting(|| step(&model)));
+    }
+}
