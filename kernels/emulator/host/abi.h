@@ -21,7 +21,7 @@ struct EmuBuffer {
     uint32_t element;  // bytes of an element
     uint32_t output;   // 1: the kernel may write it
     uint32_t filled;   // 1: an output that MLX fills (`init_value`) before the launch
-    uint32_t hidden;   // 1: shapes and strides, which no count includes
+    uint32_t offset;   // elements between an aligned address and the first
     // Results. "Raw" counts every access of every thread; the others count each byte once a
     // threadgroup, and once in all.
     uint64_t raw_read, raw_written;

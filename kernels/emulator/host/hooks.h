@@ -58,6 +58,9 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 
+void __ubsan_handle_type_mismatch_v1(UbsanPlace* place, uintptr_t address) {
+    ubsan(EMU_MISALIGNED, place, "address, modulo 64:", int64_t(address % 64));
+}
 void __ubsan_handle_out_of_bounds(UbsanPlace* place, uintptr_t index) {
     ubsan(EMU_INDEX_BOUNDS, place, "index", int64_t(index));
 }

@@ -60,8 +60,9 @@ METAL_FUNC void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d, simd
                                               simdgroup_matrix<B, 8, 8> b, simdgroup_matrix<C, 8, 8> c,
                                               EMU_SITE) {
     struct Both { A a0, a1; B b0, b1; };
-    const Both* all = emu_all("simdgroup_multiply_accumulate", Both{a.e.e[0], a.e.e[1], b.e.e[0], b.e.e[1]},
-                              file, line);
+    Both all[32];
+    __builtin_memcpy(all, emu_all("simdgroup_multiply_accumulate",
+                                  Both{a.e.e[0], a.e.e[1], b.e.e[0], b.e.e[1]}, file, line), sizeof all);
     uint row = emu_row(emu_lane()), col = emu_col(emu_lane());
     float r0 = float(c.e.e[0]), r1 = float(c.e.e[1]);
     for (uint k = 0; k < 8; k++) {

@@ -214,12 +214,15 @@ static void access(const void* p, uint32_t size, bool write, const void* pc) {
     stop_run();
 }
 
+/// A chunk before, the buffer, and at least a chunk after.
+static uint64_t chunks_of(const EmuBuffer& b) { return (uint64_t(b.offset) * b.element + b.bytes) / CHUNK + 3; }
+
 /// Lays the buffers out and copies the inputs in.
 static bool arena_open(EmuLaunch& l) {
     arena.count = l.buffer_count;
     arena.regions = static_cast<Region*>(calloc(l.buffer_count + 1, sizeof(Region)));
     uint64_t chunks = 1;
-    for (uint64_t i = 0; i < l.buffer_count; i++) chunks += l.buffers[i].bytes / CHUNK + 3;
+    for (uint64_t i = 0; i < l.buffer_count; i++) chunks += chunks_of(l.buffers[i]);
     arena.bytes = chunks * CHUNK;
     arena.base = static_cast<char*>(zeroed(arena.bytes));
     arena.owner = static_cast<uint8_t*>(calloc(chunks, 1));
@@ -230,8 +233,8 @@ static bool arena_open(EmuLaunch& l) {
         Region& r = arena.regions[i];
         uint64_t elements = b.bytes / b.element;
         r.buffer = &b;
-        r.base = arena.base + (chunk + 1) * CHUNK;
-        for (uint64_t last = chunk + b.bytes / CHUNK + 3; chunk < last; chunk++) arena.owner[chunk] = uint8_t(i);
+        r.base = arena.base + (chunk + 1) * CHUNK + uint64_t(b.offset) * b.element;
+        for (uint64_t last = chunk + chunks_of(b); chunk < last; chunk++) arena.owner[chunk] = uint8_t(i);
         r.read_by = static_cast<uint32_t*>(zeroed(elements * 4));
         r.written_by = static_cast<uint32_t*>(zeroed(elements * 4));
         if (b.output) r.shadow = static_cast<Shadow*>(zeroed(elements * sizeof(Shadow)));

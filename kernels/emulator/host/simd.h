@@ -38,7 +38,7 @@ template <typename T> METAL_FUNC const T* emu_all(const char* op, T mine, const 
 template <typename T, typename F> METAL_FUNC T emu_reduce(const T* all, F f) {
     T r[32];
     uint lanes = emu_lanes();
-    for (uint i = 0; i < lanes; i++) r[i] = all[i];
+    __builtin_memcpy(r, all, sizeof r);  // not announced load by load
     for (uint step = 1; step < 32; step *= 2)
         for (uint i = 0; i + step < lanes; i += 2 * step) r[i] = f(r[i], r[i + step]);
     return r[0];

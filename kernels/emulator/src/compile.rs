@@ -32,7 +32,12 @@ const KERNEL_FLAGS: &[&str] = &[
     "-O1",
     "-g",
     "-fPIC",
-    "-w",
+    // The headers' warnings are muted by -isystem; these two are mistakes.
+    "-Werror=uninitialized",
+    "-Werror=return-type",
+    "-Wno-attributes",
+    "-Wno-unknown-pragmas",
+    "-Wno-literal-suffix",
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-strict-aliasing",
@@ -43,7 +48,7 @@ const KERNEL_FLAGS: &[&str] = &[
     // What a thread forgets to set is not zero by chance.
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
-    "-fsanitize=bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow",
+    "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow",
 ];
 const RUNTIME_FLAGS: &[&str] =
     &["-std=c++17", "-O2", "-g", "-fPIC", "-fno-exceptions", "-fno-rtti"];
@@ -131,6 +136,10 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
         let lock = File::create(directory.join("lock")).map_err(io)?;
         lock.lock().map_err(io)?;
         if !runtime.exists() {
+            // Headers that a kernel may name, all of them in the one above.
+            for part in ["atomic", "math", "simdgroup", "simdgroup_matrix", "stdlib"] {
+                fs::write(directory.join(format!("metal_{part}")), "").map_err(io)?;
+            }
             for (name, text) in HOST {
                 fs::write(directory.join(name), text).map_err(io)?;
             }
@@ -147,7 +156,7 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
     let partial = stem.with_extension("partial");
     fs::write(&cpp, source).map_err(io)?;
     let mut command = Command::new(compiler());
-    command.args(KERNEL_FLAGS).arg("-I").arg(directory).arg("-c").arg(&cpp);
+    command.args(KERNEL_FLAGS).arg("-isystem").arg(directory).arg("-c").arg(&cpp);
     let compiled = call(command.arg("-o").arg(&object)).map_err(|e| match e {
         Error::Tool { message, .. } => Error::Compile { message },
         other => other,

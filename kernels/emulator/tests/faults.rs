@@ -159,6 +159,39 @@ fn misaligned_vector() {
 }
 
 #[test]
+fn vector_of_a_slice() {
+    let kernel = Kernel {
+        name: "slice",
+        inputs: &["x"],
+        outputs: &["y"],
+        source: "uint i = thread_position_in_grid.x; y[i] = ((const device float2*)x)[i].y;",
+        header: "",
+        path: None,
+    };
+    let x = Buffer::new(Dtype::F32, &[16], (0..16).map(f64::from));
+    let launch = |input_offset| Launch {
+        grid: [8, 1, 1],
+        threadgroup: [8, 1, 1],
+        outputs: vec![(vec![8], Dtype::F32)],
+        input_offset,
+        ..Launch::default()
+    };
+    let y = run(&kernel, std::slice::from_ref(&x), &launch(2)).unwrap().outputs[0].to_f32();
+    assert_eq!(y, [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]);
+    let error = run(&kernel, &[x], &launch(1)).unwrap_err();
+    assert!(
+        error.faults().iter().all(|f| f.kind == FaultKind::Misaligned)
+            && !error.faults().is_empty()
+    );
+}
+
+#[test]
+fn variable_that_is_never_set() {
+    let error = Case::new("\n float v; y[thread_position_in_grid.x] = v;").run();
+    assert!(matches!(error, Err(Error::Compile { .. })), "{error:?}");
+}
+
+#[test]
 fn write_to_an_input() {
     let body = "
         uint i = thread_position_in_grid.x;

@@ -175,6 +175,7 @@ fn matrices_of_every_dtype() {
             threadgroup: [32, 1, 1],
             outputs: vec![(vec![9, 16], Dtype::F32)],
             init_value: Some(7.0),
+            ..Launch::default()
         };
         let y = run_clean(&kernel, &inputs, &launch).outputs[0].to_f64();
         let expected = product(&a, &b, &c);
@@ -312,7 +313,7 @@ fn what_mlx_passes() {
         ids[i] = threads_per_threadgroup.x * 100 + thread_position_in_threadgroup.x * 10
                + threadgroup_position_in_grid.x + thread_index_in_threadgroup * 1000
                + threadgroups_per_grid.y * 10000 + dispatch_threads_per_threadgroup.x * 100000;",
-        header: "
+        header: "#include <metal_simdgroup_matrix>
         constant float factors[2] = {2.0f, 3.0f};
         // A threadgroup pointer and a device one.
         template <typename T> T scaled(const device T* p, uint i) { return p[i] * factors[i % 2]; }
@@ -334,7 +335,7 @@ fn what_mlx_passes() {
         grid: [5, 2, 1],
         threadgroup: [3, 1, 7],
         outputs: vec![(vec![10], Dtype::F32), (vec![10], Dtype::U32)],
-        init_value: None,
+        ..Launch::default()
     };
     let run = run_clean(&kernel, &inputs, &launch);
     let shapes = 2.0 * 1000.0 + 5.0 * 100.0 + 5.0 * 10000.0 + 2.0 * 100000.0;
@@ -434,7 +435,7 @@ fn branches_that_a_template_argument_rules_out_cost_nothing() {
         grid: [64, 1, 1],
         threadgroup: [64, 1, 1],
         outputs: vec![(vec![64], Dtype::F32)],
-        init_value: None,
+        ..Launch::default()
     };
     assert_eq!(run_clean(&kernel, &[iota(64)], &launch).report.threadgroup_bytes, 256);
 }
