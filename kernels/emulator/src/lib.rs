@@ -127,9 +127,6 @@ pub struct Launch<'a> {
     pub outputs: Vec<(Vec<i32>, Dtype)>,
     /// What MLX fills the outputs with first, if it does.
     pub init_value: Option<f32>,
-    /// Elements that inputs begin after an aligned address, as slices of arrays do in MLX: vector
-    /// loads of such an input are faults.
-    pub input_offset: u32,
 }
 
 /// What a run gave.
@@ -196,10 +193,24 @@ impl Error {
 /// # Errors
 /// [`Error::Faults`] with the outputs and the report when the kernel did anything it must not.
 pub fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<Run, Error> {
+    run_offset(kernel, inputs, launch, 0)
+}
+
+/// As [`run`], with inputs that begin `offset` elements after an aligned address, as slices of
+/// arrays do in MLX: what a kernel loads as a vector from there is a fault.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_offset(
+    kernel: &Kernel,
+    inputs: &[Buffer],
+    launch: &Launch,
+    offset: u32,
+) -> Result<Run, Error> {
     if !cfg!(target_os = "linux") {
         return Err(Error::Launch(
             "the emulator runs on Linux: it reads ELF and g++'s calls".into(),
         ));
     }
-    run::run(kernel, inputs, launch)
+    run::run(kernel, inputs, launch, offset)
 }

@@ -198,7 +198,12 @@ fn arguments(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Vec<Argumen
 }
 
 /// Compiles the kernel for these inputs where that has not been done, and runs it.
-pub(crate) fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<Run, Error> {
+pub(crate) fn run(
+    kernel: &Kernel,
+    inputs: &[Buffer],
+    launch: &Launch,
+    offset: u32,
+) -> Result<Run, Error> {
     check(kernel, inputs, launch)?;
     let library = compile::library(kernel.name, &source::generate(kernel, inputs, launch))?;
     let mut arguments = arguments(kernel, inputs, launch);
@@ -210,7 +215,7 @@ pub(crate) fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result
             element: a.element as u32,
             output: a.output.into(),
             filled: (a.output && launch.init_value.is_some()).into(),
-            offset: if a.output || a.hidden { 0 } else { launch.input_offset },
+            offset: if a.output || a.hidden { 0 } else { offset },
             raw_read: 0,
             raw_written: 0,
             group_read: 0,

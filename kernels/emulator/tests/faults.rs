@@ -1,7 +1,9 @@
 //! A seeded mistake of each kind, and beside it the same kernel without the mistake.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use mlx_llamba_emulator::{Buffer, Dtype, Error, Fault, FaultKind, Kernel, Launch, Run, run};
+use mlx_llamba_emulator::{
+    Buffer, Dtype, Error, Fault, FaultKind, Kernel, Launch, Run, run, run_offset,
+};
 
 /// One dispatch with input `x` (64 floats) and output `y`, of 64 floats unless said.
 struct Case<'a> {
@@ -169,16 +171,16 @@ fn vector_of_a_slice() {
         path: None,
     };
     let x = Buffer::new(Dtype::F32, &[16], (0..16).map(f64::from));
-    let launch = |input_offset| Launch {
+    let launch = Launch {
         grid: [8, 1, 1],
         threadgroup: [8, 1, 1],
         outputs: vec![(vec![8], Dtype::F32)],
-        input_offset,
         ..Launch::default()
     };
-    let y = run(&kernel, std::slice::from_ref(&x), &launch(2)).unwrap().outputs[0].to_f32();
+    let run = |offset| run_offset(&kernel, std::slice::from_ref(&x), &launch, offset);
+    let y = run(2).unwrap().outputs[0].to_f32();
     assert_eq!(y, [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0]);
-    let error = run(&kernel, &[x], &launch(1)).unwrap_err();
+    let error = run(1).unwrap_err();
     assert!(
         error.faults().iter().all(|f| f.kind == FaultKind::Misaligned)
             && !error.faults().is_empty()
