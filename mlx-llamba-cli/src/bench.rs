@@ -1,209 +1,183 @@
 //! `mlx-llamba bench`
 
-use std::time::Instant;
+mod axis;
+mod counts;
+mod lines;
+mod measure;
+mod plot;
+mod report;
+mod shape;
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
-use mlx_llamba::{Compute, Model, Preset, State};
-use mlx_llamba_kernels::{Mode, Scheme};
-use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
-use mlx_rs::transforms::{async_eval, eval};
-use mlx_rs::{Array, Dtype, memory};
-use serde::Serialize;
+use mlx_llamba::{Model, State};
 
 use crate::model::ModelArgs;
-use crate::output::show;
-
-/// Tokens of a prompt read in one piece.
-const PIECE: usize = 512;
+use crate::output::{check_parent, show};
+use crate::{bench, interrupt};
+use bench::counts::{batch, count, repetitions};
+use bench::measure::Bench;
+use bench::report::{Format, Header, Row};
+use bench::shape::ShapeArgs;
 
 /// Measure speed and memory
 #[derive(clap::Args)]
 #[command(after_help = "\
-Each row is a mean and a standard deviation over the repetitions, after a warm-up.
+At every depth, every batch size reads every prompt and generates every number of tokens, in rows
+that all begin from a state that has read so many tokens. Rows are means over the repetitions,
+after a warm-up. `fill` rows are the reading up to the next depth, once; the rows of a batch begin
+from copies of that state. k and M are 1024 and 1048576.
+
+Peak is the most memory that MLX held during a row, in use is what it holds after it (weights and
+states), and process is all that the system has given to this program.
 
 Examples:
   mlx-llamba bench
+  mlx-llamba bench --depth 0,1k,4k,16k,64k -p 512 -n 64 --plot depth.svg
+  mlx-llamba bench --batch 1,2,4,8 -p 0 -n 32 --format csv
   mlx-llamba bench --shape 1b --bits 4 -p 128,512,2048 -n 32
-  mlx-llamba bench --model ./llamba --json")]
+  mlx-llamba bench --shape custom --layers 12 --width 768 --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Random weights in the shape of a published model, instead of a model
-    #[arg(long, value_enum, conflicts_with_all = ["model", "tokenizer", "dtype"])]
-    shape: Option<ShapeArg>,
-    /// Quantize the random weights: bits per weight, in groups of 64
-    #[arg(long, requires = "shape")]
-    bits: Option<usize>,
-    /// Lengths of prompts to read
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Lengths of prompts to read; 0 for none
     #[arg(
         short,
         long,
         value_name = "N,...",
         value_delimiter = ',',
-        default_value = "128,512,2048"
+        default_value = "128,512,2048",
+        value_parser = count
     )]
     prompt: Vec<usize>,
-    /// Numbers of tokens to generate after reading one token
-    #[arg(short = 'n', long, value_name = "N,...", value_delimiter = ',', default_value = "64")]
+    /// Numbers of tokens to generate; 0 for none
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "64",
+        value_parser = count
+    )]
     generate: Vec<usize>,
+    /// Batch sizes: texts that are read or generated together
+    #[arg(
+        short,
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = batch
+    )]
+    batch: Vec<usize>,
+    /// Depths: tokens that the state has read before a row begins, up to 1M
+    #[arg(
+        short,
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "0",
+        value_parser = count
+    )]
+    depth: Vec<usize>,
     /// Times each row is measured
-    #[arg(short, long, default_value_t = 3)]
+    #[arg(short, long, default_value_t = 3, value_parser = repetitions)]
     repetitions: usize,
-    /// Print JSON lines instead of a table
-    #[arg(long)]
+    /// How to print the rows
+    #[arg(long, value_enum, default_value_t = Format::Md)]
+    format: Format,
+    /// The same as --format json: a line of JSON a row
+    #[arg(long, conflicts_with = "format")]
     json: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ShapeArg {
-    #[value(name = "1b")]
-    One,
-    #[value(name = "3b")]
-    Three,
-    #[value(name = "8b")]
-    Eight,
-}
-
-/// One row of the table.
-#[derive(Serialize)]
-struct Row {
-    test: String,
-    tokens_per_second: f64,
-    deviation: f64,
-    time_to_first_token: Option<f64>,
-    peak_memory: usize,
+    /// Draw speed and memory into this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 impl Args {
-    pub(crate) fn run(self) -> Result<()> {
-        if self.repetitions == 0 {
-            bail!("--repetitions 0 measures nothing; expected at least 1");
+    pub(crate) fn run(mut self) -> Result<()> {
+        for list in [&mut self.prompt, &mut self.generate] {
+            list.retain(|&tokens| tokens > 0);
+        }
+        self.depth.sort_unstable();
+        self.depth.dedup();
+        if self.prompt.is_empty() && self.generate.is_empty() && self.depth == [0] {
+            bail!("nothing to measure: --prompt, --generate and --depth are all 0");
+        }
+        if let Some(file) = &self.plot {
+            check_parent(file)?;
         }
         let loaded;
         let random;
-        let model = match self.shape {
+        let (model, name) = match self.shape.model(self.model.select()?)? {
             None => {
                 loaded = self.model.load(false)?;
-                loaded.model()
+                (loaded.model(), self.model.name().to_owned())
             }
-            Some(shape) => {
-                random = self.random(shape)?;
-                &random
+            Some((model, name)) => {
+                random = model;
+                (&random, name)
             }
         };
-        let weights = model.weight_bytes() as f64 / f64::from(1 << 20);
-        if !self.json {
-            show(&format!(
-                "weights {weights:.1} MiB, {:?} activations, kernels: {}\n\n\
-                 | test | tok/s | ± | first token, s | peak MiB |\n|---|---|---|---|---|\n",
-                model.dtype(),
-                model.backend().describe()
-            ))?;
+        let longest = self.prompt.iter().chain(&self.depth).copied().max().unwrap_or(0);
+        for &batch in &self.batch {
+            measure::check_memory(model, batch, longest)?;
         }
-        let prompt = |l: usize| -> Vec<u32> { (0..l).map(|i| (i * 7919 % 1000) as u32).collect() };
-        for &l in self.prompt.iter().filter(|&&l| l > 0) {
-            // A piece warms up as well as the whole.
-            read(model, &prompt(l.min(PIECE)))?;
-            let prompt = prompt(l);
-            self.row(format!("read {l}"), l, true, || read(model, &prompt).map(drop))?;
+        interrupt::on_first(|| ())?;
+        let format = if self.json { Format::Json } else { self.format };
+        let header = Header::new(model, name);
+        show(&format.head(&header))?;
+        let mut rows = Vec::new();
+        let measured = self.measure(&Bench::new(model, self.repetitions), &mut |row| {
+            show(&format.row(&header, &row)?)?;
+            rows.push(row);
+            Ok(())
+        });
+        // What was measured before an interruption is drawn too.
+        match &self.plot {
+            Some(file) if measured.is_ok() || interrupt::happened() => {
+                plot::draw(file, &header, &rows)?;
+            }
+            _ => {}
         }
-        for &n in self.generate.iter().filter(|&&n| n > 0) {
-            let (token, state) = read(model, &[1])?;
-            let run = |n| generate(model, token.clone(), state.clone(), n);
-            run(n.min(2))?;
-            self.row(format!("generate {n}"), n, false, || run(n))?;
+        measured
+    }
+
+    /// Measures all rows, going on from each depth to the next.
+    fn measure(&self, bench: &Bench<'_>, each: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
+        let mut state = bench.model().state(1)?;
+        let mut reached = 0;
+        for &depth in &self.depth {
+            if depth > reached {
+                let row;
+                (row, state) = bench.fill(state, reached, depth)?;
+                each(row)?;
+                reached = depth;
+            }
+            for &batch in &self.batch {
+                let start = spread(bench.model(), &state, depth, batch)?;
+                for &tokens in &self.prompt {
+                    each(bench.read(&start, depth, tokens)?)?;
+                }
+                for &tokens in &self.generate {
+                    each(bench.generate(&start, depth, tokens)?)?;
+                }
+            }
         }
         Ok(())
     }
-
-    fn random(&self, shape: ShapeArg) -> Result<Model> {
-        let preset = match shape {
-            ShapeArg::One => Preset::Llamba1B,
-            ShapeArg::Three => Preset::Llamba3B,
-            ShapeArg::Eight => Preset::Llamba8B,
-        };
-        let scheme = match self.bits {
-            Some(bits) => Some(Scheme::new(64, bits, Mode::Affine)?),
-            None => None,
-        };
-        let dtype = match Compute::Auto.select()? {
-            mlx_rs::DeviceType::Cpu => Dtype::Float32,
-            mlx_rs::DeviceType::Gpu => Dtype::Bfloat16,
-        };
-        let model = Model::random(preset.config()?, scheme, dtype)?;
-        model.materialize(|_, _| {})?;
-        Ok(model)
-    }
-
-    fn row(
-        &self,
-        test: String,
-        tokens: usize,
-        first: bool,
-        mut run: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
-        memory::reset_peak_memory()?;
-        let mut times = Vec::with_capacity(self.repetitions);
-        for _ in 0..self.repetitions {
-            let start = Instant::now();
-            run()?;
-            times.push(start.elapsed().as_secs_f64());
-        }
-        let speeds: Vec<f64> = times.iter().map(|time| tokens as f64 / time).collect();
-        let count = speeds.len() as f64;
-        let mean = speeds.iter().sum::<f64>() / count;
-        let variance = speeds.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / count;
-        let row = Row {
-            test,
-            tokens_per_second: mean,
-            deviation: variance.sqrt(),
-            time_to_first_token: first.then(|| times.iter().sum::<f64>() / count),
-            peak_memory: memory::peak_memory()?,
-        };
-        if self.json {
-            return show(&(serde_json::to_string(&row)? + "\n"));
-        }
-        let first = row.time_to_first_token.map_or("".into(), |time| format!("{time:.3}"));
-        show(&format!(
-            "| {} | {:.1} | {:.1} | {first} | {:.1} |\n",
-            row.test,
-            row.tokens_per_second,
-            row.deviation,
-            row.peak_memory as f64 / f64::from(1 << 20)
-        ))
-    }
 }
 
-/// Reads a prompt up to its next token (1, 1), in pieces.
-fn read(model: &Model, prompt: &[u32]) -> Result<(Array, State)> {
-    let mut state = model.state(1)?;
-    let mut token = Array::from_slice(&[0u32], &[1, 1]);
-    for piece in prompt.chunks(PIECE) {
-        let (ids, _) = model.tokens(&[piece])?;
-        let (hidden, next) = model.hidden(&ids, None, &state)?;
-        next.eval()?;
-        token = likeliest(model, &hidden)?;
-        state = next;
-    }
-    eval([&token])?;
-    Ok((token, state))
-}
-
-/// Generates `n` tokens, each asked for before the one before it is waited for.
-fn generate(model: &Model, mut token: Array, mut state: State, n: usize) -> Result<()> {
-    for _ in 0..n {
-        let (hidden, next) = model.hidden(&token, None, &state)?;
-        let following = likeliest(model, &hidden)?;
-        async_eval([&following])?;
-        eval([&token])?;
-        (token, state) = (following, next);
-    }
-    Ok(eval([&token])?)
-}
-
-/// The likeliest token after the last hidden state: (1, 1).
-fn likeliest(model: &Model, hidden: &Array) -> Result<Array> {
-    let last = hidden.try_index((.., -1, ..))?; // (1, d)
-    Ok(argmax_axis(model.head(&last)?, -1, true)?)
+/// A state of one row as that of all rows of a batch.
+fn spread(model: &Model, state: &State, depth: usize, batch: usize) -> Result<State> {
+    let state = match (depth, batch) {
+        (0, _) => model.state(batch)?,
+        (_, 1) => state.clone(),
+        _ => State::stack(&vec![state.clone(); batch])?,
+    };
+    state.eval()?;
+    Ok(state)
 }

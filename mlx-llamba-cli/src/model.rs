@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Builder, Compute, HubOptions, HubProgress, Llamba};
-use mlx_rs::Dtype;
+use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, HubOptions, HubProgress, Llamba};
+use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
 
@@ -69,6 +69,21 @@ impl ModelArgs {
         self.compute.apply(builder)
     }
 
+    /// Which checkpoint, in a word or as it was given.
+    pub(crate) fn name(&self) -> &str {
+        self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)
+    }
+
+    /// Chooses the device, and the dtype of the activations of a model without a checkpoint.
+    pub(crate) fn select(&self) -> Result<Dtype> {
+        let found = Compute::from(self.compute.device).select()?;
+        Ok(match (self.compute.dtype, found) {
+            (Some(dtype), _) => dtype.into(),
+            (None, DeviceType::Cpu) => Dtype::Float32,
+            (None, DeviceType::Gpu) => Dtype::Bfloat16,
+        })
+    }
+
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
     pub(crate) fn load(&self, text: bool) -> Result<Llamba> {
         let progress = Progress::new("loading", Unit::Bytes);
@@ -111,14 +126,20 @@ impl SourceArgs {
 
 impl ComputeArgs {
     fn apply(&self, builder: Builder) -> Builder {
-        let builder = builder.compute(match self.device {
-            DeviceArg::Auto => Compute::Auto,
-            DeviceArg::Gpu => Compute::Gpu,
-            DeviceArg::Cpu => Compute::Cpu,
-        });
+        let builder = builder.compute(self.device.into());
         match self.dtype {
             Some(dtype) => builder.dtype(dtype.into()),
             None => builder,
+        }
+    }
+}
+
+impl From<DeviceArg> for Compute {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Gpu => Self::Gpu,
+            DeviceArg::Cpu => Self::Cpu,
         }
     }
 }
