@@ -31,6 +31,9 @@ METAL_FUNC simdgroup_matrix<T, C, R> make_filled_simdgroup_matrix(T x) {
     return m;
 }
 
+/// For its type: what is stored in some address space, as a value.
+template <typename T> T emu_value(T x);
+
 /// The places in memory of this lane's two elements.
 METAL_FUNC ulong emu_place(uint i, ulong pitch, ulong2 origin, bool transpose) {
     ulong row = emu_row(emu_lane()), col = emu_col(emu_lane()) + i;
@@ -41,7 +44,7 @@ METAL_FUNC ulong emu_place(uint i, ulong pitch, ulong2 origin, bool transpose) {
 template <typename T, typename U>
 METAL_FUNC void simdgroup_load(simdgroup_matrix<T, 8, 8>& d, const U* src, ulong elements_per_row = 8,
                                ulong2 matrix_origin = ulong2(0), bool transpose_matrix = false, EMU_SITE) {
-    static_assert(is_same_v<T, U>, "simdgroup_load does not convert");
+    static_assert(is_same_v<T, decltype(emu_value(*src))>, "simdgroup_load does not convert");
     emu_all("simdgroup_load", 0, file, line);
     for (uint i = 0; i < 2; i++) d.e.e[i] = src[emu_place(i, elements_per_row, matrix_origin, transpose_matrix)];
 }
@@ -49,7 +52,7 @@ METAL_FUNC void simdgroup_load(simdgroup_matrix<T, 8, 8>& d, const U* src, ulong
 template <typename T, typename U>
 METAL_FUNC void simdgroup_store(simdgroup_matrix<T, 8, 8> a, U* dst, ulong elements_per_row = 8,
                                 ulong2 matrix_origin = ulong2(0), bool transpose_matrix = false, EMU_SITE) {
-    static_assert(is_same_v<T, U>, "simdgroup_store does not convert");
+    static_assert(is_same_v<T, decltype(emu_value(*dst))>, "simdgroup_store does not convert");
     emu_all("simdgroup_store", 0, file, line);
     for (uint i = 0; i < 2; i++) dst[emu_place(i, elements_per_row, matrix_origin, transpose_matrix)] = a.e.e[i];
 }

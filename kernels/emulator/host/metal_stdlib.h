@@ -9,13 +9,23 @@
 
 using namespace metal;
 
-// Address spaces are plain memory here. The Rust side turns the keyword `threadgroup` of a
-// variable into EMU_THREADGROUP and drops that of a pointer. g++ ignores section attributes in
-// templates; where these variables lie is read from the symbol table.
+// The Rust side turns the keyword `threadgroup` of a variable into EMU_THREADGROUP, followed by a
+// guard, and that of a pointer into EMU_LOCAL. When kernels run, address spaces are plain memory;
+// when clang checks them, they are types.
+#define thread
+#ifdef EMU_CHECK
+#define device __attribute__((address_space(1)))
+#define constant __attribute__((address_space(2)))
+#define EMU_LOCAL __attribute__((address_space(3)))
+#define EMU_THREADGROUP static EMU_LOCAL
+#define EMU_GUARD(id)
+#else
 #define device
 #define constant
-#define thread
-// __constinit: no guard variable beside it, which each thread would look at.
+#define EMU_LOCAL
+// __constinit: no guard variable beside it, which each thread would look at. g++ ignores section
+// attributes in templates; where these variables lie is read from the symbol table.
 #define EMU_THREADGROUP static __constinit __attribute__((used))
-// After each array, so that running off its end meets nothing else.
+// Running off an array's end meets nothing else.
 #define EMU_GUARD(id) static __attribute__((used)) char emu_guard_##id[256];
+#endif

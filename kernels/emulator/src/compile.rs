@@ -25,6 +25,12 @@ const HOST: [(&str, &str); 12] = [
     ("vec.h", include_str!("../host/vec.h")),
 ];
 
+/// The C library's headers for clang, which by itself has none.
+const CHECK: [(&str, &str); 2] = [
+    ("stddef.h", include_str!("../host/check/stddef.h")),
+    ("stdint.h", include_str!("../host/check/stdint.h")),
+];
+
 /// `-fsanitize=thread` has the compiler announce every load and store, and `bounds` and the others
 /// call when an index or an operation is wrong; the functions they call are the runtime's.
 const KERNEL_FLAGS: &[&str] = &[
@@ -120,29 +126,52 @@ fn hash(source: &str) -> String {
     let mut text = String::new();
     for seed in 0u8..2 {
         let mut hasher = DefaultHasher::new();
-        (seed, HOST, KERNEL_FLAGS, RUNTIME_FLAGS, compiler(), source).hash(&mut hasher);
+        (seed, HOST, CHECK, KERNEL_FLAGS, RUNTIME_FLAGS, compiler(), source).hash(&mut hasher);
         text.push_str(&format!("{:016x}", hasher.finish()));
     }
     text
 }
 
+/// Puts the C++ side into the directory, where it is not there yet; gives the directory's lock.
+fn host(directory: &Path) -> Result<File, Error> {
+    fs::create_dir_all(directory).map_err(io)?;
+    let lock = File::create(directory.join("lock")).map_err(io)?;
+    lock.lock().map_err(io)?;
+    if !directory.join("complete").exists() {
+        // Headers that a kernel may name are all in metal_stdlib.h.
+        for part in ["atomic", "math", "simdgroup", "simdgroup_matrix", "stdlib"] {
+            fs::write(directory.join(format!("metal_{part}")), "").map_err(io)?;
+        }
+        for (name, text) in HOST {
+            fs::write(directory.join(name), text).map_err(io)?;
+        }
+        fs::create_dir_all(directory.join("check")).map_err(io)?;
+        for (name, text) in CHECK {
+            fs::write(directory.join("check").join(name), text).map_err(io)?;
+        }
+        fs::write(directory.join("complete"), "").map_err(io)?;
+    }
+    Ok(lock)
+}
+
+/// The directory with the headers in place.
+pub(crate) fn headers() -> Result<PathBuf, Error> {
+    let directory = directory();
+    host(&directory)?;
+    Ok(directory)
+}
+
+fn io(e: std::io::Error) -> Error {
+    Error::Tool { tool: "cache".into(), message: e.to_string() }
+}
+
 /// Compiles in a directory of its own and moves the result, so that processes that want the same
 /// kernel at once do not meet.
 fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
-    let io = |e: std::io::Error| Error::Tool { tool: "cache".into(), message: e.to_string() };
-    fs::create_dir_all(directory).map_err(io)?;
     let runtime = directory.join("runtime.o");
     {
-        let lock = File::create(directory.join("lock")).map_err(io)?;
-        lock.lock().map_err(io)?;
+        let _lock = host(directory)?;
         if !runtime.exists() {
-            // Headers that a kernel may name, all of them in the one above.
-            for part in ["atomic", "math", "simdgroup", "simdgroup_matrix", "stdlib"] {
-                fs::write(directory.join(format!("metal_{part}")), "").map_err(io)?;
-            }
-            for (name, text) in HOST {
-                fs::write(directory.join(name), text).map_err(io)?;
-            }
             let partial = directory.join("runtime.partial.o");
             let mut command = Command::new(compiler());
             command.args(RUNTIME_FLAGS).arg("-c").arg(directory.join("runtime.cpp"));

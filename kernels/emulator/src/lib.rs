@@ -56,9 +56,8 @@
 //!
 //! # What is not
 //! - Time, occupancy, registers, caches, coalescing and bank conflicts.
-//! - Address spaces as types: `device`, `constant`, `thread` mean nothing, and the keyword
-//!   `threadgroup` is dropped from pointers and references. What Metal rejects (a missing address
-//!   space, an implicit conversion g++ allows) can pass here.
+//! - Address spaces as types, when a kernel runs; [`check_types`] looks at them. What else Metal
+//!   rejects and g++ accepts can pass.
 //! - Fast-math rewriting: functions are rounded correctly, `fast::` ones are 2 units in the last
 //!   place off, `a * b + c` is two roundings. Subnormals are kept.
 //! - Memory left over from other kernels: threadgroup memory and outputs start as NaN.
@@ -76,6 +75,7 @@
 //! switch in a few instructions, elsewhere through ucontext.
 
 mod buffer;
+mod clang;
 mod compile;
 mod report;
 mod run;
@@ -194,6 +194,19 @@ impl Error {
 /// [`Error::Faults`] with the outputs and the report when the kernel did anything it must not.
 pub fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<Run, Error> {
     run_offset(kernel, inputs, launch, 0)
+}
+
+/// Has clang look at the kernel with address spaces as types: a pointer without its space, or with
+/// another's, is an [`Error::Compile`], as in Metal. Vectors and atomics in memory, which Metal
+/// allows, are errors too.
+///
+/// # Errors
+/// [`Error::Compile`] with clang's words; [`Error::Tool`] where there is no libclang. It is looked
+/// for in `LIBCLANG_PATH`, in MLX's cache (`MLX_LLAMBA_CACHE`, or `mlx-cache` in the target
+/// directory), and where the system has it.
+pub fn check_types(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
+    run::check(kernel, inputs, launch)?;
+    clang::check(kernel.name, &source::generate(kernel, inputs, launch, source::For::Checking))
 }
 
 /// As [`run`], with inputs that begin `offset` elements after an aligned address, as slices of

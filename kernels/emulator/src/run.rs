@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use crate::buffer::{Buffer, elements};
 use crate::compile::{self, Library, Variable};
 use crate::report::{Fault, FaultKind, Report, Traffic};
-use crate::source::{self, Hidden};
+use crate::source::{self, For, Hidden};
 use crate::{Error, Kernel, Launch, Run};
 
 /// Threads a threadgroup may have.
@@ -128,7 +128,7 @@ struct Argument {
     hidden: bool,
 }
 
-fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
+pub(crate) fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
     let count = |what: &str, expected: usize, found: usize| match expected == found {
         true => Ok(()),
         false => Err(Error::Launch(format!("{expected} {what} declared, {found} given"))),
@@ -205,7 +205,8 @@ pub(crate) fn run(
     offset: u32,
 ) -> Result<Run, Error> {
     check(kernel, inputs, launch)?;
-    let library = compile::library(kernel.name, &source::generate(kernel, inputs, launch))?;
+    let library =
+        compile::library(kernel.name, &source::generate(kernel, inputs, launch, For::Running))?;
     let mut arguments = arguments(kernel, inputs, launch);
     let mut buffers: Vec<RawBuffer> = arguments
         .iter_mut()

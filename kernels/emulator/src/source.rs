@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::buffer::{Buffer, elements};
+use crate::buffer::{Buffer, Dtype, elements};
 use crate::{Kernel, Launch, TemplateArg};
 
 /// MLX's attributes, each with its type and where the runtime keeps it.
@@ -50,8 +50,22 @@ pub(crate) fn hidden(kernel: &Kernel, name: &str, input: &Buffer) -> Vec<Hidden>
     all.into_iter().filter(|(_, suffix)| mentioned(suffix)).map(|(h, _)| h).collect()
 }
 
+/// What the C++ is for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum For {
+    /// g++, to run.
+    Running,
+    /// clang, to look at types: classes cannot be in address spaces there, so that half stands for
+    /// bfloat.
+    Checking,
+}
+
 /// The C++ of one instantiation.
-pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> String {
+pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch, how: For) -> String {
+    let name_of = |dtype: Dtype| match (how, dtype) {
+        (For::Checking, Dtype::BF16) => Dtype::F16.metal_name(),
+        _ => dtype.metal_name(),
+    };
     let mut parameters = Vec::new();
     let mut arguments = Vec::new();
     let mut pass = |parameter: String, argument_type: String, reference: bool| {
@@ -60,7 +74,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
         parameters.push(parameter);
     };
     for (name, input) in kernel.inputs.iter().zip(inputs) {
-        let dtype = input.dtype.metal_name();
+        let dtype = name_of(input.dtype);
         let space = if elements(&input.shape) < CONSTANT_BELOW { "constant" } else { "device" };
         let scalar = input.shape.is_empty();
         let mark = if scalar { "&" } else { "*" };
@@ -81,7 +95,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
         }
     }
     for (name, (_, dtype)) in kernel.outputs.iter().zip(&launch.outputs) {
-        let dtype = dtype.metal_name();
+        let dtype = name_of(*dtype);
         pass(format!("device {dtype}* {name}"), dtype.into(), false);
     }
     for (name, kind, value) in ATTRIBUTES {
@@ -102,7 +116,7 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
             TemplateArg::Bool(_) => format!("bool {name}"),
         };
         let value = |(_, arg): &(&str, TemplateArg)| match arg {
-            TemplateArg::Dtype(d) => d.metal_name().to_string(),
+            TemplateArg::Dtype(d) => name_of(*d).to_string(),
             TemplateArg::Int(i) => i.to_string(),
             TemplateArg::Bool(b) => b.to_string(),
         };
@@ -115,6 +129,17 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
     let file = match kernel.path {
         Some(path) => path.display().to_string(),
         None => format!("{}.metal", kernel.name),
+    };
+    let entry = match how {
+        For::Running => format!(
+            "static uint3 emu_uint3(EmuUint3 v) {{ return uint3(v.x, v.y, v.z); }}\n\
+             void emu_kernel(void** b, const EmuIds* ids) {{\n\
+             const EmuIds& i = *ids; (void)i; (void)emu_uint3;\n\
+             emu_body{values}({});\n\
+             }}",
+            arguments.join(", ")
+        ),
+        For::Checking => format!("void emu_use() {{ (void)&emu_body{values}; }}"),
     };
     let mut guards = 0;
     let header = address_spaces(kernel.header, &mut guards);
@@ -130,18 +155,14 @@ pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> S
          {source}\n\
          }}\n\
          #line 1 \"entry\"\n\
-         static uint3 emu_uint3(EmuUint3 v) {{ return uint3(v.x, v.y, v.z); }}\n\
-         void emu_kernel(void** b, const EmuIds* ids) {{\n\
-         const EmuIds& i = *ids; (void)i; (void)emu_uint3;\n\
-         emu_body{values}({arguments});\n\
-         }}\n",
+         {entry}\n",
         name = kernel.name,
         parameters = parameters.join(",\n"),
-        arguments = arguments.join(", "),
     )
 }
 
-/// Turns the keyword `threadgroup` of a variable into a static one, with a guard after the declaration, and drops that of a pointer or reference. Lines stay lines.
+/// Turns the keyword `threadgroup` of a variable into EMU_THREADGROUP, with a guard after the
+/// declaration, and that of a pointer or reference into EMU_LOCAL. Lines stay lines.
 pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
     let bytes = source.as_bytes();
     let mut out = String::with_capacity(source.len() + 64);
@@ -157,6 +178,8 @@ pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
             if let Some(semicolon) = declaration_end(source, end) {
                 out.push_str("EMU_THREADGROUP");
                 guard_at = Some(semicolon);
+            } else {
+                out.push_str("EMU_LOCAL");
             }
         } else if guard_at == Some(i) {
             out.push_str(&source[at..end]);

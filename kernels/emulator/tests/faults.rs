@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use mlx_llamba_emulator::{
-    Buffer, Dtype, Error, Fault, FaultKind, Kernel, Launch, Run, run, run_offset,
+    Buffer, Dtype, Error, Fault, FaultKind, Kernel, Launch, Run, TemplateArg, check_types, run,
+    run_offset,
 };
 
 /// One dispatch with input `x` (64 floats) and output `y`, of 64 floats unless said.
@@ -480,4 +481,59 @@ fn what_does_not_compile() {
     let error = Case::new("\n y[0] = nothing;").run();
     let Err(Error::Compile { message }) = error else { panic!("compiled") };
     assert!(message.contains("seeded.metal:2"), "{message}");
+}
+
+/// Faults that only types show.
+#[test]
+fn address_spaces_are_types() {
+    let check = |to: &str| {
+        let kernel = Kernel {
+            name: "spaces",
+            inputs: &["x"],
+            outputs: &["y"],
+            source: &"
+        threadgroup T tile[64];
+        uint i = thread_position_in_grid.x;
+        threadgroup T* mine = tile + i;
+        *mine = x[i];
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        WHAT
+        simdgroup_matrix<T, 8, 8> m;
+        simdgroup_load(m, tile);
+        simdgroup_store(m, y);
+        y[i] = T(simd_sum(float(mine[0])) + first(tile) + first(x) + of_device(x));"
+                .replace("WHAT", to),
+            header: "
+        template <typename P> inline float first(P p) { return float(p[0]); }
+        template <typename T> inline float of_device(const device T* p) { return float(p[0]); }",
+            path: None,
+        };
+        let launch = Launch {
+            template: vec![("T", TemplateArg::Dtype(Dtype::BF16))],
+            grid: [64, 1, 1],
+            threadgroup: [64, 1, 1],
+            outputs: vec![(vec![64], Dtype::BF16)],
+            ..Launch::default()
+        };
+        let x = Buffer::zeros(Dtype::BF16, &[64]);
+        match check_types(&kernel, &[x], &launch) {
+            Ok(()) => None,
+            Err(Error::Compile { message }) => Some(message),
+            Err(e) => panic!("{e}"),
+        }
+    };
+    for right in [
+        "",
+        "auto p = tile + i;",
+        "const device T* p = x;",
+        "thread float v = 0; thread float* p = &v;",
+    ] {
+        assert_eq!(check(right), None, "{right}");
+    }
+    for wrong in
+        ["T* p = tile + i;", "device T* p = tile;", "threadgroup T* p = y;", "of_device(tile);"]
+    {
+        let message = check(wrong).unwrap_or_else(|| panic!("{wrong} passes"));
+        assert!(message.contains("spaces.metal:7"), "{message}");
+    }
 }

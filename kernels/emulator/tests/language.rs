@@ -175,7 +175,6 @@ fn matrices_of_every_dtype() {
             threadgroup: [32, 1, 1],
             outputs: vec![(vec![9, 16], Dtype::F32)],
             init_value: Some(7.0),
-            ..Launch::default()
         };
         let y = run_clean(&kernel, &inputs, &launch).outputs[0].to_f64();
         let expected = product(&a, &b, &c);

@@ -1,0 +1,2 @@
+#pragma once
+typedef __SIZE_TYPE__ size_t;
