@@ -47,7 +47,7 @@ INLINE void store_some(float* to, Floats value, Index count) {
 // end of B and C are zero, so that sums over them are.
 struct Tile {
   Index most; // tokens
-  float *taps_x, *taps_B, *taps_C; // (k, width)
+  float* taps; // (k, LANES)
   float *x, *B, *C, *a, *y; // (most, width), a (most,)
   float* sums; // (most, ROWS, LANES)
 
@@ -59,7 +59,7 @@ struct Tile {
 
   static size_t size(const Mixer& m) {
     const Index p = padded(m.p), n = padded(m.n), most = tokens(m);
-    return (size_t)(m.k * (p + 2 * n) + most * (2 * p + 2 * n + ROWS * LANES) + padded(most));
+    return (size_t)(m.k * LANES + most * (2 * p + 2 * n + ROWS * LANES) + padded(most));
   }
 
   Tile(const Mixer& m, float* scratch) : most(tokens(m)) {
@@ -69,7 +69,7 @@ struct Tile {
       scratch += count;
       return taken;
     };
-    taps_x = take(m.k * p), taps_B = take(m.k * n), taps_C = take(m.k * n);
+    taps = take(m.k * LANES);
     x = take(most * p), B = take(most * n), C = take(most * n), y = take(most * p);
     a = take(padded(most)), sums = take(most * ROWS * LANES);
   }
@@ -86,32 +86,42 @@ struct Inputs {
   }
 };
 
-// Taps of `width` channels: (width, k) to (k, padded width), zero behind the end.
-void transpose_taps(const float* weight, Index width, Index k, float* taps) {
-  const Index row = padded(width);
+// Taps of `count` channels, (count, k) to (k, LANES), zero behind the end. A constant number of taps
+// or channels lets the compiler shuffle vectors.
+INLINE void transpose_taps(const float* weight, Index count, Index k, float* taps) {
   for (Index tap = 0; tap < k; tap++) {
-    for (Index c = width; c < row; c++) taps[tap * row + c] = 0;
-  }
-  for (Index c = 0; c < width; c++) {
-    for (Index tap = 0; tap < k; tap++) taps[tap * row + c] = weight[c * k + tap];
+    for (Index c = 0; c < count; c++) taps[tap * LANES + c] = weight[c * k + tap];
+    for (Index c = count; c < LANES; c++) taps[tap * LANES + c] = 0;
   }
 }
 
 // Convolves `width` channels from `first` on of tokens `begin..end`; `out` (end - begin, padded).
-void convolve(const Mixer& m, const Inputs& inputs, Index first, Index width, const float* taps,
-              Index begin, Index end, float* out) {
-  const Index row = padded(width);
-  for (Index t = begin; t < end; t++, out += row) {
-    for (Index c = 0; c < width; c += LANES) {
-      const Index count = width - c;
-      Floats sum = m.conv_bias ? load_some(m.conv_bias + first + c, count) : Floats{};
-      for (Index tap = 0; tap < m.k; tap++) {
-        const float* input = inputs(t - (m.k - 1) + tap) + first + c;
-        sum = fma(load_some(input, count), load(taps + tap * row + c), sum);
+// `K` is k, or 0 for any.
+template <Index K>
+void convolve_taps(const Mixer& m, const Inputs& inputs, Index first, Index width, float* taps,
+                   Index begin, Index end, float* out) {
+  const Index row = padded(width), k = K ? K : m.k;
+  for (Index c = 0; c < width; c += LANES) {
+    const Index channel = first + c, count = least(width - c, LANES);
+    const float* weight = m.conv_weight + channel * k;
+    if (count == LANES) transpose_taps(weight, LANES, k, taps);
+    else transpose_taps(weight, count, k, taps);
+    const Floats bias = m.conv_bias ? load_some(m.conv_bias + channel, count) : Floats{};
+    for (Index t = begin; t < end; t++) {
+      Floats sum = bias;
+      for (Index tap = 0; tap < k; tap++) {
+        const Floats input = load_some(inputs(t - (k - 1) + tap) + channel, count);
+        sum = fma(input, load(taps + tap * LANES), sum);
       }
-      store(out + c, m.silu ? silu(sum) : sum);
+      store(out + (t - begin) * row + c, m.silu ? silu(sum) : sum);
     }
   }
+}
+
+void convolve(const Mixer& m, const Inputs& inputs, Index first, Index width, float* taps,
+              Index begin, Index end, float* out) {
+  if (m.k == 4) convolve_taps<4>(m, inputs, first, width, taps, begin, end, out);
+  else convolve_taps<0>(m, inputs, first, width, taps, begin, end, out);
 }
 
 // What a sweep over the tokens of a tile reads and writes.
@@ -133,9 +143,12 @@ struct Sweep {
 template <Index R, Index V>
 void sweep(const Sweep& s) {
   Floats H[R][V];
+  // Only the last vector can end early, and V is 1 where there are no others.
+  const bool whole = V > 1 || s.columns >= LANES;
   for (Index r = 0; r < R; r++) {
     for (Index v = 0; v < V; v++) {
-      H[r][v] = load_some(s.H + r * s.H_row + v * LANES, s.columns - v * LANES);
+      const float* from = s.H + r * s.H_row + v * LANES;
+      H[r][v] = whole ? load(from) : load(from, (int)s.columns);
     }
   }
   for (Index t = 0; t < s.tokens; t++) {
@@ -163,7 +176,9 @@ void sweep(const Sweep& s) {
   }
   for (Index r = 0; r < R; r++) {
     for (Index v = 0; v < V; v++) {
-      store_some(s.H_out + r * s.H_row + v * LANES, H[r][v], s.columns - v * LANES);
+      float* to = s.H_out + r * s.H_row + v * LANES;
+      if (whole) store(to, H[r][v]);
+      else store(to, H[r][v], (int)s.columns);
     }
   }
 }
@@ -172,10 +187,10 @@ template <Index R>
 void sweep_row(Sweep s) {
   const Index n = s.columns;
   for (Index column = 0; column < n;) {
-    const Index left = padded(n - column) / LANES;
-    const Index vectors = left >= VECTORS ? VECTORS : left >= 2 ? 2 : 1;
+    const Index whole = (n - column) / LANES;
+    const Index vectors = whole >= VECTORS ? VECTORS : whole >= 2 ? 2 : 1;
     s.first = column == 0;
-    s.last = left == vectors;
+    s.last = column + vectors * LANES >= n;
     if (vectors == VECTORS) sweep<R, VECTORS>(s);
     else if (vectors == 2) sweep<R, 2>(s);
     else sweep<R, 1>(s);
@@ -234,9 +249,6 @@ void head(const Mixer& m, size_t row_, size_t head_, float* scratch) {
   const float* tokens = m.xBCz + row * m.xBCz_row;
   const float* conv = m.conv + row * (m.k - 1) * conv_dim;
   const Inputs inputs{conv, tokens, conv_dim, m.xBCz_token, m.k};
-  transpose_taps(m.conv_weight + first_x * m.k, m.p, m.k, tile.taps_x);
-  transpose_taps(m.conv_weight + first_B * m.k, m.n, m.k, tile.taps_B);
-  transpose_taps(m.conv_weight + first_C * m.k, m.n, m.k, tile.taps_C);
 
   const Index state = (row * m.h + head) * m.p * m.n;
   const float* H = m.ssm + state;
@@ -246,9 +258,9 @@ void head(const Mixer& m, size_t row_, size_t head_, float* scratch) {
 
   for (Index begin = 0; begin < end; begin += tile.most) {
     const Index until = least(begin + tile.most, end), count = until - begin;
-    convolve(m, inputs, first_x, m.p, tile.taps_x, begin, until, tile.x);
-    convolve(m, inputs, first_B, m.n, tile.taps_B, begin, until, tile.B);
-    convolve(m, inputs, first_C, m.n, tile.taps_C, begin, until, tile.C);
+    convolve(m, inputs, first_x, m.p, tile.taps, begin, until, tile.x);
+    convolve(m, inputs, first_B, m.n, tile.taps, begin, until, tile.B);
+    convolve(m, inputs, first_C, m.n, tile.taps, begin, until, tile.C);
     const float* A_log = m.A_log + row * m.A_log_row + begin * m.A_log_token + head;
     for (Index t = 0; t < count; t++) tile.a[t] = -A_log[t * m.A_log_token];
     for (Index t = 0; t < count; t += LANES) {

@@ -172,7 +172,9 @@ impl Case {
             }
             let mut state = State { conv: per_row(&data.conv, row), ssm: per_row(&data.ssm, row) };
             y.extend(oracle::mixer(&joined, &mut state, &weights, dims, self.activation));
-            y.resize((row + 1) * l * dims.d_inner(), 0.0); // padded positions are 0
+            let (real, all) = (y.len(), (row + 1) * l * dims.d_inner());
+            assert!(found.0[0][real..all].iter().all(|&bits| bits == 0), "padding of row {row}");
+            y.resize(all, 0.0);
             conv.extend(state.conv);
             ssm.extend(state.ssm);
         }
