@@ -184,6 +184,19 @@ impl Backend {
         }
     }
 
+    /// `x / rms(x) * weight` of `x` (.., d) with a weight (d,), as in
+    /// [`add_rms_norm`](Self::add_rms_norm).
+    ///
+    /// # Errors
+    /// What MLX reports of shapes that do not fit.
+    pub fn rms_norm(self, x: &Array, weight: &Array, epsilon: f32) -> mlx_rs::error::Result<Array> {
+        match self {
+            Self::Cpu => cpu::rms_norm(x, weight, epsilon),
+            // MLX has a kernel of its own on GPUs.
+            Self::Metal | Self::Plain => mlx_rs::fast::rms_norm(x, Some(weight), epsilon),
+        }
+    }
+
     /// `x + y`, and `(x + y) / rms(x + y) * weight`: a residual connection and the norm that
     /// follows it.
     ///

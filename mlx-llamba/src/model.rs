@@ -3,7 +3,6 @@
 //! Source: Llamba (arXiv 2502.14458). Fields carry the names of the published checkpoints.
 
 use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights, Scheme};
-use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{concatenate, minimum};
 use mlx_rs::{Array, Dtype};
 
@@ -250,7 +249,7 @@ impl Model {
         let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
         let mut x = self.embedding.rows(&tokens)?; // (b, l, d)
         let (weight, epsilon) = self.norm(0);
-        let mut u = rms_norm(&x, Some(weight), epsilon)?;
+        let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, (layer, state)) in self.layers.iter().zip(state.layers()).enumerate() {
             let (y, state) = layer.mixer.forward(&u, lengths, state, &self.config)?;
