@@ -8,9 +8,10 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
+use crate::symbols::{self, Variable};
 
 /// The C++ side: the stand-in for metal_stdlib, and the runtime.
-const HOST: [(&str, &str); 12] = [
+const HOST: [(&str, &str); 13] = [
     ("abi.h", include_str!("../host/abi.h")),
     ("fiber.h", include_str!("../host/fiber.h")),
     ("hooks.h", include_str!("../host/hooks.h")),
@@ -18,6 +19,7 @@ const HOST: [(&str, &str); 12] = [
     ("matrix.h", include_str!("../host/matrix.h")),
     ("memory.h", include_str!("../host/memory.h")),
     ("metal_stdlib.h", include_str!("../host/metal_stdlib.h")),
+    ("race.h", include_str!("../host/race.h")),
     ("runtime.cpp", include_str!("../host/runtime.cpp")),
     ("scalar.h", include_str!("../host/scalar.h")),
     ("simd.h", include_str!("../host/simd.h")),
@@ -59,15 +61,6 @@ const KERNEL_FLAGS: &[&str] = &[
 const RUNTIME_FLAGS: &[&str] =
     &["-std=c++17", "-O2", "-g", "-fPIC", "-fno-exceptions", "-fno-rtti"];
 
-/// A variable in threadgroup memory.
-#[derive(Clone, Debug)]
-pub(crate) struct Variable {
-    pub(crate) name: String,
-    pub(crate) offset: u64,
-    pub(crate) bytes: u64,
-    pub(crate) guard: bool,
-}
-
 /// A loaded instantiation. Its state is global to the library, so a launch holds the lock.
 pub(crate) struct Library {
     pub(crate) path: PathBuf,
@@ -96,7 +89,7 @@ pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
     if !path.exists() {
         build(&directory, &path, source)?;
     }
-    let (threadgroup, variables) = variables(&path)?;
+    let (threadgroup, variables) = symbols::variables(&path)?;
     // SAFETY: the library is one that `build` made; it has no initialisers.
     let code = unsafe { libloading::Library::new(&path) }
         .map_err(|e| Error::Tool { tool: "dlopen".into(), message: e.to_string() })?;
@@ -154,6 +147,11 @@ fn host(directory: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
+/// Whether a file of this name is one of the headers.
+pub(crate) fn is_host(file: &str) -> bool {
+    HOST.iter().any(|(name, _)| *name == file)
+}
+
 /// The directory with the headers in place.
 pub(crate) fn headers() -> Result<PathBuf, Error> {
     let directory = directory();
@@ -207,7 +205,8 @@ fn call(command: &mut Command) -> Result<(), Error> {
     output(command).map(drop)
 }
 
-fn output(command: &mut Command) -> Result<String, Error> {
+/// Runs a tool; its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
     let tool = command.get_program().to_string_lossy().into_owned();
     match command.output() {
         Ok(o) if o.status.success() => Ok(String::from_utf8_lossy(&o.stdout).into_owned()),
@@ -217,56 +216,4 @@ fn output(command: &mut Command) -> Result<String, Error> {
         }
         Err(e) => Err(Error::Tool { tool, message: e.to_string() }),
     }
-}
-
-/// The variables in threadgroup memory, out of the symbol table: the static ones of the kernel.
-/// Gives the first one's offset in the library too; the others' count from there.
-fn variables(path: &Path) -> Result<(u64, Vec<Variable>), Error> {
-    let table = output(Command::new("nm").args(["-n", "-S", "-C", "--defined-only"]).arg(path))?;
-    let hex = |s: &str| u64::from_str_radix(s, 16).ok();
-    let mut variables = Vec::new();
-    for line in table.lines() {
-        // Address, size, type, name; symbols without a size have three fields.
-        let fields: Vec<&str> = line.splitn(4, ' ').collect();
-        let [address, bytes, "b" | "d", name] = fields[..] else { continue };
-        let (Some(offset), Some(bytes)) = (hex(address), hex(bytes)) else { continue };
-        let Some((function, name)) = name.rsplit_once("::") else { continue };
-        if function.contains("emu_body") {
-            let guard = name.starts_with("emu_guard_");
-            variables.push(Variable { name: name.to_string(), offset, bytes, guard });
-        }
-    }
-    let first = variables.first().map_or(0, |v| v.offset);
-    variables.iter_mut().for_each(|v| v.offset -= first);
-    Ok((first, variables))
-}
-
-/// Source places of offsets in the library: of the innermost frame that is the kernel's own.
-pub(crate) fn places(library: &Path, offsets: &[u64]) -> Vec<String> {
-    let mut command = Command::new("addr2line");
-    command.arg("-a").arg("-i").arg("-e").arg(library);
-    // An offset is where a call returns to; the call is before it.
-    command.args(offsets.iter().map(|o| format!("{:#x}", o.saturating_sub(1))));
-    let text = output(&mut command).unwrap_or_default();
-    let mut places: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if line.starts_with("0x") {
-            places.push(String::new());
-        } else if let Some(place) = places.last_mut()
-            && place.is_empty()
-        {
-            let line = line.split(" (").next().unwrap_or(line);
-            let (file, number) = line.rsplit_once(':').unwrap_or((line, ""));
-            let file = file_name(file);
-            if !HOST.iter().any(|(host, _)| *host == file) {
-                *place = format!("{file}:{number}");
-            }
-        }
-    }
-    places.resize(offsets.len(), String::new());
-    places
-}
-
-pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
 }

@@ -74,12 +74,16 @@
 //! It needs Linux, g++ 12 or newer, and binutils (`nm`, `addr2line`). On x86-64 and aarch64 fibers
 //! switch in a few instructions, elsewhere through ucontext.
 
+mod abi;
 mod buffer;
 mod clang;
 mod compile;
+mod describe;
 mod report;
 mod run;
 mod source;
+mod spaces;
+mod symbols;
 
 use std::path::Path;
 

@@ -1,10 +1,12 @@
-//! Launches: the C layouts of `host/abi.h`, filled, run, and read back.
+//! Launches: checked, handed to the runtime, and read back.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::c_int;
 
+use crate::abi::{RawBuffer, RawFault, RawLaunch, RawVariable};
 use crate::buffer::{Buffer, elements};
-use crate::compile::{self, Library, Variable};
-use crate::report::{Fault, FaultKind, Report, Traffic};
+use crate::compile;
+use crate::describe::{describe, ends_run, general};
+use crate::report::{FaultKind, Report, Traffic};
 use crate::source::{self, For, Hidden};
 use crate::{Error, Kernel, Launch, Run};
 
@@ -15,114 +17,10 @@ const MAX_THREADGROUP_BYTES: u64 = 32 << 10;
 /// Places in the source that a run notes faults of before it stops.
 const MAX_FAULTS: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Uint3 {
-    x: u32,
-    y: u32,
-    z: u32,
-}
-
-impl From<[u32; 3]> for Uint3 {
-    fn from([x, y, z]: [u32; 3]) -> Self {
-        Uint3 { x, y, z }
-    }
-}
-
-impl Uint3 {
-    fn array(self) -> [u32; 3] {
-        [self.x, self.y, self.z]
-    }
-}
-
-#[repr(C)]
-struct RawBuffer {
-    data: *mut c_void,
-    bytes: u64,
-    element: u32,
-    output: u32,
-    filled: u32,
-    offset: u32,
-    raw_read: u64,
-    raw_written: u64,
-    group_read: u64,
-    group_written: u64,
-    once_read: u64,
-    once_written: u64,
-    unwritten: u64,
-    first_unwritten: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RawFault {
-    kind: u32,
-    write: u32,
-    group: Uint3,
-    thread: Uint3,
-    pc: u64,
-    other_pc: u64,
-    file: *const c_char,
-    line: u64,
-    other_file: *const c_char,
-    other_line: u64,
-    other_group: Uint3,
-    other_thread: Uint3,
-    buffer: i32,
-    size: u32,
-    offset: i64,
-    count: u64,
-    text: [c_char; 96],
-}
-
-#[repr(C)]
-struct RawVariable {
-    offset: u64,
-    bytes: u64,
-    guard: u32,
-    reserved: u32,
-}
-
-#[repr(C)]
-struct RawLaunch {
-    buffers: *mut RawBuffer,
-    buffer_count: u64,
-    variables: *const RawVariable,
-    variable_count: u64,
-    threadgroup_offset: u64,
-    threadgroup_bytes: u64,
-    grid: Uint3,
-    group: Uint3,
-    faults: *mut RawFault,
-    fault_capacity: u64,
-    fault_count: u64,
-    barriers: u64,
-    simd_ops: u64,
-    groups: u64,
-}
-
-/// The kinds that the runtime finds, in the order of `EmuFaultKind`.
-const KINDS: [FaultKind; 14] = [
-    FaultKind::DeviceBounds,
-    FaultKind::ThreadgroupBounds,
-    FaultKind::WildAddress,
-    FaultKind::IndexBounds,
-    FaultKind::Misaligned,
-    FaultKind::InputWritten,
-    FaultKind::ThreadgroupUninitialised,
-    FaultKind::OutputUninitialised,
-    FaultKind::ThreadgroupRace,
-    FaultKind::DeviceRace,
-    FaultKind::BarrierDivergence,
-    FaultKind::SimdDivergence,
-    FaultKind::Arithmetic,
-    FaultKind::SimdLane,
-];
-
 /// A buffer of the launch with its bytes, which the runtime copies from or to.
-struct Argument {
-    name: String,
-    bytes: Vec<u8>,
+pub(crate) struct Argument {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
     element: usize,
     output: bool,
     hidden: bool,
@@ -313,97 +211,4 @@ pub(crate) fn run(
         .collect();
     let run = Run { outputs, report };
     if run.report.faults.is_empty() { Ok(run) } else { Err(Error::Faults(Box::new(run))) }
-}
-
-/// Kinds after which the runtime does not go on.
-fn ends_run(kind: FaultKind) -> bool {
-    matches!(
-        kind,
-        FaultKind::WildAddress
-            | FaultKind::IndexBounds
-            | FaultKind::Misaligned
-            | FaultKind::Arithmetic
-            | FaultKind::BarrierDivergence
-            | FaultKind::SimdDivergence
-    )
-}
-
-fn general(kind: FaultKind, object: Option<String>, detail: String) -> Fault {
-    Fault {
-        kind,
-        place: String::new(),
-        other_place: None,
-        thread: [0; 3],
-        threadgroup: [0; 3],
-        object,
-        detail,
-        count: 1,
-    }
-}
-
-fn describe(library: &Library, arguments: &[Argument], faults: &[RawFault]) -> Vec<Fault> {
-    let offsets: Vec<u64> = faults.iter().flat_map(|f| [f.pc, f.other_pc]).collect();
-    let places =
-        if faults.is_empty() { Vec::new() } else { compile::places(&library.path, &offsets) };
-    faults
-        .iter()
-        .zip(places.chunks(2))
-        .map(|(f, pcs)| {
-            let kind = KINDS.get(f.kind as usize).copied().unwrap_or(FaultKind::WildAddress);
-            let given = |file: *const c_char, line: u64, pc: u64, symbol: &String| {
-                if file.is_null() {
-                    return (pc != 0).then(|| symbol.clone());
-                }
-                // SAFETY: a string constant of the library, which stays loaded.
-                let file = unsafe { CStr::from_ptr(file) }.to_string_lossy();
-                Some(format!("{}:{line}", compile::file_name(&file)))
-            };
-            // SAFETY: the runtime ends the text with a zero.
-            let mut detail =
-                unsafe { CStr::from_ptr(f.text.as_ptr()) }.to_string_lossy().into_owned();
-            let mut object = None;
-            if let Some(a) = usize::try_from(f.buffer).ok().and_then(|i| arguments.get(i)) {
-                object = Some(a.name.clone());
-                detail = format!("{} of {} bytes", access(f, f.offset), a.bytes.len());
-            } else if matches!(
-                kind,
-                FaultKind::ThreadgroupBounds
-                    | FaultKind::ThreadgroupRace
-                    | FaultKind::ThreadgroupUninitialised
-            ) && let Some(v) = array(&library.variables, f.offset as u64)
-            {
-                object = Some(v.name.clone());
-                detail = format!("{} of {} bytes", access(f, f.offset - v.offset as i64), v.bytes);
-            }
-            let other_place = given(f.other_file, f.other_line, f.other_pc, &pcs[1]);
-            if matches!(kind, FaultKind::ThreadgroupRace | FaultKind::DeviceRace) {
-                let at = other_place.as_deref().unwrap_or("?");
-                let (thread, group) = (f.other_thread.array(), f.other_group.array());
-                detail += &format!(", against thread {thread:?} of threadgroup {group:?} at {at}");
-            } else if let Some(at) = &other_place {
-                detail += &format!(" at {at}");
-            }
-            Fault {
-                kind,
-                place: given(f.file, f.line, f.pc, &pcs[0]).unwrap_or_default(),
-                other_place,
-                thread: f.thread.array(),
-                threadgroup: f.group.array(),
-                object,
-                detail,
-                count: f.count,
-            }
-        })
-        .collect()
-}
-
-fn access(f: &RawFault, offset: i64) -> String {
-    let verb = if f.write == 1 { "write" } else { "read" };
-    format!("{verb} of {} bytes at byte {offset}", f.size)
-}
-
-/// The array that an offset in threadgroup memory is in, or that lies before it.
-fn array(variables: &[Variable], offset: u64) -> Option<&Variable> {
-    let before = variables.iter().rev().find(|v| !v.guard && v.offset <= offset);
-    before.or_else(|| variables.iter().find(|v| !v.guard))
 }
