@@ -10,7 +10,7 @@ threadgroup float squares[simdgroups];
 const long row0 = long(threadgroup_position_in_grid.y) * d;
 const int self = thread_position_in_threadgroup.x;
 
-float values[turns * reads];
+float values[turns * reads] = {};
 float square = 0.0f;
 UNROLL
 for (int turn = 0; turn < turns; ++turn) {

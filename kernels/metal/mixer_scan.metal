@@ -61,19 +61,16 @@ for (int pass = 0; pass < passes; ++pass) {
   const int c = pass * threads + self;
   const int j = c - p;
   channel[pass] = c < p ? head * p + c : d_inner + (j / n) * (g * n) + group * n + j % n;
-  if (c < channels) {
-    shift[pass] = has_conv_bias ? float(conv_bias[channel[pass]]) : 0.0f;
-    UNROLL
-    for (int i = 0; i < k; ++i) {
-      taps[pass][i] = float(conv_weight[channel[pass] * k + i]);
-    }
-    UNROLL
-    for (int i = 0; i < k - 1; ++i) {
-      window[pass][i] = float(conv[(long(batch) * (k - 1) + i) * conv_dim + channel[pass]]);
-    }
+  const bool mine = c < channels;
+  shift[pass] = mine && has_conv_bias ? float(conv_bias[channel[pass]]) : 0.0f;
+  UNROLL
+  for (int i = 0; i < k; ++i) {
+    const bool kept = mine && i < k - 1;
+    taps[pass][i] = mine ? float(conv_weight[channel[pass] * k + i]) : 0.0f;
+    window[pass][i] =
+        kept ? float(conv[(long(batch) * (k - 1) + i) * conv_dim + channel[pass]]) : 0.0f;
   }
 }
-
 for (int i = self; i < p; i += threads) {
   z_shift[i] = has_z_bias ? float(z_bias[head * p + i]) : 0.0f;
 }

@@ -1,0 +1,112 @@
+//! The list.
+
+use mlx_llamba_kernels::{Activation, Dims};
+use mlx_rs::Dtype;
+
+/// One call of a mixer.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub dims: Dims,
+    /// Tokens, padding included.
+    pub l: usize,
+    /// Tokens of each sequence that count.
+    pub lengths: Vec<usize>,
+    /// Pass the lengths, though they may all be `l`.
+    pub ragged: bool,
+    pub dtype: Dtype,
+    pub activation: Activation,
+    pub split_A_log: bool,
+    pub conv_bias: bool,
+    pub z_bias: bool,
+    /// Largest `|A_log|`.
+    pub A_log: f64,
+    pub seed: u64,
+}
+
+impl Case {
+    /// b sequences of l tokens in float32, everything present.
+    pub fn new([h, g, p, n, k]: [usize; 5], b: usize, l: usize) -> Self {
+        Self {
+            dims: Dims { h, g, p, n, k },
+            l,
+            lengths: vec![l; b],
+            ragged: false,
+            dtype: Dtype::Float32,
+            activation: Activation::Identity,
+            split_A_log: false,
+            conv_bias: true,
+            z_bias: true,
+            A_log: 3.0,
+            seed: 11,
+        }
+    }
+
+    pub fn dtype(self, dtype: Dtype) -> Self {
+        Self { dtype, ..self }
+    }
+
+    pub fn lengths(self, lengths: &[usize]) -> Self {
+        Self { lengths: lengths.to_vec(), ragged: true, ..self }
+    }
+}
+
+/// Short calls: every size that kernels may treat in its own way.
+pub fn steps() -> Vec<Case> {
+    let silu = Activation::Silu;
+    vec![
+        // All sizes differ; arrays of fewer than eight elements; a head of one row.
+        Case::new([6, 3, 5, 4, 4], 2, 1),
+        Case::new([6, 3, 5, 4, 4], 2, 7),
+        Case::new([1, 1, 2, 3, 2], 1, 2),
+        Case::new([4, 2, 1, 9, 3], 3, 3),
+        // n beside multiples of 32.
+        Case::new([2, 1, 3, 20, 3], 2, 4),
+        Case::new([3, 3, 4, 40, 5], 1, 6),
+        Case::new([2, 1, 8, 128, 2], 1, 3),
+        Case::new([1, 1, 3, 300, 4], 1, 16),
+        // Groups of more rows than a threadgroup has: tiles that end inside heads, uneven tiles.
+        Case::new([3, 1, 100, 7, 4], 1, 2),
+        Case::new([1, 1, 257, 5, 4], 2, 1),
+        // No convolution state, a long one.
+        Case::new([4, 2, 3, 6, 1], 2, 5),
+        Case { activation: silu, ..Case::new([4, 2, 3, 6, 6], 2, 5) },
+        // What may be absent.
+        Case { conv_bias: false, ..Case::new([4, 2, 3, 6, 4], 1, 2) },
+        Case { z_bias: false, split_A_log: true, ..Case::new([4, 2, 3, 6, 4], 2, 3) },
+        // Decays of nothing and everything.
+        Case { A_log: 60.0, ..Case::new([6, 3, 5, 4, 4], 2, 9) },
+    ]
+}
+
+/// Long calls.
+pub fn tokens() -> Vec<Case> {
+    let silu = Activation::Silu;
+    vec![
+        // No multiples of 8; odd heads; more groups than one.
+        Case::new([6, 3, 5, 4, 4], 2, 37),
+        // Chunks: one, its borders, several with a rest.
+        Case::new([4, 2, 8, 16, 4], 2, 17),
+        Case::new([4, 2, 16, 8, 3], 1, 32),
+        Case::new([2, 1, 8, 40, 4], 1, 33),
+        Case { activation: silu, ..Case::new([3, 3, 24, 16, 6], 2, 101) },
+        Case { split_A_log: true, z_bias: false, ..Case::new([4, 4, 16, 24, 2], 1, 64) },
+        Case { conv_bias: false, ..Case::new([2, 1, 16, 24, 1], 2, 65) },
+        // Published sizes of a head, and larger states.
+        Case::new([2, 2, 64, 64, 4], 1, 70),
+        Case::new([1, 1, 96, 64, 4], 1, 40),
+        Case::new([2, 1, 128, 64, 4], 1, 35),
+        Case::new([1, 1, 64, 128, 4], 1, 35),
+        Case { A_log: 60.0, ..Case::new([4, 2, 8, 16, 4], 2, 70) },
+    ]
+}
+
+/// Sequences with lengths of their own, with none and all of the tokens among them.
+pub fn ragged() -> Vec<Case> {
+    vec![
+        Case::new([6, 3, 5, 4, 4], 0, 1).lengths(&[1, 0]),
+        Case::new([6, 3, 5, 4, 4], 0, 9).lengths(&[4, 0, 9, 1]),
+        Case::new([6, 3, 5, 4, 3], 0, 37).lengths(&[16, 0, 37, 1, 17]),
+        Case::new([4, 2, 8, 16, 4], 0, 70).lengths(&[70, 0, 32, 2, 33, 64]),
+        Case::new([2, 2, 16, 8, 1], 0, 40).lengths(&[8, 40]),
+    ]
+}
