@@ -17,17 +17,15 @@ struct Shadow {
     uint32_t many;          // 1: several lanes of one simdgroup share `read`
 };
 
+static bool same_simdgroup(const Access& a, const Access& b) { return a.thread / SIMD == b.thread / SIMD; }
+
 /// Whether nothing orders the past access before one of the current thread.
 static bool conflicts(const Access& a, const Access& now, bool across_groups) {
     if (a.thread == 0 || a.thread == now.thread) return false;
     if ((a.thread ^ now.thread) >> 10) return across_groups;
     if (a.epoch != now.epoch) return false;
-    bool same_simdgroup = ((a.thread ^ now.thread) & (MAX_THREADS - 1)) < SIMD &&
-                          (a.thread & (MAX_THREADS - 1)) / SIMD == (now.thread & (MAX_THREADS - 1)) / SIMD;
-    return !same_simdgroup || a.simd_epoch == now.simd_epoch;
+    return !same_simdgroup(a, now) || a.simd_epoch == now.simd_epoch;
 }
-
-static bool same_simdgroup(const Access& a, const Access& b) { return a.thread / SIMD == b.thread / SIMD; }
 
 /// Puts the access into the shadow; the past access it races with, or null.
 static const Access* race(Shadow& s, const Access& now, bool write, bool across_groups) {

@@ -51,6 +51,7 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fno-strict-aliasing",
     "-fno-toplevel-reorder",
     "-fno-threadsafe-statics",
+    "-fsigned-char",
     "-ffp-contract=off",
     "-fexcess-precision=16",
     // What a thread forgets to set is not zero by chance.
