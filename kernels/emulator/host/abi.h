@@ -27,6 +27,7 @@ struct EmuBuffer {
     uint64_t raw_read, raw_written;
     uint64_t group_read, group_written;
     uint64_t once_read, once_written;
+    uint64_t lines_read, lines_written;   // 128-byte lines, once an instruction of a simdgroup
     uint64_t unwritten, first_unwritten;  // elements never written, and the first of them
 };
 

@@ -1,6 +1,7 @@
 // Every load and store of a kernel comes here before it happens: bounds, initialisation, races,
 // counts.
 #pragma once
+#include "lines.h"
 #include "race.h"
 
 constexpr uintptr_t CHUNK = 1 << 20;  // buffers begin at multiples, with at least one chunk between
@@ -109,6 +110,7 @@ static void device_access(uintptr_t address, uint32_t size, bool write, const vo
     }
     if (write && !b.output) note(fault(EMU_INPUT_WRITTEN));
     (write ? b.raw_written : b.raw_read) += size;
+    (write ? b.lines_written : b.lines_read) += new_lines(address, size, pc);
 
     Access now = access_now(true, pc);
     uint64_t first = uint64_t(offset) / b.element, last = (uint64_t(offset) + size - 1) / b.element;

@@ -72,6 +72,7 @@ static bool same_site(const Fiber& a, const Fiber& b) {
 
 static void run_fiber(Fiber& f) {
     f.at = At::Running;
+    coalescing.turn++;
     g.current = &f;
     context_switch(g.scheduler, f.context);
     g.current = nullptr;
@@ -81,6 +82,7 @@ static void run_fiber(Fiber& f) {
 static void run_simdgroup(Simdgroup& s) {
     Fiber* lanes = &g.fibers[s.first];
     while (!g.stopped) {
+        coalescing.round++;
         for (uint32_t i = 0; i < s.lanes && !g.stopped; i++)
             if (lanes[i].at == At::Running) run_fiber(lanes[i]);
         if (g.stopped) return;
@@ -178,6 +180,7 @@ extern "C" int emu_run(EmuLaunch* launch) {
                     run_group();
                 }
     }
+    lines_close();
     threadgroup_close();
     arena_close(l);
     release(stacks, stack_bytes);

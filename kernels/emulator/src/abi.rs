@@ -38,6 +38,8 @@ pub(crate) struct RawBuffer {
     pub(crate) group_written: u64,
     pub(crate) once_read: u64,
     pub(crate) once_written: u64,
+    pub(crate) lines_read: u64,
+    pub(crate) lines_written: u64,
     pub(crate) unwritten: u64,
     pub(crate) first_unwritten: u64,
 }

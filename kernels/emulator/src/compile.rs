@@ -11,10 +11,11 @@ use crate::Error;
 use crate::symbols::{self, Variable};
 
 /// The C++ side: the stand-in for metal_stdlib, and the runtime.
-const HOST: [(&str, &str); 13] = [
+const HOST: [(&str, &str); 14] = [
     ("abi.h", include_str!("../host/abi.h")),
     ("fiber.h", include_str!("../host/fiber.h")),
     ("hooks.h", include_str!("../host/hooks.h")),
+    ("lines.h", include_str!("../host/lines.h")),
     ("math.h", include_str!("../host/math.h")),
     ("matrix.h", include_str!("../host/matrix.h")),
     ("memory.h", include_str!("../host/memory.h")),

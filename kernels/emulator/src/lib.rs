@@ -51,18 +51,19 @@
 //!
 //! # What is counted
 //! Device bytes, per buffer ([`Traffic`]): all accesses, those distinct in a threadgroup (the
-//! figure for traffic), and those distinct in all. Threadgroup memory, without padding that Metal
-//! may add between arrays. Barriers and simdgroup functions.
+//! figure for traffic), those distinct in all, and the lines that simdgroups touch, which shows
+//! whether they coalesce. Threadgroup memory, without padding that Metal may add between arrays.
+//! Barriers and simdgroup functions.
 //!
 //! # What is not
-//! - Time, occupancy, registers, caches, coalescing and bank conflicts.
+//! - Time, occupancy, registers, caches, and bank conflicts.
 //! - Address spaces as types, when a kernel runs; [`check_types`] looks at them. What else Metal
 //!   rejects and g++ accepts can pass.
 //! - Fast-math rewriting: functions are rounded correctly, `fast::` ones are 2 units in the last
 //!   place off, `a * b + c` is two roundings. Subnormals are kept.
 //! - Memory left over from other kernels: threadgroup memory and outputs start as NaN.
 //! - Textures, indirect calls, function constants, quadgroup functions, `simd_ballot`, 64-bit
-//!   atomics, recursion into other kernels.
+//!   atomics, MLX's `atomic_outputs`, recursion into other kernels.
 //!
 //! # Conventions for kernels
 //! - Arrays in threadgroup memory are declared in the body, one a declaration, as

@@ -20,6 +20,12 @@ pub struct Traffic {
     pub raw_read: u64,
     /// Every store of every thread.
     pub raw_written: u64,
+    /// 128-byte lines (not bytes) that loads touch, once for every instruction that a simdgroup
+    /// executes: how well they coalesce. 32 lanes that load neighbouring floats touch one or two,
+    /// lanes that load floats far apart 32.
+    pub lines_read: u64,
+    /// The same for stores.
+    pub lines_written: u64,
 }
 
 /// The counts of a run, and its faults.

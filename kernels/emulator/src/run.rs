@@ -121,6 +121,8 @@ pub(crate) fn run(
             group_written: 0,
             once_read: 0,
             once_written: 0,
+            lines_read: 0,
+            lines_written: 0,
             unwritten: 0,
             first_unwritten: 0,
         })
@@ -190,6 +192,8 @@ pub(crate) fn run(
             written_once: b.once_written,
             raw_read: b.raw_read,
             raw_written: b.raw_written,
+            lines_read: b.lines_read,
+            lines_written: b.lines_written,
         });
         // After a run that ended early, what is missing says nothing.
         if b.unwritten > 0 && !stopped {

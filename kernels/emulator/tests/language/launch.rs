@@ -130,3 +130,23 @@ fn branches_that_a_template_argument_rules_out_cost_nothing() {
     };
     assert_eq!(run_clean(&kernel, &[iota(64)], &launch).report.threadgroup_bytes, 256);
 }
+
+#[test]
+fn neighbouring_lanes_share_lines() {
+    // 128 bytes hold 32 floats; some lanes come to the second load twice.
+    let body = "
+        uint i = thread_position_in_grid.x;
+        float s = x[i * STEP % 1024];
+        for (uint j = 0; j <= i % 2; j++) s += x[j * 512 + i % 32];
+        y[i] = s;";
+    let of = |step: &str, lines: u64| {
+        let run = one_group(&body.replace("STEP", step), &iota(1024), Dtype::F32, 64, 64);
+        let (x, y) = (run.report.buffer("x").unwrap(), run.report.buffer("y").unwrap());
+        assert_eq!((x.lines_read, x.lines_written), (2 * (lines + 2), 0), "step {step}");
+        assert_eq!((y.lines_read, y.lines_written), (0, 2), "step {step}");
+    };
+    of("1", 1);
+    of("2", 2);
+    of("32", 32);
+    of("0", 1);
+}
