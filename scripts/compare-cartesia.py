@@ -166,6 +166,7 @@ def main():
     mx.set_default_device(mx.cpu)
     model = peer(bits)
     timed_generate(model, 1)
+    kernels = ""
     print("| test | mlx-llamba tok/s | cartesia-mlx tok/s | ratio | peak MiB | cartesia-mlx's |")
     print("|---|---|---|---|---|---|", flush=True)
     for name, run, count, wanted in tests:
@@ -175,6 +176,7 @@ def main():
         for _ in range(int(repetitions)):
             row = ours(command, bits, *wanted)
             speeds.append(row["tokens_per_second"])
+            kernels = row["kernels"]
             peak = max(peak, row["peak_memory"])
             theirs.append(run(model, count))
         a, b = statistics.median(speeds), statistics.median(theirs)
@@ -182,6 +184,7 @@ def main():
             f"| {name} | {a:.2f} | {b:.2f} | {a / b:.2f} | {peak / 2**20:.0f} | {mx.get_peak_memory() / 2**20:.0f} |",
             flush=True,
         )
+    print(f"\nmlx-llamba's kernels: {kernels}")
 
 
 main()
