@@ -211,13 +211,15 @@ for (int start = 0; start < real; start += q) {
       for (int i = 0; i < strips; ++i) {
         Y_T[i][I] = scale8x8(Y_T[i][I], from_start[t], from_start[t + 1]);
       }
+      // Constant bounds: a loop to I may be left rolled, and registers cannot be indexed.
       UNROLL
-      for (int J = 0; J <= I; ++J) {
-        simdgroup_float8x8 M_T =
-            load8x8(M + (I * 8 * m_width + J * 8), 1, m_width, place);
-        UNROLL
-        for (int i = 0; i < strips; ++i) {
-          simdgroup_multiply_accumulate(Y_T[i][I], X_T[i][J], M_T, Y_T[i][I]);
+      for (int J = 0; J < q / 8; ++J) {
+        if (J <= I) {
+          simdgroup_float8x8 M_T = load8x8(M + (I * 8 * m_width + J * 8), 1, m_width, place);
+          UNROLL
+          for (int i = 0; i < strips; ++i) {
+            simdgroup_multiply_accumulate(Y_T[i][I], X_T[i][J], M_T, Y_T[i][I]);
+          }
         }
       }
     }

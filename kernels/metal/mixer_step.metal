@@ -27,6 +27,7 @@ constexpr int heads = h / g < tile_rows / p + 2 ? h / g : tile_rows / p + 2;
 threadgroup float mixed[tokens * channels];  // x (then y) | B | C
 threadgroup float gates[tokens * tile_rows];
 threadgroup float decays[tokens * heads];
+threadgroup float skips[heads];
 
 const int batch = threadgroup_position_in_grid.z;
 const int group = threadgroup_position_in_grid.y;
@@ -45,6 +46,10 @@ const long state0 = (long(batch) * d_inner + channel0) * n;
 
 float state[held][columns];
 load_rows<n>(state, ssm + state0, warp * held, count, lane);
+
+for (int i = self; i < heads; i += threads) {
+  skips[i] = head0 + i < h / g ? float(D[group * (h / g) + head0 + i]) : 0.0f;
+}
 
 int start = 0;
 do {
@@ -127,7 +132,7 @@ do {
     for (int i = 0; i < held; ++i) {
       const int row = min(row0 + i, count - 1);
       head[i] = (first + row) / p - head0;
-      skip[i] = float(D[group * (h / g) + head0 + head[i]]);
+      skip[i] = skips[head[i]];
     }
     for (int t = 0; t < block; ++t) {
       float B[columns];

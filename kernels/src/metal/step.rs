@@ -43,7 +43,7 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, MetalError> {
     let channels = tile_rows + 2 * n;
     let heads = (h / g).min(tile_rows / p + 2);
 
-    let bytes = |tokens: usize| 4 * tokens * (channels + tile_rows + heads);
+    let bytes = |tokens: usize| 4 * (tokens * (channels + tile_rows + heads) + heads);
     // Three sizes only: each is compiled on its own.
     let wanted = match l {
         1 => 1,
