@@ -153,7 +153,7 @@ def ours(command, bits, prompt, generate):
     environment = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD"}
     done = subprocess.run([command] + arguments, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"compare-cartesia: {command} {' '.join(arguments)} failed")
+        sys.exit(f"exit {done.returncode}: {command} {' '.join(arguments)}")
     return json.loads(done.stdout.splitlines()[0])
 
 

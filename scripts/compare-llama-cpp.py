@@ -19,7 +19,7 @@ SHAPE = ["--shape", "custom", "--width", "576", "--mlp", "1536", "--vocab", "491
 def output(*command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{done.stderr}\nfailed: {' '.join(command)}")
+        sys.exit(f"{done.stderr}exit {done.returncode}: {' '.join(command)}")
     return done.stdout
 
 
