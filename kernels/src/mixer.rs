@@ -106,7 +106,12 @@ pub(crate) fn check(
     weights: &MixerWeights,
     dims: Dims,
 ) -> Result<(), ShapeError> {
-    let Dims { h, p, n, k, .. } = dims;
+    let Dims { h, g, p, n, k } = dims;
+    if [h, g, p, n, k].contains(&0) || h % g != 0 {
+        let found = [h, g, p, n, k].map(|size| size as i32).to_vec();
+        let expected = "sizes above 0, h a multiple of g".to_owned();
+        return Err(ShapeError { array: "dims (h, g, p, n, k)", found, expected });
+    }
     let width = dims.in_proj_dim() - if input.A_log.is_some() { h } else { 0 };
     let (b, l) = match *input.rows.shape() {
         [b, l, _] if b > 0 && l > 0 => (b as usize, l as usize),

@@ -3,6 +3,7 @@
 use super::{Case, Data};
 
 /// What a back end computed, row-major.
+#[derive(PartialEq)]
 pub struct Found {
     /// (b, l, d_inner)
     pub y: Vec<f64>,

@@ -1,6 +1,7 @@
 //! A case in MLX's graph, on a back end that this machine has.
 
 use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights};
+use mlx_rs::ops::{concatenate, split_at_indices};
 use mlx_rs::{Array, Dtype};
 
 use super::{Case, Data, Found};
@@ -20,36 +21,60 @@ pub fn values(array: &Array) -> Vec<f64> {
     array.to_vec_exact::<f32>().unwrap().into_iter().map(f64::from).collect()
 }
 
-/// Runs a case on `backend`.
+/// Runs a case on `backend` in one call.
 pub fn on(backend: Backend, case: &Case, data: &Data) -> Found {
+    in_pieces(backend, case, data, &[])
+}
+
+/// Runs a case on `backend` in calls that end at `cuts` and at the end; a case with lengths of its
+/// own in one call only.
+pub fn in_pieces(backend: Backend, case: &Case, data: &Data, cuts: &[usize]) -> Found {
     let (dims, b, l, of) = (case.dims, case.lengths.len(), case.l, case.dtype);
     let (h, width) = (dims.h, dims.in_proj_dim());
     let rows = array(of, &[b, l, width], &data.rows);
-    let (rows, A_log) = if case.split_A_log {
-        let mut parts = mlx_rs::ops::split_at_indices(&rows, &[(width - h) as i32], -1).unwrap();
-        let A_log = parts.pop();
-        (parts.pop().unwrap(), A_log)
-    } else {
-        (rows, None)
-    };
     let lengths: Vec<i32> = case.lengths.iter().map(|&l| l as i32).collect();
     let lengths = case.ragged.then(|| Array::from_slice(&lengths, &[b as i32]));
+    assert!(lengths.is_none() || cuts.is_empty());
+    let weights = weights(case, data);
+    let mut state = state(case, data);
+    let (mut y, mut start) = (Vec::new(), 0);
+    for end in cuts.iter().copied().chain([l]) {
+        let piece = split_at_indices(&rows, &[start as i32, end as i32], 1).unwrap().swap_remove(1);
+        let (piece, A_log) = if case.split_A_log {
+            let mut parts = split_at_indices(&piece, &[(width - h) as i32], -1).unwrap();
+            let A_log = parts.pop();
+            (parts.pop().unwrap(), A_log)
+        } else {
+            (piece, None)
+        };
+        let input = MixerInput { rows: &piece, A_log: A_log.as_ref(), lengths: lengths.as_ref() };
+        let mixed = backend.mixer(&input, &state, &weights, dims, case.activation).unwrap();
+        assert_eq!(mixed.y.dtype(), of);
+        assert_eq!(mixed.state.ssm.dtype(), Dtype::Float32);
+        y.push(mixed.y);
+        (state, start) = (mixed.state, end);
+    }
+    let y = concatenate(&y, 1).unwrap();
+    Found { y: values(&y), conv: values(&state.conv), ssm: values(&state.ssm) }
+}
+
+/// The state before the first token.
+pub fn state(case: &Case, data: &Data) -> MixerState {
+    let (dims, b) = (case.dims, data.states.len());
     let conv: Vec<f64> = data.states.iter().flat_map(|s| s.conv.clone()).collect();
     let ssm: Vec<f64> = data.states.iter().flat_map(|s| s.ssm.clone()).collect();
-    let (conv_dim, k) = (dims.conv_dim(), dims.k);
-    let state = MixerState {
-        conv: array(of, &[b, k - 1, conv_dim], &conv),
-        ssm: array(Dtype::Float32, &[b, h, dims.p, dims.n], &ssm),
-    };
-    let weights = &data.weights;
-    let weights = MixerWeights {
-        conv_weight: array(of, &[conv_dim, k], &weights.conv_weight),
-        conv_bias: case.conv_bias.then(|| array(of, &[conv_dim], &weights.conv_bias)),
+    MixerState {
+        conv: array(case.dtype, &[b, dims.k - 1, dims.conv_dim()], &conv),
+        ssm: array(Dtype::Float32, &[b, dims.h, dims.p, dims.n], &ssm),
+    }
+}
+
+pub fn weights(case: &Case, data: &Data) -> MixerWeights {
+    let (dims, of, weights) = (case.dims, case.dtype, &data.weights);
+    MixerWeights {
+        conv_weight: array(of, &[dims.conv_dim(), dims.k], &weights.conv_weight),
+        conv_bias: case.conv_bias.then(|| array(of, &[dims.conv_dim()], &weights.conv_bias)),
         z_bias: case.z_bias.then(|| array(of, &[dims.d_inner()], &weights.z_bias)),
-        D: array(Dtype::Float32, &[h], &weights.D),
-    };
-    let input = MixerInput { rows: &rows, A_log: A_log.as_ref(), lengths: lengths.as_ref() };
-    let mixed = backend.mixer(&input, &state, &weights, dims, case.activation).unwrap();
-    assert_eq!(mixed.y.dtype(), of);
-    Found { y: values(&mixed.y), conv: values(&mixed.state.conv), ssm: values(&mixed.state.ssm) }
+        D: array(Dtype::Float32, &[dims.h], &weights.D),
+    }
 }

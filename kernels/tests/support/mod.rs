@@ -2,7 +2,7 @@
 //! every back end.
 
 // Every test takes a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod cases;
 mod compare;
@@ -10,7 +10,7 @@ mod mlx;
 
 pub use cases::{Case, ragged, steps, tokens};
 pub use compare::{Found, assert_close, check, error_of, scale_of};
-pub use mlx::on;
+pub use mlx::{array, in_pieces, on, state, weights};
 
 use mlx_llamba_kernels::oracle::{self, State, Weights};
 use mlx_rs::Dtype;
