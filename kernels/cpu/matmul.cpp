@@ -1,10 +1,74 @@
 #include "matmul.h"
 
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
 #include "c_api.h"
 #include "op.h"
 #include "pool.h"
 
 namespace mlx_llamba {
+namespace {
+
+// Rows of x that are arranged at a time: what the outputs share stays in the cache, and weights are
+// unpacked seldom enough.
+constexpr size_t ROWS_AT_ONCE = 512;
+
+// Below so many multiply-adds the other threads are not worth the call.
+constexpr size_t SMALL = 1 << 14;
+
+// Memory of this thread that is kept between calls, on a line of its own.
+float* scratch(size_t count) {
+  static thread_local std::unique_ptr<float[], decltype(&std::free)> memory{nullptr, std::free};
+  static thread_local size_t capacity = 0;
+  if (capacity < count) {
+    capacity = (count + 15) / 16 * 16;
+    memory.reset(static_cast<float*>(std::aligned_alloc(64, capacity * sizeof(float))));
+    if (!memory) throw std::bad_alloc();
+  }
+  return memory.get();
+}
+
+Format format_of(const array& a) {
+  if (a.dtype() == mlx::core::float16) return Format::f16;
+  return a.dtype() == mlx::core::bfloat16 ? Format::bf16 : Format::f32;
+}
+
+} // namespace
+
+void matmul(const Weight& w, const float* x, float* y, size_t rows) {
+  const MatmulTable& kernels = matmul_table();
+  const size_t stride = kernels.stride(w);
+  const bool few = rows <= FEW && kernels.takes_few(w);
+  float* arranged = scratch(std::min(rows, ROWS_AT_ONCE) * stride);
+  // Whole tiles of the kernels, and enough of them for every thread.
+  const size_t share = (w.out / static_cast<size_t>(threads()) + 23) / 24 * 24;
+  const size_t panel = std::clamp<size_t>(share, 24, PANEL);
+  for (size_t done = 0; done < rows; done += ROWS_AT_ONCE) {
+    const Rows part{arranged, std::min(rows - done, ROWS_AT_ONCE), stride};
+    const float* from = x + done * w.in;
+    float* to = y + done * w.out;
+    if (part.rows <= FEW) {
+      kernels.arrange(w, from, arranged, 0, part.rows);
+    } else {
+      parallel_ranges(part.rows, 4, [&](size_t begin, size_t end) { kernels.arrange(w, from, arranged, begin, end); });
+    }
+    if (few) {
+      const size_t grain = w.in * w.out < SMALL ? w.out : 24;
+      parallel_ranges(w.out, grain, [&](size_t begin, size_t end) { kernels.few(w, part, to, begin, end); });
+    } else {
+      parallel((w.out + panel - 1) / panel, [&](size_t task) {
+        static thread_local std::vector<float> memory(PANEL * (PIECE + 64));
+        const size_t begin = task * panel;
+        kernels.many(w, part, to, begin, std::min(begin + panel, w.out), memory.data());
+      });
+    }
+  }
+}
+
 namespace {
 
 // Inputs: x (.., in) f32, then the weight (out, in), or the packed weight with its scales and biases.
@@ -14,15 +78,11 @@ class Matmul : public Op {
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
-    Weight w = describe(inputs);
+    const Weight w = describe(inputs);
     const float* x = inputs[0].data<float>();
     float* y = outputs[0].data<float>();
-    const size_t rows = inputs[0].size() / w.in;
-    enqueue([w, x, y, rows] {
-      parallel_ranges(w.out, 4, [&](size_t begin, size_t end) {
-        matmul_table().rows(w, x, y, rows, begin, end);
-      });
-    });
+    const size_t rows = w.in ? inputs[0].size() / w.in : 0;
+    enqueue([w, x, y, rows] { matmul(w, x, y, rows); });
   }
 
   const char* name() const override {
@@ -36,10 +96,17 @@ class Matmul : public Op {
 
  private:
   Weight describe(const std::vector<array>& inputs) const {
-    Weight w{.values = inputs[1].data<char>(), .format = Format::f32, .in = 0, .out = 0};
-    w.in = inputs[0].shape(-1);
-    w.out = inputs[1].shape(0);
-    return w;
+    const bool quantized = inputs.size() > 2;
+    return {
+        .values = inputs[1].data<char>(),
+        .scales = quantized ? inputs[2].data<char>() : nullptr,
+        .biases = quantized ? inputs[3].data<char>() : nullptr,
+        .format = format_of(inputs[quantized ? 2 : 1]),
+        .bits = bits_,
+        .group = static_cast<size_t>(group_),
+        .in = static_cast<size_t>(inputs[0].shape(-1)),
+        .out = static_cast<size_t>(inputs[1].shape(0)),
+    };
   }
 
   int bits_, group_;

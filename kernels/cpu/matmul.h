@@ -1,8 +1,13 @@
 // Products of activations with a weight matrix: y (rows, out) = x (rows, in) W^T, W (out, in).
+//
+// W is read as it is stored and every number of it becomes a float32 before it is used. A product
+// sums over `in` in pieces of PIECE numbers, each with one chain of multiply-adds a lane, in an order
+// that depends on nothing but the storage of W and the instruction set: not on the number of rows,
+// nor on where a row stands among them, nor on the number of threads.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "levels.h"
 
@@ -12,7 +17,8 @@ namespace mlx_llamba {
 enum class Format { f32, f16, bf16 };
 
 // W as it lies in memory. `bits` is 0 for a dense matrix; else the matrix is in MLX's affine
-// quantization: groups of `group` values q of a row stand for scale * q + bias.
+// quantization: groups of `group` codes q of a row stand for scale * q + bias. The codes of a row
+// are a stream of bits, the lowest first.
 struct Weight {
   const void* values;
   const void* scales = nullptr; // (out, in / group)
@@ -23,11 +29,36 @@ struct Weight {
   size_t in, out;
 };
 
+constexpr size_t PIECE = 1024;
+
+// Rows that the kernel for few rows takes, and outputs that the one for many takes at a time.
+constexpr size_t FEW = 8;
+constexpr size_t PANEL = 96;
+
+// Rows of x as the kernels read them: in the order in which codes come out of their words, and with
+// zeros up to `stride`, a multiple of the lanes.
+struct Rows {
+  const float* values;
+  size_t rows, stride;
+};
+
 struct MatmulTable {
-  // y[r, o] for all rows r and `begin <= o < end`.
-  void (*rows)(const Weight& w, const float* x, float* y, size_t rows, size_t begin, size_t end);
+  // Floats between rows of x in `Rows`.
+  size_t (*stride)(const Weight& w);
+  // Writes rows [begin, end) of x (.., in) for `Rows`.
+  void (*arrange)(const Weight& w, const float* x, float* to, size_t begin, size_t end);
+  // y[r, o] for all rows r, at most FEW, and begin <= o < end.
+  void (*few)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end);
+  // The same for any number of rows and at most PANEL outputs; `panel` has room for
+  // PANEL * (PIECE + 64) floats.
+  void (*many)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel);
+  // Whether `few` takes such weights at all.
+  bool (*takes_few)(const Weight& w);
 };
 
 PER_LEVEL(MatmulTable, matmul_table)
+
+// y (rows, out) = x (rows, in) W^T on all threads.
+void matmul(const Weight& w, const float* x, float* y, size_t rows);
 
 } // namespace mlx_llamba

@@ -1,34 +1,225 @@
 #include "matmul.h"
 #include "simd.h"
+#include "weights.h"
 
 namespace mlx_llamba::SIMD_LEVEL {
 namespace {
 
-// One output, all lanes in two chains.
-float dot(const float* w, const float* x, size_t in) {
-  Floats sum0 = {}, sum1 = {};
-  size_t i = 0;
-  for (; i + 2 * LANES <= in; i += 2 * LANES) {
-    sum0 = fma(load(w + i), load(x + i), sum0);
-    sum1 = fma(load(w + i + LANES), load(x + i + LANES), sum1);
-  }
-  if (i + LANES <= in) {
-    sum0 = fma(load(w + i), load(x + i), sum0);
-    i += LANES;
-  }
-  if (i < in) sum1 = fma(load(w + i, in - i), load(x + i, in - i), sum1);
-  return sum(sum0 + sum1);
+#if defined(SIMD_AVX512) || defined(__ARM_NEON)
+constexpr int REGISTERS = 32;
+#else
+constexpr int REGISTERS = 16;
+#endif
+
+// Outputs in a tile of so many rows of x: sums, open blocks and weights stay in registers.
+template <class Reader>
+constexpr int outputs_at_once(int rows) {
+  int outputs = 4;
+  while (outputs > 1 && outputs * (rows + Reader::REGISTERS + 1) + 2 > REGISTERS) outputs--;
+  return outputs;
 }
 
-void rows(const Weight& w, const float* x, float* y, size_t rows, size_t begin, size_t end) {
-  const float* values = static_cast<const float*>(w.values);
-  for (size_t o = begin; o < end; o++) {
-    for (size_t r = 0; r < rows; r++) y[r * w.out + o] = dot(values + o * w.in, x + r * w.in, w.in);
+// A value that the compiler may not load again at each use: loads are what tiles have too many of.
+INLINE Floats in_register(Floats value) {
+#if defined(SIMD_AVX512)
+  asm("" : "+v"(value));
+#elif defined(__x86_64__)
+  asm("" : "+x"(value));
+#endif
+  return value;
+}
+
+template <class Reader, int R, int O>
+INLINE void add_block(const Reader (&w)[O], const float* (&x)[R], size_t block, int units, Floats (&acc)[R][O]) {
+  typename Reader::Block open[O];
+#pragma GCC unroll 4
+  for (int o = 0; o < O; o++) open[o] = w[o].open(block, units);
+#pragma GCC unroll 16
+  for (int v = 0; v < Reader::VECTORS; v++) {
+    Floats weight[O];
+#pragma GCC unroll 4
+    for (int o = 0; o < O; o++) weight[o] = Reader::get(open[o], v);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const Floats value = in_register(load(x[r] + (block * Reader::VECTORS + v) * LANES));
+#pragma GCC unroll 4
+      for (int o = 0; o < O; o++) acc[r][o] = fma(weight[o], value, acc[r][o]);
+    }
   }
+}
+
+// Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
+// `rows` and `outputs` are there; the others repeat the last.
+template <class Reader, int R, int O>
+INLINE void tile(
+    Reader (&w)[O], const float* (&x)[R], size_t units, bool first, float* y, size_t y_stride, int rows, int outputs) {
+  Floats acc[R][O] = {};
+  const size_t blocks = units / LANES;
+  for (size_t block = 0; block < blocks; block++) add_block(w, x, block, LANES, acc);
+  if (units % LANES) add_block(w, x, blocks, (int)(units % LANES), acc);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    if (r == rows) break;
+    float* to = y + r * y_stride;
+    float values[4];
+    if constexpr (O == 4) {
+      const Four four = sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+      __builtin_memcpy(values, &four, sizeof four);
+    } else {
+#pragma GCC unroll 4
+      for (int o = 0; o < O; o++) values[o] = sum(acc[r][o]);
+    }
+    for (int o = 0; o < outputs; o++) to[o] = first ? values[o] : to[o] + values[o];
+  }
+}
+
+template <class Reader, int R>
+void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
+  constexpr int O = outputs_at_once<Reader>(R);
+  const int rows = (int)x.rows;
+  for (size_t o = begin; o < end; o += O) {
+    const int outputs = end - o < O ? (int)(end - o) : O;
+    for (size_t column = 0; column < w.in; column += PIECE) {
+      Reader readers[O];
+      for (int i = 0; i < O; i++) readers[i].stand_on(w, o + (i < outputs ? i : outputs - 1), column, O);
+      const float* values[R];
+      for (int r = 0; r < R; r++) values[r] = x.values + (r < rows ? r : rows - 1) * x.stride + column;
+      const size_t numbers = w.in - column < PIECE ? w.in - column : PIECE;
+      tile(readers, values, numbers / Reader::VECTORS, column == 0, y + o, w.out, rows, outputs);
+    }
+  }
+}
+
+template <class Reader>
+void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
+  switch (x.rows) {
+    case 1: return few<Reader, 1>(w, x, y, begin, end);
+    case 2: return few<Reader, 2>(w, x, y, begin, end);
+    case 3: return few<Reader, 3>(w, x, y, begin, end);
+    case 4: return few<Reader, 4>(w, x, y, begin, end);
+    case 5:
+    case 6: return few<Reader, 6>(w, x, y, begin, end);
+    default: return few<Reader, 8>(w, x, y, begin, end);
+  }
+}
+
+// Rows of a panel start on different lines of the cache's sets.
+constexpr size_t PANEL_STRIDE = PIECE + 64;
+constexpr int PANEL_ROWS = REGISTERS == 32 ? 6 : 2;
+
+// Writes the piece of a row as numbers.
+template <class Reader>
+INLINE void unpack(const Weight& w, size_t row, size_t column, size_t numbers, float* to) {
+  Reader reader;
+  reader.stand_on(w, row, column, 1);
+  const size_t units = numbers / Reader::VECTORS;
+  for (size_t block = 0; block * LANES < units; block++) {
+    const size_t left = units - block * LANES;
+    const auto open = reader.open(block, left < LANES ? (int)left : LANES);
+#pragma GCC unroll 16
+    for (int v = 0; v < Reader::VECTORS; v++) store(to + (block * Reader::VECTORS + v) * LANES, Reader::get(open, v));
+  }
+}
+
+template <int R>
+void panel_rows(const Rows& x, size_t row, size_t column, const float* panel, size_t numbers, float* y, size_t out, size_t outputs) {
+  const int rows = x.rows - row < R ? (int)(x.rows - row) : R;
+  const float* values[R];
+  for (int r = 0; r < R; r++) values[r] = x.values + (row + (r < rows ? r : rows - 1)) * x.stride + column;
+  for (size_t o = 0; o < outputs; o += 4) {
+    const int some = outputs - o < 4 ? (int)(outputs - o) : 4;
+    Dense<Format::f32> readers[4];
+    for (int i = 0; i < 4; i++) {
+      readers[i].values = panel + (o + (i < some ? i : some - 1)) * PANEL_STRIDE;
+      readers[i].start = readers[i].ahead = 0;
+    }
+    tile(readers, values, numbers, column == 0, y + row * out + o, out, rows, some);
+  }
+}
+
+template <class Reader>
+void many(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel) {
+  constexpr size_t BLOCK = Reader::VECTORS * LANES;
+  for (size_t column = 0; column < w.in; column += PIECE) {
+    const size_t numbers = w.in - column < PIECE ? w.in - column : PIECE;
+    for (size_t o = begin; o < end; o++) unpack<Reader>(w, o, column, numbers, panel + (o - begin) * PANEL_STRIDE);
+    const size_t padded = (numbers + BLOCK - 1) / BLOCK * BLOCK;
+    size_t row = 0;
+    const auto rest = [&]<int R>() {
+      panel_rows<R>(x, row, column, panel, padded, y + begin, w.out, end - begin);
+      row += R;
+    };
+    while (row + PANEL_ROWS <= x.rows) rest.template operator()<PANEL_ROWS>();
+    if (row + 2 < x.rows) rest.template operator()<4>();
+    if (row + 1 < x.rows) rest.template operator()<2>();
+    if (row < x.rows) rest.template operator()<1>();
+  }
+}
+
+// Calls `f` with a value of the reader's type.
+template <class F>
+INLINE auto with_reader(const Weight& w, F f) {
+  switch (w.bits) {
+    case 2: return f.template operator()<Codes<2>>();
+    case 4: return f.template operator()<Codes<4>>();
+    case 8: return f.template operator()<Codes<8>>();
+    case 3: return f.template operator()<Stream<3>>();
+    case 5: return f.template operator()<Stream<5>>();
+    case 6: return f.template operator()<Stream<6>>();
+    default: break; // dense
+  }
+  switch (w.format) {
+    case Format::f16: return f.template operator()<Dense<Format::f16>>();
+    case Format::bf16: return f.template operator()<Dense<Format::bf16>>();
+    default: return f.template operator()<Dense<Format::f32>>();
+  }
+}
+
+size_t block_of(const Weight& w) {
+  return with_reader(w, []<class Reader>() { return (size_t)Reader::VECTORS * LANES; });
+}
+
+// A whole number of blocks, and a line more: rows that were a power of two apart would compete for
+// the same lines of the cache.
+size_t stride(const Weight& w) {
+  const size_t block = block_of(w);
+  return (w.in + block - 1) / block * block + 16;
+}
+
+void arrange(const Weight& w, const float* x, float* to, size_t begin, size_t end) {
+  const size_t vectors = block_of(w) / LANES, step = stride(w), padded = step - 16;
+  const size_t in = w.in, units = in / vectors;
+  for (size_t row = begin; row < end; row++) {
+    const float* from = x + row * in;
+    float* values = to + row * step;
+    if (vectors == 1) {
+      __builtin_memcpy(values, from, in * sizeof(float));
+      __builtin_memset(values + in, 0, (padded - in) * sizeof(float));
+      continue;
+    }
+    for (size_t unit = 0; unit < padded / vectors; unit++) {
+      float* lane = values + unit / LANES * LANES * vectors + unit % LANES;
+      for (size_t v = 0; v < vectors; v++) lane[v * LANES] = unit < units ? from[unit * vectors + v] : 0;
+    }
+  }
+}
+
+bool takes_few(const Weight& w) {
+  return w.bits == 0 || 32 % w.bits == 0;
+}
+
+void few_rows(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
+  with_reader(w, [&]<class Reader>() {
+    if constexpr (Reader::FEW_ROWS) few<Reader>(w, x, y, begin, end);
+  });
+}
+
+void many_rows(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel) {
+  with_reader(w, [&]<class Reader>() { many<Reader>(w, x, y, begin, end, panel); });
 }
 
 } // namespace
 
-extern const MatmulTable matmul_table{rows};
+extern const MatmulTable matmul_table{stride, arrange, few_rows, many_rows, takes_few};
 
 } // namespace mlx_llamba::SIMD_LEVEL
