@@ -29,7 +29,10 @@ fn model(fixture: &str, dtype: Dtype, backend: Backend) -> Model {
 
 fn assert_eight(model: &Model, names: &[String]) {
     let layers = model.config().n_layer;
-    assert_eq!(names.len(), 8 * layers, "{layers} layers: {names:?}");
+    assert!(layers >= 2);
+    // Once a token the embedding's row may be made contiguous.
+    let extra = names.len().checked_sub(8 * layers);
+    assert!(matches!(extra, Some(0 | 1)), "{} for {layers} layers: {names:?}", names.len());
 }
 
 #[test]
