@@ -34,8 +34,9 @@ pub struct Summary {
     pub dtypes: BTreeMap<String, u64>,
     /// Bytes of one sequence's state on a CPU, all in float32. It does not grow with the text.
     pub state_bytes: u64,
-    /// Bytes that running one sequence takes on a CPU, about: weights with their floats in
-    /// float32, state, and the activations of a piece of prompt.
+    /// Bytes that running one sequence takes on a CPU, about: weights as they are stored (by plain
+    /// MLX operations with their floats in float32), state, and the activations of a piece of
+    /// prompt.
     pub memory_bytes: u64,
     /// What would compute it on the default device.
     pub kernels: String,
@@ -66,12 +67,14 @@ impl Summary {
             let name = path.file_name().unwrap_or(path.as_os_str());
             (name.to_string_lossy().into_owned(), bytes as u64)
         };
+        let backend = Backend::select(Dtype::Float32)?;
         let state_bytes = config.state_bytes(4) as u64;
         let width = config.dims().in_proj_dim() + 3 * config.mlp.intermediate_size;
         let weights: u64 = checkpoint
             .names()
             .map(|info| match info.dtype {
                 Dtype::Uint8 | Dtype::Uint32 => info.bytes as u64,
+                _ if backend.reads_stored_floats() => info.bytes as u64,
                 _ => 4 * info.shape.iter().product::<usize>() as u64,
             })
             .sum();
@@ -88,7 +91,7 @@ impl Summary {
             dtypes,
             state_bytes,
             memory_bytes: weights + state_bytes + activations,
-            kernels: Backend::select(Dtype::Float32)?.describe(),
+            kernels: backend.describe(),
         })
     }
 }
