@@ -2,14 +2,14 @@
 // dtype of the activations and read transposed.
 
 // The first of the two neighbours (row, column) and (row, column + 1) that a lane holds.
-inline short2 place_of(short lane) {
+METAL_FUNC short2 place_of(short lane) {
   const short quad = lane / 4;
   return short2((quad & 2) * 2 + (lane % 2) * 2, (quad & 4) + (lane / 2) % 4);  // column, row
 }
 
 // element (i, j) = from[i * down + j * right]
 template <typename From>
-inline simdgroup_float8x8 load8x8(From from, int down, int right, short2 place) {
+METAL_FUNC simdgroup_float8x8 load8x8(From from, int down, int right, short2 place) {
   simdgroup_float8x8 out;
   const int at = place.y * down + place.x * right;
   out.thread_elements()[0] = float(from[at]);
@@ -17,7 +17,7 @@ inline simdgroup_float8x8 load8x8(From from, int down, int right, short2 place) 
   return out;
 }
 
-inline simdgroup_float8x8 zero8x8() {
+METAL_FUNC simdgroup_float8x8 zero8x8() {
   simdgroup_float8x8 out;
   out.thread_elements()[0] = 0.0f;
   out.thread_elements()[1] = 0.0f;
@@ -25,7 +25,7 @@ inline simdgroup_float8x8 zero8x8() {
 }
 
 // The columns of `in` times `left` and `right`, the factors of the two columns a lane holds.
-inline simdgroup_float8x8 scale8x8(simdgroup_float8x8 in, float left, float right) {
+METAL_FUNC simdgroup_float8x8 scale8x8(simdgroup_float8x8 in, float left, float right) {
   simdgroup_float8x8 out;
   out.thread_elements()[0] = in.thread_elements()[0] * left;
   out.thread_elements()[1] = in.thread_elements()[1] * right;

@@ -5,11 +5,32 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 // 1 / (1 + exp(-v)). The exponential never sees a positive number: it cannot overflow.
-inline float sigmoid_of(float v) {
+METAL_FUNC float sigmoid_of(float v) {
   const float e = exp(-fabs(v));
   return (v < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-inline float silu_of(float v) {
+METAL_FUNC float silu_of(float v) {
   return v * sigmoid_of(v);
+}
+
+// The convolution at one token: `window` holds the k-1 inputs before it, oldest first, and moves on
+// by one. Values are handed down from the newest: a loop that copies window[i + 1] to window[i]
+// becomes a memmove, and the window memory instead of registers.
+template <int k>
+METAL_FUNC float convolve(
+    thread float (&window)[k], thread const float (&taps)[k], float input, float shift) {
+  float sum = shift;
+  UNROLL
+  for (int i = 0; i < k - 1; ++i) {
+    sum = fma(window[i], taps[i], sum);
+  }
+  sum = fma(input, taps[k - 1], sum);
+  UNROLL
+  for (int i = k - 2; i >= 0; --i) {
+    const float older = window[i];
+    window[i] = input;
+    input = older;
+  }
+  return sum;
 }

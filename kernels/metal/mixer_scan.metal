@@ -105,17 +105,8 @@ for (int start = 0; start < real; start += q) {
           const int t = t0 + i;
           float value = 0.0f;
           if (start + t < real) {
-            window[pass][k - 1] = raw[i];
-            float sum = shift[pass];
-            UNROLL
-            for (int tap = 0; tap < k; ++tap) {
-              sum = fma(window[pass][tap], taps[pass][tap], sum);
-            }
+            const float sum = convolve(window[pass], taps[pass], raw[i], shift[pass]);
             value = silu_conv ? silu_of(sum) : sum;
-            UNROLL
-            for (int tap = 0; tap < k - 1; ++tap) {
-              window[pass][tap] = window[pass][tap + 1];
-            }
           }
           if (c < p) {
             X[t * x_width + c] = T(value);

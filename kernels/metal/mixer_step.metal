@@ -87,17 +87,9 @@ do {
     }
     const float shift = has_conv_bias ? float(conv_bias[channel]) : 0.0f;
     for (int t = 0; t < block; ++t) {
-      window[k - 1] = float(rows[(token0 + start + t) * width + channel]);
-      float sum = shift;
-      UNROLL
-      for (int i = 0; i < k; ++i) {
-        sum = fma(window[i], taps[i], sum);
-      }
+      const float input = float(rows[(token0 + start + t) * width + channel]);
+      const float sum = convolve(window, taps, input, shift);
       mixed[t * channels + c] = silu_conv ? silu_of(sum) : sum;
-      UNROLL
-      for (int i = 0; i < k - 1; ++i) {
-        window[i] = window[i + 1];
-      }
     }
     // B and C of a group belong to all of its tiles: the first one writes their state.
     if (start + block == real && (c < tile_rows || first == 0)) {

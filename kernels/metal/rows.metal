@@ -1,6 +1,6 @@
 // Reads rows row0.. of a matrix with n columns, below `count`, lanes along the columns.
 template <int n, int held, int columns, typename From>
-inline void load_rows(
+METAL_FUNC void load_rows(
     thread float (&state)[held][columns], From from, int row0, int count, int lane) {
   UNROLL
   for (int i = 0; i < held; ++i) {

@@ -7,7 +7,7 @@ mod emulated;
 mod support;
 
 use emulated::{Piece, buffer, emulate, launch_of, run_launch};
-use mlx_llamba_emulator::Buffer;
+use mlx_llamba_emulator::{Buffer, Report};
 use mlx_llamba_kernels::metal::{
     self, MAX_STEPS, add_rms_norm_launch, mixer_scan, mixer_step, swiglu_launch,
 };
@@ -17,8 +17,8 @@ use support::{
     Case, Data, Values, assert_close, check, error_of, on, ragged, scale_of, steps, tokens,
 };
 
-/// Largest error relative to the largest value, in float32.
-const TOLERANCE: f64 = 4e-6;
+/// Largest error relative to the largest value, in float32. Measured 2.7e-7.
+const TOLERANCE: f64 = 1e-6;
 
 fn all_equal_the_oracle(cases: &[Case]) {
     for case in cases {
@@ -133,7 +133,8 @@ fn unsupported_cases_say_why() {
 const HEADS: [(&str, usize, usize); 3] = [("1B", 64, 64), ("3B", 96, 64), ("8B", 128, 64)];
 
 /// Activations of two bytes: the error beside the oracle is at most twice that of the same
-/// computation in MLX's operations, or half a unit in the last place of the largest value.
+/// computation in MLX's operations, or a unit in the last place of the largest value. Measured 0.3
+/// to 0.7 times MLX's for y.
 #[test]
 fn low_precision_errs_no_more_than_twice_as_much_as_mlx() {
     let mut cases = vec![
@@ -161,8 +162,8 @@ fn low_precision_errs_no_more_than_twice_as_much_as_mlx() {
 }
 
 /// Device bytes, each counted once for every threadgroup that touches it, over the bytes of all
-/// inputs and outputs.
-fn bytes_over_least(case: &Case) -> f64 {
+/// inputs and outputs; and what was counted.
+fn bytes_over_least(case: &Case) -> (f64, Report) {
     let data = Data::new(case);
     let launch = launch_of(case);
     let inputs = emulated::inputs(case, &data.rows, &data.states, &data);
@@ -171,7 +172,7 @@ fn bytes_over_least(case: &Case) -> f64 {
     // Two of the inputs stand in for absent ones: they are the array D again.
     let stand_ins = 2 * bytes(&inputs[inputs.len() - 1..]);
     let least = bytes(&inputs) - stand_ins + bytes(&outputs);
-    (report.bytes_read() + report.bytes_written()) as f64 / least as f64
+    ((report.bytes_read() + report.bytes_written()) as f64 / least as f64, report)
 }
 
 #[test]
@@ -179,8 +180,14 @@ fn decoding_moves_few_more_bytes_than_it_must() {
     for (model, p, n) in HEADS {
         for b in [1, 8] {
             let case = Case::new([2, 2, p, n, 4], b, 1).dtype(Dtype::Bfloat16);
-            let ratio = bytes_over_least(&case);
+            let (ratio, report) = bytes_over_least(&case);
             assert!((1.0..=1.1).contains(&ratio), "{model}, batch {b}: {ratio}");
+            // The state is read and written in whole lines of 128 bytes, each by one instruction
+            // of one simdgroup; nothing is loaded twice.
+            let [before, after] = ["ssm", "ssm_out"].map(|name| report.buffer(name).unwrap());
+            assert_eq!(before.lines_read * 128, before.read, "{model}, batch {b}");
+            assert_eq!(after.lines_written * 128, after.written, "{model}, batch {b}");
+            assert!(report.buffers.iter().all(|b| b.raw_read == b.read), "{model}, batch {b}");
         }
     }
 }
@@ -190,7 +197,7 @@ fn prefill_moves_few_more_bytes_than_it_must() {
     for (model, p, n) in HEADS {
         for b in [1, 8] {
             let case = Case::new([1, 1, p, n, 4], b, 128).dtype(Dtype::Bfloat16);
-            let ratio = bytes_over_least(&case);
+            let (ratio, _) = bytes_over_least(&case);
             assert!((1.0..=1.1).contains(&ratio), "{model}, batch {b}: {ratio}");
         }
     }
