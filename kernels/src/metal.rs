@@ -87,7 +87,7 @@ pub fn mixer_launch(call: &MixerCall) -> Result<Launch, MetalError> {
     mixer_scan(call).or_else(|_| mixer_step(call))
 }
 
-/// Whether [`mixer`] takes these sizes, and if not, why.
+/// Whether a kernel takes a mixer of these sizes, and if not, why.
 ///
 /// # Errors
 /// The reason, for people.

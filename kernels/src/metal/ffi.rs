@@ -217,8 +217,7 @@ fn check(what: &str, status: i32) -> Result<()> {
     if status == 0 {
         return Ok(());
     }
-    let metal = "MLX has no Metal, or its log says more";
-    Err(Exception::custom(format!("{what} was refused with status {status}: {metal}")))
+    Err(Exception::custom(format!("MLX does not take {what} (status {status})")))
 }
 
 fn c_string(text: &str) -> Result<CString> {
