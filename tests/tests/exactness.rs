@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba::{Checkpoint, Model, State, floats};
+use mlx_llamba::{Backend, Checkpoint, Model, State, floats};
 use mlx_llamba_tests::BACKENDS;
 use mlx_llamba_tests::fixtures::{self, Golden};
 use mlx_rs::{Array, Dtype};
@@ -163,6 +163,42 @@ fn greedy_continuations() {
             let (logits, next) = model.forward(&ids, None, &state).unwrap();
             last = floats(&logits).unwrap().chunks_exact(vocab).map(argmax).collect();
             state = next;
+        }
+    }
+}
+
+/// The kernels for CPUs give the same bits however a prompt is cut, and in a batch as alone.
+#[test]
+fn on_a_cpu_cuts_and_batches_do_not_change_a_bit() {
+    let models = all().filter(|(_, model)| model.backend() == Backend::Cpu);
+    for (fixture, model) in models {
+        let goldens = fixtures::golden(fixture);
+        let rows: Vec<&[u32]> = goldens.iter().map(|g| g.tokens.as_slice()).collect();
+        let (ids, lengths) = model.tokens(&rows).unwrap();
+        let start = model.state(rows.len()).unwrap();
+        let (batch, batch_state) = model.forward(&ids, lengths.as_ref(), &start).unwrap();
+        let batch = floats(&batch).unwrap();
+        let bits = |state: &State| -> Vec<f32> {
+            let layers = state.layers().iter();
+            layers.flat_map(|l| [&l.conv, &l.ssm]).flat_map(|a| floats(a).unwrap()).collect()
+        };
+        for (row, golden) in goldens.iter().enumerate() {
+            let what = format!("{fixture} {}", golden.name);
+            let l = golden.tokens.len();
+            let (logits, state) = read(&model, &golden.tokens, &[]);
+            let padded = &batch[row * batch.len() / rows.len()..][..logits.len()];
+            assert!(logits == padded, "{what}: logits of row {row}");
+            let in_batch = bits(&batch_state.row(row).unwrap());
+            assert!(bits(&state) == in_batch, "{what}: state of row {row}");
+            for cuts in [vec![l / 2], vec![1, l / 3, l - 1], (1..l).collect()] {
+                let cuts: Vec<usize> = cuts.into_iter().filter(|&c| c > 0 && c < l).collect();
+                if !cuts.is_sorted_by(|a, b| a < b) {
+                    continue;
+                }
+                let (piecewise, after) = read(&model, &golden.tokens, &cuts);
+                assert!(logits == piecewise, "{what}: logits cut at {cuts:?}");
+                assert!(bits(&state) == bits(&after), "{what}: state cut at {cuts:?}");
+            }
         }
     }
 }
