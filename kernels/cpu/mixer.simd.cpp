@@ -1,33 +1,18 @@
 // The mixer, head by head, as the recurrence it is.
 //
 // The chunked form of prefill on GPUs trades the recurrence for matrix products: with chunks of q
-// tokens it multiplies q (n + p) + 2 p n times per token and head, the recurrence 3 p n times, a
-// third more at q = n = p = 64. That pays where matrix units are; here both run in the same lanes,
-// and the recurrence is exact in the order of its roundings: a prompt gives the same bits in one
-// piece, in any pieces, and token by token.
+// tokens it multiplies q (n + p) + 2 p n times per token and head, the recurrence 3 p n times, which
+// is three quarters of that at q = n = p = 64. The trade pays where matrix units are; here both run
+// in the same lanes, and the recurrence gives the same bits for a prompt in one piece, in any
+// pieces, and token by token.
 //
 // Tokens are taken in tiles whose convolved x, B, C and decays lie in the first-level cache. Over a
 // tile, a few rows of the state stay in registers. No sum depends on where a tile begins.
 #include "mixer.h"
-#include "simd.h"
+#include "mixer_sweep.h"
 
 namespace mlx_llamba::SIMD_LEVEL {
 namespace {
-
-using Index = ptrdiff_t;
-
-// Rows and vectors of a row of the state that stay in registers: 16 of the 32 that AVX-512 and NEON
-// have, 8 of the 16 of the others.
-constexpr Index ROWS = 4;
-#if defined(SIMD_AVX512) || defined(__ARM_NEON)
-constexpr Index VECTORS = 4;
-#else
-constexpr Index VECTORS = 2;
-#endif
-
-INLINE Index padded(Index count) {
-  return (count + LANES - 1) / LANES * LANES;
-}
 
 INLINE Index least(Index a, Index b) {
   return a < b ? a : b;
@@ -122,83 +107,6 @@ void convolve(const Mixer& m, const Inputs& inputs, Index first, Index width, fl
               Index begin, Index end, float* out) {
   if (m.k == 4) convolve_taps<4>(m, inputs, first, width, taps, begin, end, out);
   else convolve_taps<0>(m, inputs, first, width, taps, begin, end, out);
-}
-
-// What a sweep over the tokens of a tile reads and writes.
-struct Sweep {
-  Index tokens, n, p; // n and p padded: steps of B, C and of x, y
-  const float *x, *B, *C, *a;
-  float *y, *sums;
-  const float* H; // first row, first column; rows are `H_row` apart
-  float* H_out;
-  Index H_row;
-  Index columns; // from here to the end of the row
-  bool first, last; // whether these are the first, the last columns of the row
-};
-
-// H = a H + x (outer) B for `R` rows and `V` vectors of columns, and what they add to y = H C.
-//
-// Lane i of a row's sum takes columns i, i + LANES, .. in turn, however columns are cut into
-// blocks; the lanes are added up at the last.
-template <Index R, Index V>
-void sweep(const Sweep& s) {
-  Floats H[R][V];
-  // Only the last vector can end early, and V is 1 where there are no others.
-  const bool whole = V > 1 || s.columns >= LANES;
-  for (Index r = 0; r < R; r++) {
-    for (Index v = 0; v < V; v++) {
-      const float* from = s.H + r * s.H_row + v * LANES;
-      H[r][v] = whole ? load(from) : load(from, (int)s.columns);
-    }
-  }
-  for (Index t = 0; t < s.tokens; t++) {
-    const Floats a = broadcast(s.a[t]);
-    Floats x[R], sum[R];
-    for (Index r = 0; r < R; r++) {
-      x[r] = broadcast(s.x[t * s.p + r]);
-      sum[r] = s.first ? Floats{} : load(s.sums + (t * R + r) * LANES);
-    }
-    for (Index v = 0; v < V; v++) {
-      const Floats B = load(s.B + t * s.n + v * LANES), C = load(s.C + t * s.n + v * LANES);
-      for (Index r = 0; r < R; r++) {
-        H[r][v] = fma(a, H[r][v], x[r] * B);
-        sum[r] = fma(H[r][v], C, sum[r]);
-      }
-    }
-    if (!s.last) {
-      for (Index r = 0; r < R; r++) store(s.sums + (t * R + r) * LANES, sum[r]);
-    } else if constexpr (R == 4) {
-      const Four four = sums(sum[0], sum[1], sum[2], sum[3]);
-      __builtin_memcpy(s.y + t * s.p, &four, sizeof four);
-    } else {
-      for (Index r = 0; r < R; r++) s.y[t * s.p + r] = SIMD_LEVEL::sum(sum[r]);
-    }
-  }
-  for (Index r = 0; r < R; r++) {
-    for (Index v = 0; v < V; v++) {
-      float* to = s.H_out + r * s.H_row + v * LANES;
-      if (whole) store(to, H[r][v]);
-      else store(to, H[r][v], (int)s.columns);
-    }
-  }
-}
-
-template <Index R>
-void sweep_row(Sweep s) {
-  const Index n = s.columns;
-  for (Index column = 0; column < n;) {
-    const Index whole = (n - column) / LANES;
-    const Index vectors = whole >= VECTORS ? VECTORS : whole >= 2 ? 2 : 1;
-    s.first = column == 0;
-    s.last = column + vectors * LANES >= n;
-    if (vectors == VECTORS) sweep<R, VECTORS>(s);
-    else if (vectors == 2) sweep<R, 2>(s);
-    else sweep<R, 1>(s);
-    column += vectors * LANES;
-    s.columns = n - column;
-    s.H += vectors * LANES, s.H_out += vectors * LANES;
-    s.B += vectors * LANES, s.C += vectors * LANES;
-  }
 }
 
 // The state of one head (p, n) from before the first to behind the last token of a tile.
