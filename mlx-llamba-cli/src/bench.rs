@@ -112,9 +112,11 @@ impl Args {
         }
         let loaded;
         let random;
-        let (model, name) = match self.shape.model(self.model.select()?)? {
+        let check = |model: &Model| self.check_memory(model);
+        let (model, name) = match self.shape.model(self.model.select()?, check)? {
             None => {
                 loaded = self.model.load(false)?;
+                check(loaded.model())?;
                 (loaded.model(), self.model.name().to_owned())
             }
             Some((model, name)) => {
@@ -122,10 +124,6 @@ impl Args {
                 (&random, name)
             }
         };
-        let longest = self.prompt.iter().chain(&self.depth).copied().max().unwrap_or(0);
-        for &batch in &self.batch {
-            measure::check_memory(model, batch, longest)?;
-        }
         interrupt::on_first(|| ())?;
         let format = if self.json { Format::Json } else { self.format };
         let header = Header::new(model, name);
@@ -144,6 +142,12 @@ impl Args {
             _ => {}
         }
         measured
+    }
+
+    /// Refuses what surely takes more memory than there is.
+    fn check_memory(&self, model: &Model) -> Result<()> {
+        let longest = self.prompt.iter().chain(&self.depth).copied().max().unwrap_or(0);
+        self.batch.iter().try_for_each(|&batch| measure::check_memory(model, batch, longest))
     }
 
     /// Measures all rows, going on from each depth to the next.

@@ -101,8 +101,9 @@ fn panel(
         let points = points(line);
         let style = line.colour.stroke_width(2);
         chart.draw_series(LineSeries::new(points.iter().map(|&(x, y, _)| (x, y)), style))?;
-        chart.draw_series(points.iter().map(|&(x, y, sd)| {
-            ErrorBar::new_vertical(x, (y - sd).max(0.0), y, y + sd, line.colour.stroke_width(1), 6)
+        let deviations = points.iter().filter(|(_, _, sd)| *sd > 0.0);
+        chart.draw_series(deviations.map(|&(x, y, sd)| {
+            PathElement::new([(x, (y - sd).max(0.0)), (x, y + sd)], line.colour.stroke_width(1))
         }))?;
         chart.draw_series(
             points.iter().map(|&(x, y, _)| Circle::new((x, y), 4, line.colour.filled())),

@@ -6,7 +6,6 @@ use anyhow::{Context, Result, bail};
 use mlx_llamba::{Config, Dtype, Mode, Model, Preset, Scheme};
 use serde_json::{Value, json};
 
-use super::measure::check_memory;
 use crate::progress::{Progress, Unit};
 
 #[derive(clap::Args)]
@@ -68,8 +67,13 @@ fn parse(text: &str) -> Result<Shape, String> {
 }
 
 impl ShapeArgs {
-    /// The model with its name; `None` if no shape is asked for.
-    pub(super) fn model(&self, dtype: Dtype) -> Result<Option<(Model, String)>> {
+    /// The model with its name; `None` if no shape is asked for. `check` sees it before its
+    /// weights are made.
+    pub(super) fn model(
+        &self,
+        dtype: Dtype,
+        check: impl Fn(&Model) -> Result<()>,
+    ) -> Result<Option<(Model, String)>> {
         let Some(shape) = &self.shape else { return Ok(None) };
         let config = self.config(shape)?;
         let scheme = match self.bits {
@@ -79,9 +83,9 @@ impl ShapeArgs {
         let dense = if dtype == Dtype::Float32 { "float32" } else { "16 bits" };
         let bits =
             scheme.map_or_else(|| dense.to_owned(), |scheme| format!("{} bits", scheme.bits));
-        let name = format!("random {}, {bits}", shape.name());
+        let name = format!("random {}{}, {bits}", shape.name(), self.sizes.describe());
         let model = Model::random(config, scheme, dtype)?;
-        check_memory(&model, 1, 1).with_context(|| format!("{name} does not fit"))?;
+        check(&model).with_context(|| format!("{name} does not fit"))?;
         let progress = Progress::new("making weights", Unit::Bytes);
         model.materialize(|done, total| progress.at(done, total))?;
         Ok(Some((model, name)))
@@ -134,19 +138,36 @@ impl Sizes {
         }))
     }
 
+    /// Each size with its option and the configuration's fields.
+    fn named(&self) -> [(&'static str, Option<usize>, &'static [&'static str]); 6] {
+        [
+            ("layers", self.layers, &["/n_layer"]),
+            ("width", self.width, &["/d_model"]),
+            ("mlp", self.mlp, &["/mlp_cfg/intermediate_size"]),
+            ("heads", self.heads, &["/ssm_cfg/n_v_heads", "/ssm_cfg/n_qk_heads"]),
+            ("state", self.state, &["/ssm_cfg/d_state"]),
+            ("vocab", self.vocab, &["/vocab_size"]),
+        ]
+    }
+
     fn replace(&self, json: &mut Value) {
-        for (size, pointer) in [
-            (self.layers, "/n_layer"),
-            (self.width, "/d_model"),
-            (self.vocab, "/vocab_size"),
-            (self.mlp, "/mlp_cfg/intermediate_size"),
-            (self.heads, "/ssm_cfg/n_v_heads"),
-            (self.heads, "/ssm_cfg/n_qk_heads"),
-            (self.state, "/ssm_cfg/d_state"),
-        ] {
-            if let (Some(size), Some(place)) = (size, json.pointer_mut(pointer)) {
-                *place = size.into();
+        for (_, size, pointers) in self.named() {
+            for pointer in pointers {
+                if let (Some(size), Some(place)) = (size, json.pointer_mut(pointer)) {
+                    *place = size.into();
+                }
             }
         }
+    }
+
+    /// The sizes that were given, as they were.
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for (name, size, _) in self.named() {
+            if let Some(size) = size {
+                text += &format!(" --{name} {size}");
+            }
+        }
+        text
     }
 }

@@ -1,0 +1,242 @@
+//! `mlx-llamba bench`: which rows there are and what they say, never how fast.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use mlx_llamba_tests::command::{Cli, names, signal};
+use serde_json::Value;
+
+const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
+/// A small shape whose sizes all differ; 80072 weights.
+const SHAPE: [&str; 15] = [
+    "bench", "--shape", "custom", "--layers", "2", "--width", "64", "--mlp", "96", "--heads", "4",
+    "--state", "8", "--vocab", "128",
+];
+const NAME: &str =
+    "random custom --layers 2 --width 64 --mlp 96 --heads 4 --state 8 --vocab 128, float32";
+
+fn rows(arguments: &[&str]) -> Vec<Value> {
+    let out = CLI.ok(&[&SHAPE, arguments].concat());
+    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn number(row: &Value, name: &str) -> u64 {
+    row[name].as_u64().unwrap()
+}
+
+#[test]
+fn a_sweep_measures_every_combination_once() {
+    let sweep = ["-d", "20,0,8,8", "-b", "1,3", "-p", "5", "-n", "2,3", "-r", "2", "--json"];
+    let rows = rows(&sweep);
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let n = |name| number(row, name);
+            (row["test"].as_str().unwrap(), n("depth"), n("batch"), n("tokens"), n("repetitions"))
+        })
+        .collect();
+    let mut expected = Vec::new();
+    for (depth, before) in [(0, 0), (8, 0), (20, 8)] {
+        if depth > 0 {
+            expected.push(("fill", before, 1, depth - before, 1));
+        }
+        for batch in [1, 3] {
+            expected.push(("read", depth, batch, 5, 2));
+            expected.extend([2, 3].map(|n| ("generate", depth, batch, n, 2)));
+        }
+    }
+    assert_eq!(found, expected);
+    for row in &rows {
+        let float = |name: &str| row[name].as_f64();
+        let speed = float("tokens_per_second").unwrap();
+        assert!(speed > 0.0, "{row}");
+        let whole = float("tokens_per_second_per_row").unwrap() * number(row, "batch") as f64;
+        assert!((whole / speed - 1.0).abs() < 1e-12, "{row}");
+        assert_eq!(float("deviation").is_some(), row["test"] != "fill", "{row}");
+        assert_eq!(float("time_to_first_token").is_some(), row["test"] == "read", "{row}");
+        assert_eq!(number(row, "weight_bytes"), 4 * 80_072);
+        let active = number(row, "active_memory");
+        assert!(4 * 80_072 < active && active <= number(row, "peak_memory"), "{row}");
+        assert!(!cfg!(target_os = "linux") || number(row, "resident_memory") > active, "{row}");
+        assert_eq!(row["dtype"], "float32");
+        assert_eq!(row["model"], NAME);
+        assert!(!row["kernels"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn memory_in_use_grows_with_the_batch_and_not_with_the_depth() {
+    let active = |batch: &str| -> Vec<u64> {
+        let rows = rows(&["-d", "40,1k", "-b", batch, "-p", "7", "-n", "2", "-r", "1", "--json"]);
+        let measured = rows.iter().filter(|row| row["test"] != "fill");
+        measured.map(|row| number(row, "active_memory")).collect()
+    };
+    let (one, four) = (active("1"), active("4"));
+    // MLX may give a buffer that is somewhat larger than was asked for.
+    for (shallow, deep) in [(one[0], one[2]), (one[1], one[3]), (four[0], four[2])] {
+        assert!(shallow.abs_diff(deep) < shallow / 10, "{one:?} {four:?}");
+    }
+    // A row's states: 2 layers of 4 x 16 x 8 and 3 x 128 floats, before and after.
+    assert!(four[0] >= one[0] + 3 * 2 * 2 * 4 * (512 + 384), "{one:?} {four:?}");
+}
+
+#[test]
+fn the_same_rows_in_every_format() {
+    let fixed = ["-p", "3,2k", "-n", "0", "-d", "1k", "-r", "1"];
+    let print = |format: &[&str]| CLI.ok(&[&SHAPE[..], &fixed, format].concat());
+    let table = print(&[]);
+    let mut lines = table.lines();
+    let head = lines.next().unwrap();
+    for part in [NAME, "0.3 MiB of weights", "float32 activations", "kernels: "] {
+        assert!(head.contains(part), "{head}");
+    }
+    assert_eq!(lines.next(), Some(""));
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let table: Vec<_> = lines.map(cells).collect();
+    assert_eq!(table.len(), 2 + 3);
+    assert!(table.iter().all(|line| line.len() == table[0].len()), "{table:?}");
+    let first: Vec<_> = table[2..].iter().map(|line| line[..3].join(" ")).collect();
+    assert_eq!(first, ["fill 1k 0 1", "read 3 1k 1", "read 2k 1k 1"]);
+
+    let csv = print(&["--format", "csv"]);
+    let csv: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(csv.len(), 1 + 3);
+    assert_eq!(csv[2][..5], ["read", "3", "1024", "1", "1"]);
+    // The shape's name has a comma.
+    assert_eq!(csv[2][12..14].join(","), format!("\"{NAME}\""));
+    let json: Value =
+        serde_json::from_str(print(&["--format", "json"]).lines().last().unwrap()).unwrap();
+    let names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut columns = csv[0].clone();
+    columns.sort_unstable();
+    assert_eq!(names, columns);
+}
+
+#[test]
+fn a_plot_has_every_line_and_title() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plot.svg");
+    let plot = |arguments: &[&str]| {
+        let fixed = ["-r", "2", "--plot", file.to_str().unwrap()];
+        CLI.ok(&[&SHAPE[..], arguments, &fixed].concat());
+        std::fs::read_to_string(&file).unwrap()
+    };
+    let depths = plot(&["-d", "0,1k,64", "-p", "3", "-n", "2", "-b", "1,2"]);
+    assert!(depths.starts_with("<svg ") && depths.trim_end().ends_with("</svg>"), "{depths}");
+    for text in [
+        "reading, tokens a second",
+        "generating, tokens a second",
+        "peak memory, MiB",
+        "tokens read before",
+        "read 3, batch 1",
+        "generate 2, batch 2",
+        NAME,
+        "\n1k\n",
+    ] {
+        assert!(depths.contains(text), "{text}: {depths}");
+    }
+    // 4 lines of 3 points, each in a chart of speed and in that of memory, and 4 in the legend.
+    assert_eq!(depths.matches("<circle").count(), 4 * 3 * 2 + 4);
+    let batches = plot(&["-p", "3", "-n", "0", "-b", "1,2,5"]);
+    assert!(batches.contains("rows of the batch") && !batches.contains("generating"), "{batches}");
+    assert_eq!(batches.matches("<circle").count(), 3 * 2 + 1);
+    let filling = plot(&["-p", "0", "-n", "0", "-d", "16,32"]);
+    assert!(filling.contains("\nfill\n"), "{filling}");
+    assert_eq!(filling.matches("<circle").count(), 2 * 2 + 1);
+    assert_eq!(names(directory.path()), ["plot.svg"]);
+}
+
+#[test]
+fn shapes_by_file_and_by_sizes_and_bits() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    let config = r#"{ "model_type": "llamba", "vocab_size": 128, "tie_embeddings": true,
+        "d_model": 64, "n_layer": 5, "norm_epsilon": 1e-5,
+        "mlp_cfg": { "intermediate_size": 96, "bias": false, "act_fn": "silu" },
+        "ssm_cfg": { "d_state": 8, "n_v_heads": 4, "n_qk_heads": 4, "expand": 1, "chunk_size": 16,
+                     "activation": "identity", "bias": false } }"#;
+    std::fs::write(&file, config).unwrap();
+    let bytes = |arguments: &[&str]| {
+        let fixed = ["bench", "-p", "2", "-n", "0", "-r", "1", "--json", "--shape"];
+        let out = CLI.ok(&[&fixed, arguments].concat());
+        number(&serde_json::from_str(&out).unwrap(), "weight_bytes")
+    };
+    let (file, directory) = (file.to_str().unwrap(), directory.path().to_str().unwrap());
+    assert_eq!(bytes(&[file]), 4 * (80_072 + 3 * 35_908));
+    assert_eq!(bytes(&[directory, "--layers", "2"]), 4 * 80_072);
+    assert_eq!(bytes(&["custom", "--layers", "2", "--width", "128", "--vocab", "256"]), {
+        // 2 heads, state 64, MLPs of 512.
+        let mixer = (128 + 2 * 2 * 64 + 128 + 2) * 128 + 384 * 5 + 128 + 2 + 128 * 128;
+        4 * (256 * 128 + 2 * (2 * 128 + mixer + 3 * 512 * 128) + 128)
+    });
+    assert!(bytes(&[file, "--width", "128", "--mlp", "192", "--bits", "4"]) < 4 * 150_000);
+}
+
+#[test]
+fn what_cannot_be_measured() {
+    for (arguments, part) in [
+        (&["-r", "0"][..], "from 1 to 10000"),
+        (&["-b", "0"], "from 1 to 4096"),
+        (&["-b", "1,5000"], "from 1 to 4096"),
+        (&["-d", "2M"], "from 0 to 1M"),
+        (&["-d", "-1"], "'-1'"),
+        (&["-p", "1.5k"], "from 0 to 1M"),
+        (&["-n", ""], "from 0 to 1M"),
+        (&["--shape", "2b"], "1b, 3b, 8b, custom"),
+        (&["--layers", "3"], "--shape"),
+        (&["--bits", "4"], "--shape"),
+        (&["--shape", "1b", "--model", "x"], "cannot be used with"),
+        (&["--json", "--format", "csv"], "cannot be used with"),
+    ] {
+        let run = CLI.run(&[&["bench"], arguments].concat());
+        assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
+        assert!(run.err.contains(part), "{arguments:?}: {run:?}");
+    }
+    let fails = |arguments: &[&str], parts: &[&str]| {
+        CLI.fails(&[&["bench"], arguments].concat(), parts);
+    };
+    fails(&["-p", "0", "-n", "0"], &["nothing to measure"]);
+    fails(&["--shape", "custom", "--layers", "2"], &["--width", "--layers"]);
+    fails(
+        &["--shape", "custom", "--layers", "2", "--width", "100", "--heads", "7"],
+        &["--shape custom", "n_v_heads is 7"],
+    );
+    fails(&["--shape", "1b", "--bits", "7"], &["7 bits"]);
+    // 200 billion weights.
+    fails(&["--shape", "8b", "--layers", "1000"], &["random 8b", "does not fit", "GiB"]);
+    fails(
+        &["--shape", "1b", "--bits", "4", "--layers", "1", "-b", "4096"],
+        &["batch of 4096", "GiB"],
+    );
+    fails(&["--plot", "/nowhere/x.svg"], &["/nowhere is no directory"]);
+    #[cfg(target_os = "linux")]
+    fails(&["--device", "gpu", "--shape", "1b"], &["--device gpu"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interruption_keeps_what_was_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let plot = directory.path().join("plot.svg");
+    let long = ["-p", "2", "-n", "0", "-d", "0,1M", "-r", "1", "--format", "csv", "--plot"];
+    let arguments = [&SHAPE[..], &long, &[plot.to_str().unwrap()]].concat();
+    let mut child = CLI.spawn(&arguments, Stdio::null());
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line
+    };
+    assert!(line().starts_with("test,tokens,depth"));
+    assert!(line().starts_with("read,2,0,1,1,"));
+    signal(&child, "INT");
+    assert_eq!(line(), "");
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(130), ""));
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("\nread 2\n"));
+}
