@@ -167,6 +167,7 @@ def main():
     model = peer(bits)
     timed_generate(model, 1)
     kernels = ""
+    load = os.getloadavg()[0]
     print("| test | mlx-llamba tok/s | cartesia-mlx tok/s | ratio | peak MiB | cartesia-mlx's |")
     print("|---|---|---|---|---|---|", flush=True)
     for name, run, count, wanted in tests:
@@ -184,7 +185,7 @@ def main():
             f"| {name} | {a:.2f} | {b:.2f} | {a / b:.2f} | {peak / 2**20:.0f} | {mx.get_peak_memory() / 2**20:.0f} |",
             flush=True,
         )
-    print(f"\nmlx-llamba's kernels: {kernels}")
+    print(f"\nmlx-llamba's kernels: {kernels}; load of the machine before: {load:.1f}")
 
 
 main()

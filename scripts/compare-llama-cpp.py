@@ -8,6 +8,7 @@ weight once.
 """
 
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -27,6 +28,8 @@ def main():
     command, llama_bench, tokens, repetitions, threads, *pairs = sys.argv[1:]
     test = ["-p", "0", "-n", tokens, "-r", "1"]
     kernels = ""
+    os.environ["MLX_LLAMBA_THREADS"] = threads
+    load = os.getloadavg()[0]
     print("| llama.cpp's model | MB | tok/s | GB/s | Llamba, MB | tok/s | GB/s | ratio of GB/s | of the best |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for pair in pairs:
@@ -47,7 +50,7 @@ def main():
             cells += [f"{size / 1e6:.1f}", f"{rate:.1f}", f"{medians[-1]:.2f}"]
         cells += [f"{medians[1] / medians[0]:.2f}", f"{bests[1] / bests[0]:.2f}"]
         print(f"| {pathlib.Path(gguf).stem} | {' | '.join(cells)} |", flush=True)
-    print(f"\nmlx-llamba's kernels: {kernels}")
+    print(f"\nmlx-llamba's kernels: {kernels}; load of the machine before: {load:.1f}")
 
 
 main()
