@@ -9,10 +9,7 @@ use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims, QuantizationError, Weight, ssd};
 
 /// `x (.., in) -> x W^T (.., out)`.
-pub(crate) fn matmul(
-    x: &Array,
-    weight: &Weight,
-) -> std::result::Result<Array, QuantizationError> {
+pub(crate) fn matmul(x: &Array, weight: &Weight) -> std::result::Result<Array, QuantizationError> {
     match weight {
         Weight::Dense(weight) => Ok(x.matmul(weight.t())?),
         Weight::Quantized(weight) => weight.matmul(x),

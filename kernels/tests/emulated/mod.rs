@@ -3,7 +3,7 @@
 // Every test takes a part of it.
 #![allow(dead_code, unreachable_pub)]
 
-use mlx_llamba_emulator::{Buffer, Kernel, Launch as Run, Report, TemplateArg, run};
+use mlx_llamba_emulator::{Buffer, Kernel, Launch as Run, Report, TemplateArg, check_types, run};
 use mlx_llamba_kernels::metal::{Argument, Launch, MixerCall, mixer_launch};
 use mlx_llamba_kernels::oracle::State;
 use mlx_rs::Dtype;
@@ -55,6 +55,8 @@ pub fn run_launch(launch: &Launch, inputs: &[Buffer]) -> (Vec<Buffer>, Report) {
         outputs: launch.outputs.iter().map(|o| (o.shape.clone(), dtype(o.dtype))).collect(),
         ..Run::default()
     };
+    check_types(&kernel, inputs, &how)
+        .unwrap_or_else(|error| panic!("{error}\n{:?}\n{source}", launch.template));
     let done = run(&kernel, inputs, &how)
         .unwrap_or_else(|error| panic!("{error}\n{:?}\n{source}", launch.template));
     assert_eq!(done.report.threadgroup_bytes, launch.threadgroup_bytes as u64, "threadgroup bytes");
