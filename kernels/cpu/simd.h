@@ -140,18 +140,16 @@ INLINE float sum(Floats value) {
 
 // The sums of four vectors at once, each in the order of `sum`.
 INLINE Four sums(Floats v0, Floats v1, Floats v2, Floats v3) {
-#if defined(__x86_64__)
-  const __m128 f0 = fold(v0), f1 = fold(v1), f2 = fold(v2), f3 = fold(v3);
-  const Four s01 = _mm_unpacklo_ps(f0, f1) + _mm_unpackhi_ps(f0, f1);
-  const Four s23 = _mm_unpacklo_ps(f2, f3) + _mm_unpackhi_ps(f2, f3);
-  return (Four)(_mm_movelh_ps(s01, s23) + _mm_movehl_ps(s23, s01));
-#else
-  return Four{sum(v0), sum(v1), sum(v2), sum(v3)};
-#endif
+  const Four f0 = fold(v0), f1 = fold(v1), f2 = fold(v2), f3 = fold(v3);
+  const Four s01 = __builtin_shufflevector(f0, f1, 0, 4, 1, 5) +
+                   __builtin_shufflevector(f0, f1, 2, 6, 3, 7);
+  const Four s23 = __builtin_shufflevector(f2, f3, 0, 4, 1, 5) +
+                   __builtin_shufflevector(f2, f3, 2, 6, 3, 7);
+  return __builtin_shufflevector(s01, s23, 0, 1, 4, 5) + __builtin_shufflevector(s01, s23, 2, 3, 6, 7);
 }
 
-// e^x to one unit in the last place, over all of float32. Exactly 0 and
-// infinity beyond the range of float32; NaN passes.
+// e^x to one unit in the last place, over all of float32. Exactly 0 and infinity beyond its range;
+// NaN passes.
 //
 // x = i ln 2 + r with |r| <= ln 2 / 2, e^x = 2^i e^r. The polynomial is the minimax one of
 // (e^r - 1 - r) / r^2 by relative error in e^r, which is 3e-9.
