@@ -12,6 +12,8 @@ import sys
 import time
 
 READ, GENERATE = 256, 32  # tokens
+REPETITIONS = 3  # in a round, for a mean
+ENOUGH = 1.0  # seconds: the peer's long runs are not repeated
 HEAD = 64
 
 # The same width, layers, MLPs and vocabulary on both sides.
@@ -85,11 +87,14 @@ def peer(shape, depths):
             mx.clear_cache()
             once()
             mx.reset_peak_memory()
-            seconds, active = once()
+            runs = [once()]
+            while len(runs) < REPETITIONS and sum(seconds for seconds, _ in runs) < ENOUGH:
+                runs.append(once())
+            active = runs[-1][1]
             row = dict(
                 test=test,
                 depth=depth,
-                tokens_per_second=tokens / seconds,
+                tokens_per_second=statistics.mean(tokens / seconds for seconds, _ in runs),
                 peak_memory=mx.get_peak_memory(),
                 active_memory=active,
                 weight_bytes=weights,
@@ -108,8 +113,8 @@ def rows(command, environment=None):
 def compare(command, name, depths, rounds):
     """{(side, test, depth): row of medians}"""
     shape = SHAPES[name]
-    ours = [command, "bench", "--json", "--shape", "custom", "-r", "1", "-d", depths]
-    ours += ["-p", str(READ), "-n", str(GENERATE)]
+    ours = [command, "bench", "--json", "--shape", "custom", "-d", depths]
+    ours += ["-p", str(READ), "-n", str(GENERATE), "-r", str(REPETITIONS)]
     for size in ("width", "layers", "mlp", "vocab"):
         ours += [f"--{size}", str(shape[size])]
     theirs = [sys.executable, __file__, "--peer", name, depths]

@@ -8,7 +8,7 @@ use super::report::{Row, Test};
 /// Height of a line of the legend.
 pub(super) const LINE: i32 = 22;
 /// Told apart by most people, whatever colours they see.
-const COLOURS: [RGBColor; 7] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -16,6 +16,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(90, 90, 90),
+    RGBColor(140, 86, 75),
+    RGBColor(94, 53, 177),
 ];
 
 /// What differs along the axis.

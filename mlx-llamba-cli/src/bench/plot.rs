@@ -10,8 +10,11 @@ use super::axis::Axis;
 use super::lines::{Along, LINE, Line, legend, lines};
 use super::report::{Header, Row, Test, mib};
 
-const SIZE: (u32, u32) = (1140, 400);
-const TITLE: u32 = 44;
+const SIZE: (u32, u32) = (1140, 420);
+const TITLE: u32 = 62;
+/// Characters of a title that there is room for.
+const TITLE_LENGTH: usize = 120;
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// What one chart shows.
@@ -45,7 +48,11 @@ fn picture(
     let root = SVGBackend::with_string(text, (SIZE.0, SIZE.1 + height as u32)).into_drawing_area();
     root.fill(&WHITE)?;
     let (title, rest) = root.split_vertically(TITLE);
-    title.draw_text(&header.describe(), &("sans-serif", 17).into_text_style(&title), (14, 16))?;
+    let style = ("sans-serif", 17).into_text_style(&title);
+    for (line, y) in [(&header.model, 14), (&header.details(), 37)] {
+        let line: String = line.chars().take(TITLE_LENGTH).collect();
+        title.draw_text(&line, &style, (14, y))?;
+    }
     let (panels, below) = rest.split_vertically(SIZE.1 - TITLE);
     let axis = Axis::new(rows.iter().map(|row| along.value(row)));
     let charts: Vec<Chart> = Chart::ALL.into_iter().filter(|chart| chart.has(&rows)).collect();

@@ -81,11 +81,11 @@ impl Header {
         }
     }
 
-    /// In a line, for people.
-    pub(super) fn describe(&self) -> String {
-        let Self { model, dtype, kernels, .. } = self;
+    /// What there is beside the model's name, for people.
+    pub(super) fn details(&self) -> String {
+        let Self { dtype, kernels, .. } = self;
         let weights = mib(self.weight_bytes);
-        format!("{model}: {weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}")
+        format!("{weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}")
     }
 }
 
@@ -133,10 +133,11 @@ impl Format {
     pub(super) fn head(self, header: &Header) -> String {
         match self {
             Self::Md => format!(
-                "{}\n\n| test | depth | batch | tok/s | ± | tok/s a row | first token, s \
+                "{}: {}\n\n| test | depth | batch | tok/s | ± | tok/s a row | first token, s \
                  | peak, MiB | in use, MiB | process, MiB |\n\
                  |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
-                header.describe()
+                header.model,
+                header.details()
             ),
             Self::Csv => COLUMNS.to_owned(),
             Self::Json => String::new(),
