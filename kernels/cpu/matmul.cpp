@@ -42,7 +42,7 @@ Format format_of(const array& a) {
 void matmul(const Weight& w, const float* x, float* y, size_t rows) {
   const MatmulTable& kernels = matmul_table();
   const size_t stride = kernels.stride(w);
-  const bool few = rows <= FEW && kernels.takes_few(w);
+  const bool few = rows <= kernels.most_few(w);
   float* arranged = scratch(std::min(rows, ROWS_AT_ONCE) * stride);
   // Whole tiles of the kernels, and enough of them for every thread.
   const size_t share = (w.out / static_cast<size_t>(threads()) + 23) / 24 * 24;
@@ -51,7 +51,7 @@ void matmul(const Weight& w, const float* x, float* y, size_t rows) {
     const Rows part{arranged, std::min(rows - done, ROWS_AT_ONCE), stride};
     const float* from = x + done * w.in;
     float* to = y + done * w.out;
-    if (part.rows <= FEW) {
+    if (part.rows <= 8) {
       kernels.arrange(w, from, arranged, 0, part.rows);
     } else {
       parallel_ranges(part.rows, 4, [&](size_t begin, size_t end) { kernels.arrange(w, from, arranged, begin, end); });

@@ -31,8 +31,7 @@ struct Weight {
 
 constexpr size_t PIECE = 1024;
 
-// Rows that the kernel for few rows takes, and outputs that the one for many takes at a time.
-constexpr size_t FEW = 8;
+// Outputs that the kernel for many rows takes at a time.
 constexpr size_t PANEL = 96;
 
 // Rows of x as the kernels read them: in the order in which codes come out of their words, and with
@@ -47,13 +46,13 @@ struct MatmulTable {
   size_t (*stride)(const Weight& w);
   // Writes rows [begin, end) of x (.., in) for `Rows`.
   void (*arrange)(const Weight& w, const float* x, float* to, size_t begin, size_t end);
-  // y[r, o] for all rows r, at most FEW, and begin <= o < end.
+  // y[r, o] for all rows r and begin <= o < end; weights are unpacked for a few rows at a time.
   void (*few)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end);
-  // The same for any number of rows and at most PANEL outputs; `panel` has room for
+  // The same for at most PANEL outputs; weights are unpacked once, into `panel`, which has room for
   // PANEL * (PIECE + 64) floats.
   void (*many)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel);
-  // Whether `few` takes such weights at all.
-  bool (*takes_few)(const Weight& w);
+  // Up to how many rows `few` is the faster; 0 if it does not take such weights at all.
+  size_t (*most_few)(const Weight& w);
 };
 
 PER_LEVEL(MatmulTable, matmul_table)

@@ -113,6 +113,23 @@ struct Dense {
   }
 };
 
+// A row that was unpacked to whole blocks; in the cache, so nothing is prefetched.
+struct Unpacked {
+  static constexpr int VECTORS = 1;
+  static constexpr int REGISTERS = 0;
+  using Block = Floats;
+
+  const float* values;
+
+  INLINE_MEMBER Block open(size_t block, int) const {
+    return load(values + block * LANES);
+  }
+
+  INLINE_MEMBER static Floats get(const Block& block, int) {
+    return block;
+  }
+};
+
 // A row of codes of 2, 4 or 8 bits.
 template <int BITS>
 struct Codes {
