@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -53,9 +54,10 @@ class Pool {
     post(static_cast<std::uint32_t>(tasks));
     while (step()) {
     }
-    for (int spin = 0; auto left = unfinished_.load(std::memory_order_acquire);) {
-      if (++spin < SPINS) pause();
-      else unfinished_.wait(left);
+    // What is left is in the middle of its last task, unless the system has put it aside.
+    for (int spin = 0; unfinished_.load(std::memory_order_acquire) != 0; spin++) {
+      if (spin < SPINS) pause();
+      else std::this_thread::yield();
     }
   }
 
@@ -71,7 +73,7 @@ class Pool {
       if (ticket_.compare_exchange_weak(
               ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
         task(context, static_cast<std::uint32_t>(ticket) - 1);
-        if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+        unfinished_.fetch_sub(1, std::memory_order_acq_rel);
         return true;
       }
     }
@@ -82,8 +84,12 @@ class Pool {
     const auto job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32 | tasks, std::memory_order_release);
     job_.store(static_cast<std::uint32_t>(job), std::memory_order_seq_cst);
-    // Waking costs a system call: only if somebody sleeps.
-    if (sleeping_.load(std::memory_order_seq_cst) != 0) job_.notify_all();
+    // Waking costs a system call: only if somebody sleeps. Who counts as sleeping without having
+    // seen this job holds the lock until it waits.
+    if (sleeping_.load(std::memory_order_seq_cst) != 0) {
+      std::lock_guard lock(bed_);
+      wake_.notify_all();
+    }
   }
 
   void work() {
@@ -91,8 +97,9 @@ class Pool {
     for (std::uint32_t seen = 0; !stopping_;) {
       for (int spin = 0; job_.load(std::memory_order_acquire) == seen && spin < SPINS; spin++) pause();
       if (job_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock lock(bed_);
         sleeping_.fetch_add(1, std::memory_order_seq_cst);
-        job_.wait(seen, std::memory_order_seq_cst);
+        while (job_.load(std::memory_order_seq_cst) == seen) wake_.wait(lock);
         sleeping_.fetch_sub(1, std::memory_order_relaxed);
       }
       seen = job_.load(std::memory_order_acquire);
@@ -104,6 +111,8 @@ class Pool {
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
   alignas(64) std::atomic<std::uint32_t> unfinished_{0};
   alignas(64) std::atomic<std::uint32_t> job_{0};
+  std::mutex bed_;
+  std::condition_variable wake_;
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stopping_{false};
   std::atomic<Task> task_{nullptr};
@@ -124,7 +133,7 @@ int clamp(int count) {
 }
 
 std::atomic<int> wanted{0};
-std::mutex busy;
+std::atomic_flag busy; // somebody has the pool
 
 int initial() {
   const char* text = std::getenv("MLX_LLAMBA_THREADS");
@@ -147,8 +156,7 @@ void set_threads(int count) {
 void parallel(std::size_t tasks, Task run, const void* context) {
   // Never destroyed: a stream of MLX may still compute while the process ends.
   static Pool* pool = nullptr;
-  std::unique_lock lock(busy, std::defer_lock);
-  if (inside || tasks < 2 || threads() == 1 || !lock.try_lock()) {
+  if (inside || tasks < 2 || threads() == 1 || busy.test_and_set(std::memory_order_acquire)) {
     for (std::size_t task = 0; task < tasks; task++) run(context, task);
     return;
   }
@@ -159,6 +167,7 @@ void parallel(std::size_t tasks, Task run, const void* context) {
   inside = true;
   pool->run(tasks, run, context);
   inside = false;
+  busy.clear(std::memory_order_release);
 }
 
 } // namespace mlx_llamba

@@ -1,0 +1,89 @@
+//! Bytes of weights a second that products on the CPU read, beside what the machine can read at
+//! all: `cargo bench -p mlx-llamba-kernels --bench matmul [-- OUT IN]`.
+//!
+//! Times are the best of several; the operations go through MLX like those of a model.
+
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use mlx_llamba_kernels::{Mode, Quantized, Scheme, Weight, cpu};
+use mlx_rs::random::uniform;
+use mlx_rs::{Array, Dtype};
+
+const ROWS: [i32; 10] = [1, 2, 4, 8, 12, 16, 32, 128, 512, 2048];
+
+/// Seconds of the fastest of the calls that fit into half a second, three at least.
+fn best(mut call: impl FnMut()) -> f64 {
+    let start = Instant::now();
+    let mut best = Duration::MAX;
+    let mut calls = 0;
+    while calls < 3 || start.elapsed() < Duration::from_millis(500) {
+        let start = Instant::now();
+        call();
+        best = best.min(start.elapsed());
+        calls += 1;
+    }
+    best.as_secs_f64()
+}
+
+/// Bytes a second that all threads together read from memory, without doing much else.
+fn read_bandwidth() -> f64 {
+    let numbers = vec![1f32; 1 << 28];
+    let part = numbers.len() / cpu::threads();
+    let sum = |part: &[f32]| {
+        let mut lanes = [0f32; 64];
+        for piece in part.chunks_exact(64) {
+            for (lane, number) in lanes.iter_mut().zip(piece) {
+                *lane += number;
+            }
+        }
+        black_box(lanes);
+    };
+    let seconds = best(|| {
+        std::thread::scope(|scope| {
+            for part in numbers.chunks(part) {
+                scope.spawn(move || sum(part));
+            }
+        });
+    });
+    (numbers.len() * 4) as f64 / seconds
+}
+
+fn main() {
+    let numbers: Vec<i32> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
+    let [out, columns] = numbers.try_into().unwrap_or([8192, 2048]);
+    println!("{}, {} threads", cpu::simd(), cpu::threads());
+    println!("memory: {:.1} GB/s", read_bandwidth() / 1e9);
+    println!("weight ({out}, {columns}); GB/s of weights, GFLOP/s, by rows");
+
+    let dense = uniform::<_, f32>(-1.0, 1.0, &[out, columns], None).unwrap();
+    let mut weights = vec![("f32".to_owned(), Weight::Dense(dense.clone()))];
+    for dtype in [Dtype::Bfloat16, Dtype::Float16] {
+        weights.push((format!("{dtype:?}"), Weight::Dense(dense.as_dtype(dtype).unwrap())));
+    }
+    for bits in [8, 6, 4, 3, 2] {
+        let scheme = Scheme::new(64, bits, Mode::Affine).unwrap();
+        let halves = dense.as_dtype(Dtype::Bfloat16).unwrap();
+        let quantized = Quantized::quantize(&halves, scheme).unwrap();
+        weights.push((format!("{bits} bits"), Weight::Quantized(quantized)));
+    }
+    let line = |name: &str, bytes: usize, product: &dyn Fn(&Array) -> Array| {
+        print!("{name:9}");
+        for rows in ROWS {
+            let x = uniform::<_, f32>(-1.0, 1.0, &[rows, columns], None).unwrap();
+            x.eval().unwrap();
+            let seconds = best(|| product(&x).eval().unwrap());
+            let flops = 2.0 * f64::from(rows) * f64::from(out) * f64::from(columns);
+            print!("  {rows}: {:.1} {:.0}", bytes as f64 / seconds / 1e9, flops / seconds / 1e9);
+        }
+        println!();
+    };
+    for (name, weight) in &weights {
+        let bytes = weight.arrays().iter().map(|array| array.nbytes()).sum();
+        mlx_rs::transforms::eval(weight.arrays()).unwrap();
+        line(name, bytes, &|x| cpu::matmul(x, weight).unwrap());
+    }
+    line("MLX's f32", dense.nbytes(), &|x| x.matmul(dense.t()).unwrap());
+}
