@@ -40,6 +40,8 @@ Format format_of(const array& a) {
 } // namespace
 
 void matmul(const Weight& w, const float* x, float* y, size_t rows) {
+  if (w.in == 0) std::fill_n(y, rows * w.out, 0.0f);
+  if (w.in == 0 || w.out == 0) return;
   const MatmulTable& kernels = matmul_table();
   const size_t stride = kernels.stride(w);
   const bool few = rows <= kernels.most_few(w);
@@ -81,7 +83,7 @@ class Matmul : public Op {
     const Weight w = describe(inputs);
     const float* x = inputs[0].data<float>();
     float* y = outputs[0].data<float>();
-    const size_t rows = w.in ? inputs[0].size() / w.in : 0;
+    const size_t rows = w.out ? outputs[0].size() / w.out : 0;
     enqueue([w, x, y, rows] { matmul(w, x, y, rows); });
   }
 

@@ -1,4 +1,6 @@
 #include "matmul.h"
+
+#include "codes.h"
 #include "simd.h"
 #include "weights.h"
 
@@ -141,7 +143,8 @@ INLINE void unpack(const Weight& w, size_t row, size_t column, size_t numbers, f
 }
 
 template <int R>
-void panel_rows(const Rows& x, size_t row, size_t column, const float* panel, size_t numbers, float* y, size_t out, size_t outputs) {
+void panel_rows(
+    const Rows& x, size_t row, size_t column, const float* panel, size_t numbers, float* y, size_t out, size_t outputs) {
   const int rows = x.rows - row < R ? (int)(x.rows - row) : R;
   const float* values[R];
   for (int r = 0; r < R; r++) values[r] = x.values + (row + (r < rows ? r : rows - 1)) * x.stride + column;

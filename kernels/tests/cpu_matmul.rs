@@ -206,6 +206,10 @@ fn is_a_lazy_operation_of_any_rank_and_layout() {
     // No rows at all.
     let none = Array::zeros::<f32>(&[0, 128]).unwrap();
     assert_eq!(cpu::matmul(&none, &weight).unwrap().shape(), [0, 40]);
+    // No columns.
+    let empty = Weight::Dense(Array::zeros::<f32>(&[2, 0]).unwrap());
+    let y = cpu::matmul(&Array::zeros::<f32>(&[3, 0]).unwrap(), &empty).unwrap();
+    assert_eq!(f32s(&y), [0.0; 6]);
 }
 
 #[test]

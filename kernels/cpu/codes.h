@@ -1,0 +1,144 @@
+// Reading a row of a quantized matrix: the readers of `weights.h` for codes. Part of
+// `matmul.simd.cpp`.
+#pragma once
+
+#include "weights.h"
+
+namespace mlx_llamba::SIMD_LEVEL {
+
+// A row of codes of 2, 4 or 8 bits.
+template <int BITS>
+struct Codes {
+  static constexpr int VECTORS = 32 / BITS;
+  static constexpr bool FEW_ROWS = true;
+  static constexpr size_t BLOCK = LANES * VECTORS;
+
+  static constexpr int REGISTERS = 3;
+  struct Block {
+    Ints words;
+    Floats scale, bias;
+  };
+
+  const int32_t* words;
+  size_t ahead; // bytes to what the next tile reads
+  int group_bits; // groups are powers of two
+  Ints places; // of the lanes' groups among those of a block
+  // Of the piece's groups; `open` reads a vector beyond the last.
+  float scales[PIECE / 32 + LANES], biases[PIECE / 32 + LANES];
+
+  void stand_on(const Weight& w, size_t row, size_t column, size_t outputs) {
+    const size_t left = w.in - column, numbers = left < PIECE ? left : PIECE;
+    ahead = outputs * w.in * BITS / 8;
+    group_bits = __builtin_ctzll(w.group);
+    words = static_cast<const int32_t*>(w.values) + (row * w.in + column) / VECTORS;
+    const size_t first = (row * w.in + column) >> group_bits;
+    widen(w.format, w.scales, first, numbers >> group_bits, scales);
+    widen(w.format, w.biases, first, numbers >> group_bits, biases);
+    Ints lanes;
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane * VECTORS;
+    places = lanes >> group_bits;
+  }
+
+  INLINE_MEMBER Block open(size_t block, int units) const {
+    const size_t first = block * BLOCK >> group_bits;
+    __builtin_prefetch(reinterpret_cast<const char*>(words + block * LANES) + ahead);
+    return {load_ints(words + block * LANES, units), spread(scales + first), spread(biases + first)};
+  }
+
+  INLINE_MEMBER static Floats get(const Block& block, int vector) {
+    return fma(code(block.words >> (vector * BITS)), block.scale, block.bias);
+  }
+
+ private:
+  // A lane's own of the numbers of a block's groups.
+  INLINE_MEMBER Floats spread(const float* from) const {
+    if ((size_t)1 << group_bits >= BLOCK) return broadcast(*from);
+#if defined(SIMD_AVX512)
+    return _mm512_permutexvar_ps((__m512i)places, load(from));
+#elif defined(SIMD_AVX2)
+    return _mm256_permutevar8x32_ps(load(from), (__m256i)places);
+#else
+    Floats value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = from[places[lane]];
+    return value;
+#endif
+  }
+
+  // The lowest BITS bits.
+  INLINE_MEMBER static Floats code(Ints bits) {
+#if defined(SIMD_AVX512)
+    // Looking up takes the lowest four bits as they are: no mask, no conversion.
+    if constexpr (BITS <= 4) {
+      const Floats numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+      const Floats repeated = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+      return _mm512_permutexvar_ps((__m512i)bits, BITS == 4 ? numbers : repeated);
+    }
+#endif
+    return __builtin_convertvector(bits & ((1 << BITS) - 1), Floats);
+  }
+};
+
+// A row of codes of 3, 5 or 6 bits, which cross the borders of words: 8 of them are BITS bytes. For
+// `many` only, which unpacks once for all rows.
+template <int BITS>
+struct Stream {
+  static constexpr int VECTORS = 1;
+  static constexpr bool FEW_ROWS = false;
+  using Block = Floats;
+
+  const uint8_t* bytes;
+  int group_bits;
+  float scales[PIECE / 32 + LANES], biases[PIECE / 32 + LANES];
+
+  void stand_on(const Weight& w, size_t row, size_t column, size_t) {
+    const size_t left = w.in - column, numbers = left < PIECE ? left : PIECE;
+    group_bits = __builtin_ctzll(w.group);
+    bytes = static_cast<const uint8_t*>(w.values) + (row * w.in + column) / 8 * BITS;
+    const size_t first = (row * w.in + column) >> group_bits;
+    widen(w.format, w.scales, first, numbers >> group_bits, scales);
+    widen(w.format, w.biases, first, numbers >> group_bits, biases);
+  }
+
+  INLINE_MEMBER Block open(size_t block, int) const {
+    const size_t first = block * LANES;
+#if defined(SIMD_AVX512)
+    const Ints now = (Ints)_mm512_inserti64x4(_mm512_castsi256_si512(eight(first)), eight(first + 8), 1);
+#else
+    Ints now;
+    const uint64_t stream = word(first) >> (first % 8 * BITS);
+    for (int lane = 0; lane < LANES; lane++) now[lane] = (int)(stream >> (lane * BITS)) & ((1 << BITS) - 1);
+#endif
+    const size_t at = first >> group_bits;
+    return fma(__builtin_convertvector(now, Floats), broadcast(scales[at]), broadcast(biases[at]));
+  }
+
+  INLINE_MEMBER static Floats get(const Block& block, int) {
+    return block;
+  }
+
+ private:
+  // The 8 codes that `first` is one of; reads nothing behind them.
+  INLINE_MEMBER uint64_t word(size_t first) const {
+    const uint8_t* from = bytes + first / 8 * BITS;
+    uint32_t four;
+    uint16_t two;
+    if constexpr (BITS == 3) {
+      __builtin_memcpy(&two, from, 2);
+      return two | (uint32_t)from[2] << 16;
+    }
+    __builtin_memcpy(&four, from, 4);
+    if constexpr (BITS == 5) return four | (uint64_t)from[4] << 32;
+    __builtin_memcpy(&two, from + 4, 2);
+    return four | (uint64_t)two << 32;
+  }
+
+#if defined(SIMD_AVX512)
+  INLINE_MEMBER __m256i eight(size_t first) const {
+    const __m512i places = _mm512_setr_epi64(0, BITS, 2 * BITS, 3 * BITS, 4 * BITS, 5 * BITS, 6 * BITS, 7 * BITS);
+    const __m512i codes = _mm512_srlv_epi64(_mm512_set1_epi64((long long)word(first)), places);
+    return _mm512_cvtepi64_epi32(_mm512_and_si512(codes, _mm512_set1_epi64((1 << BITS) - 1)));
+  }
+#endif
+};
+
+} // namespace mlx_llamba::SIMD_LEVEL
