@@ -54,17 +54,10 @@ KNOWN_LIBCXX = {
     f"__ZNSt3__1{STREAMBUF}9showmanycEv",
     f"__ZNSt3__1{STREAMBUF}9underflowEv",
     "__ZNSt3__16localeaSERKS0_",
-    # In every macOS: dynamic_cast, a mutex, a clock; since 10.13 new and delete with an alignment.
+    # In every macOS: dynamic_cast; since 10.13 new and delete with an alignment.
     "___dynamic_cast",
-    "__ZNSt3__15mutex8try_lockEv",
-    "__ZNSt3__16chrono12steady_clock3nowEv",
     "__ZnwmSt11align_val_t",
     "__ZdlPvSt11align_val_t",
-    # Since macOS 11: what std::atomic waits with.
-    "__ZNSt3__120__libcpp_atomic_waitEPVKvx",
-    "__ZNSt3__123__libcpp_atomic_monitorEPVKv",
-    "__ZNSt3__123__cxx_atomic_notify_oneEPVKv",
-    "__ZNSt3__123__cxx_atomic_notify_allEPVKv",
     # Since macOS 13.3: std::to_chars of a float, double and long double, which std::format uses.
     *(
         f"__ZNSt3__18to_charsEPcS0_{number}{style}"
