@@ -1,4 +1,4 @@
-//! Compiles `graph/graph.cpp`, which looks into MLX's graphs.
+//! Compiles `graph/graph.cpp`, which lets tests build graphs for other machines.
 
 use std::env;
 

@@ -1,31 +1,9 @@
-//! The operations of a lazy graph, to count them.
+//! Building and reading graphs of MLX.
 
-use std::ffi::{c_char, c_int, c_void};
-
-use mlx_llamba::Array;
+use std::ffi::{c_int, c_void};
 
 unsafe extern "C" {
-    fn graph_names(
-        outputs: *const *const c_void,
-        count: usize,
-        text: *mut c_char,
-        capacity: usize,
-    ) -> usize;
     fn graph_while_exporting(build: unsafe extern "C" fn(*mut c_void), data: *mut c_void) -> c_int;
-}
-
-/// Names of all operations that the arrays wait for, each once, inputs first.
-pub fn operations(outputs: &[&Array]) -> Vec<String> {
-    let handles: Vec<*const c_void> =
-        outputs.iter().map(|array| array.as_ptr().ctx.cast_const()).collect();
-    let mut text = vec![0u8; 1 << 20];
-    // SAFETY: a handle of MLX's C interface points to an array, which lives as long as the call;
-    // the text has the length that is passed.
-    let len = unsafe {
-        graph_names(handles.as_ptr(), handles.len(), text.as_mut_ptr().cast(), text.len())
-    };
-    assert!(len <= text.len(), "{len} bytes of names");
-    String::from_utf8_lossy(&text[..len]).lines().map(str::to_owned).collect()
 }
 
 /// Operations that only give another view of their input, or nothing to launch at all.
