@@ -2,29 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod settings;
 
 use mlx_llamba_kernels::cpu;
 use mlx_rs::{Array, Dtype};
 use proptest::prelude::*;
+use settings::{alone, with_every_instruction_set};
 
 /// Relative to the largest value of a row; 3000 random cases stayed below 4e-7.
 const TOLERANCE: f64 = 1e-6;
-
-/// Instruction sets and thread counts are the process's: one test at a time changes them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `f` with each instruction set that this machine has.
-fn with_every_instruction_set(mut f: impl FnMut(&str)) {
-    for name in ["baseline", "avx2", "avx512"] {
-        if cpu::set_simd(name) {
-            f(name);
-        }
-    }
-}
 
 fn array(values: &[f32], shape: &[usize]) -> Array {
     let shape: Vec<i32> = shape.iter().map(|&size| size as i32).collect();

@@ -4,33 +4,18 @@
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
+mod settings;
 mod support;
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlx_llamba_kernels::{Activation, Backend, MixerInput, MixerWeights, cpu};
 use mlx_rs::{Array, Dtype};
 use proptest::prelude::*;
+use settings::{alone, with_every_instruction_set};
 use support::{Case, Data, Found, array, check, in_pieces, ragged, state, steps, tokens, weights};
 
 /// Largest error relative to the largest value; 60000 random cases stayed below 1.4e-6 in y and
 /// 5e-7 in the state.
 const TOLERANCE: f64 = 4e-6;
-
-/// Instruction sets and thread counts are the process's: one test at a time changes them.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `f` with each instruction set that this machine has.
-fn with_every_instruction_set(mut f: impl FnMut(&str)) {
-    for name in ["baseline", "avx2", "avx512"] {
-        if cpu::set_simd(name) {
-            f(name);
-        }
-    }
-}
 
 fn pieces(case: &Case, data: &Data, cuts: &[usize]) -> Found {
     in_pieces(Backend::Cpu, case, data, cuts)
