@@ -1,0 +1,20 @@
+//! What a training step reads.
+
+use mlx_rs::Array;
+
+/// Windows of a packed corpus.
+///
+/// | field | shape | dtype |
+/// |---|---|---|
+/// | tokens | (b, l) | uint32 |
+/// | next | (b, l): the token after each | uint32 |
+/// | starts | (b, l): true at the first token of a document, where memory of what came before ends; `None` to read across documents | bool |
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The windows.
+    pub tokens: Array,
+    /// What follows each token.
+    pub next: Array,
+    /// Where documents begin.
+    pub starts: Option<Array>,
+}

@@ -1,0 +1,14 @@
+//! MOHAWK: turns a Llama Transformer into a Llamba recurrent model.
+//!
+//! Source: MOHAWK (arXiv 2408.10189), Llamba (arXiv 2502.14458).
+
+// The paper's matrices keep their upper-case names.
+#![allow(non_snake_case)]
+
+mod batch;
+mod error;
+mod parameters;
+
+pub use batch::Batch;
+pub use error::{Error, Result};
+pub use parameters::Parameters;
