@@ -7,8 +7,10 @@
 
 mod batch;
 mod error;
+mod objective;
 mod parameters;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
+pub use objective::Objective;
 pub use parameters::Parameters;
