@@ -8,6 +8,7 @@
 mod batch;
 mod error;
 mod parameters;
+pub mod teacher;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
