@@ -9,6 +9,7 @@ mod batch;
 mod error;
 mod objective;
 mod parameters;
+pub mod teacher;
 
 pub use batch::Batch;
 pub use error::{Error, Result};

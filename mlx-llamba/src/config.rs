@@ -1,6 +1,6 @@
 //! The sizes and switches of a Llamba, from either published form.
 
-mod fields;
+pub(crate) mod fields;
 mod json;
 mod metadata;
 mod quantization;

@@ -66,6 +66,7 @@ mod embedded;
 mod error;
 mod evaluate;
 mod ffi;
+pub mod files;
 mod floats;
 mod generation;
 mod host;
@@ -98,8 +99,9 @@ pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, Token
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
+pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
+pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::{Borders, Model};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};

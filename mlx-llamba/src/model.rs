@@ -101,22 +101,8 @@ impl Model {
     }
 
     fn load(checkpoint: &impl Weights, dtype: Dtype, backend: Backend) -> Result<Self> {
-        if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
-            return Err(Error::Option {
-                option: "dtype",
-                value: format!("{dtype:?}"),
-                expected: "float32, float16 or bfloat16".into(),
-            });
-        }
-        if let Err(reason) = backend.takes(dtype) {
-            return Err(Error::Option {
-                option: "dtype",
-                value: format!("{dtype:?}"),
-                expected: format!("another one or another back end: {reason}"),
-            });
-        }
         let config = checkpoint.config().clone();
-        let compute = Numerics { backend, dtype };
+        let compute = Numerics::new(backend, dtype)?;
         let float = |name: &str| -> Result<Array> { Ok(checkpoint.array(name)?.as_dtype(dtype)?) };
         let layers = (0..config.n_layer)
             .map(|i| Block::load(checkpoint, &format!("backbone.layers.{i}"), compute))
