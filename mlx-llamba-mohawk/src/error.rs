@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use mlx_llamba::FieldProblem;
+
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -15,6 +17,22 @@ pub enum Error {
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
+    /// The model is a Transformer of another kind, or no Transformer.
+    #[error("{path} is a {found} model; teachers are of the architecture llama", path = path.display())]
+    Architecture {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// What it calls itself.
+        found: String,
+    },
+    /// A configuration cannot describe a Llama; lists every bad field.
+    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
+    Config {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// All the bad fields.
+        problems: Vec<FieldProblem>,
+    },
     /// The operating system refused a file operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
@@ -175,4 +193,14 @@ impl Error {
     pub(crate) fn unknown(name: &str) -> Self {
         Self::UnknownParameter { name: name.to_owned() }
     }
+}
+
+/// Joins problems into one readable line.
+fn list<T: std::fmt::Display>(problems: &[T]) -> String {
+    const SHOWN: usize = 12;
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more", problems.len() - SHOWN));
+    }
+    lines.join("; ")
 }

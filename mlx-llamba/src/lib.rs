@@ -55,6 +55,7 @@
 #![allow(non_snake_case)]
 
 mod atomic;
+mod block;
 mod checkpoint;
 mod config;
 mod context;
@@ -65,6 +66,7 @@ mod embedded;
 mod error;
 mod evaluate;
 mod ffi;
+pub mod files;
 mod floats;
 mod generation;
 mod host;
@@ -73,6 +75,7 @@ mod inspect;
 mod linear;
 mod llamba;
 mod model;
+mod named;
 mod quantize;
 mod random;
 pub mod sample;
@@ -96,10 +99,11 @@ pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, Token
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
+pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
+pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
-pub use model::Model;
+pub use model::{Borders, Model};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};

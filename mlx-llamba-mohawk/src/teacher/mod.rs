@@ -1,0 +1,24 @@
+//! The Transformer that is distilled: any Llama.
+//!
+//! RMSNorm, attention with grouped key/value heads and rotary positions, SwiGLU.
+//!
+//! Source: Llama (arXiv 2302.13971), Llama 3 (arXiv 2407.21783); names of tensors and of the
+//! configuration's fields as in the checkpoints on Hugging Face.
+
+mod attention;
+mod cache;
+mod config;
+mod init;
+mod llama;
+mod mask;
+mod open;
+mod rope;
+mod save;
+
+pub use cache::KvCache;
+pub use config::LlamaConfig;
+pub use init::init;
+pub use llama::{Llama, Trace, Wanted};
+pub use mask::Window;
+pub use rope::Rope;
+pub use save::save;

@@ -1,0 +1,7 @@
+//! The teacher against numbers made in PyTorch, and against itself.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod golden;
+mod gradients;
+mod support;
