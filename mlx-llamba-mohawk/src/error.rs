@@ -33,6 +33,34 @@ pub enum Error {
         /// All the bad fields.
         problems: Vec<FieldProblem>,
     },
+    /// A GGUF file is damaged or hostile.
+    #[error("{path} is not a sound GGUF file: {reason}", path = path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is quantized in a way that MLX has no matrices for.
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
+    GgufType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// A GGUF file's tokenizer is of a kind that is not known here.
+    #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
+    TokenizerKind {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: String,
+        /// What is known.
+        expected: &'static str,
+    },
 }
 
 /// Joins problems into one readable line.
