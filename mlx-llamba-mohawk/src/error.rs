@@ -11,28 +11,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Loading, tokenizing or running a Llamba failed.
-    #[error(transparent)]
-    Llamba(#[from] mlx_llamba::Error),
-    /// MLX refused an operation.
-    #[error("MLX: {0}")]
-    Mlx(#[from] mlx_rs::error::Exception),
-    /// The model is a Transformer of another kind, or no Transformer.
-    #[error("{path} is a {found} model; teachers are of the architecture llama", path = path.display())]
-    Architecture {
-        /// `config.json`, or the GGUF file.
-        path: PathBuf,
-        /// What it calls itself.
-        found: String,
-    },
-    /// A configuration cannot describe a Llama; lists every bad field.
-    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
-    Config {
-        /// `config.json`, or the GGUF file.
-        path: PathBuf,
-        /// All the bad fields.
-        problems: Vec<FieldProblem>,
-    },
     /// The operating system refused a file operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
@@ -186,6 +164,56 @@ pub enum Error {
     Plot {
         /// What the drawing library says.
         reason: String,
+    },
+    /// Loading, tokenizing or running a Llamba failed.
+    #[error(transparent)]
+    Llamba(#[from] mlx_llamba::Error),
+    /// MLX refused an operation.
+    #[error("MLX: {0}")]
+    Mlx(#[from] mlx_rs::error::Exception),
+    /// The model is a Transformer of another kind, or no Transformer.
+    #[error("{path} is a {found} model; teachers are of the architecture llama", path = path.display())]
+    Architecture {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// What it calls itself.
+        found: String,
+    },
+    /// A configuration cannot describe a Llama; lists every bad field.
+    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
+    Config {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// All the bad fields.
+        problems: Vec<FieldProblem>,
+    },
+    /// A GGUF file is damaged or hostile.
+    #[error("{path} is not a sound GGUF file: {reason}", path = path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is quantized in a way that MLX has no matrices for.
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
+    GgufType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// A GGUF file's tokenizer is of a kind that is not known here.
+    #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
+    TokenizerKind {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: String,
+        /// What is known.
+        expected: &'static str,
     },
 }
 
