@@ -159,6 +159,22 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A recipe is wrong.
+    #[error("{origin}, {key}: {reason}")]
+    Recipe {
+        /// The file, or the recipe's name.
+        origin: String,
+        /// The key, or the line.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no recipe of that name.
+    #[error("no recipe is called {name:?}; there are {}", crate::recipe::RECIPES.map(|(name, _)| name).join(", "))]
+    UnknownRecipe {
+        /// The name.
+        name: String,
+    },
     /// A picture cannot be drawn.
     #[error("cannot draw the plot: {reason}")]
     Plot {

@@ -11,6 +11,7 @@ mod error;
 pub mod evaluate;
 mod objective;
 mod parameters;
+pub mod recipe;
 pub mod teacher;
 pub mod train;
 
