@@ -33,6 +33,22 @@ pub enum Error {
         /// All the bad fields.
         problems: Vec<FieldProblem>,
     },
+    /// No Llamba can take the place of this teacher.
+    #[error("no Llamba has the teacher's sizes: {field} is {found}, expected {expected}")]
+    NoStudent {
+        /// The size.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What a Llamba needs.
+        expected: String,
+    },
+    /// Quantized parameters cannot be trained.
+    #[error("{path} is quantized: training needs the dense model", path = path.display())]
+    Quantized {
+        /// The checkpoint.
+        path: PathBuf,
+    },
 }
 
 /// Joins problems into one readable line.

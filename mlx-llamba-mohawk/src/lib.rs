@@ -9,6 +9,8 @@ mod batch;
 mod error;
 mod objective;
 mod parameters;
+pub mod stages;
+pub mod student;
 pub mod teacher;
 
 pub use batch::Batch;
