@@ -12,6 +12,8 @@ pub mod evaluate;
 mod objective;
 mod parameters;
 pub mod recipe;
+pub mod stages;
+pub mod student;
 pub mod teacher;
 pub mod train;
 
