@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod convert;
+mod distill;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -12,6 +13,8 @@ mod output;
 mod progress;
 mod quantize;
 mod rewrite;
+mod train;
+mod training;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,8 @@ enum Command {
     Inspect(inspect::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Distill(Box<distill::Args>),
+    Train(Box<train::Args>),
     Completions(completions::Args),
 }
 
@@ -63,6 +68,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Distill(args) => args.run(),
+        Command::Train(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {
