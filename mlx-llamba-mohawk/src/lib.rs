@@ -7,9 +7,11 @@
 
 mod batch;
 mod error;
+mod objective;
 mod parameters;
 pub mod teacher;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
+pub use objective::Objective;
 pub use parameters::Parameters;
