@@ -157,8 +157,12 @@ impl Backend {
         dims: Dims,
         activation: Activation,
     ) -> Result<Mixed, MixerError> {
-        check(input, state, weights, dims)?;
+        check(input, Some(state), weights, dims)?;
         Ok(match self {
+            Self::Cpu if input.starts.is_some() => {
+                stand_in("mixer", "the CPU kernels take no document starts");
+                plain::mixer(input, state, weights, dims, activation)?
+            }
             Self::Cpu => cpu::mixer(input, state, weights, dims, activation)?,
             Self::Metal => {
                 or_plain("mixer", metal::mixer(input, state, weights, dims, activation), || {
@@ -167,6 +171,33 @@ impl Backend {
             }
             Self::Plain => plain::mixer(input, state, weights, dims, activation)?,
         })
+    }
+
+    /// What [`mixer`](Self::mixer) does to its values before skip and gate, as a matrix over time:
+    /// `y_t = sum_s T[t, s] x_s` with `T[t, s] = (C_t . B_s) prod_{s<k<=t} a_k` for `s <= t`, and
+    /// `D` on the diagonal.
+    ///
+    /// Returns (b, h, l, l), float32, of sequences that begin with these rows; plain operations on
+    /// any back end, with gradients. Memory is quadratic in the length. Entries of padded rows are
+    /// unspecified.
+    ///
+    /// Source: MOHAWK (arXiv 2408.10189), section 3.
+    ///
+    /// # Errors
+    /// As [`mixer`](Self::mixer).
+    pub fn mixing_matrix(
+        self,
+        input: &MixerInput<'_>,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Array, MixerError> {
+        check(input, None, weights, dims)?;
+        let state = MixerState::zeros(input.rows.dim(0) as usize, dims, input.rows.dtype())?;
+        if self != Self::Plain {
+            stand_in("mixing matrix", "there is no kernel for it");
+        }
+        Ok(plain::mixing_matrix(input, &state, weights, dims, activation)?)
     }
 
     /// The activation of a gated MLP: `silu(gate) * up`, of (.., 2m) with the gate first, to

@@ -9,6 +9,7 @@
 #![allow(non_snake_case)]
 
 mod backend;
+mod convolution;
 pub mod cpu;
 mod dims;
 mod ffi;

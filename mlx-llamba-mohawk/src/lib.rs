@@ -6,10 +6,13 @@
 #![allow(non_snake_case)]
 
 mod batch;
+pub mod data;
 mod error;
+pub mod evaluate;
 mod objective;
 mod parameters;
 pub mod teacher;
+pub mod train;
 
 pub use batch::Batch;
 pub use error::{Error, Result};

@@ -123,6 +123,12 @@ impl Config {
         }
     }
 
+    /// Canonical name and shape of every tensor of the dense model, in the order in which a
+    /// forward pass meets them.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        crate::checkpoint::slots(self).into_iter().map(|slot| (slot.name, slot.shape)).collect()
+    }
+
     /// Width of the mixers' inside.
     pub fn d_inner(&self) -> usize {
         self.d_model * self.ssm.expand

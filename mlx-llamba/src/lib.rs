@@ -55,6 +55,7 @@
 #![allow(non_snake_case)]
 
 mod atomic;
+mod block;
 mod checkpoint;
 mod config;
 mod context;
@@ -74,6 +75,7 @@ mod inspect;
 mod linear;
 mod llamba;
 mod model;
+mod named;
 mod quantize;
 mod random;
 pub mod sample;
@@ -101,7 +103,7 @@ pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
-pub use model::Model;
+pub use model::{Borders, Model};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};

@@ -209,9 +209,13 @@ impl Llama {
         let dense = |(name, weight): &(String, Weight)| {
             let array = match weight {
                 Weight::Dense(array) => array.as_dtype(Dtype::Float32)?,
-                Weight::Quantized(q) => q.dequantize(Dtype::Float32).map_err(|source| {
-                    mlx_llamba::Error::Quantization { tensor: name.clone(), source }
-                })?,
+                Weight::Quantized(q) => {
+                    let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
+                    dense.map_err(|source| {
+                        let tensor = name.clone();
+                        mlx_llamba::Error::Quantization { tensor, source }
+                    })?
+                }
             };
             Ok((name.clone(), array))
         };

@@ -8,6 +8,7 @@
 mod attention;
 mod cache;
 mod config;
+mod gguf;
 mod init;
 mod llama;
 mod mask;
@@ -17,6 +18,7 @@ mod save;
 
 pub use cache::KvCache;
 pub use config::LlamaConfig;
+pub use gguf::gguf_tokenizer;
 pub use init::init;
 pub use llama::{Llama, Trace, Wanted};
 pub use mask::Window;

@@ -1,6 +1,7 @@
 //! Llamas in directories as Hugging Face's.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
 
 use mlx_llamba::files::TensorFiles;
@@ -8,18 +9,23 @@ use mlx_llamba::{Backend, Error, Numerics, TensorProblem, Weight};
 use mlx_rs::Dtype;
 
 use super::config::LlamaConfig;
+use super::gguf::{self, MAGIC};
 use super::llama::{Llama, check_shapes};
 use crate::error::Result;
 
 impl Llama {
-    /// Opens a directory with a `config.json` and safetensors files, activations in `dtype`.
-    /// Weights are read when they are first evaluated: see [`materialize`](Self::materialize).
+    /// Opens a directory with a `config.json` and safetensors files, or a GGUF file, activations
+    /// in `dtype`. Floats are read when they are first evaluated, see
+    /// [`materialize`](Self::materialize); the quantized matrices of a GGUF file are read now and
+    /// stay quantized.
     ///
     /// # Errors
-    /// [`Architecture`](crate::Error::Architecture), [`Config`](crate::Error::Config), and those of
+    /// [`Architecture`](crate::Error::Architecture), [`Config`](crate::Error::Config),
+    /// [`Gguf`](crate::Error::Gguf), [`GgufType`](crate::Error::GgufType), and those of
     /// [`TensorFiles::open`] and [`Llama::from_parameters`].
     pub fn open(path: impl AsRef<Path>, dtype: Dtype, backend: Backend) -> Result<Self> {
-        open_directory(path.as_ref(), Numerics::new(backend, dtype)?)
+        let (path, compute) = (path.as_ref(), Numerics::new(backend, dtype)?);
+        if is_gguf(path) { gguf::open(path, compute) } else { open_directory(path, compute) }
     }
 
     /// Reads all weights now. `progress` gets the bytes read so far and in all.
@@ -36,6 +42,16 @@ impl Llama {
         }
         Ok(())
     }
+}
+
+/// True for a file that calls itself GGUF, by its first bytes or by its name.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let mut begins = || {
+        let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+        read.is_ok() && start == *MAGIC
+    };
+    path.is_file() && (path.extension().is_some_and(|e| e == "gguf") || begins())
 }
 
 fn open_directory(path: &Path, compute: Numerics) -> Result<Llama> {
