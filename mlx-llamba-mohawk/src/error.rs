@@ -159,6 +159,22 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A recipe is wrong.
+    #[error("{origin}, {key}: {reason}")]
+    Recipe {
+        /// The file, or the recipe's name.
+        origin: String,
+        /// The key, or the line.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no recipe of that name.
+    #[error("no recipe is called {name:?}; there are {}", crate::recipe::RECIPES.map(|(name, _)| name).join(", "))]
+    UnknownRecipe {
+        /// The name.
+        name: String,
+    },
     /// A picture cannot be drawn.
     #[error("cannot draw the plot: {reason}")]
     Plot {
@@ -215,12 +231,22 @@ pub enum Error {
         /// What is known.
         expected: &'static str,
     },
-}
-
-impl Error {
-    pub(crate) fn unknown(name: &str) -> Self {
-        Self::UnknownParameter { name: name.to_owned() }
-    }
+    /// No Llamba can take the place of this teacher.
+    #[error("no Llamba has the teacher's sizes: {field} is {found}, expected {expected}")]
+    NoStudent {
+        /// The size.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What a Llamba needs.
+        expected: String,
+    },
+    /// Quantized parameters cannot be trained.
+    #[error("{path} is quantized: training needs the dense model", path = path.display())]
+    Quantized {
+        /// The checkpoint.
+        path: PathBuf,
+    },
 }
 
 /// Joins problems into one readable line.
@@ -231,4 +257,10 @@ fn list<T: std::fmt::Display>(problems: &[T]) -> String {
         lines.push(format!("and {} more", problems.len() - SHOWN));
     }
     lines.join("; ")
+}
+
+impl Error {
+    pub(crate) fn unknown(name: &str) -> Self {
+        Self::UnknownParameter { name: name.to_owned() }
+    }
 }

@@ -11,6 +11,9 @@ mod error;
 pub mod evaluate;
 mod objective;
 mod parameters;
+pub mod recipe;
+pub mod stages;
+pub mod student;
 pub mod teacher;
 pub mod train;
 

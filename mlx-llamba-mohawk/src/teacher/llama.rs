@@ -253,6 +253,17 @@ impl Llama {
         self.read(tokens, mask, Some(cache), Wanted::default(), &mut Trace::default())
     }
 
+    /// The hidden states after the final norm of texts from their beginning: (b, l, d). Arguments
+    /// as for [`trace`](Self::trace). Lazy.
+    ///
+    /// # Errors
+    /// As [`trace`](Self::trace).
+    pub fn documents(&self, tokens: &Array, starts: Option<&Array>) -> Result<Array> {
+        let mask = visible(tokens.dim(1) as usize, 0, starts, self.window)?;
+        let (u, _) = self.read(tokens, mask, None, Wanted::default(), &mut Trace::default())?;
+        Ok(u)
+    }
+
     /// Hidden states after the final norm (.., d) to logits (.., vocab), float32.
     ///
     /// # Errors

@@ -50,6 +50,10 @@ pub struct StageOptions {
     /// A loss above this many times the median of the last ones ends the run.
     #[serde(default = "ten")]
     pub explosion: f64,
+    /// Share of the loss that is of the true next token, 0 to 1; the rest is of the teacher's
+    /// choice. For the distillation stage.
+    #[serde(default)]
+    pub next_token: f64,
     /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
     #[serde(default)]
     pub freeze: Vec<String>,
@@ -109,6 +113,7 @@ impl StageOptions {
             ("beta1", (0.0..1.0).contains(&self.beta1), "a number from 0 to below 1"),
             ("beta2", (0.0..1.0).contains(&self.beta2), "a number from 0 to below 1"),
             ("clip", fine(self.clip), "a number, 0 or above"),
+            ("next_token", part(self.next_token), "a number from 0 to 1"),
             ("explosion", self.explosion > 1.0, "a number above 1"),
         ];
         checks.iter().find(|(_, sound, _)| !sound).map(|&(field, _, expected)| (field, expected))

@@ -1,0 +1,217 @@
+//! From hidden states to a loss over a vocabulary, a few positions at a time.
+
+use mlx_llamba::Config;
+use mlx_rs::error::{Exception, Result};
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{
+    concatenate, logsumexp_axis, minimum, softmax_axis, split_at_indices, sum, sum_axis,
+};
+use mlx_rs::{Array, Dtype, stop_gradient};
+
+use crate::Parameters;
+use crate::teacher::LlamaConfig;
+
+/// Logits in one piece: 64 MiB of float32.
+const PIECE: usize = 16 << 20;
+
+/// The last matrix of a model.
+pub(super) struct Head {
+    /// (rows, d); rows past the vocabulary are padding.
+    pub(super) weight: Array,
+    /// (rows,)
+    pub(super) bias: Option<Array>,
+    pub(super) vocab: usize,
+}
+
+/// What the logits are compared with; the losses are mixed as `(1 - w) KL + w NLL`.
+#[derive(Clone, Copy)]
+pub(super) struct Goal<'a> {
+    /// A teacher's logits (b, l, vocab), if there is one; else `w` is 1.
+    pub(super) teacher: Option<&'a Array>,
+    /// The true tokens (b, l).
+    pub(super) next: &'a Array,
+    /// `w`
+    pub(super) next_weight: f32,
+    /// What both logits are divided by.
+    pub(super) temperature: f32,
+}
+
+/// Means over the positions.
+#[derive(Clone)]
+pub(super) struct Means {
+    /// With the gradients.
+    pub(super) mixed: Array,
+    pub(super) cross_entropy: Array,
+    pub(super) kl: Array,
+    pub(super) next_token: Array,
+}
+
+impl Head {
+    /// A Llamba's.
+    pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> crate::Result<Self> {
+        let name = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
+        let bias = if config.lm_head_bias { parameters.get("lm_head.bias") } else { None };
+        Ok(Self { bias: bias.cloned(), ..Self::new(name, parameters, config.vocab_size)? })
+    }
+
+    /// A Llama's.
+    pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> crate::Result<Self> {
+        let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        Self::new(name, parameters, config.vocab_size)
+    }
+
+    fn new(name: &str, parameters: &Parameters, vocab: usize) -> crate::Result<Self> {
+        let name = format!("{name}.weight");
+        let missing = || Exception::custom(format!("no parameter {name}"));
+        let weight = parameters.get(&name).ok_or_else(missing)?.clone();
+        Ok(Self { weight, bias: None, vocab })
+    }
+
+    /// Compares the logits of `hidden` (b, l, d).
+    ///
+    /// What depends on the vocabulary is computed for a piece of the positions, and so is its
+    /// gradient with respect to the hidden states and the matrix, G W and G^T h with
+    /// G = d loss / d logits. They stand in the result as `<h - h', G W> + <W - W', G^T h>`, where
+    /// h' and W' are constants of the same values: terms of value 0 with these very gradients. So
+    /// no piece is needed again once the next one begins, and nothing is computed twice.
+    pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
+        let (d, vocab) = (hidden.dim(-1), self.vocab as i32);
+        let traced_h = hidden.reshape(&[-1, d])?; // (N, d)
+        let traced_W = first(&self.weight, vocab)?; // (vocab, d)
+        let traced_bias = self.bias.as_ref().map(|bias| first(bias, vocab)).transpose()?;
+        let h = stop_gradient(&traced_h)?;
+        let W = stop_gradient(&traced_W)?;
+        let bias = traced_bias.as_ref().map(stop_gradient).transpose()?;
+        // MLX does not check indices; an id out of range must not read foreign memory.
+        let last = Array::from_slice(&[self.vocab.saturating_sub(1) as u32], &[]);
+        let next = goal.next.as_dtype(Dtype::Uint32)?.reshape(&[-1])?; // (N,)
+        let next = minimum(next, last)?;
+        let teacher = match goal.teacher {
+            Some(logits) => Some(stop_gradient(logits)?.reshape(&[-1, vocab])?), // (N, vocab)
+            None => None,
+        };
+
+        let n = h.dim(0);
+        let rows = (PIECE / self.vocab.max(1)).clamp(1, n.max(1) as usize) as i32;
+        let mut parts: Option<Piece> = None;
+        let mut by_h = Vec::new();
+        for from in (0..n).step_by(rows as usize) {
+            let cut = |array: &Array| -> Result<Array> {
+                let parts = split_at_indices(array, &[from, n.min(from + rows)], 0)?;
+                parts.into_iter().nth(1).ok_or_else(|| "a piece without rows".into())
+            };
+            let h = cut(&h)?; // (m, d)
+            let mut logits = h.matmul(W.t())?; // (m, vocab)
+            if let Some(bias) = &bias {
+                logits = logits.add(bias)?;
+            }
+            let teacher = teacher.as_ref().map(cut).transpose()?;
+            let (G, sums) = slopes(&logits, teacher.as_ref(), goal)?;
+            by_h.push(G.matmul(&W)?); // (m, d)
+            let piece = Piece {
+                sums,
+                by_W: G.t().matmul(&h)?,
+                by_bias: if bias.is_some() { Some(sum_axis(&G, 0, None)?) } else { None },
+            };
+            parts = Some(match parts {
+                None => piece,
+                Some(parts) => parts.add(&piece)?,
+            });
+        }
+        let Piece { sums, by_W, by_bias } = parts.ok_or("no positions to compare")?;
+
+        // The logits of the true tokens, with gradients of their own.
+        let mut right = sum(traced_h.multiply(self.weight.try_index(&next)?)?, None)?;
+        if let Some(bias) = &self.bias {
+            right = right.add(sum(bias.try_index(&next)?, None)?)?;
+        }
+        let mean = |total: &Array| total.divide(Array::from_f32(n as f32));
+        let w = Array::from_f32(goal.next_weight);
+        let [cross_entropy, kl, log_sum] = sums;
+        let scale = Array::from_f32((1.0 - goal.next_weight) * goal.temperature.powi(2));
+        let mut mixed = kl.multiply(scale)?.add(log_sum.multiply(&w)?)?;
+        mixed = mixed.subtract(right.multiply(&w)?)?;
+        let by_h = concatenate(&by_h, 0)?; // (N, d)
+        mixed = mixed.add(with_slope(&traced_h, &h, &by_h)?)?;
+        mixed = mixed.add(with_slope(&traced_W, &W, &by_W)?)?;
+        if let (Some(traced), Some(bias), Some(slope)) = (&traced_bias, &bias, &by_bias) {
+            mixed = mixed.add(with_slope(traced, bias, slope)?)?;
+        }
+        Ok(Means {
+            mixed: mean(&mixed)?,
+            cross_entropy: mean(&cross_entropy)?,
+            kl: mean(&kl)?,
+            next_token: mean(&log_sum.subtract(right)?)?,
+        })
+    }
+}
+
+/// Sums over the positions of pieces.
+struct Piece {
+    /// Cross entropy with the teacher, KL, and the logarithm of the sum of exponentials.
+    sums: [Array; 3],
+    /// (vocab, d)
+    by_W: Array,
+    /// (vocab,)
+    by_bias: Option<Array>,
+}
+
+impl Piece {
+    fn add(&self, other: &Self) -> Result<Self> {
+        let [a, b, c] = &self.sums;
+        let [d, e, f] = &other.sums;
+        Ok(Self {
+            sums: [a.add(d)?, b.add(e)?, c.add(f)?],
+            by_W: self.by_W.add(&other.by_W)?,
+            by_bias: match (&self.by_bias, &other.by_bias) {
+                (Some(a), Some(b)) => Some(a.add(b)?),
+                _ => None,
+            },
+        })
+    }
+}
+
+/// d loss / d logits (m, vocab) but for the logits of the true tokens, and the sums of a piece.
+fn slopes(logits: &Array, teacher: Option<&Array>, goal: Goal<'_>) -> Result<(Array, [Array; 3])> {
+    let total = |array: &Array| sum(array, None);
+    let (w, temperature) = (goal.next_weight, goal.temperature);
+    let log_sum = total(&logsumexp_axis(logits, -1, None)?)?;
+    let Some(teacher) = teacher else {
+        let G = softmax_axis(logits, -1, None)?.multiply(Array::from_f32(w))?;
+        let zero = Array::from_f32(0.0);
+        return Ok((G, [zero.clone(), zero, log_sum]));
+    };
+    let divided = |logits: &Array| match temperature {
+        1.0 => Ok(logits.clone()),
+        _ => logits.divide(Array::from_f32(temperature)),
+    };
+    let (s, t) = (divided(logits)?, divided(teacher)?);
+    let (p, q) = (softmax_axis(&t, -1, None)?, softmax_axis(&s, -1, None)?);
+    let s_sum = total(&logsumexp_axis(&s, -1, None)?)?;
+    let t_sum = total(&logsumexp_axis(&t, -1, None)?)?;
+    let cross_entropy = s_sum.subtract(total(&p.multiply(&s)?)?)?;
+    let entropy = t_sum.subtract(total(&p.multiply(&t)?)?)?;
+    let kl = cross_entropy.subtract(&entropy)?;
+    let mut G = q.subtract(&p)?;
+    if w > 0.0 {
+        G = G.multiply(Array::from_f32((1.0 - w) * temperature))?;
+        let q = if temperature == 1.0 { q } else { softmax_axis(logits, -1, None)? };
+        G = G.add(q.multiply(Array::from_f32(w))?)?;
+    } else if temperature != 1.0 {
+        G = G.multiply(Array::from_f32(temperature))?;
+    }
+    Ok((G, [cross_entropy, kl, log_sum]))
+}
+
+/// 0, with the gradient `slope` with respect to `traced`, of which `value` is the value.
+fn with_slope(traced: &Array, value: &Array, slope: &Array) -> Result<Array> {
+    sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)
+}
+
+/// The first `count` of axis 0.
+fn first(array: &Array, count: i32) -> Result<Array> {
+    if array.dim(0) == count {
+        return Ok(array.clone());
+    }
+    Ok(split_at_indices(array, &[count], 0)?.swap_remove(0))
+}
