@@ -38,6 +38,7 @@
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
 //! | measure what quantizing costs | [`compare`] |
+//! | generate with another architecture | [`LanguageModel`] |
 //!
 //! The recurrence itself is in the crate `mlx-llamba-kernels`.
 //!
@@ -72,6 +73,7 @@ mod generation;
 mod host;
 pub mod hub;
 mod inspect;
+mod language;
 mod linear;
 mod llamba;
 mod model;
@@ -99,6 +101,7 @@ pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, Token
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
+pub use language::LanguageModel;
 pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
