@@ -38,6 +38,7 @@
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
 //! | measure what quantizing costs | [`compare`] |
+//! | generate with another architecture | [`LanguageModel`] |
 //!
 //! The recurrence itself is in the crate `mlx-llamba-kernels`.
 //!
@@ -69,9 +70,11 @@ mod ffi;
 pub mod files;
 mod floats;
 mod generation;
+mod hash;
 mod host;
 pub mod hub;
 mod inspect;
+mod language;
 mod linear;
 mod llamba;
 mod model;
@@ -83,6 +86,7 @@ mod state;
 mod stop;
 mod store;
 mod stream;
+mod template;
 mod tokenizer;
 
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
@@ -99,6 +103,7 @@ pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, Token
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
+pub use language::LanguageModel;
 pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
@@ -111,4 +116,5 @@ pub use state::State;
 pub use stop::StopMatcher;
 pub use store::{OnProgress, Progress};
 pub use stream::Stream;
+pub use template::{ChatOptions, Json, Message, Template};
 pub use tokenizer::{Tokenizer, TokenizerFiles};

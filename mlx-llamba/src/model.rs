@@ -11,7 +11,8 @@ use mlx_rs::{Array, Dtype};
 use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::language;
 use crate::linear::{Linear, Matrix, Numerics, optional};
 use crate::named::NamedWeights;
 use crate::random::{RandomWeights, Weights};
@@ -176,18 +177,8 @@ impl Model {
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
     pub fn tokens(&self, rows: &[&[u32]]) -> Result<(Array, Option<Array>)> {
-        let vocab_size = self.config.vocab_size;
-        for row in rows {
-            if let Some(position) = row.iter().position(|&id| id as usize >= vocab_size) {
-                return Err(Error::TokenOutOfRange { id: row[position], position, vocab_size });
-            }
-        }
-        let l =
-            rows.iter().map(|row| row.len()).max().filter(|&l| l > 0).ok_or(Error::EmptyPrompt)?;
-        let padding = |row: &[u32]| std::iter::repeat_n(0, l - row.len());
-        let ids: Vec<u32> =
-            rows.iter().flat_map(|row| row.iter().copied().chain(padding(row))).collect();
-        let tokens = Array::from_slice(&ids, &[rows.len() as i32, l as i32]); // (b, l)
+        let tokens = language::tokens(rows, self.config.vocab_size)?; // (b, l)
+        let l = tokens.dim(1) as usize;
         let ragged = rows.iter().any(|row| row.len() != l);
         let lengths = ragged.then(|| {
             let lengths: Vec<i32> = rows.iter().map(|row| row.len() as i32).collect();

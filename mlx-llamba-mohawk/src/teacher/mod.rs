@@ -6,21 +6,27 @@
 //! configuration's fields as in the checkpoints on Hugging Face.
 
 mod attention;
+mod bundle;
 mod cache;
 mod config;
 mod gguf;
 mod init;
+mod inspect;
+mod language;
 mod llama;
 mod mask;
 mod open;
 mod rope;
 mod save;
 
+pub use bundle::{Teacher, tokenizer_of};
 pub use cache::KvCache;
 pub use config::LlamaConfig;
 pub use gguf::gguf_tokenizer;
 pub use init::init;
+pub use inspect::TeacherSummary;
 pub use llama::{Llama, Trace, Wanted};
 pub use mask::Window;
+pub use open::is_teacher;
 pub use rope::Rope;
 pub use save::save;

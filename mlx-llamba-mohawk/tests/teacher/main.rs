@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod bad_files;
+mod cache;
+mod generate;
+mod gguf;
 mod golden;
 mod gradients;
 mod support;

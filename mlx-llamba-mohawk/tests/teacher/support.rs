@@ -21,8 +21,14 @@ pub(crate) fn open(name: &str, backend: Backend) -> Llama {
 pub(crate) struct Golden(Vec<u8>);
 
 impl Golden {
+    /// Of a directory.
     pub(crate) fn open(name: &str) -> Self {
         Self(std::fs::read(fixture(name).join("golden.safetensors")).unwrap())
+    }
+
+    /// Of a GGUF file.
+    pub(crate) fn beside(name: &str) -> Self {
+        Self(std::fs::read(fixture(&format!("{name}.golden.safetensors"))).unwrap())
     }
 
     pub(crate) fn array(&self, name: &str) -> Array {

@@ -10,7 +10,7 @@ mod model;
 mod tokenizer;
 
 pub(super) use file::MAGIC;
-pub(super) use model::open;
+pub(super) use model::Gguf;
 
 use std::path::Path;
 

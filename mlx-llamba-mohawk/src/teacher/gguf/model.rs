@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlx_llamba::files::{Fields, Problems, Source, lazy};
-use mlx_llamba::{Numerics, TensorProblem, Weight};
+use mlx_llamba::{TensorProblem, Weight};
 use mlx_rs::Array;
 use mlx_rs::ops::swap_axes;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::file::{File, Stored, shown};
 use crate::error::{Error, Result};
 use crate::teacher::config::{LlamaConfig, bad, limit};
-use crate::teacher::llama::{Llama, check_shapes};
+use crate::teacher::llama::check_shapes;
 use crate::teacher::rope::Rope;
 
 /// Parts of a block: GGUF's names and Hugging Face's.
@@ -31,22 +31,53 @@ const PARTS: [(&str, &str); 9] = [
 /// Factors of the rotary wavelengths, a float a pair.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// Opens a GGUF file. Floats are read when they are evaluated, quantized matrices now.
-pub(in crate::teacher) fn open(path: &Path, compute: Numerics) -> Result<Llama> {
-    let source = Arc::new(Source::open(path)?);
-    let file = File::read(&source)?;
-    let config = config(path, &source, &file)?;
-    let names: BTreeMap<String, &str> = file
-        .tensors
-        .keys()
-        .filter(|name| *name != FACTORS)
-        .map(|name| (canonical(name).unwrap_or_else(|| shown(name)), name.as_str()))
-        .collect();
-    let shapes = names.iter().map(|(name, own)| (name.as_str(), file.tensors[*own].shape.clone()));
-    check_shapes(path, &config, shapes)?;
-    Llama::build(config.clone(), compute, &|name| {
-        weight(&source, &config, name, &file.tensors[names[name]])
-    })
+/// A GGUF file that holds a Llama: every tensor that it needs is there, and no other.
+#[derive(Debug)]
+pub(in crate::teacher) struct Gguf {
+    source: Arc<Source>,
+    file: File,
+    config: LlamaConfig,
+    /// The file's names by the canonical ones.
+    names: BTreeMap<String, String>,
+}
+
+impl Gguf {
+    /// Reads and checks the header.
+    pub(in crate::teacher) fn open(path: &Path) -> Result<Self> {
+        let source = Arc::new(Source::open(path)?);
+        let file = File::read(&source)?;
+        let config = config(path, &source, &file)?;
+        let names: BTreeMap<String, String> = file
+            .tensors
+            .keys()
+            .filter(|name| *name != FACTORS)
+            .map(|name| (canonical(name).unwrap_or_else(|| shown(name)), name.clone()))
+            .collect();
+        let shapes =
+            names.iter().map(|(name, own)| (name.as_str(), file.tensors[own].shape.clone()));
+        check_shapes(path, &config, shapes)?;
+        Ok(Self { source, file, config, names })
+    }
+
+    pub(in crate::teacher) fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Canonical name, kind, shape and bytes of every tensor.
+    pub(in crate::teacher) fn tensors(
+        &self,
+    ) -> impl Iterator<Item = (&str, String, &[usize], usize)> {
+        self.names.iter().map(|(name, own)| {
+            let Stored { shape, kind, range } = &self.file.tensors[own];
+            (name.as_str(), kind.to_string(), shape.as_slice(), range.len())
+        })
+    }
+
+    /// A tensor under its canonical name: floats are read when they are evaluated, quantized
+    /// matrices now.
+    pub(in crate::teacher) fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
+        weight(&self.source, &self.config, name, &self.file.tensors[&self.names[name]])
+    }
 }
 
 /// Hugging Face's name of a tensor.
