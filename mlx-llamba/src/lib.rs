@@ -33,6 +33,7 @@
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
+//! | run many generations at once | [`Batch`] |
 //! | save, load and fork a place in a text | [`Context`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
@@ -55,6 +56,7 @@
 #![allow(non_snake_case)]
 
 mod atomic;
+pub mod batch;
 mod checkpoint;
 mod config;
 mod context;
@@ -82,6 +84,7 @@ mod store;
 mod stream;
 mod tokenizer;
 
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;
