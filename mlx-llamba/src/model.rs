@@ -11,7 +11,7 @@ use mlx_rs::{Array, Dtype};
 use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::language;
 use crate::linear::{Linear, Matrix, Numerics, optional};
 use crate::named::NamedWeights;

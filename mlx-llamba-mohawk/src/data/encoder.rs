@@ -20,7 +20,7 @@ pub struct Encoder {
 #[must_use]
 pub fn tokenizer_hash(files: &TokenizerFiles) -> String {
     let mut hasher = Sha256::new();
-    let TokenizerFiles { tokenizer, tokenizer_config, generation_config } = files;
+    let TokenizerFiles { tokenizer, tokenizer_config, generation_config, chat_template: _ } = files; // a template has no part in how a text is cut
     for file in [Some(tokenizer), tokenizer_config.as_ref(), generation_config.as_ref()] {
         let bytes = file.map_or(&[][..], Vec::as_slice);
         hasher.update((bytes.len() as u64).to_le_bytes());
