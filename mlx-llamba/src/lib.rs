@@ -33,6 +33,7 @@
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
+//! | run many generations at once | [`Batch`] |
 //! | save, load and fork a place in a text | [`Context`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
@@ -56,6 +57,7 @@
 #![allow(non_snake_case)]
 
 mod atomic;
+pub mod batch;
 mod block;
 mod checkpoint;
 mod config;
@@ -89,6 +91,7 @@ mod stream;
 mod template;
 mod tokenizer;
 
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;

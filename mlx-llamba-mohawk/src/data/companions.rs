@@ -38,7 +38,7 @@ impl Companions {
             }
             path.join("tokenizer.json")
         } else if path.extension().is_some_and(|extension| extension == "gguf") {
-            let TokenizerFiles { tokenizer, tokenizer_config, generation_config } =
+            let TokenizerFiles { tokenizer, tokenizer_config, generation_config, .. } =
                 gguf_tokenizer(path)?;
             let others = [
                 ("tokenizer.json", Some(tokenizer)),
@@ -51,7 +51,7 @@ impl Companions {
         } else {
             let bytes = std::fs::read(path).map_err(io("read", path))?;
             files.push(("tokenizer.json".to_owned(), bytes));
-            for name in ["tokenizer_config.json", "generation_config.json"] {
+            for name in ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
                 let file = path.with_file_name(name);
                 if file.is_file() {
                     let bytes = std::fs::read(&file).map_err(io("read", &file))?;
@@ -75,6 +75,7 @@ impl Companions {
             tokenizer,
             tokenizer_config: bytes("tokenizer_config.json"),
             generation_config: bytes("generation_config.json"),
+            chat_template: bytes("chat_template.jinja"),
         };
         let tokenizer = Tokenizer::from_files(&name, &parts)?;
         Ok(Self { tokenizer, files, hash: hash(&parts) })
@@ -83,7 +84,8 @@ impl Companions {
 
 fn hash(files: &TokenizerFiles) -> String {
     let mut hasher = Sha256::new();
-    let TokenizerFiles { tokenizer, tokenizer_config, generation_config } = files;
+    // A template changes nothing of the ids of a text.
+    let TokenizerFiles { tokenizer, tokenizer_config, generation_config, .. } = files;
     for file in [Some(tokenizer), tokenizer_config.as_ref(), generation_config.as_ref()] {
         let bytes = file.map_or(&[][..], Vec::as_slice);
         hasher.update((bytes.len() as u64).to_le_bytes());

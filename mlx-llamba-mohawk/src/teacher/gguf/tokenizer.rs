@@ -97,5 +97,6 @@ pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<Tokeni
         tokenizer: tokenizer.to_string().into_bytes(),
         tokenizer_config: Some(config.to_string().into_bytes()),
         generation_config: Some(generation.to_string().into_bytes()),
+        chat_template: None, // it stands in tokenizer_config
     })
 }
