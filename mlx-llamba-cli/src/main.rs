@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod quantize;
 mod rewrite;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   mlx-llamba generate \"Once upon a time\"
+  mlx-llamba serve
   mlx-llamba generate --model cartesia-ai/Llamba-1B-4bit-mlx \\
       --tokenizer meta-llama/Llama-3.2-1B-Instruct \"Rene Descartes was\"
 
@@ -44,6 +46,7 @@ enum Command {
     Inspect(inspect::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Serve(Box<serve::Args>),
     Completions(completions::Args),
 }
 
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {
