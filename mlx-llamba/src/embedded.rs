@@ -15,6 +15,7 @@ macro_rules! asset {
 
 const TOKENIZER: &[u8] = include_bytes!(asset!("tokenizer.json"));
 const TOKENIZER_CONFIG: &[u8] = include_bytes!(asset!("tokenizer_config.json"));
+const CHAT_TEMPLATE: &[u8] = include_bytes!(asset!("chat_template.jinja"));
 const GENERATION_CONFIG: &[u8] = include_bytes!(asset!("generation_config.json"));
 
 /// The checkpoint, in place: nothing is copied until MLX reads it.
@@ -25,6 +26,7 @@ pub(crate) fn checkpoint() -> Result<Checkpoint> {
         ("tokenizer.json", TOKENIZER),
         ("tokenizer_config.json", TOKENIZER_CONFIG),
         ("generation_config.json", GENERATION_CONFIG),
+        ("chat_template.jinja", CHAT_TEMPLATE),
     ]))
 }
 
@@ -34,6 +36,7 @@ pub(crate) fn tokenizer() -> Result<Tokenizer> {
         tokenizer: TOKENIZER.to_vec(),
         tokenizer_config: Some(TOKENIZER_CONFIG.to_vec()),
         generation_config: Some(GENERATION_CONFIG.to_vec()),
+        chat_template: Some(CHAT_TEMPLATE.to_vec()),
     };
     Tokenizer::from_files(NAME, &files)
 }

@@ -97,6 +97,27 @@ pub enum Error {
         /// Entries of the model's vocabulary, without padding.
         vocab_size: usize,
     },
+    /// The tokenizer has no chat template of that name.
+    #[error(
+        "{tokenizer} has no chat template called {name} (it has: {there}); give one: a file, or \
+         chatml, llama-3 or plain"
+    )]
+    TemplateMissing {
+        /// The `tokenizer.json`.
+        tokenizer: String,
+        /// The template that was asked for.
+        name: String,
+        /// The names of those it has.
+        there: String,
+    },
+    /// A chat template does not compile, or refuses a conversation.
+    #[error("chat template {name}: {reason}")]
+    Template {
+        /// Its name or file.
+        name: String,
+        /// The template's own complaint, and its line.
+        reason: String,
+    },
     /// A token id outside the vocabulary.
     #[error("token id {id} at position {position} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {

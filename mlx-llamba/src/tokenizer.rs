@@ -7,6 +7,10 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
+use crate::hash;
+use crate::template::Sources;
 use crate::{Error, Result};
 use files::SpecialTokens;
 pub use files::TokenizerFiles;
@@ -22,6 +26,7 @@ struct Loaded {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special: SpecialTokens,
+    fingerprint: String,
 }
 
 impl Tokenizer {
@@ -49,7 +54,8 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let special = SpecialTokens::find(&inner, path, files)?;
-        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special })))
+        let fingerprint = hash::hex(&Sha256::digest(&files.tokenizer));
+        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special, fingerprint })))
     }
 
     /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
@@ -106,6 +112,23 @@ impl Tokenizer {
     #[must_use]
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.0.inner.token_to_id(token)
+    }
+
+    /// The spelling of a token.
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.0.inner.id_to_token(id)
+    }
+
+    /// Tells tokenizers apart: a hash of `tokenizer.json`.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
+    }
+
+    /// The chat templates beside it; the error says what is wrong with them.
+    pub(crate) fn templates(&self) -> Result<&Sources, &str> {
+        self.0.special.templates.as_ref().map_err(String::as_str)
     }
 
     /// The `tokenizer.json` it was loaded from.

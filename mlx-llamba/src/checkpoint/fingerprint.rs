@@ -1,10 +1,9 @@
 //! Tells models apart without reading them whole.
 
-use std::fmt::Write;
-
 use sha2::{Digest, Sha256};
 
 use super::Checkpoint;
+use crate::hash;
 
 const SAMPLE: usize = 1024;
 
@@ -20,8 +19,5 @@ pub(super) fn fingerprint(checkpoint: &Checkpoint) -> String {
             hash.update(&bytes[start..bytes.len().min(start + SAMPLE)]);
         }
     }
-    hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hash::hex(&hash.finalize())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::template::Sources;
 use crate::{Error, Result};
 
 /// What a missing tokenizer's error tells people to do.
@@ -25,10 +26,12 @@ pub struct TokenizerFiles {
     pub tokenizer_config: Option<Vec<u8>>,
     /// `generation_config.json`, if there is one.
     pub generation_config: Option<Vec<u8>>,
+    /// `chat_template.jinja`, if there is one.
+    pub chat_template: Option<Vec<u8>>,
 }
 
 impl TokenizerFiles {
-    /// Reads a `tokenizer.json`, or the one in a directory, and the two files beside it. Also
+    /// Reads a `tokenizer.json`, or the one in a directory, and the files beside it. Also
     /// gives the path of the `tokenizer.json`.
     pub(crate) fn read(path: &Path) -> Result<(PathBuf, Self)> {
         let missing = |reason: String| Error::TokenizerMissing {
@@ -44,6 +47,7 @@ impl TokenizerFiles {
             tokenizer,
             tokenizer_config: beside("tokenizer_config.json")?,
             generation_config: beside("generation_config.json")?,
+            chat_template: beside("chat_template.jinja")?,
         };
         Ok((file, files))
     }
@@ -112,6 +116,8 @@ pub(crate) struct SpecialTokens {
     pub(crate) add_bos: Option<bool>,
     /// Ascending, each once.
     pub(crate) eos: Vec<u32>,
+    /// The chat templates, or what is wrong with them.
+    pub(crate) templates: Result<Sources, String>,
 }
 
 impl SpecialTokens {
@@ -146,6 +152,7 @@ impl SpecialTokens {
             bos: bos.or_else(|| inner.token_to_id(LLAMA_3_BOS)),
             add_bos: config["add_bos_token"].as_bool(),
             eos,
+            templates: Sources::find(files, &config),
         })
     }
 }

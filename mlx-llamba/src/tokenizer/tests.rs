@@ -34,6 +34,7 @@ fn small(change: impl FnOnce(&mut Value), config: Value, generation: Value) -> T
         tokenizer: tokenizer.to_string().into_bytes(),
         tokenizer_config: bytes(&config),
         generation_config: bytes(&generation),
+        chat_template: None,
     }
 }
 

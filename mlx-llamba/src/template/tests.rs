@@ -1,0 +1,166 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::*;
+
+const TEMPLATES: [(&str, &str); 3] = [
+    ("llama3", include_str!("golden/llama3.jinja")),
+    ("chatml", include_str!("golden/chatml.jinja")),
+    ("features", include_str!("golden/features.jinja")),
+];
+
+/// What jinja2 made of a conversation, as `golden/make_golden.py` wrote it.
+#[derive(Deserialize)]
+struct Golden {
+    template: String,
+    name: String,
+    messages: Vec<Message>,
+    reply: bool,
+    now: i64,
+    tools: Option<Json>,
+    documents: Option<Json>,
+    variables: BTreeMap<String, Json>,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+fn special() -> Vec<(String, String)> {
+    let token = |key: &str, text: &str| (key.to_owned(), text.to_owned());
+    vec![token("bos_token", "<|begin_of_text|>"), token("eos_token", "<|eot_id|>")]
+}
+
+fn template(source: &str) -> Result<Template> {
+    Template::with_special("test", source, special())
+}
+
+#[test]
+fn texts_equal_those_of_jinja2() {
+    let cases: Vec<Golden> = serde_json::from_str(include_str!("golden/golden.json")).unwrap();
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let source = TEMPLATES.into_iter().find(|(name, _)| *name == case.template).unwrap().1;
+        let options = ChatOptions {
+            tools: case.tools.clone(),
+            documents: case.documents.clone(),
+            variables: case.variables.clone(),
+            now: case.now,
+        };
+        let found = template(source).unwrap().render(&case.messages, case.reply, &options);
+        let what = format!("{} {} {}", case.template, case.name, case.reply);
+        match (found, &case.text, &case.error) {
+            (Ok(found), Some(expected), _) => {
+                let lines = found.lines().zip(expected.lines());
+                if let Some((found, expected)) = lines.into_iter().find(|(f, e)| f != e) {
+                    wrong.push(format!("{what}:\n  {found:?}\n  instead of\n  {expected:?}"));
+                } else if found != *expected {
+                    wrong.push(format!("{what}: the end differs"));
+                }
+            }
+            (Err(error), _, Some(expected)) => {
+                // jinja2's own words for what is undefined are others; a template's are its own.
+                let own = !expected.contains("has no element");
+                if own && !error.to_string().contains(expected.as_str()) {
+                    wrong.push(format!("{what}: {error} instead of {expected}"));
+                }
+            }
+            (found, ..) => wrong.push(format!("{what}: {found:?}")),
+        }
+    }
+    assert!(cases.len() > 70);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn rendered(source: &str) -> Result<String> {
+    template(source)?.render(&[Message::new("user", "hi")], true, &ChatOptions::default())
+}
+
+#[test]
+fn hostile_templates_end_soon_and_small() {
+    let doubling = "{% set ns = namespace(s='ab') %}{% for i in range(60) %}\
+        {% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s|length }}";
+    let loops =
+        "{% for i in range(99999) %}{% for j in range(99999) %}{{ i }}{% endfor %}{% endfor %}";
+    let macros = "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}";
+    let repeated = "{{ 'x' * 99999999999 }}";
+    let json = "{% set x = [range(9999)|list] * 9999 %}{{ x|tojson }}";
+    let wide = "{{ [1]|tojson(indent=999999999) }}";
+    for source in [doubling, loops, macros, repeated, json, wide] {
+        let start = Instant::now();
+        let error = rendered(source).unwrap_err();
+        assert!(matches!(error, Error::Template { .. }), "{source}: {error}");
+        assert!(error.to_string().len() < 300, "{error}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{source}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn errors_are_one_line_and_name_the_place() {
+    let error = rendered("a\n{{ messages[0].content.nothing.more }}").unwrap_err().to_string();
+    assert!(error.starts_with("chat template test: ") && error.ends_with("(line 2)"), "{error}");
+    let error = rendered("a\n\n{% if %}").unwrap_err().to_string();
+    assert!(error.ends_with("(line 3)"), "{error}");
+    let error = rendered("{{ raise_exception('a\u{1b}[31m\nb') }}").unwrap_err().to_string();
+    assert!(error.contains(r"a\u{1b}[31m\nb"), "{error}");
+    let error = rendered("{% include 'x' %}").unwrap_err();
+    assert!(matches!(error, Error::Template { .. }));
+    assert!(rendered("{{ strftime_now('%!') }}").is_err());
+    assert_eq!(rendered("{% if no_such_thing %}a{% endif %}b").unwrap(), "b");
+}
+
+/// A conversation of any length is within the bounds.
+#[test]
+fn long_conversations_are_rendered() {
+    let (options, source) = (ChatOptions::default(), TEMPLATES[1].1);
+    let short = |i| Message::new(if i % 2 == 0 { "user" } else { "assistant" }, "so");
+    let many: Vec<Message> = (0..4000).map(short).collect();
+    template(source).unwrap().render(&many, true, &options).unwrap();
+    let huge = [Message::new("user", "word ".repeat(4 << 20))];
+    let text = template(TEMPLATES[0].1).unwrap().render(&huge, true, &options).unwrap();
+    assert!(text.len() > 20 << 20);
+}
+
+#[test]
+fn objects_keep_their_order() {
+    let text = r#"{"z":1,"a":{"y":2.5,"b":[null,true]}}"#;
+    let json = Json::parse(text).unwrap();
+    assert_eq!(serde_json::to_string(&json).unwrap(), text);
+    let message: Message =
+        serde_json::from_str(r#"{"role":"tool","content":"x","z":{"q":1,"c":2}}"#).unwrap();
+    assert_eq!(
+        serde_json::to_string(&message).unwrap(),
+        r#"{"role":"tool","content":"x","z":{"q":1,"c":2}}"#
+    );
+}
+
+#[test]
+fn templates_of_a_tokenizer() {
+    let sources = |config: &str, file: Option<&str>| {
+        let files = crate::TokenizerFiles {
+            chat_template: file.map(|text| text.as_bytes().to_vec()),
+            ..Default::default()
+        };
+        Sources::find(&files, &serde_json::from_str(config).unwrap())
+    };
+    let get = |found: &Result<Sources, String>, name| {
+        found.as_ref().unwrap().get(name).map(ToOwned::to_owned)
+    };
+    let one = sources(r#"{"chat_template": "a", "bos_token": {"content": "<s>"}}"#, None);
+    assert_eq!(get(&one, "default").as_deref(), Some("a"));
+    assert_eq!(one.as_ref().unwrap().special, [("bos_token".to_owned(), "<s>".to_owned())]);
+    assert_eq!(get(&one, "tool_use"), None);
+    let list = r#"{"chat_template": [{"name": "default", "template": "a"},
+                                     {"name": "tool_use", "template": "b"}]}"#;
+    let named = sources(list, None);
+    assert_eq!(get(&named, "default").as_deref(), Some("a"));
+    assert_eq!(get(&named, "tool_use").as_deref(), Some("b"));
+    let beside = sources(list, Some("c"));
+    assert_eq!(get(&beside, "default").as_deref(), Some("c"));
+    assert_eq!(get(&beside, "tool_use").as_deref(), Some("b"));
+    assert_eq!(get(&sources("{}", None), "default"), None);
+    assert!(sources(r#"{"chat_template": 3}"#, None).unwrap_err().contains("a number"));
+    assert!(sources(r#"{"chat_template": [{"name": "x"}]}"#, None).is_err());
+}
