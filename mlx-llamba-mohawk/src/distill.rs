@@ -204,7 +204,8 @@ impl Run<'_> {
                 StageName::Distillation => {
                     let objective = Distillation::new(teacher, student)
                         .next_weight(options.next_token as f32)
-                        .temperature(options.temperature as f32);
+                        .temperature(options.temperature as f32)
+                        .recompute(options.recompute);
                     let stage = stage(name, index, &objective, options, windows);
                     session.stage(&stage, &mut |p| self.measure(p), &mut at)?
                 }
