@@ -296,7 +296,10 @@ fn what_cannot_begin() {
     fails(&replaced("--config", "huge"), &["no recipe is called \"huge\"", "tiny"]);
     fails(&replaced("--config", "/nowhere.toml"), &["cannot read /nowhere.toml"]);
     fails(&replaced("--length", "600"), &["orientation", "600", "512 tokens"]);
-    fails(&replaced("--length", "500"), &["the training text has", "one window needs 501"]);
+    fails(
+        &replaced("--length", "500"),
+        &["the training text has", "held out", "one window needs 501"],
+    );
     std::fs::write(place.path("empty.jsonl"), "\n").unwrap();
     fails(&replaced("--data", &place.name("empty.jsonl")), &["there is no text"]);
     std::fs::write(place.path("odd.jsonl"), "{\"story\": \"x\"}\n").unwrap();

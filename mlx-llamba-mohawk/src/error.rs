@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The training text is shorter than a window.
     #[error(
-        "the training text has {tokens} tokens; one window needs {needed}: give more text, or a smaller length"
+        "the training text has {tokens} tokens, without what is held out; one window needs {needed}: give more text, or a smaller length"
     )]
     TooLittleData {
         /// Tokens of the text.

@@ -19,9 +19,10 @@ use crate::{Error, Result};
 const MAGIC: &[u8; 8] = b"MLtokens";
 const VERSION: u32 = 1;
 
-/// What a cache was made of: nothing else changes what is in it.
+/// What a cache was made of: nothing else changes what is in it. For files, it is their content
+/// and the encoder; for text that is made up, whatever decides it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Key(Value);
+pub struct Key(pub Value);
 
 impl Key {
     pub(super) fn new(sources: &Sources, encoder: &Encoder) -> Result<Self> {
@@ -34,7 +35,8 @@ impl Key {
     }
 
     /// Where such a cache lies.
-    pub(super) fn path(&self, directory: &Path) -> PathBuf {
+    #[must_use]
+    pub fn path(&self, directory: &Path) -> PathBuf {
         let hash = format!("{:x}", Sha256::digest(self.0.to_string()));
         directory.join(format!("tokens-{:.16}.bin", hash))
     }
@@ -185,7 +187,8 @@ impl Corpus {
     }
 
     /// True if it was made of that.
-    pub(super) fn is_of(&self, key: &Key) -> bool {
+    #[must_use]
+    pub fn is_of(&self, key: &Key) -> bool {
         self.footer.key == key.0
     }
 

@@ -8,7 +8,7 @@ mod shuffle;
 mod source;
 mod windows;
 
-pub use cache::{Corpus, Writer};
+pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
 pub use encoder::Encoder;
 pub(crate) use map::Map;

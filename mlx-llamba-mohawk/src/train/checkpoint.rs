@@ -180,6 +180,13 @@ impl Checkpoints {
         sync(hidden)
     }
 
+    /// Removes those of later steps than `step`: damaged ones, which would be in the way of new
+    /// ones.
+    pub(super) fn forget_after(&self, step: u64) -> Result<()> {
+        let mut later = self.list()?.into_iter().filter(|&(at, _)| at > step);
+        later.try_for_each(|(_, path)| remove(&path))
+    }
+
     /// The newest sound checkpoint, with the identity of its run; damaged ones are passed over
     /// with a warning.
     ///

@@ -1,13 +1,19 @@
 //! A run as a picture.
 
+mod axis;
+
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
+
+use axis::{LogAxis, number};
 
 use super::Record;
 use crate::{Error, Result};
 
 const SIZE: (u32, u32) = (1140, 420);
+/// Title of the only chart that is not logarithmic, and name of its line.
+const RATE: &str = "learning rate";
 /// Height of a line of the legend.
 const LINE: i32 = 22;
 /// Points of a line: means of neighbours where there are more.
@@ -100,15 +106,19 @@ fn charts(records: &[Record]) -> Vec<Chart> {
         .enumerate()
         .map(|(i, &stage)| line(stage, i, &|record| record.loss.filter(|_| record.stage == stage)));
     let losses = losses.collect();
+    let teacher =
+        records.iter().any(|r| r.held_out.is_some_and(|m| m.teacher_perplexity.is_some()));
     let held_out = vec![
-        line("student", 3, &|record| Some(record.held_out?.perplexity)),
+        line(if teacher { "student" } else { "model" }, 3, &|record| {
+            Some(record.held_out?.perplexity)
+        }),
         line("teacher", 4, &|record| record.held_out?.teacher_perplexity),
     ];
-    let rate = vec![line("learning rate", 5, &|record| record.lr)];
+    let rate = vec![line(RATE, 5, &|record| record.lr)];
     let mut charts = vec![
         Chart { title: "loss (log scale)", lines: losses },
         Chart { title: "perplexity on held-out text (log scale)", lines: held_out },
-        Chart { title: "learning rate", lines: rate },
+        Chart { title: RATE, lines: rate },
     ];
     for chart in &mut charts {
         chart.lines.retain(|line| !line.points.is_empty());
@@ -130,22 +140,20 @@ fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 }
 
 fn panel(area: &Area<'_>, chart: &Chart, end: f64, borders: &[f64]) -> Drawn {
-    let values = || chart.lines.iter().flat_map(|line| &line.points).map(|point| point.1);
-    let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));
-    let linear = chart.title == "learning rate";
-    let range = if linear { 0.0..1.12 * most } else { least / 1.1..most * 1.1 };
+    let values = chart.lines.iter().flat_map(|line| &line.points).map(|point| point.1);
     let mut builder = ChartBuilder::on(area);
     builder
         .caption(chart.title, ("sans-serif", 17))
         .margin(8)
         .x_label_area_size(44)
         .y_label_area_size(66);
-    if linear {
-        let mut context = builder.build_cartesian_2d(0.0..end, range.clone())?;
-        draw(&mut context, chart, borders, &range)
+    if chart.title == RATE {
+        let most = values.fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+        let mut context = builder.build_cartesian_2d(0.0..end, 0.0..1.12 * most)?;
+        draw(&mut context, chart, borders)
     } else {
-        let mut context = builder.build_cartesian_2d(0.0..end, range.clone().log_scale())?;
-        draw(&mut context, chart, borders, &range)
+        let mut context = builder.build_cartesian_2d(0.0..end, LogAxis::new(values))?;
+        draw(&mut context, chart, borders)
     }
 }
 
@@ -157,7 +165,6 @@ fn draw<Y>(
     >,
     chart: &Chart,
     borders: &[f64],
-    range: &std::ops::Range<f64>,
 ) -> Drawn
 where
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -175,6 +182,7 @@ where
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 15))
         .draw()?;
+    let range = context.y_range();
     for &border in borders {
         let ends = [(border, range.start), (border, range.end)];
         let grey = RGBColor(150, 150, 150).stroke_width(1);
@@ -202,15 +210,6 @@ fn short(tokens: f64) -> String {
         _ if tokens >= 1e6 => unit(1e6, "M"),
         _ if tokens >= 1e3 => unit(1e3, "k"),
         _ => unit(1.0, ""),
-    }
-}
-
-/// About three digits.
-fn number(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
-        size => format!("{value:.*}", (2 - size.log10().floor() as i32).max(0) as usize),
     }
 }
 
@@ -250,14 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_on_the_axes() {
+    fn tokens_on_the_axis() {
         assert_eq!(
             [0.0, 512.0, 1500.0, 250_000.0, 2e9].map(short),
             ["0", "512", "1.5k", "250k", "2G"]
-        );
-        assert_eq!(
-            [0.0, 5e-5, 0.5, 5.25, 60.0, 2e6].map(number),
-            ["0", "5.0e-5", "0.500", "5.25", "60.0", "2.0e6"]
         );
     }
 }

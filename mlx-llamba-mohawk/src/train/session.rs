@@ -160,6 +160,7 @@ impl Session {
             if !differences.is_empty() {
                 return Err(Error::OtherRun { path: directory.to_owned(), differences });
             }
+            checkpoints.forget_after(state.progress.total_steps)?;
             state
         } else {
             State::new(start()?)

@@ -12,7 +12,17 @@ const ENOUGH: usize = 8;
 /// The last losses of each part, to hold the next ones against.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Watch(Vec<Vec<f32>>);
+pub struct Watch(Vec<Seen>);
+
+/// What was seen of a part.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Seen {
+    /// The first loss of the stage. What is below it is no explosion: a loss near its end goes up
+    /// and down by large factors.
+    first: f32,
+    /// The last losses.
+    last: Vec<f32>,
+}
 
 /// Where something was seen.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +39,7 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::NotFinite`]; [`Error::Exploded`] if the loss is above `factor` times the median of
-    /// the last ones.
+    /// the last ones, and above the first one.
     pub(crate) fn check(
         &mut self,
         place: Place<'_>,
@@ -45,13 +55,17 @@ impl Watch {
             }
         }
         if self.0.len() <= part {
-            self.0.resize(part + 1, Vec::new());
+            self.0.resize(part + 1, Seen::default());
         }
-        let last = &mut self.0[part];
+        let Seen { first, last } = &mut self.0[part];
+        if last.is_empty() {
+            *first = loss;
+        }
         let mut sorted = last.clone();
         sorted.sort_by(f32::total_cmp);
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or(loss);
-        if sorted.len() >= ENOUGH && f64::from(loss) > factor * f64::from(median) {
+        let far = f64::from(loss) > factor * f64::from(median) && loss > *first;
+        if sorted.len() >= ENOUGH && far {
             let (stage, parameter) = (stage.to_owned(), parameter.to_owned());
             return Err(Error::Exploded { loss, median, stage, step, part, parameter });
         }
@@ -92,11 +106,20 @@ mod tests {
     }
 
     #[test]
+    fn a_small_loss_may_jump_up_to_where_it_began() {
+        let mut watch = Watch::default();
+        watch.check(place(0), 4.0, 1.0, 10.0).unwrap();
+        (0..99).for_each(|_| watch.check(place(1), 1e-4, 1.0, 10.0).unwrap());
+        watch.check(place(2), 3.9, 1.0, 10.0).unwrap();
+        assert!(watch.check(place(3), 4.1, 1.0, 10.0).is_err());
+    }
+
+    #[test]
     fn parts_are_held_against_themselves() {
         let mut watch = Watch::default();
         let other = Place { part: 0, ..place(0) };
         (0..99).for_each(|_| watch.check(other, 1.0, 1.0, 10.0).unwrap());
         watch.check(place(0), 1000.0, 1.0, 10.0).unwrap();
-        assert_eq!(watch.0[0].len(), REMEMBERED);
+        assert_eq!(watch.0[0].last.len(), REMEMBERED);
     }
 }
