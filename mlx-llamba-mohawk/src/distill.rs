@@ -6,7 +6,7 @@ use mlx_llamba::{Backend, Config, Dtype, Model};
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 
-use crate::data::{Companions, Encoder, Position};
+use crate::data::{Companions, Encoder, Position, Windows};
 use crate::evaluate::{Metrics, evaluate};
 use crate::recipe::{Recipe, StageName, session};
 use crate::run::{self, Note, Outcome, Tell, Texts};
@@ -70,7 +70,12 @@ pub fn distill(job: &Job, tell: Tell<'_>) -> Result<Outcome> {
         ..recipe.evaluation.clone()
     };
     let texts = Texts::open(&job.data, &recipe.data, &evaluation, &encoder, cache, tell)?;
-    let mut run = Run { job, teacher, config, backend, texts };
+    // The same text in the same order, whichever stages came before.
+    let windows = recipe
+        .stages()
+        .map(|(name, options)| texts.windows(options.length, &[recipe.seed, name as u64 + 1]))
+        .collect::<Result<_>>()?;
+    let run = Run { job, teacher, config, backend, texts, windows };
     let options = session(&recipe.evaluation, &recipe.checkpoint);
     let identity = run.identity()?;
     let mut session = Session::open(output, identity, options, job.resume, || run.start())?;
@@ -102,6 +107,8 @@ struct Run<'a> {
     config: Config,
     backend: Backend,
     texts: Texts,
+    /// Of each stage.
+    windows: Vec<Windows>,
 }
 
 impl Run<'_> {
@@ -154,33 +161,27 @@ impl Run<'_> {
 
     fn set_half_lives(&self, parameters: &mut Parameters) -> Result<()> {
         let half_lives = &self.job.recipe.student.half_lives;
-        let Some((_, options)) = self.job.recipe.stages().next().filter(|_| !half_lives.is_empty())
-        else {
+        let Some(windows) = self.windows.first().filter(|_| !half_lives.is_empty()) else {
             return Ok(());
         };
-        let windows = self.texts.windows(options.length, &[self.job.recipe.seed])?;
         let (batch, _) = windows.batch(Position::default(), 4)?;
         let wanted = Wanted { hidden: true, ..Wanted::default() };
         let trace = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;
         set_half_lives(&self.config, parameters, &trace.hidden, half_lives)
     }
 
-    fn stages(&mut self, session: &mut Session, tell: Tell<'_>) -> Result<Outcome> {
+    fn stages(&self, session: &mut Session, tell: Tell<'_>) -> Result<Outcome> {
         let recipe = &self.job.recipe;
         let steps = recipe.stages().map(|(_, options)| options.steps()).sum();
         let mut metrics = None;
-        for (index, (name, options)) in recipe.stages().enumerate() {
-            // The same text in the same order, whichever stages came before.
-            let names = [recipe.seed, name as u64 + 1];
-            let windows = self.texts.windows(options.length, &names)?;
-            if index == 0 {
-                let done = session.state().progress.total_steps;
-                let tokens = (windows.tokens(), self.texts.held_out_tokens());
-                let model = describe_llamba(&self.config);
-                if tell(Note::Begins { model, tokens, steps: (done, steps) }).is_break() {
-                    return Ok(Outcome { ending: Ending::Stopped, metrics });
-                }
-            }
+        let done = session.state().progress.total_steps;
+        let learned = self.windows.first().map_or(0, Windows::tokens);
+        let tokens = (learned, self.texts.held_out_tokens());
+        let model = describe_llamba(&self.config);
+        if tell(Note::Begins { model, tokens, steps: (done, steps) }).is_break() {
+            return Ok(Outcome { ending: Ending::Stopped, metrics });
+        }
+        for (index, ((name, options), windows)) in recipe.stages().zip(&self.windows).enumerate() {
             let (teacher, student) = (self.teacher.clone(), self.config.clone());
             let mut at = |event: Event<'_>| {
                 if let Event::Evaluation { metrics: found, .. } = &event {
@@ -191,20 +192,21 @@ impl Run<'_> {
             let ending = match name {
                 StageName::Orientation => {
                     let objective = Orientation::new(teacher, student).norms(options.norms);
-                    let stage = stage(name, index, &objective, options, &windows);
+                    let stage = stage(name, index, &objective, options, windows);
                     session.stage(&stage, &mut |p| self.measure(p), &mut at)?
                 }
                 StageName::Alignment => {
                     let objective = Alignment::new(teacher, student);
                     let objective = objective.norms(options.norms).mlp(options.mlp);
-                    let stage = stage(name, index, &objective, options, &windows);
+                    let stage = stage(name, index, &objective, options, windows);
                     session.stage(&stage, &mut |p| self.measure(p), &mut at)?
                 }
                 StageName::Distillation => {
                     let objective = Distillation::new(teacher, student)
                         .next_weight(options.next_token as f32)
-                        .temperature(options.temperature as f32);
-                    let stage = stage(name, index, &objective, options, &windows);
+                        .temperature(options.temperature as f32)
+                        .recompute(options.recompute);
+                    let stage = stage(name, index, &objective, options, windows);
                     session.stage(&stage, &mut |p| self.measure(p), &mut at)?
                 }
             };
@@ -239,7 +241,7 @@ fn stage<'a, O: Objective>(
     index: usize,
     objective: &'a O,
     options: &'a StageOptions,
-    windows: &'a crate::data::Windows,
+    windows: &'a Windows,
 ) -> Stage<'a, O> {
     Stage { name: name.name(), index, objective, options, windows }
 }

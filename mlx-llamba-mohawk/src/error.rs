@@ -206,7 +206,7 @@ pub enum Error {
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
     /// The model is a Transformer of another kind, or no Transformer.
-    #[error("{path} is of the architecture {found}; only llamba, and llama as a teacher, are read", path = path.display())]
+    #[error("{path} is of the architecture {found}; models are llamba, their teachers llama", path = path.display())]
     Architecture {
         /// `config.json`, or the GGUF file.
         path: PathBuf,

@@ -112,6 +112,7 @@ pub(super) fn check_foreign(origin: &str, stage: StageName, options: &StageOptio
     let checks = [
         ("norms", options.norms && third, "distillation trains everything, the norms too"),
         ("mlp", options.mlp && !second, "only alignment has it"),
+        ("recompute", options.recompute && !third, "only distillation has it"),
         ("next_token", options.next_token != 0.0 && (first || second), "only distillation has it"),
         (
             "temperature",

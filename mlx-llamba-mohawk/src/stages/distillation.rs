@@ -4,7 +4,7 @@ use mlx_llamba::Config;
 use mlx_rs::Array;
 
 use super::head::{Goal, Head, Means};
-use super::{borders, sorted, student};
+use super::{blocks, sorted};
 use crate::teacher::{Llama, Wanted};
 use crate::{Batch, Objective, Parameters, Result};
 
@@ -23,6 +23,7 @@ pub struct Distillation {
     student: Config,
     next_weight: f32,
     temperature: f32,
+    recompute: bool,
 }
 
 /// Means over a batch's tokens, in nats: scalars in float32.
@@ -42,7 +43,7 @@ pub struct Losses {
 impl Distillation {
     /// `w = 0`, `t = 1`.
     pub fn new(teacher: Llama, student: Config) -> Self {
-        Self { teacher, student, next_weight: 0.0, temperature: 1.0 }
+        Self { teacher, student, next_weight: 0.0, temperature: 1.0, recompute: false }
     }
 
     /// The weight `w` of the true next token, from 0 to 1.
@@ -55,6 +56,13 @@ impl Distillation {
     #[must_use]
     pub fn temperature(self, temperature: f32) -> Self {
         Self { temperature, ..self }
+    }
+
+    /// Gradients compute the inside of a block again instead of keeping it: less memory, a third
+    /// more work.
+    #[must_use]
+    pub fn recompute(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
     }
 
     /// All losses of a batch; lazy. The parts of the mixed one have no gradients.
@@ -73,9 +81,7 @@ impl Distillation {
             next_weight: self.next_weight,
             temperature: self.temperature,
         };
-        let model = student(&self.student, parameters)?;
-        let state = model.state(batch.tokens.dim(0) as usize)?;
-        let (hidden, _) = model.hidden_within(&batch.tokens, borders(batch), &state)?;
+        let hidden = blocks::hidden(&self.student, parameters, batch, self.recompute)?;
         let head = Head::of_llamba(&self.student, parameters)?;
         let Means { mixed, cross_entropy, kl, next_token } = head.compare(&hidden, goal)?;
         Ok(Losses { mixed, cross_entropy, kl, next_token })

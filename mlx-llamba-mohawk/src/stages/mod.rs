@@ -12,6 +12,7 @@
 //! Source: MOHAWK (arXiv 2408.10189), section 3.
 
 mod alignment;
+mod blocks;
 mod distance;
 mod distillation;
 mod head;
@@ -47,6 +48,11 @@ fn of_layer(config: &Config, i: usize, parts: &[&str]) -> Vec<String> {
         name.strip_prefix(&prefix).is_some_and(|rest| parts.iter().any(|p| rest.starts_with(p)))
     };
     sorted(config.tensors().into_iter().map(|(name, _)| name).filter(wanted))
+}
+
+/// A parameter of the student.
+fn named<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a mlx_rs::Array> {
+    parameters.get(name).ok_or_else(|| crate::Error::unknown(name))
 }
 
 fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {

@@ -4,7 +4,7 @@ use mlx_llamba::{Backend, Config};
 use mlx_rs::Array;
 
 use super::head::{Goal, Head};
-use super::{borders, sorted, student};
+use super::{blocks, sorted};
 use crate::teacher::{Llama, LlamaConfig};
 use crate::{Batch, Objective, Parameters, Result};
 
@@ -71,9 +71,7 @@ impl Objective for NextToken {
                 (hidden, Head::of_llama(config, parameters)?)
             }
             Architecture::Llamba(config) => {
-                let model = student(config, parameters)?;
-                let state = model.state(batch.tokens.dim(0) as usize)?;
-                let (hidden, _) = model.hidden_within(&batch.tokens, borders(batch), &state)?;
+                let hidden = blocks::hidden(config, parameters, batch, false)?;
                 (hidden, Head::of_llamba(config, parameters)?)
             }
         };

@@ -63,6 +63,10 @@ pub struct StageOptions {
     /// What logits are divided by before they are compared. Of stage 3.
     #[serde(default = "one")]
     pub temperature: f64,
+    /// Computes the inside of a block again for its gradient, instead of keeping it: less memory,
+    /// a third more work. Of stage 3; the others go layer by layer.
+    #[serde(default)]
+    pub recompute: bool,
     /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
     #[serde(default)]
     pub freeze: Vec<String>,

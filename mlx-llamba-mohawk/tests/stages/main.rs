@@ -4,5 +4,6 @@
 
 mod finite;
 mod golden;
+mod memory;
 mod student;
 mod support;
