@@ -3,6 +3,7 @@
 mod bench;
 mod completions;
 mod convert;
+mod distill;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -12,6 +13,9 @@ mod output;
 mod progress;
 mod quantize;
 mod rewrite;
+mod serve;
+mod train;
+mod training;
 
 use std::process::ExitCode;
 
@@ -31,6 +35,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   mlx-llamba generate \"Once upon a time\"
+  mlx-llamba serve
   mlx-llamba generate --model cartesia-ai/Llamba-1B-4bit-mlx \\
       --tokenizer meta-llama/Llama-3.2-1B-Instruct \"Rene Descartes was\"
 
@@ -44,6 +49,9 @@ enum Command {
     Inspect(inspect::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Serve(Box<serve::Args>),
+    Distill(Box<distill::Args>),
+    Train(Box<train::Args>),
     Completions(completions::Args),
 }
 
@@ -63,6 +71,9 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Serve(args) => args.run(),
+        Command::Distill(args) => args.run(),
+        Command::Train(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {

@@ -45,7 +45,7 @@ pub(crate) struct ComputeArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DeviceArg {
+pub(crate) enum DeviceArg {
     /// The GPU where there is one, else the CPU
     Auto,
     Gpu,

@@ -134,7 +134,7 @@ pub enum Error {
         reason: String,
     },
     /// The run to go on with computes something else.
-    #[error("the run in {path} is another one: {list}", path = path.display(), list = differences.join("; "))]
+    #[error("the run in {path} is another one: {list}", path = path.display(), list = list(differences))]
     OtherRun {
         /// The run's directory.
         path: PathBuf,
@@ -157,6 +157,24 @@ pub enum Error {
     #[error("{path} holds no run to resume", path = path.display())]
     NothingToResume {
         /// The directory.
+        path: PathBuf,
+    },
+    /// A window is longer than what the teacher was trained on.
+    #[error(
+        "stage {stage}: length {length} is more than the teacher's context of {context} tokens"
+    )]
+    TooLong {
+        /// The stage.
+        stage: String,
+        /// Tokens of a window.
+        length: usize,
+        /// `max_position_embeddings` of the teacher.
+        context: usize,
+    },
+    /// The student to begin with is not the one of the recipe.
+    #[error("the student in {path} has other sizes than the recipe's", path = path.display())]
+    OtherStudent {
+        /// The checkpoint.
         path: PathBuf,
     },
     /// A recipe is wrong.

@@ -7,11 +7,14 @@
 
 mod batch;
 pub mod data;
+pub mod distill;
 mod error;
 pub mod evaluate;
 mod objective;
 mod parameters;
 pub mod recipe;
+mod run;
+pub mod scratch;
 pub mod stages;
 pub mod student;
 pub mod teacher;
@@ -21,3 +24,4 @@ pub use batch::Batch;
 pub use error::{Error, Result};
 pub use objective::Objective;
 pub use parameters::Parameters;
+pub use run::{Note, Outcome};

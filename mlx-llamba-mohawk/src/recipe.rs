@@ -227,10 +227,7 @@ impl Recipe {
         let recipe: Self = parse::parse(origin, text, changes)?;
         for (stage, options) in recipe.stages() {
             parse::check_stage(origin, stage.name(), options)?;
-            if stage != StageName::Distillation && options.next_token != 0.0 {
-                let key = format!("{}.next_token", stage.name());
-                return Err(parse::bad(origin, &key, "only distillation has a next token"));
-            }
+            parse::check_foreign(origin, stage, options)?;
         }
         parse::check_rest(origin, &recipe.student, &recipe.data, &recipe.evaluation)?;
         Ok(recipe)

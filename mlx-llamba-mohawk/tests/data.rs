@@ -4,6 +4,7 @@
 
 mod toy;
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use mlx_llamba_mohawk::Result;
@@ -45,7 +46,10 @@ fn a_cache_is_used_again_until_something_changes() {
     let run = |encoder: &Encoder, field: &str| -> Result<(String, bool)> {
         let mut calls = 0;
         let sources = Sources::new(&path, field)?;
-        let corpus = tokenize(&sources, encoder, &cache, &mut |_, _| calls += 1)?;
+        let corpus = tokenize(&sources, encoder, &cache, &mut |_, _| {
+            calls += 1;
+            ControlFlow::Continue(())
+        })?;
         Ok((corpus.hash().to_owned(), calls > 0))
     };
     let (first, made) = run(&encoder(), "text").unwrap();
@@ -187,7 +191,9 @@ fn too_little_text_is_refused() {
     let empty = directory.path().join("empty.txt");
     std::fs::write(&empty, "").unwrap();
     let sources = Sources::new(&empty, "text").unwrap();
-    let error = tokenize(&sources, &encoder(), directory.path(), &mut |_, _| {}).unwrap_err();
+    let error =
+        tokenize(&sources, &encoder(), directory.path(), &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
     assert!(error.to_string().contains("there is no text"), "{error}");
 }
 

@@ -1,7 +1,6 @@
 //! Texts to token ids, with the tokens that begin and end a document.
 
-use mlx_llamba::{Tokenizer, TokenizerFiles};
-use sha2::{Digest, Sha256};
+use mlx_llamba::Tokenizer;
 
 use super::Text;
 use crate::{Error, Result};
@@ -14,19 +13,6 @@ pub struct Encoder {
     vocab: usize,
     begin: Option<u32>,
     end: Option<u32>,
-}
-
-/// SHA-256 over a tokenizer's files.
-#[must_use]
-pub fn tokenizer_hash(files: &TokenizerFiles) -> String {
-    let mut hasher = Sha256::new();
-    let TokenizerFiles { tokenizer, tokenizer_config, generation_config, chat_template: _ } = files; // a template has no part in how a text is cut
-    for file in [Some(tokenizer), tokenizer_config.as_ref(), generation_config.as_ref()] {
-        let bytes = file.map_or(&[][..], Vec::as_slice);
-        hasher.update((bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    }
-    format!("{:x}", hasher.finalize())
 }
 
 impl Encoder {

@@ -1,6 +1,7 @@
 //! From texts to the windows that training reads.
 
 mod cache;
+mod companions;
 mod encoder;
 mod map;
 mod shuffle;
@@ -8,11 +9,13 @@ mod source;
 mod windows;
 
 pub use cache::{Corpus, Writer};
-pub use encoder::{Encoder, tokenizer_hash};
+pub use companions::Companions;
+pub use encoder::Encoder;
 pub(crate) use map::Map;
 pub use source::{Sources, Text};
 pub use windows::{Position, Windows};
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::Result;
@@ -22,7 +25,8 @@ use crate::evaluate::Document;
 const BLOCK: usize = 256;
 
 /// The tokens of all texts of `sources`: those in the directory `cache`, if they are of just these
-/// texts and this encoder, else made now and put there. `progress` gets the bytes read and in all.
+/// texts and this encoder, else made now and put there. `progress` gets the bytes read and in all, and
+/// can end it; then nothing is left behind.
 ///
 /// # Errors
 /// [`crate::Error::NoDocuments`], what the sources and the tokenizer report, and
@@ -31,7 +35,7 @@ pub fn tokenize(
     sources: &Sources,
     encoder: &Encoder,
     cache: &Path,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Corpus> {
     let key = cache::Key::new(sources, encoder)?;
     let path = key.path(cache);
@@ -53,14 +57,16 @@ pub fn tokenize(
             for (text, ids) in block.iter().zip(encoder.encode_all(&block)?) {
                 writer.push(&ids, text.text.len() as u64)?;
             }
-            progress(block.last().map_or(total, |text: &Text| text.end), total);
+            let done = block.last().map_or(total, |text: &Text| text.end);
+            if progress(done, total).is_break() {
+                return Err(mlx_llamba::Error::Interrupted.into());
+            }
             block.clear();
         }
         if ended {
             break;
         }
     }
-    progress(total, total);
     writer.finish(sources.path())
 }
 

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use super::{DataOptions, EvaluationOptions, StudentOptions};
+use super::{DataOptions, EvaluationOptions, StageName, StudentOptions};
 use crate::train::StageOptions;
 use crate::{Error, Result};
 
@@ -101,6 +101,26 @@ pub(super) fn check_stage(origin: &str, name: &str, options: &StageOptions) -> R
         Some((field, expected)) => {
             Err(bad(origin, &format!("{name}.{field}"), format!("expected {expected}")))
         }
+        None => Ok(()),
+    }
+}
+
+/// Options that have no meaning in a stage must not be set there.
+pub(super) fn check_foreign(origin: &str, stage: StageName, options: &StageOptions) -> Result<()> {
+    let (first, second) = (stage == StageName::Orientation, stage == StageName::Alignment);
+    let third = stage == StageName::Distillation;
+    let checks = [
+        ("norms", options.norms && third, "distillation trains everything, the norms too"),
+        ("mlp", options.mlp && !second, "only alignment has it"),
+        ("next_token", options.next_token != 0.0 && (first || second), "only distillation has it"),
+        (
+            "temperature",
+            options.temperature != 1.0 && (first || second),
+            "only distillation has it",
+        ),
+    ];
+    match checks.iter().find(|(_, wrong, _)| *wrong) {
+        Some((field, _, reason)) => Err(bad(origin, &format!("{}.{field}", stage.name()), *reason)),
         None => Ok(()),
     }
 }

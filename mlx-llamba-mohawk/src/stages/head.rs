@@ -75,6 +75,11 @@ impl Head {
     /// h' and W' are constants of the same values: terms of value 0 with these very gradients. So
     /// no piece is needed again once the next one begins, and nothing is computed twice.
     pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
+        self.compare_by(PIECE / self.vocab.max(1), hidden, goal)
+    }
+
+    /// [`compare`](Self::compare), `rows` positions at a time.
+    fn compare_by(&self, rows: usize, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
         let (d, vocab) = (hidden.dim(-1), self.vocab as i32);
         let traced_h = hidden.reshape(&[-1, d])?; // (N, d)
         let traced_W = first(&self.weight, vocab)?; // (vocab, d)
@@ -92,7 +97,7 @@ impl Head {
         };
 
         let n = h.dim(0);
-        let rows = (PIECE / self.vocab.max(1)).clamp(1, n.max(1) as usize) as i32;
+        let rows = rows.clamp(1, n.max(1) as usize) as i32;
         let mut parts: Option<Piece> = None;
         let mut by_h = Vec::new();
         for from in (0..n).step_by(rows as usize) {
@@ -214,4 +219,50 @@ fn first(array: &Array, count: i32) -> Result<Array> {
         return Ok(array.clone());
     }
     Ok(split_at_indices(array, &[count], 0)?.swap_remove(0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_llamba::floats;
+    use mlx_rs::random::normal;
+    use mlx_rs::transforms::value_and_grad_with_argnums;
+
+    use super::*;
+
+    /// Value and gradients by hidden states (2, 5, 3), matrix (8, 3) and bias (8,), with 7 words.
+    fn run(rows: usize, with_bias: bool) -> Vec<Vec<f32>> {
+        let key = |seed| mlx_rs::random::key(seed).unwrap();
+        let random = |shape: &[i32], seed| normal::<f32>(shape, None, None, &key(seed)).unwrap();
+        let teacher = random(&[2, 5, 7], 1);
+        let next = Array::from_slice(&[0u32, 6, 2, 3, 1, 1, 5, 4, 6, 0], &[2, 5]);
+        let goal =
+            Goal { teacher: Some(&teacher), next: &next, next_weight: 0.4, temperature: 1.5 };
+        let loss = |traced: &[Array]| -> Result<Vec<Array>> {
+            let bias = with_bias.then(|| traced[2].clone());
+            let head = Head { weight: traced[1].clone(), bias, vocab: 7 };
+            Ok(vec![head.compare_by(rows, &traced[0], goal)?.mixed])
+        };
+        let inputs = [random(&[2, 5, 3], 2), random(&[8, 3], 3), random(&[8], 4)];
+        let (value, gradients) =
+            value_and_grad_with_argnums(loss, &[0, 1, 2][..])(&inputs).unwrap();
+        value.iter().chain(&gradients).map(|array| floats(array).unwrap()).collect()
+    }
+
+    #[test]
+    fn pieces_do_not_change_the_result() {
+        for with_bias in [false, true] {
+            let whole = run(10, with_bias);
+            for rows in [1, 3, 9, 100] {
+                for (found, expected) in run(rows, with_bias).iter().zip(&whole) {
+                    let near = |(f, e): (&f32, &f32)| (f - e).abs() < 2e-6;
+                    assert!(found.iter().zip(expected).all(near), "{rows} {found:?} {expected:?}");
+                }
+            }
+            // Padding has no gradient, the rest has.
+            assert!(whole[2][..21].iter().all(|g| *g != 0.0));
+            assert!(whole[2][21..].iter().all(|g| *g == 0.0));
+            assert_eq!(whole[3].iter().filter(|g| **g != 0.0).count(), 7 * usize::from(with_bias));
+        }
+    }
 }

@@ -121,6 +121,19 @@ pub struct Session {
 }
 
 impl Session {
+    /// Looks, before anything else is done, whether a run can begin or go on in `directory`.
+    ///
+    /// # Errors
+    /// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Io`].
+    pub fn expect(directory: &Path, resume: bool) -> Result<()> {
+        let path = || directory.to_owned();
+        match (Checkpoints::new(directory, 1).is_empty()?, resume) {
+            (true, true) => Err(Error::NothingToResume { path: path() }),
+            (false, false) => Err(Error::RunExists { path: path() }),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a run in `directory`, or goes on with the one there if `resume` is set. `start`
     /// gives the parameters of a run that begins.
     ///
@@ -135,6 +148,7 @@ impl Session {
         resume: bool,
         start: impl FnOnce() -> Result<Parameters>,
     ) -> Result<Self> {
+        Self::expect(directory, resume)?;
         std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         let lock = lock(directory)?;
         let checkpoints = Checkpoints::new(directory, options.keep);
@@ -148,9 +162,6 @@ impl Session {
             }
             state
         } else {
-            if !checkpoints.is_empty()? {
-                return Err(Error::RunExists { path: directory.to_owned() });
-            }
             State::new(start()?)
         };
         sweep(directory)?;

@@ -50,10 +50,19 @@ pub struct StageOptions {
     /// A loss above this many times the median of the last ones ends the run.
     #[serde(default = "ten")]
     pub explosion: f64,
+    /// Trains the blocks' norms too. Of stages 1 and 2; later ones train everything.
+    #[serde(default)]
+    pub norms: bool,
+    /// Trains the MLPs too. Of stage 2.
+    #[serde(default)]
+    pub mlp: bool,
     /// Share of the loss that is of the true next token, 0 to 1; the rest is of the teacher's
-    /// choice. For the distillation stage.
+    /// predictions. Of stage 3.
     #[serde(default)]
     pub next_token: f64,
+    /// What logits are divided by before they are compared. Of stage 3.
+    #[serde(default = "one")]
+    pub temperature: f64,
     /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
     #[serde(default)]
     pub freeze: Vec<String>,
@@ -114,6 +123,7 @@ impl StageOptions {
             ("beta2", (0.0..1.0).contains(&self.beta2), "a number from 0 to below 1"),
             ("clip", fine(self.clip), "a number, 0 or above"),
             ("next_token", part(self.next_token), "a number from 0 to 1"),
+            ("temperature", self.temperature.is_finite() && self.temperature > 0.0, "above 0"),
             ("explosion", self.explosion > 1.0, "a number above 1"),
         ];
         checks.iter().find(|(_, sound, _)| !sound).map(|&(field, _, expected)| (field, expected))
