@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::file::{File, Stored, shown};
 use crate::error::{Error, Result};
+use crate::teacher::check::check_shapes;
 use crate::teacher::config::{LlamaConfig, bad, limit};
-use crate::teacher::llama::check_shapes;
 use crate::teacher::rope::Rope;
 
 /// Parts of a block: GGUF's names and Hugging Face's.
