@@ -34,6 +34,8 @@
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
 //! | save, load and fork a place in a text | [`Context`] |
+//! | hold a conversation | [`Session`], [`Template`] |
+//! | not read the same beginning twice | [`PrefixCache`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
@@ -74,6 +76,7 @@ mod inspect;
 mod linear;
 mod llamba;
 mod model;
+mod prefix_cache;
 mod quantize;
 mod random;
 pub mod sample;
@@ -105,6 +108,7 @@ pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
+pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
