@@ -38,10 +38,8 @@ struct Detail {
     #[serde(rename = "type")]
     kind: &'static str,
     /// The parameter that is wrong.
-    #[schemars(required)]
     param: Option<Cow<'static, str>>,
     /// What is wrong, for programs.
-    #[schemars(required)]
     code: Option<&'static str>,
 }
 

@@ -89,7 +89,6 @@ struct ReplyMessage {
 struct Choice {
     index: usize,
     message: ReplyMessage,
-    #[schemars(required)]
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`.
     finish_reason: &'static str,
@@ -120,10 +119,8 @@ struct Delta {
 struct ChunkChoice {
     index: usize,
     delta: Delta,
-    #[schemars(required)]
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`; `null` before the end.
-    #[schemars(required)]
     finish_reason: Option<&'static str>,
 }
 

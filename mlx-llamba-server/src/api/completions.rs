@@ -78,10 +78,8 @@ fields!(CompletionRequest, unsupported: &["best_of", "suffix"]);
 struct Choice {
     text: String,
     index: usize,
-    #[schemars(required)]
     logprobs: Option<CompletionLogprobs>,
     /// `stop` or `length`; `null` before the end.
-    #[schemars(required)]
     finish_reason: Option<&'static str>,
 }
 
