@@ -81,6 +81,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, message).code(code)
     }
 
+    /// 400: the model was never taught to chat.
+    pub(crate) fn no_template() -> Self {
+        let message = "this model has no chat template; use /v1/completions";
+        Self::bad(message).code("no_chat_template")
+    }
+
     /// 401
     pub(crate) fn unauthorized() -> Self {
         let message = "a valid API key is needed: Authorization: Bearer KEY";

@@ -205,7 +205,7 @@ fn what_cannot_be_done_is_refused_by_name() {
         (json!({ "response_format": { "type": "json_object" } }), "response_format", "not supp"),
         (json!({ "tool_choice": "required" }), "tool_choice", "not supported"),
         (json!({ "top_logprobs": 2 }), "top_logprobs", "only with logprobs"),
-        (json!({ "max_tokens": 2, "max_completion_tokens": 3 }), "max_tokens", "is 3"),
+        (json!({ "max_tokens": 2, "max_completion_tokens": 3 }), "max_tokens", "given too"),
         (json!({ "max_completion_tokens": 0 }), "max_completion_tokens", "at least one"),
     ];
     for (more, param, part) in chat {

@@ -111,7 +111,7 @@ pub use model::Model;
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
-pub use session::{Reply, Session, SessionInfo, SessionStats};
+pub use session::{Reply, Session, SessionInfo, SessionStats, Turn};
 pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use stop::StopMatcher;

@@ -10,6 +10,7 @@ use mlx_llamba::{Error, Llamba, Reason};
 
 use super::job::{Reply, Ticket};
 use super::queue::FairQueue;
+use super::sessions::{Open, Sessions};
 use super::{Command, Loaded, Waiting};
 use crate::metrics::Metrics;
 use crate::options::Limits;
@@ -19,17 +20,22 @@ pub(super) struct Worker<'m> {
     llamba: &'m Llamba,
     batch: Batch<'m>,
     piece: usize,
+    prompt_tokens: usize,
     slots: usize,
     queue: FairQueue<Ticket>,
-    running: HashMap<RowId, Running>,
+    running: HashMap<RowId, Running<'m>>,
+    sessions: Sessions<'m>,
     waiting: &'m Waiting,
     metrics: &'m Arc<Metrics>,
     closing: bool,
 }
 
 /// A job that is computed.
-struct Running {
+struct Running<'m> {
     ticket: Ticket,
+    /// The reply of a session.
+    open: Option<Open<'m>>,
+    prompt: usize,
     started: Instant,
     first: bool,
     generated: usize,
@@ -54,6 +60,8 @@ impl<'m> Worker<'m> {
             slots,
             queue: FairQueue::default(),
             running: HashMap::new(),
+            sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), limits.sessions),
+            prompt_tokens: limits.prompt_tokens,
             waiting,
             metrics,
             closing: false,
@@ -80,6 +88,7 @@ impl<'m> Worker<'m> {
             self.step();
             self.metrics.waiting.set(self.waiting.now());
             self.metrics.rows.set(self.rows());
+            self.metrics.sessions.set(self.sessions.len());
         }
     }
 
@@ -96,6 +105,7 @@ impl<'m> Worker<'m> {
                     }
                 }
             }
+            Command::Sessions(work) => work(&mut self.sessions),
             Command::Close => {
                 self.closing = true;
                 for ticket in self.queue.take(|_| false) {
@@ -146,31 +156,55 @@ impl<'m> Worker<'m> {
             let free = self.slots.saturating_sub(self.rows());
             let Some(ticket) = self.queue.pop(|ticket| ticket.job.choices <= free) else { return };
             self.waiting.leave(ticket.job.choices);
-            if let Err((ticket, error)) = self.start(ticket) {
-                ticket.reply(Reply::Failed(error.into()));
+            match self.prepare(&ticket) {
+                Ok((id, open, prompt, cached)) => {
+                    let started = Instant::now();
+                    self.metrics.queued.time(started - ticket.arrived);
+                    self.metrics.prompt_tokens.add(prompt);
+                    self.metrics.cached_tokens.add(cached);
+                    ticket.reply(Reply::Started { prompt, cached });
+                    let left = ticket.job.choices;
+                    let (first, generated, told) = (false, 0, false);
+                    let running =
+                        Running { ticket, open, prompt, started, first, generated, left, told };
+                    self.running.insert(id, running);
+                }
+                Err(problem) => ticket.reply(Reply::Failed(problem)),
             }
         }
     }
 
-    fn start(&mut self, ticket: Ticket) -> Result<(), (Ticket, Error)> {
+    /// Adds a job to the batch. Gives its row, the session that waits for it, the tokens of its
+    /// prompt, and how many of them are known already.
+    fn prepare(
+        &mut self,
+        ticket: &Ticket,
+    ) -> Result<(RowId, Option<Open<'m>>, usize, usize), Problem> {
         let job = &ticket.job;
-        let request = self.llamba.context().map(|context| RowRequest {
-            choices: job.choices,
-            prompt_logprobs: job.prompt_logprobs,
-            ..RowRequest::new(context, job.prompt.clone(), job.options.clone())
-        });
-        let id = match request.and_then(|request| self.batch.add(request)) {
-            Ok(id) => id,
-            Err(error) => return Err((ticket, error)),
+        let Some(turn) = &job.session else {
+            let context = self.llamba.context()?;
+            let request = RowRequest {
+                choices: job.choices,
+                prompt_logprobs: job.prompt_logprobs,
+                ..RowRequest::new(context, job.prompt.clone(), job.options.clone())
+            };
+            return Ok((self.batch.add(request)?, None, job.prompt.len(), 0));
         };
-        let started = Instant::now();
-        self.metrics.queued.time(started - ticket.arrived);
-        self.metrics.prompt_tokens.add(job.prompt.len());
-        ticket.reply(Reply::Started { cached: 0 });
-        let left = job.choices;
-        let running = Running { ticket, started, first: false, generated: 0, left, told: false };
-        self.running.insert(id, running);
-        Ok(())
+        let (open, request) = self.sessions.begin(&turn.id, &turn.messages, &job.options)?;
+        let (new, kept) = (open.turn.prompt_tokens(), open.turn.kept_tokens());
+        let added = if new > self.prompt_tokens {
+            let message = format!("{new} tokens, more than {}", self.prompt_tokens);
+            Err(Problem::parameter("messages", message).code("context_length_exceeded"))
+        } else {
+            self.batch.add(request).map_err(Problem::from)
+        };
+        match added {
+            Ok(id) => Ok((id, Some(open), new + kept, kept)),
+            Err(problem) => {
+                self.sessions.end(open, false)?;
+                Err(problem)
+            }
+        }
     }
 
     fn step(&mut self) {
@@ -195,6 +229,9 @@ impl<'m> Worker<'m> {
     fn event(&mut self, event: RowEvent) {
         let Some(running) = self.running.get_mut(&event.row) else { return };
         let (ticket, choice) = (&running.ticket, event.choice);
+        if let Some(open) = &mut running.open {
+            open.turn.note(&event.step);
+        }
         match event.step {
             RowStep::Read { logprobs, .. } => ticket.reply(Reply::Read { logprobs }),
             RowStep::Token { text, id, logprobs } => {
@@ -208,14 +245,18 @@ impl<'m> Worker<'m> {
             RowStep::End { text, reason, .. } => {
                 self.waiting.served(running.started.elapsed().as_millis() as usize);
                 running.left -= 1;
-                if reason != Reason::Cancelled {
+                let whole = reason != Reason::Cancelled;
+                let kept = running.open.take().map(|open| self.sessions.end(open, whole));
+                if let Some(Err(error)) = kept {
+                    ticket.reply(Reply::Failed(Problem::failure(&error)));
+                } else if whole {
                     ticket.reply(Reply::End { choice, text, reason });
                 }
                 if running.left == 0 {
                     log::info!(
                         "done client={} prompt_tokens={} generated_tokens={} queued_ms={} ms={}",
                         ticket.job.client,
-                        ticket.job.prompt.len(),
+                        running.prompt,
                         running.generated,
                         (running.started - ticket.arrived).as_millis(),
                         ticket.arrived.elapsed().as_millis()
@@ -230,7 +271,10 @@ impl<'m> Worker<'m> {
     /// The computation failed: everyone in it is told, the others go on.
     fn fail(&mut self, error: &Error) {
         let problem = Problem::failure(error);
-        for (_, running) in self.running.drain() {
+        for (_, mut running) in self.running.drain() {
+            if let Some(Err(error)) = running.open.take().map(|o| self.sessions.end(o, false)) {
+                log::error!("a session is lost: {error}");
+            }
             if !running.told {
                 running.ticket.reply(Reply::Failed(problem.clone()));
             }
@@ -242,7 +286,7 @@ impl<'m> Worker<'m> {
     }
 }
 
-impl Running {
+impl Running<'_> {
     /// Tells the client why, and ends the rows.
     fn give_up(&mut self, problem: Problem) {
         if !std::mem::replace(&mut self.told, true) {
