@@ -35,6 +35,8 @@
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
 //! | run many generations at once | [`Batch`] |
 //! | save, load and fork a place in a text | [`Context`] |
+//! | hold a conversation | [`Session`], [`Template`] |
+//! | not read the same beginning twice | [`PrefixCache`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
@@ -76,6 +78,7 @@ mod inspect;
 mod linear;
 mod llamba;
 mod model;
+mod prefix_cache;
 mod quantize;
 mod random;
 pub mod sample;
@@ -108,6 +111,7 @@ pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
+pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
