@@ -261,6 +261,7 @@ fn prepare(
         client: client.with_user(request.user),
         prompt,
         session,
+        keep: true,
         options: common.generation(app.engine.vocab(), max_tokens, logprobs)?,
         choices: n,
         prompt_logprobs: false,

@@ -195,6 +195,7 @@ fn prepare(
         client: client.clone(),
         prompt,
         session: None,
+        keep: false,
         options: options.clone(),
         choices: n,
         prompt_logprobs: echo && logprobs.is_some(),

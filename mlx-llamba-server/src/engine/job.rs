@@ -16,6 +16,8 @@ pub(crate) struct Job {
     pub(crate) prompt: Vec<u32>,
     /// The session that goes on.
     pub(crate) session: Option<SessionTurn>,
+    /// What is generated is likely to be the beginning of a later prompt.
+    pub(crate) keep: bool,
     /// How to go on.
     pub(crate) options: Generation,
     /// So many continuations.

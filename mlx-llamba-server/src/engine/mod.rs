@@ -2,6 +2,7 @@
 //! through a channel, and text comes out through one a job.
 
 mod job;
+mod prefixes;
 mod queue;
 mod sessions;
 mod worker;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use mlx_llamba::batch::{Batch, RowEvent, RowId, RowRequest, RowStep};
+use mlx_llamba::batch::{Batch, RowEvent, RowId, RowStep};
 use mlx_llamba::{Error, Llamba, Reason};
 
 use super::job::{Reply, Ticket};
+use super::prefixes::{Keep, Prefixes};
 use super::queue::FairQueue;
 use super::sessions::{Open, Sessions};
 use super::{Command, Loaded, Waiting};
@@ -25,6 +26,7 @@ pub(super) struct Worker<'m> {
     queue: FairQueue<Ticket>,
     running: HashMap<RowId, Running<'m>>,
     sessions: Sessions<'m>,
+    prefixes: Prefixes,
     waiting: &'m Waiting,
     metrics: &'m Arc<Metrics>,
     closing: bool,
@@ -35,6 +37,8 @@ struct Running<'m> {
     ticket: Ticket,
     /// The reply of a session.
     open: Option<Open<'m>>,
+    /// What is kept of it for later requests.
+    keep: Option<Keep>,
     prompt: usize,
     started: Instant,
     first: bool,
@@ -43,6 +47,16 @@ struct Running<'m> {
     left: usize,
     /// It was told its end already; the rows end with the next step.
     told: bool,
+}
+
+/// A job that was added to the batch.
+struct Prepared<'m> {
+    id: RowId,
+    open: Option<Open<'m>>,
+    keep: Option<Keep>,
+    /// Tokens of its prompt, and how many of them are known already.
+    prompt: usize,
+    cached: usize,
 }
 
 impl<'m> Worker<'m> {
@@ -61,6 +75,7 @@ impl<'m> Worker<'m> {
             queue: FairQueue::default(),
             running: HashMap::new(),
             sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), limits.sessions),
+            prefixes: Prefixes::new(&loaded.llamba, limits.cache_memory),
             prompt_tokens: limits.prompt_tokens,
             waiting,
             metrics,
@@ -89,6 +104,7 @@ impl<'m> Worker<'m> {
             self.metrics.waiting.set(self.waiting.now());
             self.metrics.rows.set(self.rows());
             self.metrics.sessions.set(self.sessions.len());
+            self.metrics.cache_bytes.set(self.prefixes.bytes());
         }
     }
 
@@ -157,7 +173,7 @@ impl<'m> Worker<'m> {
             let Some(ticket) = self.queue.pop(|ticket| ticket.job.choices <= free) else { return };
             self.waiting.leave(ticket.job.choices);
             match self.prepare(&ticket) {
-                Ok((id, open, prompt, cached)) => {
+                Ok(Prepared { id, open, keep, prompt, cached }) => {
                     let started = Instant::now();
                     self.metrics.queued.time(started - ticket.arrived);
                     self.metrics.prompt_tokens.add(prompt);
@@ -165,8 +181,17 @@ impl<'m> Worker<'m> {
                     ticket.reply(Reply::Started { prompt, cached });
                     let left = ticket.job.choices;
                     let (first, generated, told) = (false, 0, false);
-                    let running =
-                        Running { ticket, open, prompt, started, first, generated, left, told };
+                    let running = Running {
+                        ticket,
+                        open,
+                        keep,
+                        prompt,
+                        started,
+                        first,
+                        generated,
+                        left,
+                        told,
+                    };
                     self.running.insert(id, running);
                 }
                 Err(problem) => ticket.reply(Reply::Failed(problem)),
@@ -174,21 +199,13 @@ impl<'m> Worker<'m> {
         }
     }
 
-    /// Adds a job to the batch. Gives its row, the session that waits for it, the tokens of its
-    /// prompt, and how many of them are known already.
-    fn prepare(
-        &mut self,
-        ticket: &Ticket,
-    ) -> Result<(RowId, Option<Open<'m>>, usize, usize), Problem> {
+    /// Adds a job to the batch.
+    fn prepare(&mut self, ticket: &Ticket) -> Result<Prepared<'m>, Problem> {
         let job = &ticket.job;
         let Some(turn) = &job.session else {
-            let context = self.llamba.context()?;
-            let request = RowRequest {
-                choices: job.choices,
-                prompt_logprobs: job.prompt_logprobs,
-                ..RowRequest::new(context, job.prompt.clone(), job.options.clone())
-            };
-            return Ok((self.batch.add(request)?, None, job.prompt.len(), 0));
+            let (request, keep, cached) = self.prefixes.request(self.llamba, job)?;
+            let (id, prompt) = (self.batch.add(request)?, job.prompt.len());
+            return Ok(Prepared { id, open: None, keep, prompt, cached });
         };
         let (open, request) = self.sessions.begin(&turn.id, &turn.messages, &job.options)?;
         let (new, kept) = (open.turn.prompt_tokens(), open.turn.kept_tokens());
@@ -199,7 +216,10 @@ impl<'m> Worker<'m> {
             self.batch.add(request).map_err(Problem::from)
         };
         match added {
-            Ok(id) => Ok((id, Some(open), new + kept, kept)),
+            Ok(id) => {
+                let (prompt, cached) = (new + kept, kept);
+                Ok(Prepared { id, open: Some(open), keep: None, prompt, cached })
+            }
             Err(problem) => {
                 self.sessions.end(open, false)?;
                 Err(problem)
@@ -231,6 +251,11 @@ impl<'m> Worker<'m> {
         let (ticket, choice) = (&running.ticket, event.choice);
         if let Some(open) = &mut running.open {
             open.turn.note(&event.step);
+        }
+        if let Some(Err(error)) =
+            running.keep.as_mut().map(|keep| self.prefixes.note(keep, &event.step))
+        {
+            log::warn!("a state is not kept: {error}");
         }
         match event.step {
             RowStep::Read { logprobs, .. } => ticket.reply(Reply::Read { logprobs }),
