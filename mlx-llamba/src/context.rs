@@ -50,6 +50,16 @@ impl<S> Context<S> {
         })
     }
 
+    /// The place after `tokens`, all of which `state` (batch size 1) has read.
+    #[must_use]
+    pub fn after(state: S, tokens: &[u32]) -> Self {
+        let (read, tail) = (tokens.len() as u64, Vec::new());
+        let mut context =
+            Self { state, read, pending: Vec::new(), recent: Vec::new(), rng: None, tail };
+        context.note(tokens);
+        context
+    }
+
     /// The state after all tokens read, batch size 1.
     pub fn state(&self) -> &S {
         &self.state
