@@ -233,9 +233,12 @@ fn weight(
     let bytes = &source.bytes()[stored.range.clone()];
     let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
     source.release(stored.range.clone());
-    unpacked
-        .map(Weight::Quantized)
-        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })
+    let (matrix, finite) = unpacked
+        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })?;
+    if !finite {
+        log::warn!("{}: tensor {name} holds NaN or infinity", source.path().display());
+    }
+    Ok(Weight::Quantized(matrix))
 }
 
 /// Rows (or values of a bias) from pairs side by side to pairs half a head apart.
