@@ -8,6 +8,7 @@ use mlx_rs::ops::{
 use mlx_rs::{Array, Dtype};
 
 use crate::convolution::convolution;
+use crate::elementwise::{Elementwise, silu};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims, QuantizationError, Weight, ssd};
 
@@ -94,6 +95,7 @@ pub(crate) fn mixer(
     weights: &MixerWeights,
     dims: Dims,
     activation: Activation,
+    maths: Elementwise,
 ) -> Result<Mixed> {
     let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
     let Projected { x, B, C, A_log, z, starts, .. } = &projected;
@@ -114,7 +116,7 @@ pub(crate) fn mixer(
             Some(lengths) => ssd::mask_padding(x, &log_a, lengths)?,
             None => (x.clone(), log_a),
         };
-        ssd::chunked(&x, &log_a, B, C, &state.ssm, starts.as_ref(), dims)?
+        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, maths)?
     };
 
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1])?; // (h, 1)
@@ -125,7 +127,7 @@ pub(crate) fn mixer(
         None => z.clone(),
     };
     let state = MixerState { conv: projected.conv, ssm };
-    Ok(Mixed { y: y.multiply(silu(&z)?)?, state })
+    Ok(Mixed { y: maths.gate(&z, &y)?, state })
 }
 
 /// See [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
@@ -135,6 +137,7 @@ pub(crate) fn mixing_matrix(
     weights: &MixerWeights,
     dims: Dims,
     activation: Activation,
+    maths: Elementwise,
 ) -> Result<Array> {
     let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
     let (b, l) = (projected.x.dim(0), projected.x.dim(1));
@@ -149,7 +152,7 @@ pub(crate) fn mixing_matrix(
         Some(starts) => Some(expand_dims(ssd::documents(starts)?, 1)?), // (b, 1, t)
         None => None,
     };
-    let L = ssd::decays(&log_a, documents.as_ref())?; // (b, h, t, s)
+    let L = ssd::decays(&log_a, documents.as_ref(), maths)?; // (b, h, t, s)
     let T = L.reshape(&[b, g, r, l, l])?.multiply(&scores)?; // (b, g, r, t, s)
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1, 1])?; // (h, 1, 1)
     let diagonal = eye::<f32>(l, None, None)?.multiply(&D)?; // (h, t, s)
@@ -159,7 +162,7 @@ pub(crate) fn mixing_matrix(
 /// `silu(gate) * up` of (.., 2m), gate first -> (.., m).
 pub(crate) fn swiglu(gate_up: &Array) -> Result<Array> {
     let [gate, up] = split(gate_up, [gate_up.dim(-1) / 2])?;
-    silu(&gate)?.multiply(&up)
+    Elementwise::Mlx.gate(&gate, &up)
 }
 
 /// `x + y`, and its root mean square norm times `weight`.
@@ -172,11 +175,6 @@ pub(crate) fn add_rms_norm(
     let sum = x.add(y)?;
     let normed = rms_norm(&sum, Some(weight), epsilon)?;
     Ok((sum, normed))
-}
-
-/// `x * sigmoid(x)`, without `mx.compile`: on a CPU that calls a C++ compiler at run time.
-fn silu(x: &Array) -> Result<Array> {
-    x.multiply(sigmoid(x)?)
 }
 
 /// Cuts the last axis at the places `at` into `PARTS` pieces.

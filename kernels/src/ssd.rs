@@ -9,12 +9,13 @@
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::{
-    broadcast_to, concatenate, cumsum, exp, expand_dims, expand_dims_axes, select,
-    split_at_indices, squeeze_axes, stack, swap_axes, tri, zeros_dtype,
+    broadcast_to, concatenate, cumsum, expand_dims, expand_dims_axes, select, split_at_indices,
+    squeeze_axes, stack, swap_axes, tri, zeros_dtype,
 };
 use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
+use crate::elementwise::Elementwise;
 
 /// Tokens in a chunk, `q`. The work inside chunks grows with it, the number of chunk states
 /// shrinks; at q = n = p = 64 the four products of a chunk are equally large.
@@ -65,11 +66,11 @@ pub(crate) fn step(
 pub(crate) fn chunked(
     x: &Array,
     log_a: &Array,
-    B: &Array,
-    C: &Array,
+    [B, C]: [&Array; 2],
     H: &Array,
     starts: Option<&Array>,
     dims: Dims,
+    maths: Elementwise,
 ) -> Result<(Array, Array)> {
     let Dims { h, g, p, n, .. } = dims;
     let (b, l, r) = (x.dim(0), x.dim(1), (h / g) as i32);
@@ -107,7 +108,7 @@ pub(crate) fn chunked(
     let documents = documents.as_ref();
 
     // 1. Decay from token s to token t of a chunk.
-    let L = decays(&log_a, documents)?; // (b, c, g, r, t, s)
+    let L = decays(&log_a, documents, maths)?; // (b, c, g, r, t, s)
 
     // 2. Inside a chunk: Y = (L o C B^T) X.
     let scores = C.matmul(swap_axes(&B, -1, -2)?)?; // (b, c, g, 1, t, s)
@@ -119,7 +120,7 @@ pub(crate) fn chunked(
     let added = swap_axes(&weighted, -1, -2)?.matmul(&B)?; // (b, c, g, r, p, n)
 
     // 4. The recurrence over chunks.
-    let mut from_start = exp(cumsum(&log_a, -1, None, None)?)?; // (b, c, g, r, q)
+    let mut from_start = maths.exp(&cumsum(&log_a, -1, None, None)?)?; // (b, c, g, r, q)
     if let Some(documents) = documents {
         let goes_on = documents.eq(Array::from_int(0))?; // (b, c, 1, 1, q)
         from_start = select(&goes_on, &from_start, Array::from_f32(0.0))?;
@@ -148,7 +149,11 @@ pub(crate) fn chunked(
 ///
 /// `log_a` (.., t), <= 0; `documents` (.., t), which broadcasts to it: what is of another document
 /// has decayed to 0. Returns (.., t, s).
-pub(crate) fn decays(log_a: &Array, documents: Option<&Array>) -> Result<Array> {
+pub(crate) fn decays(
+    log_a: &Array,
+    documents: Option<&Array>,
+    maths: Elementwise,
+) -> Result<Array> {
     let q = log_a.dim(-1);
     // Each sum is taken on its own: a difference of two running sums would cancel. The terms of a
     // sum are 0 where it is not wanted, so that nothing masked below is infinite: exp of it would
@@ -161,7 +166,7 @@ pub(crate) fn decays(log_a: &Array, documents: Option<&Array>) -> Result<Array> 
         let same = expand_dims(documents, -1)?.eq(expand_dims(documents, -2)?)?; // (.., t, s)
         counts = counts.logical_and(&same)?;
     }
-    select(&counts, exp(&sums)?, Array::from_f32(0.0))
+    select(&counts, maths.exp(&sums)?, Array::from_f32(0.0))
 }
 
 /// The number of the document that each token is in, along the last axis of `starts` (.., t): 0 for

@@ -2,14 +2,17 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::{Llamba, Template};
 use mlx_llamba_server::{Limits, Loaded, Options};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::interrupt;
 use crate::model::ModelArgs;
 
 /// Serve a model over HTTP, as OpenAI's servers do
@@ -120,7 +123,8 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let options = self.options()?;
         let (stop, mut stopped) = unbounded_channel();
-        interrupt::on_first(move || {
+        let serving = Arc::new(AtomicBool::new(false));
+        on_signal(serving.clone(), move || {
             // Nobody listens any more once the server has ended.
             let _ = stop.send(());
         })?;
@@ -134,7 +138,10 @@ impl Args {
             Ok(Loaded { llamba, template })
         };
         let name = options.model.clone();
-        let ready = |address| eprintln!("serving {name} at http://{address}");
+        let ready = move |address| {
+            serving.store(true, Ordering::Relaxed);
+            eprintln!("serving {name} at http://{address}");
+        };
         let stopped = async move {
             stopped.recv().await;
         };
@@ -182,6 +189,21 @@ impl Args {
             },
         })
     }
+}
+
+/// Calls `stop` at the first Ctrl-C or termination signal; before there is something to stop, and
+/// at the second one, the process ends.
+fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if !serving.swap(false, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            stop();
+        }
+    });
+    Ok(())
 }
 
 /// The template that was asked for, or the tokenizer's, or none.

@@ -104,3 +104,17 @@ fn commands_for_llambas_say_what_a_gguf_file_is() {
     let args = ["logits", "--model", &model, "--tokens", "1", "--output", output];
     CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer"]);
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_warned_of() {
+    // Where the fixture has the first scale of that matrix.
+    const SCALE: usize = 60096;
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("nan.gguf");
+    let mut bytes = std::fs::read(fixture("mixed.gguf")).unwrap();
+    bytes[SCALE..SCALE + 2].copy_from_slice(&[0, 0x7e]);
+    std::fs::write(&file, bytes).unwrap();
+    let run = CLI.run(&["generate", "-m", file.to_str().unwrap(), "-n", "1", "The"]);
+    let expected = "model.layers.2.mlp.up_proj.weight holds NaN or infinity";
+    assert!(run.err.contains(expected), "{run:?}");
+}

@@ -10,6 +10,7 @@
 //! | `GET /v1/models` | the model |
 //! | `POST /v1/completions` | go on with a text |
 //! | `POST /v1/chat/completions` | the next message of a conversation |
+//! | `/v1/sessions` | conversations that are kept: go on, fork, undo, rewind, export, import |
 //! | `GET /health`, `GET /metrics` | is it well, and how much does it do |
 //! | `GET /openapi.json` | all of this, exactly |
 

@@ -12,11 +12,12 @@ use crate::api::App;
 use crate::api::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::api::completions::{Completion, CompletionRequest};
 use crate::api::models::{Health, Model, ModelList};
+use crate::api::sessions::{Deleted, RewindRequest, SessionAnswer, SessionRequest};
 use crate::problem::Body;
 
 /// Answers that any address may give, and those of addresses that take a body.
 const READING: [u16; 3] = [401, 403, 503];
-const SENDING: [u16; 11] = [400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504];
+const SENDING: [u16; 12] = [400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504];
 
 /// `GET /openapi.json`
 pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
@@ -78,18 +79,24 @@ pub(crate) fn describe(app: &App) -> Value {
     };
     let content = |kind: &str, schema: Value| json!({ "description": "Success", "content": { kind: { "schema": schema } } });
     let read = |id: &str, codes: &[u16], good: Value| json!({ "operationId": id, "responses": answers(codes, good) });
-    let send = |id: &str, request: Schema, whole: Schema, chunk: Schema| {
-        let good = json!({
+    let event = |schema: Schema| json!({ "schema": { "type": "string" }, "x-event-data": schema });
+    let stream = |whole: Schema, chunk: Schema| {
+        json!({
             "description": "The whole answer; with stream: true a stream of events, each with a \
                             chunk or an error as JSON, and [DONE] after the last one",
             "content": {
                 "application/json": { "schema": whole },
-                "text/event-stream": { "schema": { "type": "string" }, "x-event-data": chunk },
+                "text/event-stream": event(chunk),
             },
-        });
-        let body =
-            json!({ "required": true, "content": { "application/json": { "schema": request } } });
-        json!({ "operationId": id, "requestBody": body, "responses": answers(&SENDING, good) })
+        })
+    };
+    let send = |id: &str, kind: &str, request: Option<Value>, good: Value| {
+        let mut operation = json!({ "operationId": id, "responses": answers(&SENDING, good) });
+        if let Some(request) = request {
+            let content = json!({ kind: { "schema": request } });
+            operation["requestBody"] = json!({ "required": true, "content": content });
+        }
+        operation
     };
 
     let model = schemas.answer::<Model>();
@@ -98,38 +105,76 @@ pub(crate) fn describe(app: &App) -> Value {
         &[&READING[..], &[404]].concat(),
         content("application/json", json!(model)),
     );
-    let with_name = |mut operation: Value| {
+    let with_name = |name: &str, mut operation: Value| {
         let schema = json!({ "type": "string", "minLength": 1 });
         operation["parameters"] =
-            json!([{ "name": "model", "in": "path", "required": true, "schema": schema }]);
+            json!([{ "name": name, "in": "path", "required": true, "schema": schema }]);
         operation
     };
     let list = content("application/json", json!(schemas.answer::<ModelList>()));
     let health = content("application/json", json!(schemas.answer::<Health>()));
     let text = content("text/plain", json!({ "type": "string" }));
     let any = content("application/json", json!({ "type": "object" }));
-    let completion = (
-        schemas.request::<CompletionRequest>(),
-        schemas.answer::<Completion>(),
-        schemas.answer::<Completion>(),
-    );
-    let chat = (
-        schemas.request::<ChatRequest>(),
-        schemas.answer::<ChatCompletion>(),
-        schemas.answer::<ChatChunk>(),
-    );
+    let json_kind = "application/json";
+    let completion = stream(schemas.answer::<Completion>(), schemas.answer::<Completion>());
+    let completion_request = Some(json!(schemas.request::<CompletionRequest>()));
+    let chat = stream(schemas.answer::<ChatCompletion>(), schemas.answer::<ChatChunk>());
+    let chat_request = Some(json!(schemas.request::<ChatRequest>()));
+    // A session has one next message, and its tools are given at its beginning.
+    let narrower = json!({ "properties": {
+        "n": { "enum": [1, null] }, "tools": { "type": "null" },
+    } });
+    let turn_request = json!({ "allOf": [chat_request.clone(), narrower] });
+    let session = content(json_kind, json!(schemas.answer::<SessionAnswer>()));
+    let session_request = Some(json!(schemas.request::<SessionRequest>()));
+    let rewind_request = Some(json!(schemas.request::<RewindRequest>()));
+    let deleted = content(json_kind, json!(schemas.answer::<Deleted>()));
+    let octets = "application/octet-stream";
+    let bytes = json!({ "type": "string", "format": "binary" });
+    let of_session = |operation: Value| with_name("id", operation);
+    let reading = [&READING[..], &[404, 409]].concat();
+    // These ask for no key.
+    let open = |mut operation: Value| {
+        operation["security"] = json!([]);
+        operation
+    };
     let paths = json!({
         "/v1/models": { "get": read("listModels", &READING, list) },
-        "/v1/models/{model}": { "get": with_name(get_model) },
+        "/v1/models/{model}": { "get": with_name("model", get_model) },
         "/v1/completions": {
-            "post": send("createCompletion", completion.0, completion.1, completion.2),
+            "post": send("createCompletion", json_kind, completion_request, completion),
         },
         "/v1/chat/completions": {
-            "post": send("createChatCompletion", chat.0, chat.1, chat.2),
+            "post": send("createChatCompletion", json_kind, chat_request, chat.clone()),
         },
-        "/health": { "get": read("health", &[403, 503], health) },
+        "/v1/sessions": {
+            "post": send("createSession", json_kind, session_request, session.clone()),
+        },
+        "/v1/sessions/import": {
+            "post": send("importSession", octets, Some(bytes.clone()), session.clone()),
+        },
+        "/v1/sessions/{id}": {
+            "get": of_session(read("getSession", &reading, session.clone())),
+            "delete": of_session(read("deleteSession", &reading, deleted)),
+        },
+        "/v1/sessions/{id}/chat/completions": {
+            "post": of_session(send("continueSession", json_kind, Some(turn_request), chat)),
+        },
+        "/v1/sessions/{id}/rewind": {
+            "post": of_session(send("rewindSession", json_kind, rewind_request, session.clone())),
+        },
+        "/v1/sessions/{id}/fork": {
+            "post": of_session(send("forkSession", json_kind, None, session.clone())),
+        },
+        "/v1/sessions/{id}/undo": {
+            "post": of_session(send("undoSession", json_kind, None, session)),
+        },
+        "/v1/sessions/{id}/export": {
+            "get": of_session(read("exportSession", &reading, content(octets, bytes))),
+        },
+        "/health": { "get": open(read("health", &[403, 503], health)) },
         "/metrics": { "get": read("metrics", &[401, 403], text) },
-        "/openapi.json": { "get": read("openapi", &[403], any) },
+        "/openapi.json": { "get": open(read("openapi", &[403], any)) },
     });
     let mut definitions = schemas.definitions();
     bounds(app, &mut definitions);
@@ -163,6 +208,9 @@ fn bounds(app: &App, definitions: &mut Map<String, Value>) {
             _ => {}
         });
     }
+    if let Some(request) = definitions.get_mut("SessionRequest") {
+        request["properties"]["model"] = json!({ "type": "string", "const": app.options.model });
+    }
     if let Some(prompt) = definitions.get_mut("Prompt") {
         walk(prompt, &mut |object| {
             if object.get("type") == Some(&json!("integer")) {
@@ -177,7 +225,24 @@ fn bounds(app: &App, definitions: &mut Map<String, Value>) {
             }
         }
     }
-    for request in ["CompletionRequest", "ChatRequest"] {
+    for (request, rules) in [
+        ("CompletionRequest", json!([unless("stream", json!(true), "stream_options")])),
+        (
+            "ChatRequest",
+            json!([
+                unless("stream", json!(true), "stream_options"),
+                unless("logprobs", json!(true), "top_logprobs"),
+                { "anyOf": [
+                    { "properties": { "max_tokens": { "type": "null" } } },
+                    { "properties": { "max_completion_tokens": { "type": "null" } } },
+                ] },
+            ]),
+        ),
+    ] {
+        if let Some(schema) = definitions.get_mut(request) {
+            schema["allOf"] = rules;
+        }
+
         let Some(fields) = definitions.get_mut(request).and_then(|r| r.get_mut("properties"))
         else {
             continue;
@@ -195,6 +260,14 @@ fn bounds(app: &App, definitions: &mut Map<String, Value>) {
         bias["additionalProperties"]["minimum"] = json!(-100);
         bias["additionalProperties"]["maximum"] = json!(100);
     }
+}
+
+/// A schema of objects in which `field` is `value`, or else `other` is absent or null.
+fn unless(field: &str, value: Value, other: &str) -> Value {
+    json!({ "anyOf": [
+        { "properties": { field: { "const": value } }, "required": [field] },
+        { "properties": { other: { "type": "null" } } },
+    ] })
 }
 
 /// Calls `change` for every object in `value`.

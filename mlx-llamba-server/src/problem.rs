@@ -38,10 +38,8 @@ struct Detail {
     #[serde(rename = "type")]
     kind: &'static str,
     /// The parameter that is wrong.
-    #[schemars(required)]
     param: Option<Cow<'static, str>>,
     /// What is wrong, for programs.
-    #[schemars(required)]
     code: Option<&'static str>,
 }
 
@@ -81,6 +79,12 @@ impl Problem {
     /// 404
     pub(crate) fn not_found(message: impl Into<String>, code: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, message).code(code)
+    }
+
+    /// 400: the model was never taught to chat.
+    pub(crate) fn no_template() -> Self {
+        let message = "this model has no chat template; use /v1/completions";
+        Self::bad(message).code("no_chat_template")
     }
 
     /// 401

@@ -50,6 +50,16 @@ impl<S> Context<S> {
         })
     }
 
+    /// The place after `tokens`, all of which `state` (batch size 1) has read.
+    #[must_use]
+    pub fn after(state: S, tokens: &[u32]) -> Self {
+        let (read, tail) = (tokens.len() as u64, Vec::new());
+        let mut context =
+            Self { state, read, pending: Vec::new(), recent: Vec::new(), rng: None, tail };
+        context.note(tokens);
+        context
+    }
+
     /// The state after all tokens read, batch size 1.
     pub fn state(&self) -> &S {
         &self.state
@@ -152,20 +162,12 @@ impl Context {
         }
 
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-        let dims = config.dims();
-        let ssm_shape = [dims.h, dims.p, dims.n];
-        let conv_shape = [dims.k - 1, dims.conv_dim()];
-        let mut layers = Vec::with_capacity(config.n_layer);
-        for i in 0..config.n_layer {
-            let ssm = array(path, &file, &format!("layers.{i}.ssm_state"), &ssm_shape)?;
-            let conv = array(path, &file, &format!("layers.{i}.conv_state"), &conv_shape)?;
-            layers.push(MixerState { conv: conv.as_dtype(model.dtype())?, ssm });
-        }
+        let state = state(path, &file, "", model)?;
         if file.len() != 2 * config.n_layer {
             return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
         }
         let context = Self {
-            state: State::from_layers(layers),
+            state,
             read: parse(path, "read", text("read"))?,
             pending: parse(path, "pending", text("pending"))?,
             recent: parse(path, "recent", text("recent"))?,
@@ -191,6 +193,24 @@ fn json<T: Serialize>(value: &T) -> String {
 
 fn parse<T: DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| bad(path, format!("damaged: metadata {key}: {e}")))
+}
+
+/// The state whose tensors' names begin with `prefix`.
+pub(crate) fn state(
+    path: &Path,
+    file: &SafeTensors<'_>,
+    prefix: &str,
+    model: &Model,
+) -> Result<State> {
+    let dims = model.config().dims();
+    let ssm_shape = [dims.h, dims.p, dims.n];
+    let conv_shape = [dims.k - 1, dims.conv_dim()];
+    let layer = |i: usize| -> Result<MixerState> {
+        let ssm = array(path, file, &format!("{prefix}layers.{i}.ssm_state"), &ssm_shape)?;
+        let conv = array(path, file, &format!("{prefix}layers.{i}.conv_state"), &conv_shape)?;
+        Ok(MixerState { conv: conv.as_dtype(model.dtype())?, ssm })
+    };
+    Ok(State::from_layers((0..model.config().n_layer).map(layer).collect::<Result<_>>()?))
 }
 
 /// The tensor `name` as (1, ..shape) float32.

@@ -118,6 +118,12 @@ pub enum Error {
         /// The template's own complaint, and its line.
         reason: String,
     },
+    /// A session cannot do what was asked of it.
+    #[error("{reason}")]
+    Session {
+        /// Why not.
+        reason: String,
+    },
     /// A token id outside the vocabulary.
     #[error("token id {id} at position {position} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {

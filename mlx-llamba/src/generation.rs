@@ -209,6 +209,14 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Counts time that was spent reading before the generation proper.
+    pub(crate) fn add_reading(&mut self, time: Duration) {
+        self.time_to_first_token += time.as_secs_f64();
+        if self.time_to_first_token > 0.0 {
+            self.prompt_tokens_per_second = self.prompt_tokens as f64 / self.time_to_first_token;
+        }
+    }
+
     pub(crate) fn time(&mut self, first: Duration, total: Duration) {
         let rate = |count: usize, time: f64| if time > 0.0 { count as f64 / time } else { 0.0 };
         let (first, total) = (first.as_secs_f64(), total.as_secs_f64());

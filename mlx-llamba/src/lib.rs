@@ -35,6 +35,8 @@
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
 //! | run many generations at once | [`Batch`] |
 //! | save, load and fork a place in a text | [`Context`] |
+//! | hold a conversation | [`Session`], [`Template`] |
+//! | not read the same beginning twice | [`PrefixCache`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
@@ -81,9 +83,13 @@ mod linear;
 mod llamba;
 mod model;
 mod named;
+mod prefix_cache;
 mod quantize;
 mod random;
 pub mod sample;
+mod sealed;
+mod session;
+mod snapshots;
 mod state;
 mod stop;
 mod store;
@@ -112,9 +118,12 @@ pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::{Borders, Model};
+pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
+pub use session::{Reply, Session, SessionInfo, SessionStats, Turn};
+pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use stop::StopMatcher;
 pub use store::{OnProgress, Progress};

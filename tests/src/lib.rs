@@ -1,5 +1,6 @@
 //! End-to-end tests: fixtures, the command, a fake hub.
 
+pub mod chat;
 pub mod command;
 pub mod fake_hub;
 pub mod fixtures;

@@ -1,15 +1,14 @@
 //! From hidden states to a loss over a vocabulary, a few positions at a time.
 
-use mlx_llamba::Config;
-use mlx_rs::error::{Exception, Result};
+use mlx_llamba::{Backend, Config};
+use mlx_llamba_kernels::{Comparison, Slopes};
+use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{
-    concatenate, logsumexp_axis, minimum, softmax_axis, split_at_indices, sum, sum_axis,
-};
+use mlx_rs::ops::{concatenate, minimum, split_at_indices, sum, sum_axis};
 use mlx_rs::{Array, Dtype, stop_gradient};
 
-use crate::Parameters;
 use crate::teacher::LlamaConfig;
+use crate::{Parameters, Result};
 
 /// Logits in one piece: 64 MiB of float32.
 const PIECE: usize = 16 << 20;
@@ -48,19 +47,19 @@ pub(super) struct Means {
 
 impl Head {
     /// A Llamba's.
-    pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> crate::Result<Self> {
+    pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> Result<Self> {
         let name = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
         let bias = if config.lm_head_bias { parameters.get("lm_head.bias") } else { None };
         Ok(Self { bias: bias.cloned(), ..Self::new(name, parameters, config.vocab_size)? })
     }
 
     /// A Llama's.
-    pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> crate::Result<Self> {
+    pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> Result<Self> {
         let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
         Self::new(name, parameters, config.vocab_size)
     }
 
-    fn new(name: &str, parameters: &Parameters, vocab: usize) -> crate::Result<Self> {
+    fn new(name: &str, parameters: &Parameters, vocab: usize) -> Result<Self> {
         let name = format!("{name}.weight");
         let missing = || Exception::custom(format!("no parameter {name}"));
         let weight = parameters.get(&name).ok_or_else(missing)?.clone();
@@ -96,6 +95,12 @@ impl Head {
             None => None,
         };
 
+        let backend = Backend::with_gradients()?;
+        let how = Comparison {
+            temperature: goal.temperature,
+            teacher_weight: (1.0 - goal.next_weight) * goal.temperature,
+            next_weight: goal.next_weight,
+        };
         let n = h.dim(0);
         let rows = rows.clamp(1, n.max(1) as usize) as i32;
         let mut parts: Option<Piece> = None;
@@ -103,7 +108,8 @@ impl Head {
         for from in (0..n).step_by(rows as usize) {
             let cut = |array: &Array| -> Result<Array> {
                 let parts = split_at_indices(array, &[from, n.min(from + rows)], 0)?;
-                parts.into_iter().nth(1).ok_or_else(|| "a piece without rows".into())
+                let missing = || Exception::custom("a piece without rows");
+                Ok(parts.into_iter().nth(1).ok_or_else(missing)?)
             };
             let h = cut(&h)?; // (m, d)
             let mut logits = h.matmul(W.t())?; // (m, vocab)
@@ -111,7 +117,11 @@ impl Head {
                 logits = logits.add(bias)?;
             }
             let teacher = teacher.as_ref().map(cut).transpose()?;
-            let (G, sums) = slopes(&logits, teacher.as_ref(), goal)?;
+            // G, but for the logits of the true tokens.
+            let Slopes { slopes: G, cross_entropy, kl, log_sum } = backend
+                .cross_entropy(&logits, teacher.as_ref(), how)
+                .map_err(mlx_llamba::Error::from)?;
+            let sums = [cross_entropy, kl, log_sum];
             by_h.push(G.matmul(&W)?); // (m, d)
             let piece = Piece {
                 sums,
@@ -123,14 +133,16 @@ impl Head {
                 Some(parts) => parts.add(&piece)?,
             });
         }
-        let Piece { sums, by_W, by_bias } = parts.ok_or("no positions to compare")?;
+        let Piece { sums, by_W, by_bias } =
+            parts.ok_or_else(|| Exception::custom("no positions to compare"))?;
 
         // The logits of the true tokens, with gradients of their own.
         let mut right = sum(traced_h.multiply(self.weight.try_index(&next)?)?, None)?;
         if let Some(bias) = &self.bias {
             right = right.add(sum(bias.try_index(&next)?, None)?)?;
         }
-        let mean = |total: &Array| total.divide(Array::from_f32(n as f32));
+        let mean =
+            |total: &Array| -> Result<Array> { Ok(total.divide(Array::from_f32(n as f32))?) };
         let w = Array::from_f32(goal.next_weight);
         let [cross_entropy, kl, log_sum] = sums;
         let scale = Array::from_f32((1.0 - goal.next_weight) * goal.temperature.powi(2));
@@ -176,41 +188,9 @@ impl Piece {
     }
 }
 
-/// d loss / d logits (m, vocab) but for the logits of the true tokens, and the sums of a piece.
-fn slopes(logits: &Array, teacher: Option<&Array>, goal: Goal<'_>) -> Result<(Array, [Array; 3])> {
-    let total = |array: &Array| sum(array, None);
-    let (w, temperature) = (goal.next_weight, goal.temperature);
-    let log_sum = total(&logsumexp_axis(logits, -1, None)?)?;
-    let Some(teacher) = teacher else {
-        let G = softmax_axis(logits, -1, None)?.multiply(Array::from_f32(w))?;
-        let zero = Array::from_f32(0.0);
-        return Ok((G, [zero.clone(), zero, log_sum]));
-    };
-    let divided = |logits: &Array| match temperature {
-        1.0 => Ok(logits.clone()),
-        _ => logits.divide(Array::from_f32(temperature)),
-    };
-    let (s, t) = (divided(logits)?, divided(teacher)?);
-    let (p, q) = (softmax_axis(&t, -1, None)?, softmax_axis(&s, -1, None)?);
-    let s_sum = total(&logsumexp_axis(&s, -1, None)?)?;
-    let t_sum = total(&logsumexp_axis(&t, -1, None)?)?;
-    let cross_entropy = s_sum.subtract(total(&p.multiply(&s)?)?)?;
-    let entropy = t_sum.subtract(total(&p.multiply(&t)?)?)?;
-    let kl = cross_entropy.subtract(&entropy)?;
-    let mut G = q.subtract(&p)?;
-    if w > 0.0 {
-        G = G.multiply(Array::from_f32((1.0 - w) * temperature))?;
-        let q = if temperature == 1.0 { q } else { softmax_axis(logits, -1, None)? };
-        G = G.add(q.multiply(Array::from_f32(w))?)?;
-    } else if temperature != 1.0 {
-        G = G.multiply(Array::from_f32(temperature))?;
-    }
-    Ok((G, [cross_entropy, kl, log_sum]))
-}
-
 /// 0, with the gradient `slope` with respect to `traced`, of which `value` is the value.
 fn with_slope(traced: &Array, value: &Array, slope: &Array) -> Result<Array> {
-    sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)
+    Ok(sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)?)
 }
 
 /// The first `count` of axis 0.
@@ -238,10 +218,10 @@ mod tests {
         let next = Array::from_slice(&[0u32, 6, 2, 3, 1, 1, 5, 4, 6, 0], &[2, 5]);
         let goal =
             Goal { teacher: Some(&teacher), next: &next, next_weight: 0.4, temperature: 1.5 };
-        let loss = |traced: &[Array]| -> Result<Vec<Array>> {
+        let loss = |traced: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
             let bias = with_bias.then(|| traced[2].clone());
             let head = Head { weight: traced[1].clone(), bias, vocab: 7 };
-            Ok(vec![head.compare_by(rows, &traced[0], goal)?.mixed])
+            Ok(vec![head.compare_by(rows, &traced[0], goal).unwrap().mixed])
         };
         let inputs = [random(&[2, 5, 3], 2), random(&[8, 3], 3), random(&[8], 4)];
         let (value, gradients) =

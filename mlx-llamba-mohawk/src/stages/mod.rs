@@ -7,7 +7,7 @@
 //! | [`Distillation`] | the whole student | its logits | logits | tokens |
 //! | [`NextToken`] | any model | its logits | | tokens and what follows them |
 //!
-//! All are computed by plain MLX operations in float32.
+//! All are computed in float32, by plain MLX operations and those kernels that have gradients.
 //!
 //! Source: MOHAWK (arXiv 2408.10189), section 3.
 
@@ -31,7 +31,8 @@ use crate::{Batch, Parameters, Result};
 
 /// The student with these parameters, with gradients.
 fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
-    Ok(Model::from_parameters(config, parameters, Dtype::Float32, Backend::Plain)?)
+    let backend = Backend::with_gradients()?;
+    Ok(Model::from_parameters(config, parameters, Dtype::Float32, backend)?)
 }
 
 /// Where documents start.

@@ -66,7 +66,7 @@ impl Objective for NextToken {
     ) -> Result<Array> {
         let (hidden, head) = match &self.architecture {
             Architecture::Llama(config) => {
-                let llama = Llama::from_parameters(config, parameters, Backend::Plain)?;
+                let llama = Llama::from_parameters(config, parameters, Backend::with_gradients()?)?;
                 let hidden = llama.documents(&batch.tokens, batch.starts.as_ref())?;
                 (hidden, Head::of_llama(config, parameters)?)
             }

@@ -9,9 +9,10 @@ use mlx_llamba::{Backend, Error, Numerics, TensorProblem, Weight};
 use mlx_rs::Dtype;
 use serde_json::Value;
 
+use super::check::check_shapes;
 use super::config::LlamaConfig;
 use super::gguf::{Gguf, MAGIC};
-use super::llama::{Llama, check_shapes};
+use super::llama::Llama;
 use crate::error::Result;
 
 /// A Llama's files, whose headers were read and found sound.

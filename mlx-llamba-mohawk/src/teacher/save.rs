@@ -30,7 +30,7 @@ pub fn save(
     let shapes = parameters.iter().map(|(name, array)| {
         (name.as_str(), array.shape().iter().map(|&size| size as usize).collect())
     });
-    super::llama::check_shapes(output, config, shapes)?;
+    super::check::check_shapes(output, config, shapes)?;
     let output = Output::create(output, overwrite)?;
     let planned = config.tensors().into_iter();
     let planned = planned.map(|(name, shape)| Planned { name, shape, dtype: Dtype::F32 }).collect();

@@ -67,5 +67,6 @@ pub(crate) fn assert_close(what: &str, found: &Array, expected: &Array, toleranc
         })
         .take(5)
         .collect();
-    assert!(bad.is_empty(), "{what}: (index, (found, expected)) {bad:?}");
+    let worst = found.iter().zip(&expected).fold(0.0_f32, |m, (f, e)| m.max((f - e).abs())) / size;
+    assert!(bad.is_empty(), "{what}: {worst} off; (index, (found, expected)) {bad:?}");
 }

@@ -19,8 +19,11 @@ use super::stream::{self, Chunks};
 use super::tokens::ChatLogprobs;
 use super::usage::Usage;
 use super::{App, Client, aside, finish, now};
-use crate::engine::{Job, Replies, Reply};
+use crate::engine::{Job, Replies, Reply, SessionTurn};
 use crate::problem::Problem;
+
+/// A tool, as the chat template wants it.
+pub(crate) type Tool = BTreeMap<String, Value>;
 
 /// A request for the next message of a conversation.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -61,7 +64,7 @@ pub(crate) struct ChatRequest {
     top_logprobs: Option<u32>,
     /// Handed to the chat template. What the model makes of them comes back as text.
     #[schemars(length(max = 128))]
-    tools: Option<Vec<BTreeMap<String, Value>>>,
+    tools: Option<Vec<Tool>>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// Clients of one address with different users take turns.
@@ -89,7 +92,6 @@ struct ReplyMessage {
 struct Choice {
     index: usize,
     message: ReplyMessage,
-    #[schemars(required)]
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`.
     finish_reason: &'static str,
@@ -120,10 +122,8 @@ struct Delta {
 struct ChunkChoice {
     index: usize,
     delta: Delta,
-    #[schemars(required)]
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`; `null` before the end.
-    #[schemars(required)]
     finish_reason: Option<&'static str>,
 }
 
@@ -145,7 +145,17 @@ pub(crate) async fn create(
     Extension(client): Extension<Client>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let mut request = ChatRequest::parse(&body)?;
+    answer(app, client, &body, None).await
+}
+
+/// The next message of a conversation, which is all in the request, or goes on from a session.
+pub(super) async fn answer(
+    app: Arc<App>,
+    client: Client,
+    body: &[u8],
+    session: Option<String>,
+) -> Result<Response, Problem> {
+    let mut request = ChatRequest::parse(body)?;
     app.check_model(&request.model)?;
     let streams = request.stream.unwrap_or(false);
     let usage = request.stream_options.take().map(|o| o.include_usage.unwrap_or(false));
@@ -153,10 +163,10 @@ pub(crate) async fn create(
         return Err(Problem::parameter("stream_options", "only for streams"));
     }
     let own = app.clone();
-    let (job, text) = aside(move || prepare(&own, client, request)).await?;
+    let (job, text) = aside(move || prepare(&own, client, request, session)).await?;
     let id = app.id("chatcmpl");
     app.log_text("prompt", &id, || text);
-    let (prompt, n) = (job.prompt.len(), job.choices);
+    let n = job.choices;
     let logprobs = job.options.logprobs.is_some();
     let open = || Open { logprobs: logprobs.then(ChatLogprobs::default), ..Open::default() };
     let replies = app.engine.submit(vec![job])?;
@@ -164,7 +174,6 @@ pub(crate) async fn create(
         tokenizer: app.engine.tokenizer().clone(),
         id,
         created: now(),
-        prompt,
         choices: (0..n).map(|_| open()).collect(),
         usage: Usage::default(),
         usage_wanted: usage.unwrap_or(false),
@@ -183,29 +192,40 @@ pub(crate) async fn create(
 }
 
 /// The job of a request, and the text that the conversation became.
-fn prepare(app: &App, client: Client, request: ChatRequest) -> Result<(Job, String), Problem> {
+fn prepare(
+    app: &App,
+    client: Client,
+    request: ChatRequest,
+    session: Option<String>,
+) -> Result<(Job, String), Problem> {
     let limits = &app.options.limits;
     let messages = messages(request.messages)?;
-    let Some(template) = app.engine.template() else {
-        let message = "this model has no chat template; use /v1/completions";
-        return Err(Problem::bad(message).code("no_chat_template"));
-    };
-    let mut options = ChatOptions::default();
-    if let Some(tools) = request.tools {
-        if tools.len() > 128 {
-            return Err(Problem::parameter("tools", format!("{} are more than 128", tools.len())));
-        }
-        let tools = serde_json::to_value(tools).and_then(serde_json::from_value);
-        options.tools = Some(tools.map_err(|e| Problem::parameter("tools", e))?);
-    }
-    let text = template.render(&messages, true, &options)?;
-    let prompt = app.engine.tokenizer().encode(&text, false)?;
-    app.check_prompt("messages", &prompt)?;
-
     let n = choices(request.n, 1, limits, app.engine.slots())?;
+    let (prompt, text, session) = match session {
+        None => {
+            let template = app.engine.template().ok_or_else(Problem::no_template)?;
+            let options = ChatOptions { tools: tools(request.tools)?, ..ChatOptions::default() };
+            let text = template.render(&messages, true, &options)?;
+            let prompt = app.engine.tokenizer().encode(&text, false)?;
+            app.check_prompt("messages", &prompt)?;
+            (prompt, text, None)
+        }
+        Some(_) if n > 1 => return Err(Problem::parameter("n", "a session has one next message")),
+        Some(_) if request.tools.is_some() => {
+            return Err(Problem::parameter(
+                "tools",
+                "a session's tools are given at its beginning",
+            ));
+        }
+        Some(id) => {
+            let text = messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n");
+            (Vec::new(), text, Some(SessionTurn { id, messages }))
+        }
+    };
+
     let (name, wanted) = match (request.max_tokens, request.max_completion_tokens) {
-        (Some(a), Some(b)) if a != b => {
-            let message = format!("{a}, but max_completion_tokens is {b}");
+        (Some(_), Some(_)) => {
+            let message = "another name of max_completion_tokens, which is given too";
             return Err(Problem::parameter("max_tokens", message));
         }
         (Some(a), _) => ("max_tokens", Some(a)),
@@ -240,6 +260,8 @@ fn prepare(app: &App, client: Client, request: ChatRequest) -> Result<(Job, Stri
     let job = Job {
         client: client.with_user(request.user),
         prompt,
+        session,
+        keep: true,
         options: common.generation(app.engine.vocab(), max_tokens, logprobs)?,
         choices: n,
         prompt_logprobs: false,
@@ -248,14 +270,22 @@ fn prepare(app: &App, client: Client, request: ChatRequest) -> Result<(Job, Stri
     Ok((job, text))
 }
 
+/// The tools for the template.
+pub(super) fn tools(given: Option<Vec<Tool>>) -> Result<Option<mlx_llamba::Json>, Problem> {
+    let Some(tools) = given else { return Ok(None) };
+    if tools.len() > 128 {
+        return Err(Problem::parameter("tools", format!("{} are more than 128", tools.len())));
+    }
+    let tools = serde_json::to_value(tools).and_then(serde_json::from_value);
+    tools.map(Some).map_err(|e| Problem::parameter("tools", e))
+}
+
 /// An answer on its way.
 struct Answer {
     app: Arc<App>,
     tokenizer: Tokenizer,
     id: String,
     created: u64,
-    /// Tokens of the prompt.
-    prompt: usize,
     choices: Vec<Open>,
     usage: Usage,
     usage_wanted: bool,
@@ -278,8 +308,8 @@ impl Answer {
     /// Takes one reply; gives the choice that it changed.
     async fn take(&mut self) -> Result<Option<usize>, Problem> {
         Ok(match self.replies.next().await?.1 {
-            Reply::Started { cached } => {
-                self.usage.prompt(self.prompt, cached);
+            Reply::Started { prompt, cached } => {
+                self.usage.prompt(prompt, cached);
                 None
             }
             Reply::Read { .. } => None,

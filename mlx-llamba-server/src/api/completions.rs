@@ -78,10 +78,8 @@ fields!(CompletionRequest, unsupported: &["best_of", "suffix"]);
 struct Choice {
     text: String,
     index: usize,
-    #[schemars(required)]
     logprobs: Option<CompletionLogprobs>,
     /// `stop` or `length`; `null` before the end.
-    #[schemars(required)]
     finish_reason: Option<&'static str>,
 }
 
@@ -112,7 +110,6 @@ pub(crate) async fn create(
     }
     let own = app.clone();
     let (jobs, echo) = aside(move || prepare(&own, client, request)).await?;
-    let prompts = jobs.iter().map(|job| job.prompt.len()).collect();
     let n = jobs.first().map_or(1, |job| job.choices);
     let logprobs = jobs.first().is_some_and(|job| job.options.logprobs.is_some());
     let mut answer = Answer {
@@ -120,7 +117,6 @@ pub(crate) async fn create(
         tokenizer: app.engine.tokenizer().clone(),
         app: app.clone(),
         n,
-        prompts,
         choices: Vec::new(),
         usage: Usage::default(),
         usage_wanted: usage.unwrap_or(false),
@@ -198,6 +194,8 @@ fn prepare(
     let job = |prompt: Vec<u32>| Job {
         client: client.clone(),
         prompt,
+        session: None,
+        keep: false,
         options: options.clone(),
         choices: n,
         prompt_logprobs: echo && logprobs.is_some(),
@@ -233,8 +231,6 @@ struct Answer {
     tokenizer: Tokenizer,
     /// Continuations of each prompt.
     n: usize,
-    /// Tokens of each prompt.
-    prompts: Vec<usize>,
     choices: Vec<Open>,
     usage: Usage,
     usage_wanted: bool,
@@ -278,8 +274,8 @@ impl Answer {
         let (job, reply) = replies.next().await?;
         let first = job * self.n;
         Ok(match reply {
-            Reply::Started { cached } => {
-                self.usage.prompt(self.prompts[job], cached);
+            Reply::Started { prompt, cached } => {
+                self.usage.prompt(prompt, cached);
                 0..0
             }
             Reply::Read { logprobs } => {

@@ -6,6 +6,7 @@ pub(crate) mod fields;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod sampling;
+pub(crate) mod sessions;
 pub(crate) mod stream;
 pub(crate) mod tokens;
 pub(crate) mod usage;

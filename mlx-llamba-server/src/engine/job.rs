@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mlx_llamba::{Cancel, Generation, Reason, TokenLogprobs};
+use mlx_llamba::{Cancel, Generation, Message, Reason, TokenLogprobs};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::problem::Problem;
@@ -12,8 +12,12 @@ use crate::problem::Problem;
 pub(crate) struct Job {
     /// Whose: clients take turns.
     pub(crate) client: String,
-    /// Tokens to read.
+    /// Tokens to read; a session knows its own.
     pub(crate) prompt: Vec<u32>,
+    /// The session that goes on.
+    pub(crate) session: Option<SessionTurn>,
+    /// What is generated is likely to be the beginning of a later prompt.
+    pub(crate) keep: bool,
     /// How to go on.
     pub(crate) options: Generation,
     /// So many continuations.
@@ -24,11 +28,18 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
 }
 
+/// New messages of a session, which is to answer them.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionTurn {
+    pub(crate) id: String,
+    pub(crate) messages: Vec<Message>,
+}
+
 /// What becomes of a job, in order; several continuations in any order among them.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// Its turn has come; so many tokens of the prompt are known already.
-    Started { cached: usize },
+    Started { prompt: usize, cached: usize },
     /// A piece of the prompt was read.
     Read { logprobs: Vec<TokenLogprobs> },
     /// A token.

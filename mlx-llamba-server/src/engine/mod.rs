@@ -2,7 +2,9 @@
 //! through a channel, and text comes out through one a job.
 
 mod job;
+mod prefixes;
 mod queue;
+mod sessions;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,10 +12,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use tokio::sync::oneshot;
+
 use mlx_llamba::{Llamba, Template, Tokenizer};
 
 use job::Ticket;
-pub(crate) use job::{Job, Replies, Reply};
+pub(crate) use job::{Job, Replies, Reply, SessionTurn};
+pub(crate) use sessions::{Sessions, View};
 use worker::Worker;
 
 use crate::error::{Error, Result};
@@ -32,6 +37,8 @@ pub struct Loaded {
 /// What the model thread is asked for.
 enum Command {
     Start(Vec<Ticket>),
+    /// Do this between two steps.
+    Sessions(SessionWork),
     /// Take no more jobs; those that wait are refused.
     Close,
     /// End all jobs.
@@ -39,6 +46,9 @@ enum Command {
     /// End the thread.
     End,
 }
+
+/// Something to do with the sessions.
+type SessionWork = Box<dyn for<'m> FnOnce(&mut Sessions<'m>) + Send>;
 
 /// The way to the model thread. It ends with the last of these.
 #[derive(Clone)]
@@ -51,6 +61,7 @@ struct Shared {
     tokenizer: Tokenizer,
     template: Option<Template>,
     vocab: usize,
+    state: usize,
     waiting: Arc<Waiting>,
     metrics: Arc<Metrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -81,7 +92,8 @@ impl Engine {
             let found = load().map_err(Error::Model).and_then(|loaded| {
                 let config = loaded.llamba.model().config();
                 // A step holds the states before it and those after it.
-                let row = 2 * config.state_bytes(4).max(1);
+                let state = config.state_bytes(4).max(1);
+                let row = 2 * state;
                 let slots = limits.rows.min(limits.state_memory / row);
                 if slots == 0 {
                     let needed = row;
@@ -89,11 +101,11 @@ impl Engine {
                 }
                 let tokenizer = loaded.llamba.require_tokenizer().map_err(Error::Model)?.clone();
                 let vocab = config.vocab_size;
-                Ok((loaded, tokenizer, vocab, slots))
+                Ok((loaded, tokenizer, vocab, state, slots))
             });
             match found {
-                Ok((loaded, tokenizer, vocab, slots)) => {
-                    let facts = (tokenizer, loaded.template.clone(), vocab, slots);
+                Ok((loaded, tokenizer, vocab, state, slots)) => {
+                    let facts = (tokenizer, loaded.template.clone(), vocab, state, slots);
                     if ready.send(Ok(facts)).is_ok() {
                         let worker = Worker::new(&loaded, slots, &limits, &metrics, &waiting);
                         match worker {
@@ -107,7 +119,8 @@ impl Engine {
         };
         let thread = std::thread::Builder::new().name("model".to_owned());
         let thread = thread.spawn(body).map_err(Error::Thread)?;
-        let (tokenizer, template, vocab, slots) = loaded.recv().map_err(|_| Error::Ended)??;
+        let (tokenizer, template, vocab, state, slots) =
+            loaded.recv().map_err(|_| Error::Ended)??;
         own_metrics.slots.set(slots);
         Ok(Self(Arc::new(Shared {
             commands,
@@ -116,6 +129,7 @@ impl Engine {
             tokenizer,
             template,
             vocab,
+            state,
             waiting: own_waiting,
             metrics: own_metrics,
             thread: Mutex::new(Some(thread)),
@@ -133,6 +147,28 @@ impl Engine {
     /// Entries of the vocabulary.
     pub(crate) fn vocab(&self) -> usize {
         self.0.vocab
+    }
+
+    /// Bytes that a saved session may have.
+    pub(crate) fn session_bytes(&self) -> usize {
+        (64 << 20) + 32 * self.0.state
+    }
+
+    /// Does something with the sessions, on their thread.
+    ///
+    /// # Errors
+    /// Those of `work`, 503 if the thread has ended.
+    pub(crate) async fn sessions<T: Send + 'static>(
+        &self,
+        work: impl for<'m> FnOnce(&mut Sessions<'m>) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (done, result) = oneshot::channel();
+        let work: SessionWork = Box::new(move |sessions| {
+            // Whoever asked may have gone.
+            let _ = done.send(work(sessions));
+        });
+        self.0.commands.send(Command::Sessions(work)).map_err(|_| Problem::closing())?;
+        result.await.map_err(|_| Problem::closing())?
     }
 
     /// Continuations that can be computed at once.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use mlx_llamba::batch::{Batch, RowEvent, RowId, RowRequest, RowStep};
+use mlx_llamba::batch::{Batch, RowEvent, RowId, RowStep};
 use mlx_llamba::{Error, Llamba, Reason};
 
 use super::job::{Reply, Ticket};
+use super::prefixes::{Keep, Prefixes};
 use super::queue::FairQueue;
+use super::sessions::{Open, Sessions};
 use super::{Command, Loaded, Waiting};
 use crate::metrics::Metrics;
 use crate::options::Limits;
@@ -19,17 +21,25 @@ pub(super) struct Worker<'m> {
     llamba: &'m Llamba,
     batch: Batch<'m>,
     piece: usize,
+    prompt_tokens: usize,
     slots: usize,
     queue: FairQueue<Ticket>,
-    running: HashMap<RowId, Running>,
+    running: HashMap<RowId, Running<'m>>,
+    sessions: Sessions<'m>,
+    prefixes: Prefixes,
     waiting: &'m Waiting,
     metrics: &'m Arc<Metrics>,
     closing: bool,
 }
 
 /// A job that is computed.
-struct Running {
+struct Running<'m> {
     ticket: Ticket,
+    /// The reply of a session.
+    open: Option<Open<'m>>,
+    /// What is kept of it for later requests.
+    keep: Option<Keep>,
+    prompt: usize,
     started: Instant,
     first: bool,
     generated: usize,
@@ -37,6 +47,16 @@ struct Running {
     left: usize,
     /// It was told its end already; the rows end with the next step.
     told: bool,
+}
+
+/// A job that was added to the batch.
+struct Prepared<'m> {
+    id: RowId,
+    open: Option<Open<'m>>,
+    keep: Option<Keep>,
+    /// Tokens of its prompt, and how many of them are known already.
+    prompt: usize,
+    cached: usize,
 }
 
 impl<'m> Worker<'m> {
@@ -54,6 +74,9 @@ impl<'m> Worker<'m> {
             slots,
             queue: FairQueue::default(),
             running: HashMap::new(),
+            sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), limits.sessions),
+            prefixes: Prefixes::new(&loaded.llamba, limits.cache_memory),
+            prompt_tokens: limits.prompt_tokens,
             waiting,
             metrics,
             closing: false,
@@ -80,6 +103,8 @@ impl<'m> Worker<'m> {
             self.step();
             self.metrics.waiting.set(self.waiting.now());
             self.metrics.rows.set(self.rows());
+            self.metrics.sessions.set(self.sessions.len());
+            self.metrics.cache_bytes.set(self.prefixes.bytes());
         }
     }
 
@@ -96,6 +121,7 @@ impl<'m> Worker<'m> {
                     }
                 }
             }
+            Command::Sessions(work) => work(&mut self.sessions),
             Command::Close => {
                 self.closing = true;
                 for ticket in self.queue.take(|_| false) {
@@ -146,31 +172,59 @@ impl<'m> Worker<'m> {
             let free = self.slots.saturating_sub(self.rows());
             let Some(ticket) = self.queue.pop(|ticket| ticket.job.choices <= free) else { return };
             self.waiting.leave(ticket.job.choices);
-            if let Err((ticket, error)) = self.start(ticket) {
-                ticket.reply(Reply::Failed(error.into()));
+            match self.prepare(&ticket) {
+                Ok(Prepared { id, open, keep, prompt, cached }) => {
+                    let started = Instant::now();
+                    self.metrics.queued.time(started - ticket.arrived);
+                    self.metrics.prompt_tokens.add(prompt);
+                    self.metrics.cached_tokens.add(cached);
+                    ticket.reply(Reply::Started { prompt, cached });
+                    let left = ticket.job.choices;
+                    let (first, generated, told) = (false, 0, false);
+                    let running = Running {
+                        ticket,
+                        open,
+                        keep,
+                        prompt,
+                        started,
+                        first,
+                        generated,
+                        left,
+                        told,
+                    };
+                    self.running.insert(id, running);
+                }
+                Err(problem) => ticket.reply(Reply::Failed(problem)),
             }
         }
     }
 
-    fn start(&mut self, ticket: Ticket) -> Result<(), (Ticket, Error)> {
+    /// Adds a job to the batch.
+    fn prepare(&mut self, ticket: &Ticket) -> Result<Prepared<'m>, Problem> {
         let job = &ticket.job;
-        let request = self.llamba.context().map(|context| RowRequest {
-            choices: job.choices,
-            prompt_logprobs: job.prompt_logprobs,
-            ..RowRequest::new(context, job.prompt.clone(), job.options.clone())
-        });
-        let id = match request.and_then(|request| self.batch.add(request)) {
-            Ok(id) => id,
-            Err(error) => return Err((ticket, error)),
+        let Some(turn) = &job.session else {
+            let (request, keep, cached) = self.prefixes.request(self.llamba, job)?;
+            let (id, prompt) = (self.batch.add(request)?, job.prompt.len());
+            return Ok(Prepared { id, open: None, keep, prompt, cached });
         };
-        let started = Instant::now();
-        self.metrics.queued.time(started - ticket.arrived);
-        self.metrics.prompt_tokens.add(job.prompt.len());
-        ticket.reply(Reply::Started { cached: 0 });
-        let left = job.choices;
-        let running = Running { ticket, started, first: false, generated: 0, left, told: false };
-        self.running.insert(id, running);
-        Ok(())
+        let (open, request) = self.sessions.begin(&turn.id, &turn.messages, &job.options)?;
+        let (new, kept) = (open.turn.prompt_tokens(), open.turn.kept_tokens());
+        let added = if new > self.prompt_tokens {
+            let message = format!("{new} tokens, more than {}", self.prompt_tokens);
+            Err(Problem::parameter("messages", message).code("context_length_exceeded"))
+        } else {
+            self.batch.add(request).map_err(Problem::from)
+        };
+        match added {
+            Ok(id) => {
+                let (prompt, cached) = (new + kept, kept);
+                Ok(Prepared { id, open: Some(open), keep: None, prompt, cached })
+            }
+            Err(problem) => {
+                self.sessions.end(open, false)?;
+                Err(problem)
+            }
+        }
     }
 
     fn step(&mut self) {
@@ -195,6 +249,14 @@ impl<'m> Worker<'m> {
     fn event(&mut self, event: RowEvent) {
         let Some(running) = self.running.get_mut(&event.row) else { return };
         let (ticket, choice) = (&running.ticket, event.choice);
+        if let Some(open) = &mut running.open {
+            open.turn.note(&event.step);
+        }
+        if let Some(Err(error)) =
+            running.keep.as_mut().map(|keep| self.prefixes.note(keep, &event.step))
+        {
+            log::warn!("a state is not kept: {error}");
+        }
         match event.step {
             RowStep::Read { logprobs, .. } => ticket.reply(Reply::Read { logprobs }),
             RowStep::Token { text, id, logprobs } => {
@@ -208,14 +270,18 @@ impl<'m> Worker<'m> {
             RowStep::End { text, reason, .. } => {
                 self.waiting.served(running.started.elapsed().as_millis() as usize);
                 running.left -= 1;
-                if reason != Reason::Cancelled {
+                let whole = reason != Reason::Cancelled;
+                let kept = running.open.take().map(|open| self.sessions.end(open, whole));
+                if let Some(Err(error)) = kept {
+                    ticket.reply(Reply::Failed(Problem::failure(&error)));
+                } else if whole {
                     ticket.reply(Reply::End { choice, text, reason });
                 }
                 if running.left == 0 {
                     log::info!(
                         "done client={} prompt_tokens={} generated_tokens={} queued_ms={} ms={}",
                         ticket.job.client,
-                        ticket.job.prompt.len(),
+                        running.prompt,
                         running.generated,
                         (running.started - ticket.arrived).as_millis(),
                         ticket.arrived.elapsed().as_millis()
@@ -230,7 +296,10 @@ impl<'m> Worker<'m> {
     /// The computation failed: everyone in it is told, the others go on.
     fn fail(&mut self, error: &Error) {
         let problem = Problem::failure(error);
-        for (_, running) in self.running.drain() {
+        for (_, mut running) in self.running.drain() {
+            if let Some(Err(error)) = running.open.take().map(|o| self.sessions.end(o, false)) {
+                log::error!("a session is lost: {error}");
+            }
             if !running.told {
                 running.ticket.reply(Reply::Failed(problem.clone()));
             }
@@ -242,7 +311,7 @@ impl<'m> Worker<'m> {
     }
 }
 
-impl Running {
+impl Running<'_> {
     /// Tells the client why, and ends the rows.
     fn give_up(&mut self, problem: Problem) {
         if !std::mem::replace(&mut self.told, true) {

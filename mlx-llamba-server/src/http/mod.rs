@@ -14,7 +14,7 @@ use axum::routing::{MethodRouter, get, post};
 
 pub(crate) use connections::serve;
 
-use crate::api::{App, chat, completions, models};
+use crate::api::{App, chat, completions, models, sessions};
 use crate::openapi;
 use crate::problem::Problem;
 
@@ -22,12 +22,30 @@ use crate::problem::Problem;
 pub(crate) fn router(app: Arc<App>) -> Router {
     let read =
         |handler: MethodRouter<Arc<App>>| handler.fallback(async || Problem::method("GET, HEAD"));
-    let send = |handler: MethodRouter<Arc<App>>| handler.fallback(async || Problem::method("POST"));
+    let send = |handler: MethodRouter<Arc<App>>| {
+        let handler = handler.route_layer(from_fn(body::check_json));
+        handler.fallback(async || Problem::method("POST"))
+    };
+    let act = |handler: MethodRouter<Arc<App>>| handler.fallback(async || Problem::method("POST"));
+    let import = act(post(sessions::import).route_layer(from_fn(body::check_bytes)));
     let v1 = Router::new()
         .route("/v1/models", read(get(models::list)))
         .route("/v1/models/{*model}", read(get(models::get)))
         .route("/v1/completions", send(post(completions::create)))
-        .route("/v1/chat/completions", send(post(chat::create)));
+        .route("/v1/chat/completions", send(post(chat::create)))
+        .route("/v1/sessions", send(post(sessions::create)))
+        .route(body::IMPORT, import)
+        .route(
+            "/v1/sessions/{id}",
+            get(sessions::get)
+                .delete(sessions::delete)
+                .fallback(async || Problem::method("GET, HEAD, DELETE")),
+        )
+        .route("/v1/sessions/{id}/chat/completions", send(post(sessions::reply)))
+        .route("/v1/sessions/{id}/rewind", send(post(sessions::rewind)))
+        .route("/v1/sessions/{id}/fork", act(post(sessions::fork)))
+        .route("/v1/sessions/{id}/undo", act(post(sessions::undo)))
+        .route("/v1/sessions/{id}/export", read(get(sessions::export)));
     let open = Router::new()
         .route("/health", read(get(models::health)))
         .route("/metrics", read(get(models::metrics)))
@@ -35,7 +53,6 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     v1.merge(open)
         .fallback(async || Problem::not_found("there is nothing at this address", "not_found"))
         .layer(from_fn_with_state(app.clone(), body::collect))
-        .layer(from_fn(body::check))
         .layer(from_fn_with_state(app.clone(), guard::authorize))
         .layer(from_fn_with_state(app.clone(), cors::allow))
         .layer(from_fn_with_state(app.clone(), guard::note))

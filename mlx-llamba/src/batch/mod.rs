@@ -42,8 +42,9 @@ pub struct RowRequest {
     /// Report log-probabilities of the prompt's tokens, all but the first; as many likeliest ones
     /// as [`Generation::logprobs`] says.
     pub prompt_logprobs: bool,
-    /// Places in the prompt (tokens read, those pending in the context included) at which to hand
-    /// out the context.
+    /// Places in the prompt (in tokens, those pending in the context included) at which to hand
+    /// out the context. Its last token is pending, so that it can be gone on from without any
+    /// prompt.
     pub snapshots: Vec<usize>,
 }
 
@@ -81,7 +82,7 @@ pub enum RowStep {
     /// The context at a place that was asked for. Lazy: [`State::eval`](crate::State::eval) it
     /// before keeping it.
     Snapshot {
-        /// Tokens of the prompt read.
+        /// Tokens of the prompt before it.
         read: usize,
         /// The place.
         context: Context,

@@ -50,7 +50,7 @@ impl Prompt {
     /// Where a piece of at most `piece` tokens ends.
     fn end(&self, piece: usize) -> usize {
         let end = self.limit().min(self.at + piece);
-        self.snapshots.iter().copied().filter(|&s| s > self.at).fold(end, usize::min)
+        self.snapshots.iter().map(|&s| s - 1).filter(|&cut| cut > self.at).fold(end, usize::min)
     }
 
     /// Ends all continuations without having read everything.
@@ -86,7 +86,11 @@ impl Reading {
         model.tokens(&[&ids])?;
         let rows = Row::all(model, tokenizer, id, &request, &ids)?;
         let logprobs = request.prompt_logprobs;
-        let prompt = Prompt { rows, ids, at: 0, logprobs, snapshots: request.snapshots };
+        // Tokens that were pending are the caller's own.
+        let first = request.context.pending.len().max(1);
+        let mut snapshots = request.snapshots;
+        snapshots.retain(|&s| s > first && s <= ids.len());
+        let prompt = Prompt { rows, ids, at: 0, logprobs, snapshots };
         self.prompts.push_back(prompt);
         Ok(())
     }
@@ -160,9 +164,11 @@ impl Reading {
             prompt.rows[0].read(piece, own.clone());
             let (row, total) = (&prompt.rows[0], prompt.ids.len());
             events.push(row.event(RowStep::Read { read: end, total, logprobs }));
-            if prompt.snapshots.contains(&end) {
-                let context = row.context.clone();
-                events.push(row.event(RowStep::Snapshot { read: end, context }));
+            if prompt.snapshots.contains(&(end + 1)) {
+                let mut context = row.context.clone();
+                context.note(&prompt.ids[end..=end]);
+                context.pending = vec![prompt.ids[end]];
+                events.push(row.event(RowStep::Snapshot { read: end + 1, context }));
             }
             if end < prompt.limit() {
                 own.eval()?;

@@ -272,12 +272,21 @@ fn prompt_logprobs_and_snapshots() {
             for event in batch.step().unwrap() {
                 match event.step {
                     RowStep::Read { logprobs, .. } => found.extend(logprobs),
-                    RowStep::Snapshot { read, context } => snapshots.push((read, context.read())),
+                    RowStep::Snapshot { read, context } => snapshots.push((read, context)),
                     _ => {}
                 }
             }
         }
-        assert_eq!(snapshots, [(4, 4), (11, 11)]);
+        assert_eq!(snapshots.iter().map(|s| s.0).collect::<Vec<_>>(), [4, 11]);
+        for (read, context) in snapshots {
+            assert_eq!(
+                (context.read(), context.pending()),
+                (read as u64 - 1, &prompt[read - 1..read])
+            );
+            let options = Generation::greedy().max_tokens(5);
+            let rest = llamba.resume(context, &prompt[read..], &options).unwrap().finish().unwrap();
+            assert_eq!(rest.tokens, llamba.generate(&prompt, &options).unwrap().tokens);
+        }
         assert_eq!(found.len(), prompt.len() - 1);
         for (i, found) in found.iter().enumerate() {
             let expected = expected(i, prompt[i + 1]);

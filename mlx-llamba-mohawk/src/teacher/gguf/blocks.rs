@@ -88,13 +88,13 @@ impl Kind {
     }
 
     /// The quantized matrix (rows, columns) whose row `i` is row `order(i)` of `bytes`, which are
-    /// of the length that [`bytes`](Self::bytes) says.
+    /// of the length that [`bytes`](Self::bytes) says; and whether all its numbers are finite.
     pub(super) fn unpack(
         self,
         bytes: &[u8],
         [rows, columns]: [usize; 2],
         order: impl Fn(usize) -> usize,
-    ) -> Result<Quantized, mlx_llamba_kernels::QuantizationError> {
+    ) -> Result<(Quantized, bool), mlx_llamba_kernels::QuantizationError> {
         let scheme = Scheme::new(BLOCK, self.bits(), Mode::Affine)?;
         let groups = columns / BLOCK;
         let words = scheme.packed_columns(columns)?;
@@ -121,13 +121,15 @@ impl Kind {
                 }
             }
         }
+        let finite = scales.iter().chain(&biases).all(|x| x.is_finite());
         let (rows, words, groups) = (rows as i32, words as i32, groups as i32);
-        Ok(Quantized {
+        let matrix = Quantized {
             weight: Array::from_slice(&packed, &[rows, words]),
             scales: Array::from_slice(&scales, &[rows, groups]),
             biases: Some(Array::from_slice(&biases, &[rows, groups])),
             scheme,
-        })
+        };
+        Ok((matrix, finite))
     }
 }
 

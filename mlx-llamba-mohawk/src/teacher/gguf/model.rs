@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::file::{File, Stored, shown};
 use crate::error::{Error, Result};
+use crate::teacher::check::check_shapes;
 use crate::teacher::config::{LlamaConfig, bad, limit};
-use crate::teacher::llama::check_shapes;
 use crate::teacher::rope::Rope;
 
 /// Parts of a block: GGUF's names and Hugging Face's.
@@ -233,9 +233,12 @@ fn weight(
     let bytes = &source.bytes()[stored.range.clone()];
     let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
     source.release(stored.range.clone());
-    unpacked
-        .map(Weight::Quantized)
-        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })
+    let (matrix, finite) = unpacked
+        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })?;
+    if !finite {
+        log::warn!("{}: tensor {name} holds NaN or infinity", source.path().display());
+    }
+    Ok(Weight::Quantized(matrix))
 }
 
 /// Rows (or values of a bias) from pairs side by side to pairs half a head apart.

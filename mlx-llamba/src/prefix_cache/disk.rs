@@ -1,0 +1,173 @@
+//! The part of a prefix cache that outlives the process: a directory with a file a state.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::Key;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::sealed::{Kind, Metadata};
+use crate::state::State;
+use crate::{atomic, context, hash};
+
+const KIND: Kind = Kind {
+    format: "mlx-llamba-prefix",
+    version: "1",
+    what: "a state of mlx-llamba's prefix cache",
+};
+const EXTENSION: &str = "prefix";
+
+#[derive(Debug)]
+pub(super) struct Disk {
+    directory: PathBuf,
+    model: String,
+    budget: u64,
+    files: HashMap<Key, Stored>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    length: usize,
+    bytes: u64,
+    used: u64,
+}
+
+impl Disk {
+    /// Lists what is there of `model`; the contents are looked at when they are needed.
+    pub(super) fn open(directory: PathBuf, model: &str, budget: u64) -> Result<Self> {
+        let io = |action| {
+            let path = directory.clone();
+            move |source| Error::Io { action, path, source }
+        };
+        std::fs::create_dir_all(&directory).map_err(io("create"))?;
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(io("list"))? {
+            let entry = entry.map_err(io("list"))?;
+            let Some((length, key)) = parse(&entry.file_name().to_string_lossy(), model) else {
+                continue;
+            };
+            let Ok(metadata) = entry.metadata() else { continue };
+            let time = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            found.push((time, key, length, metadata.len()));
+        }
+        found.sort();
+        let mut disk = Self { directory, model: model.to_owned(), budget, files: HashMap::new() };
+        // The newest ones that there is room for; all count as older than what this process uses.
+        for (_, key, length, bytes) in found.into_iter().rev() {
+            disk.files.insert(key, Stored { length, bytes, used: 0 });
+            if disk.size().1 > budget {
+                disk.remove(&key);
+            }
+        }
+        Ok(disk)
+    }
+
+    /// Files and their bytes.
+    pub(super) fn size(&self) -> (usize, u64) {
+        (self.files.len(), self.files.values().map(|file| file.bytes).sum())
+    }
+
+    /// Lengths up to `most` of which there are files.
+    pub(super) fn lengths(&self, most: usize) -> impl Iterator<Item = usize> {
+        self.files.values().map(|file| file.length).filter(move |length| *length <= most)
+    }
+
+    pub(super) fn store(
+        &mut self,
+        key: &Key,
+        length: usize,
+        state: &State,
+        used: u64,
+    ) -> Result<()> {
+        let path = self.path(key, length);
+        let failed = |e: String| Error::State { path: path.clone(), reason: e };
+        let metadata = Metadata::from([
+            ("model".to_owned(), self.model.clone()),
+            ("tokens".to_owned(), hash::hex(key)),
+        ]);
+        let bytes = KIND.seal(metadata, &state.tensors(0)?).map_err(failed)?;
+        let io = |source| Error::Io { action: "write", path: path.clone(), source };
+        if bytes.len() as u64 > self.budget {
+            return Ok(());
+        }
+        atomic::write(&path, &bytes).map_err(io)?;
+        self.files.insert(*key, Stored { length, bytes: bytes.len() as u64, used });
+        self.shrink();
+        Ok(())
+    }
+
+    /// The state of a file; nothing if there is none. A damaged one is removed.
+    pub(super) fn load(
+        &mut self,
+        key: &Key,
+        length: usize,
+        model: &Model,
+        now: u64,
+    ) -> Result<Option<State>> {
+        let Some(stored) = self.files.get_mut(key) else { return Ok(None) };
+        stored.used = now;
+        let path = self.path(key, length);
+        match read(&path, key, model) {
+            Ok(state) => Ok(Some(state)),
+            Err(error @ Error::Mlx(_)) => Err(error),
+            Err(error) => {
+                log::warn!("{error}; it is removed");
+                self.remove(key);
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        let keys: Vec<Key> = self.files.keys().copied().collect();
+        keys.iter().for_each(|key| self.remove(key));
+    }
+
+    fn shrink(&mut self) {
+        while self.size().1 > self.budget {
+            let oldest = self.files.iter().min_by_key(|(_, file)| file.used);
+            let Some(key) = oldest.map(|(key, _)| *key) else { return };
+            self.remove(&key);
+        }
+    }
+
+    /// A file that another process has removed already is as good.
+    fn remove(&mut self, key: &Key) {
+        if let Some(file) = self.files.remove(key) {
+            let _ = std::fs::remove_file(self.path(key, file.length));
+        }
+    }
+
+    fn path(&self, key: &Key, length: usize) -> PathBuf {
+        let (model, key) = (short(&self.model), hash::hex(key));
+        self.directory.join(format!("{model}-{length}-{key}.{EXTENSION}"))
+    }
+}
+
+/// Enough of a fingerprint to tell the files of models apart; the whole of it is inside.
+fn short(model: &str) -> &str {
+    model.get(..16).unwrap_or(model)
+}
+
+/// Length and key out of a file's name.
+fn parse(name: &str, model: &str) -> Option<(usize, Key)> {
+    let rest = name.strip_prefix(short(model))?.strip_prefix('-')?;
+    let (length, key) = rest.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('-')?;
+    let digits = key.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.0.iter().map(byte).collect();
+    Some((length.parse().ok()?, bytes?.try_into().ok().filter(|_| digits.1.is_empty())?))
+}
+
+fn read(path: &Path, key: &Key, model: &Model) -> Result<State> {
+    let bad = |reason: String| Error::State { path: path.to_owned(), reason };
+    let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let bytes = std::fs::read(path).map_err(io)?;
+    let (metadata, file) = KIND.open(&bytes).map_err(bad)?;
+    let of = |name: &str| metadata.get(name).map(String::as_str);
+    if of("model") != Some(model.fingerprint()) || of("tokens") != Some(&hash::hex(key)) {
+        return Err(bad("it belongs to another model or text".to_owned()));
+    }
+    context::state(path, &file, "", model)
+}

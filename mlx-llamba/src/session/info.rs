@@ -1,0 +1,99 @@
+//! Saved sessions, looked at without their model.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::file::{self, KIND, Saved};
+use crate::error::{Error, Result};
+use crate::template::Message;
+
+/// Largest header that is read.
+const HEADER: u64 = 256 << 20;
+
+/// What a saved session is.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SessionInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The name under which the model was loaded; empty if it was not noted.
+    pub source: String,
+    /// Fingerprint of the model.
+    pub model: String,
+    /// Fingerprint of the tokenizer.
+    pub tokenizer: String,
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// Tokens of each message.
+    pub message_tokens: Vec<usize>,
+    /// All tokens that were read and sampled.
+    #[serde(skip)]
+    pub tokens: Vec<u32>,
+    /// After how many tokens there are states, the place reached first.
+    pub states: Vec<usize>,
+}
+
+impl SessionInfo {
+    /// Reads the header of a file that [`Session::save`](crate::Session::save) wrote. The states
+    /// are not read, and not checked for damage.
+    ///
+    /// # Errors
+    /// [`Error::State`] if the file is none, or of another version.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
+        let bad = |reason: String| Error::State { path: path.to_owned(), reason };
+        // Opening a pipe would wait for its other end.
+        let found = std::fs::metadata(path).map_err(io)?;
+        if !found.is_file() {
+            return Err(bad("not a regular file".to_owned()));
+        }
+        let mut input = File::open(path).map_err(io)?;
+        let mut bytes = vec![0; 8.min(found.len() as usize)];
+        input.read_exact(&mut bytes).map_err(io)?;
+        let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+        if length > HEADER {
+            return Err(bad(format!("not {}", KIND.what)));
+        }
+        input.take(length).read_to_end(&mut bytes).map_err(io)?;
+        let saved: Saved =
+            KIND.metadata(&bytes).and_then(|metadata| file::parse(&metadata)).map_err(bad)?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes: found.len(),
+            source: saved.source,
+            model: saved.model,
+            tokenizer: saved.tokenizer,
+            message_tokens: saved.entries.iter().map(|entry| entry.ids.len()).collect(),
+            tokens: saved.entries.iter().flat_map(|entry| entry.ids.iter().copied()).collect(),
+            states: saved.places.iter().map(|place| place.covered).collect(),
+            messages: saved.entries.into_iter().map(|entry| entry.message).collect(),
+        })
+    }
+
+    /// Reads the state of the place reached and checks the whole file for damage: tensors in the
+    /// order of their names, with their values.
+    ///
+    /// # Errors
+    /// [`Error::State`] if the file is damaged.
+    pub fn state(&self) -> Result<Vec<(String, Vec<f32>)>> {
+        let bytes = file::read(&self.path, u64::MAX)?;
+        let bad = |reason: String| Error::State { path: self.path.clone(), reason };
+        let (_, tensors) = KIND.open(&bytes).map_err(bad)?;
+        let mut found: Vec<(String, Vec<f32>)> = tensors
+            .iter()
+            .filter_map(|(name, view)| {
+                let (words, _) = view.data().as_chunks::<4>();
+                let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+                Some((name.strip_prefix("0.")?.to_owned(), values))
+            })
+            .collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+}

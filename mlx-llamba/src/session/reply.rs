@@ -1,0 +1,172 @@
+//! A reply under way.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::transcript::Part;
+use super::{Session, Work};
+use crate::error::Result;
+use crate::generation::{Event, Generation, Reason};
+use crate::stream::Stream;
+use crate::template::Message;
+
+/// The events of a reply: pieces of the prompt, then a token each, then the end. After an error,
+/// or when this is dropped, what was handed out so far is the message.
+pub struct Reply<'s, 'm> {
+    session: &'s mut Session<'m>,
+    options: Generation,
+    /// What is to be read, up to the beginning of the reply, which is the last one.
+    work: VecDeque<Work>,
+    /// The piece being read and its stream.
+    current: Option<(Work, Option<Stream<'m>>)>,
+    /// The reply itself, once all but its beginning was read.
+    stream: Option<Stream<'m>>,
+    /// Tokens that the model had yet to read when `current` began.
+    pending: usize,
+    /// Tokens read by earlier pieces, and by all of them.
+    read: usize,
+    total: usize,
+    ids: Vec<u32>,
+    /// How many of `ids` are the beginning of the reply, which the template writes.
+    beginning: usize,
+    text: String,
+    started: Instant,
+    reading: Duration,
+    ended: bool,
+}
+
+impl<'s, 'm> Reply<'s, 'm> {
+    pub(super) fn new(session: &'s mut Session<'m>, options: &Generation) -> Result<Self> {
+        let work: VecDeque<Work> = session.next_reply(options)?.into();
+        let total = work.iter().map(|work| work.ids.len()).sum();
+        Ok(Self {
+            session,
+            options: options.clone(),
+            work,
+            current: None,
+            stream: None,
+            pending: 0,
+            read: 0,
+            total,
+            ids: Vec::new(),
+            beginning: 0,
+            text: String::new(),
+            started: Instant::now(),
+            reading: Duration::ZERO,
+            ended: false,
+        })
+    }
+
+    /// Ends the reply and gives the message it has become, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if the state cannot be computed.
+    pub fn finish(mut self) -> Result<Option<Message>> {
+        self.settle()
+    }
+
+    fn advance(&mut self) -> Result<Option<Event>> {
+        while !self.ended {
+            if let Some(stream) = &mut self.stream {
+                let event = stream.next().transpose()?;
+                return self.pass(event);
+            }
+            match self.current.take() {
+                None => self.begin()?,
+                Some((work, mut stream)) => match stream.as_mut().and_then(Iterator::next) {
+                    Some(Ok(Event::Prompt { read, .. })) => {
+                        self.current = Some((work, stream));
+                        return Ok(Some(self.progress(read)));
+                    }
+                    Some(Ok(Event::End { reason: Reason::Cancelled, stats, .. })) => {
+                        self.ended = true;
+                        let (text, reason) = (String::new(), Reason::Cancelled);
+                        return Ok(Some(Event::End { text, reason, stats }));
+                    }
+                    Some(Ok(_)) => self.current = Some((work, stream)),
+                    Some(Err(error)) => return Err(error),
+                    None => {
+                        self.read += work.ids.len();
+                        self.session.finish_piece(stream, &work)?;
+                    }
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts with the next piece.
+    fn begin(&mut self) -> Result<()> {
+        let Some(work) = self.work.pop_front() else {
+            self.ended = true;
+            return Ok(());
+        };
+        self.pending = self.session.context.pending().len();
+        match work.new.last() {
+            Some(piece) if piece.part == Part::Reply => {
+                let session = &self.session;
+                self.reading = self.started.elapsed();
+                (self.ids, self.beginning) = (piece.ids.clone(), piece.ids.len());
+                let context = session.context.clone();
+                self.stream = Some(session.llamba.resume(context, &piece.ids, &self.options)?);
+            }
+            _ => {
+                let stream = self.session.reading(&work.ids, &self.options)?;
+                self.current = Some((work, stream));
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, read: usize) -> Event {
+        let read = (self.read + read.saturating_sub(self.pending)).min(self.total);
+        Event::Prompt { read, total: self.total }
+    }
+
+    /// Takes note of an event of the reply's own stream.
+    fn pass(&mut self, event: Option<Event>) -> Result<Option<Event>> {
+        Ok(match event {
+            Some(Event::Prompt { read, .. }) => Some(self.progress(read)),
+            Some(Event::Token { text, id, logprobs }) => {
+                self.ids.push(id);
+                self.text.push_str(&text);
+                Some(Event::Token { text, id, logprobs })
+            }
+            Some(Event::End { text, reason, mut stats }) => {
+                self.text.push_str(&text);
+                self.settle()?;
+                stats.prompt_tokens = self.total;
+                stats.add_reading(self.reading);
+                Some(Event::End { text, reason, stats })
+            }
+            None => None,
+        })
+    }
+
+    /// Makes a message of what was handed out.
+    fn settle(&mut self) -> Result<Option<Message>> {
+        self.ended = true;
+        let (Some(stream), true) = (self.stream.take(), self.ids.len() > self.beginning) else {
+            return Ok(None);
+        };
+        let context = stream.into_context()?;
+        let (ids, text) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.text));
+        self.session.push_reply(ids, text, context).map(Some)
+    }
+}
+
+impl Iterator for Reply<'_, '_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+impl Drop for Reply<'_, '_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            log::error!("the reply is lost: {error}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What was said, in text and in tokens, and which tokens come next.
+//!
+//! Text becomes tokens once. To find the text of new messages, the conversation is rendered with
+//! a marker in place of the last message that was read: what follows the marker is new. So it
+//! does not matter what the template makes of the past: the past stays as it was read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::template::{ChatOptions, Message, Template};
+use crate::tokenizer::Tokenizer;
+
+/// Borders between unread messages are looked for from the end, for this many: each takes a
+/// rendering.
+const BORDERS: usize = 64;
+
+/// A message and its tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) message: Message,
+    /// Its tokens; empty before it is read.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) read: bool,
+    /// Its tokens cannot be told from those of the message before and are among them.
+    pub(crate) joined: bool,
+    /// The model wrote it.
+    pub(crate) sampled: bool,
+    /// How many of its tokens are what the template puts behind a reply; unknown before the next
+    /// message is read.
+    pub(crate) closing: Option<usize>,
+}
+
+impl Entry {
+    pub(crate) fn new(message: Message) -> Self {
+        let (ids, read, joined) = (Vec::new(), false, false);
+        Self { message, ids, read, joined, sampled: false, closing: None }
+    }
+}
+
+/// Tokens to read, up to a border.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) part: Part,
+}
+
+/// What the tokens of a piece belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The end of this entry, which the model wrote.
+    End(usize),
+    /// The entries from the first up to, not including, the second.
+    Entries(usize, usize),
+    /// The beginning of a reply.
+    Reply,
+}
+
+/// The messages of a conversation.
+#[derive(Debug, Clone)]
+pub(crate) struct Transcript {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Template,
+    pub(crate) options: ChatOptions,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Transcript {
+    /// Tokens of the first `entries` entries.
+    pub(crate) fn tokens_before(&self, entry: usize) -> usize {
+        self.entries[..entry].iter().map(|entry| entry.ids.len()).sum()
+    }
+
+    /// All tokens that were read.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.entries.iter().flat_map(|entry| entry.ids.iter().copied()).collect()
+    }
+
+    /// Entries that were read: all but some at the end.
+    pub(crate) fn read(&self) -> usize {
+        self.entries.iter().take_while(|entry| entry.read).count()
+    }
+
+    /// The first of the entries whose tokens are together with those of `entry`.
+    pub(crate) fn start_of(&self, entry: usize) -> usize {
+        (0..=entry).rev().find(|&i| !self.entries[i].joined).unwrap_or(0)
+    }
+
+    /// Drops the entries from `entry` on, and what the template put behind the one before them
+    /// because they followed.
+    pub(crate) fn truncate(&mut self, entry: usize) {
+        self.entries.truncate(entry);
+        if let Some(last) = self.entries.last_mut().filter(|last| last.sampled) {
+            let closing = last.closing.take().unwrap_or(0);
+            last.ids.truncate(last.ids.len().saturating_sub(closing));
+        }
+    }
+
+    /// What is to be read of all unread messages, and for a reply.
+    pub(crate) fn plan(&self, reply: bool) -> Result<Vec<Piece>> {
+        self.plan_part(self.read(), self.entries.len(), reply)
+    }
+
+    /// What is to be read of the entries from `from` up to `to` if all before were read.
+    pub(crate) fn plan_part(&self, from: usize, to: usize, reply: bool) -> Result<Vec<Piece>> {
+        let messages: Vec<&Message> = self.entries[..to].iter().map(|e| &e.message).collect();
+        let marker = self.marker();
+        let marked;
+        let mut seen = messages;
+        if from > 0 {
+            let mut message = seen[from - 1].clone();
+            message.content.clone_from(&marker);
+            marked = message;
+            seen[from - 1] = &marked;
+        }
+        let render = |count: usize, reply: bool| {
+            self.template.render_refs(&seen[..count], reply, &self.options)
+        };
+        let full = render(to, reply)?;
+        let base = match (from, full.rfind(&marker)) {
+            (0, _) => 0,
+            (_, Some(at)) => at + marker.len(),
+            (_, None) => return Err(self.bad("it leaves out a message that was read already")),
+        };
+        // Renderings of fewer messages show where each message ends.
+        let border = |count: usize| {
+            let text = render(count, false).ok()?;
+            (text.len() >= base && full.starts_with(&text)).then(|| text.len() - base)
+        };
+        let tail = &full[base..];
+        let ids = self.tokenizer.encode(tail, false)?;
+        let place = |border: usize| {
+            let head = self.tokenizer.encode(&tail[..border], false).ok()?;
+            ids.starts_with(&head).then_some(head.len())
+        };
+
+        let mut pieces = Vec::new();
+        let (mut done, mut entry) = (0, from);
+        if let Some(last) = from.checked_sub(1) {
+            let end = border(from).and_then(place);
+            let before = &self.entries[last];
+            done = match end {
+                // The model may have written the end of the message, or its first token.
+                Some(end) if before.closing.is_some() => end,
+                Some(end) => {
+                    let written = usize::from(end > 0 && self.ends(before, ids[0]));
+                    let ids = ids[written..end].to_vec();
+                    pieces.push(Piece { ids, part: Part::End(last) });
+                    end
+                }
+                None if before.closing.is_some() => {
+                    return Err(self.bad(
+                        "it writes what was read already differently once more messages follow",
+                    ));
+                }
+                None => usize::from(ids.first().is_some_and(|&id| self.ends(before, id))),
+            };
+        }
+        let first = to.saturating_sub(BORDERS);
+        let candidates = (from + 1..=to).filter(|&i| i > first || i == from + 1);
+        for next in candidates {
+            let at =
+                if next == to && !reply { Some(ids.len()) } else { border(next).and_then(place) };
+            if let Some(at) = at.filter(|&at| at >= done) {
+                pieces
+                    .push(Piece { ids: ids[done..at].to_vec(), part: Part::Entries(entry, next) });
+                (done, entry) = (at, next);
+            }
+        }
+        if reply {
+            // Entries whose end shows nowhere are read with the beginning of the reply.
+            if entry < to {
+                let at = ids.len();
+                let part = Part::Entries(entry, to);
+                pieces.push(Piece { ids: ids[done..at].to_vec(), part });
+                done = at;
+            }
+            pieces.push(Piece { ids: ids[done..].to_vec(), part: Part::Reply });
+        }
+        Ok(pieces)
+    }
+
+    /// Notes that a piece was read.
+    pub(crate) fn commit(&mut self, piece: &Piece) {
+        match piece.part {
+            Part::End(entry) => {
+                self.entries[entry].ids.extend(&piece.ids);
+                self.entries[entry].closing = Some(piece.ids.len());
+            }
+            Part::Entries(from, to) => {
+                for (i, entry) in self.entries[from..to].iter_mut().enumerate() {
+                    let ids = if i == 0 { piece.ids.clone() } else { Vec::new() };
+                    entry.ids = ids;
+                    (entry.read, entry.closing) = (true, Some(0));
+                    (entry.joined, entry.sampled) = (i > 0, false);
+                }
+            }
+            Part::Reply => {}
+        }
+    }
+
+    /// Whether the model ended `entry` by itself and `id` only says so again.
+    fn ends(&self, entry: &Entry, id: u32) -> bool {
+        let eos = self.tokenizer.eos_ids();
+        entry.sampled && eos.contains(&id) && entry.ids.last().is_some_and(|id| eos.contains(id))
+    }
+
+    /// A text that stands in no message.
+    fn marker(&self) -> String {
+        let stands =
+            |marker: &String| self.entries.iter().any(|e| e.message.content.contains(marker));
+        let mut marker = "\u{f8ff}here\u{f8ff}".to_owned();
+        while stands(&marker) {
+            marker.push('\u{f8ff}');
+        }
+        marker
+    }
+
+    fn bad(&self, reason: &str) -> Error {
+        Error::Template { name: self.template.name().to_owned(), reason: reason.to_owned() }
+    }
+}
