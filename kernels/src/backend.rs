@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
+use crate::adamw::{AdamWStep, adamw};
 use crate::cross_entropy::{Comparison, Slopes, cross_entropy};
 use crate::dims::{ShapeError, expect};
 use crate::elementwise::Elementwise;
@@ -153,9 +154,10 @@ impl Backend {
     /// # Errors
     /// What MLX reports of shapes that do not fit.
     pub fn matmul(self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
-        if self == Self::Cpu {
+        if matches!(self, Self::Cpu | Self::Training) {
             let supported = match weight {
                 Weight::Dense(_) => Ok(()),
+                Weight::Quantized(_) if self == Self::Training => Err("codes have no gradient"),
                 Weight::Quantized(weight) => cpu::supports(&weight.scheme),
             };
             match supported {
@@ -256,6 +258,36 @@ impl Backend {
             Self::Cpu | Self::Training => cpu::rms_norm(x, weight, epsilon),
             // MLX has a kernel of its own on GPUs.
             Self::Metal | Self::Plain => mlx_rs::fast::rms_norm(x, Some(weight), epsilon),
+        }
+    }
+
+    /// The new parameter, m and v, of a parameter, its gradient, m and v: all of one shape,
+    /// float32. Lazy.
+    ///
+    /// Source: arXiv 1711.05101, algorithm 2.
+    ///
+    /// # Errors
+    /// [`ShapeError`](crate::ShapeError) in [`MixerError`] if shapes differ.
+    pub fn adamw(self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3], MixerError> {
+        let shape: Vec<usize> = arrays[0].shape().iter().map(|&size| size as usize).collect();
+        for (name, array) in ["parameter", "gradient", "m", "v"].into_iter().zip(arrays) {
+            expect(name, array, &shape)?;
+        }
+        let float = arrays.iter().all(|array| array.dtype() == Dtype::Float32);
+        Ok(match self {
+            Self::Cpu | Self::Training if float => cpu::adamw(arrays, how)?,
+            _ => adamw(arrays, how)?,
+        })
+    }
+
+    /// The softmax of `x` (.., n) over its last axis, summed in float32.
+    ///
+    /// # Errors
+    /// What MLX reports of a scalar.
+    pub fn softmax(self, x: &Array) -> mlx_rs::error::Result<Array> {
+        match self {
+            Self::Cpu | Self::Training if x.dtype() == Dtype::Float32 => cpu::softmax(x),
+            _ => mlx_rs::ops::softmax_axis(x, -1, true),
         }
     }
 

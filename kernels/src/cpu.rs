@@ -3,6 +3,7 @@
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
 //! which shares the work of each with a pool of threads. Activations are float32.
 
+mod adamw;
 mod cross_entropy;
 mod elementwise;
 mod matmul;
@@ -11,8 +12,9 @@ mod raw;
 
 use mlx_rs::Array;
 
+pub(crate) use adamw::adamw;
 pub(crate) use cross_entropy::cross_entropy;
-pub use elementwise::{add_rms_norm, exp, gate, rms_norm, swiglu};
+pub use elementwise::{add_rms_norm, exp, gate, rms_norm, softmax, swiglu};
 pub use matmul::{matmul, supports};
 pub(crate) use mixer::mixer;
 

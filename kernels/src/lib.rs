@@ -8,6 +8,7 @@
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
+mod adamw;
 mod backend;
 mod convolution;
 pub mod cpu;
@@ -23,6 +24,7 @@ mod quantized;
 mod ssd;
 mod weight;
 
+pub use adamw::AdamWStep;
 pub use backend::{Backend, BackendError, VARIABLE};
 pub use cross_entropy::{Comparison, Slopes};
 pub use dims::{Activation, Dims, ShapeError};

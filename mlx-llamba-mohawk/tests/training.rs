@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use mlx_llamba::Backend;
 use mlx_llamba_mohawk::data::Windows;
 use mlx_llamba_mohawk::train::{
     AdamW, Ending, Event, Identity, Moments, Session, SessionOptions, Stage, StageOptions, State,
@@ -20,6 +21,12 @@ use toy::{Toy, bits, corpus, options, windows};
 
 #[test]
 fn adamw_and_clipping_as_in_pytorch() {
+    for backend in [Backend::Plain, Backend::Training] {
+        adamw_as_in_pytorch(backend);
+    }
+}
+
+fn adamw_as_in_pytorch(backend: Backend) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adamw.json");
     let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let list = |value: &serde_json::Value| -> Vec<f64> {
@@ -40,11 +47,13 @@ fn adamw_and_clipping_as_in_pytorch() {
         assert!((norm / step["norm"].as_f64().unwrap() - 1.0).abs() < 1e-6);
         let factor = clip_factor(norm, golden["clip"].as_f64());
         for (name, gradient) in names.into_iter().zip(gradients) {
-            let gradient = gradient.multiply(Array::from_f32(factor as f32)).unwrap();
             let time = (i as u64 + 1, step["lr"].as_f64().unwrap());
             let adamw = AdamW::default();
             let old = moments.get(name);
-            let (new, next) = adamw.update(&parameters[name], &gradient, old, time).unwrap();
+            let update = |backend: Backend| {
+                adamw.update(backend, &parameters[name], (&gradient, factor), old, time).unwrap()
+            };
+            let (new, next) = update(backend);
             for (found, expected) in
                 mlx_llamba::floats(&new).unwrap().iter().zip(list(&step["parameters"][name]))
             {

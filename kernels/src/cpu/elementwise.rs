@@ -49,6 +49,21 @@ pub fn exp(x: &Array) -> Result<Array> {
     raw::exp(x)
 }
 
+/// The softmax of `x (.., n) f32` over its last axis; scores of -inf get 0. Lazy; has a gradient.
+///
+/// # Errors
+/// What does not fit in shape or dtype.
+pub fn softmax(x: &Array) -> Result<Array> {
+    if x.ndim() == 0 || x.dtype() != Dtype::Float32 {
+        return Err(Exception::custom(format!(
+            "CPU softmax: found {:?} {:?}, expected (.., n) Float32",
+            x.shape(),
+            x.dtype(),
+        )));
+    }
+    raw::softmax(x)
+}
+
 /// `x + y`, and `(x + y) / sqrt(mean((x + y)^2) + epsilon) * weight`. Lazy.
 ///
 /// | arg | shape | dtype |

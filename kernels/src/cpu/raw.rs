@@ -68,6 +68,16 @@ unsafe extern "C" {
         next_weight: f32,
         stream: *const c_void,
     ) -> c_int;
+    fn mlx_llamba_softmax(out: *mut *mut c_void, x: *const c_void, stream: *const c_void) -> c_int;
+    fn mlx_llamba_adamw(
+        out: *mut *mut c_void,
+        parameter: *const c_void,
+        gradient: *const c_void,
+        m: *const c_void,
+        v: *const c_void,
+        how: *const f32,
+        stream: *const c_void,
+    ) -> c_int;
     fn mlx_llamba_add_rms_norm(
         out: *mut *mut c_void,
         x: *const c_void,
@@ -236,6 +246,24 @@ pub(super) fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array>
         mlx_llamba_add_rms_norm(out, handle(x), null(), handle(weight), epsilon, stream)
     })?;
     Ok(out)
+}
+
+/// The softmax of `x (.., n) f32` over its last axis. The caller has checked shape and dtype.
+pub(super) fn softmax(x: &Array) -> Result<Array> {
+    // SAFETY: the handle is of an array that is alive for the call; `out` has room for one.
+    let [out] = make(|out, stream| unsafe { mlx_llamba_softmax(out, handle(x), stream) })?;
+    Ok(out)
+}
+
+/// Parameter, gradient and moments, of one shape in float32, to the new parameter and moments;
+/// `how` as in `cpu/adamw.h`. The caller has checked shapes and dtypes.
+pub(super) fn adamw(arrays: [&Array; 4], how: [f32; 7]) -> Result<[Array; 3]> {
+    let [parameter, gradient, m, v] = arrays.map(handle);
+    // SAFETY: the handles are of arrays that are alive for the call; `out` has room for three, and
+    // `how` has the seven numbers that are read.
+    make(|out, stream| unsafe {
+        mlx_llamba_adamw(out, parameter, gradient, m, v, how.as_ptr(), stream)
+    })
 }
 
 pub(super) fn simd() -> &'static str {

@@ -1,7 +1,7 @@
 //! Attention of one layer.
 
-use mlx_llamba::Linear;
-use mlx_rs::ops::{select, softmax_axis, swap_axes};
+use mlx_llamba::{Backend, Linear};
+use mlx_rs::ops::{select, swap_axes};
 use mlx_rs::{Array, Dtype, fast};
 
 use super::cache::{KvCache, Pair};
@@ -21,6 +21,7 @@ pub(super) struct Attention {
 /// What is the same for all layers of a forward pass.
 pub(super) struct Pass<'a> {
     pub(super) config: &'a LlamaConfig,
+    pub(super) backend: Backend,
     /// Rotary wavelengths, (k / 2,).
     pub(super) wavelengths: &'a Array,
     /// See [`super::mask::visible`].
@@ -82,7 +83,7 @@ impl Attention {
                 select(mask, &scores, never)?
             }
         };
-        let weights = softmax_axis(&scores, -1, true)?; // (b, h, l, t)
+        let weights = pass.backend.softmax(&scores)?; // (b, h, l, t)
         let mixed = weights.reshape(&[b, g, h / g * l, t])?.matmul(&values)?; // (b, g, h/g * l, k)
         let mixed = swap_axes(&mixed.reshape(&[b, h, l, k])?, 1, 2)?; // (b, l, h, k)
         let y = self.o_proj.forward(&mixed.reshape(&[b, l, h * k])?)?; // (b, l, d)

@@ -99,7 +99,8 @@ impl Llama {
         let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
         let backend = self.compute.backend;
         let epsilon = self.config.rms_norm_eps as f32;
-        let pass = Pass { config: &self.config, wavelengths: &self.wavelengths, mask, cache };
+        let wavelengths = &self.wavelengths;
+        let pass = Pass { config: &self.config, backend, wavelengths, mask, cache };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
         let mut u = backend.rms_norm(&x, self.norm_before(0), epsilon)?;

@@ -7,7 +7,9 @@
 //! checkpoints need them by parameter. Source: Loshchilov and Hutter (arXiv 1711.05101), algorithm
 //! 2, with epsilon where PyTorch has it.
 
+use mlx_llamba_kernels::{AdamWStep, Backend};
 use mlx_rs::Array;
+use mlx_rs::ops::zeros_like;
 
 use super::Moments;
 use crate::Result;
@@ -40,38 +42,40 @@ impl AdamW {
     /// | parameter, gradient | same | float32 |
     /// | moments | that shape; empty before the first step | float32 |
     ///
-    /// `step` counts from 1. Weights decay where they have two axes or more: not norms, biases
-    /// and D.
+    /// The gradient is multiplied with `scale` first. `step` counts from 1. Weights decay where
+    /// they have two axes or more: not norms, biases and D.
     ///
     /// # Errors
     /// [`crate::Error::Mlx`] if shapes differ.
     pub fn update(
         &self,
+        backend: Backend,
         parameter: &Array,
-        gradient: &Array,
+        (gradient, scale): (&Array, f64),
         moments: Option<&Moments>,
         (step, lr): (u64, f64),
     ) -> Result<(Array, Moments)> {
-        let scalar = |value: f64| Array::from_f32(value as f32);
-        let mean = |old: Option<&Array>, new: &Array, beta: f64| -> Result<Array> {
-            let new = new.multiply(scalar(1.0 - beta))?;
-            Ok(match old {
-                Some(old) => old.multiply(scalar(beta))?.add(new)?,
-                None => new,
-            })
-        };
-        let m = mean(moments.map(|old| &old.m), gradient, self.beta1)?;
-        let v = mean(moments.map(|old| &old.v), &gradient.square()?, self.beta2)?;
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-        let root = v.sqrt()?.divide(scalar(correction(self.beta2).sqrt()))?;
-        let change = m.divide(root.add(scalar(self.epsilon))?)?;
-        let change = change.multiply(scalar(lr / correction(self.beta1)))?;
         let decays = self.weight_decay != 0.0 && parameter.ndim() >= 2;
-        let kept = if decays {
-            parameter.multiply(scalar(1.0 - lr * self.weight_decay))?
-        } else {
-            parameter.clone()
+        let how = AdamWStep {
+            scale: scale as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            root: correction(self.beta2).sqrt().recip() as f32,
+            epsilon: self.epsilon as f32,
+            rate: (lr / correction(self.beta1)) as f32,
+            kept: if decays { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 },
         };
-        Ok((kept.subtract(change)?, Moments { m, v }))
+        let zeros;
+        let (m, v) = match moments {
+            Some(old) => (&old.m, &old.v),
+            None => {
+                zeros = zeros_like(parameter)?;
+                (&zeros, &zeros)
+            }
+        };
+        let [parameter, m, v] =
+            backend.adamw([parameter, gradient, m, v], how).map_err(mlx_llamba::Error::from)?;
+        Ok((parameter, Moments { m, v }))
     }
 }

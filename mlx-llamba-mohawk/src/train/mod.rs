@@ -4,9 +4,9 @@
 mod adamw;
 mod checkpoint;
 mod files;
-mod freeze;
 mod gradient;
 mod log;
+mod names;
 mod plot;
 mod recompute;
 mod schedule;

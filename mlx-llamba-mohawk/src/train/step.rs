@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use mlx_llamba::Backend;
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use serde::{Deserialize, Serialize};
 
-use super::freeze::frozen;
+use super::names::{fits, frozen};
 use super::watch::Place;
 use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
 use crate::data::Windows;
@@ -70,6 +71,10 @@ pub struct StageOptions {
     /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
     #[serde(default)]
     pub freeze: Vec<String>,
+    /// Parts of the learning rate for parameters with names like these, such as those that were
+    /// copied and need little change.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lr_factors: BTreeMap<String, f64>,
 }
 
 fn tenth() -> f64 {
@@ -111,6 +116,14 @@ impl StageOptions {
         Schedule { steps: self.steps(), warmup: self.warmup, decay: self.decay }
     }
 
+    /// What the learning rate is multiplied with for the parameter `name`: the product of all
+    /// [`lr_factors`](Self::lr_factors) whose patterns fit.
+    #[must_use]
+    pub fn lr_factor(&self, name: &str) -> f64 {
+        let fitting = self.lr_factors.iter().filter(|(pattern, _)| fits(pattern, name));
+        fitting.map(|(_, factor)| factor).product()
+    }
+
     /// The first field that makes no sense: its name and what is allowed.
     pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
         let part = |value: f64| (0.0..=1.0).contains(&value);
@@ -129,6 +142,7 @@ impl StageOptions {
             ("next_token", part(self.next_token), "a number from 0 to 1"),
             ("temperature", self.temperature.is_finite() && self.temperature > 0.0, "above 0"),
             ("explosion", self.explosion > 1.0, "a number above 1"),
+            ("lr_factors", self.lr_factors.values().all(|&f| fine(f)), "numbers, 0 or above"),
         ];
         checks.iter().find(|(_, sound, _)| !sound).map(|&(field, _, expected)| (field, expected))
     }
@@ -166,6 +180,7 @@ pub struct Trainer<'a, O> {
     options: &'a StageOptions,
     name: &'a str,
     adamw: AdamW,
+    backend: Backend,
     /// The parameters that each part trains.
     trained: Vec<Vec<String>>,
 }
@@ -207,7 +222,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         if owners.is_empty() {
             return Err(Error::NothingToTrain { stage: name.to_owned() });
         }
-        Ok(Self { objective, windows, options, name, adamw, trained })
+        let backend = Backend::with_gradients()?;
+        Ok(Self { objective, windows, options, name, adamw, backend, trained })
     }
 
     /// Reads the next batch and changes the parameters.
@@ -279,15 +295,14 @@ impl<'a, O: Objective> Trainer<'a, O> {
         state.progress.watch.check(place, loss, norm, self.options.explosion)?;
         let clip = Some(self.options.clip).filter(|&clip| clip > 0.0);
         let factor = clip_factor(f64::from(norm), clip);
-        let time = (state.progress.step + 1, lr);
+        let step = state.progress.step + 1;
         for (name, gradient) in names.iter().zip(&sum.gradients) {
             let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
-            let gradient = match factor {
-                1.0 => gradient.clone(),
-                _ => gradient.multiply(Array::from_f32(factor as f32))?,
-            };
             let old = state.moments.get(name);
-            let (parameter, moments) = self.adamw.update(parameter, &gradient, old, time)?;
+            let time = (step, lr * self.options.lr_factor(name));
+            let gradient = (gradient, factor);
+            let (parameter, moments) =
+                self.adamw.update(self.backend, parameter, gradient, old, time)?;
             state.parameters.insert(name.clone(), parameter);
             state.moments.insert(name.clone(), moments);
         }

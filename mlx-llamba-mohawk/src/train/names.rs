@@ -1,19 +1,24 @@
-//! Which parameters a stage leaves as they are.
+//! Which parameters a pattern means.
 
-/// True if one of `patterns` fits `name`: a parameter's whole name, or its last parts
-/// (`out_proj.weight`, `mlp.*`), with `*` for anything.
+/// True if one of `patterns` [`fits`] `name`.
 pub(crate) fn frozen(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| fits(pattern, name))
+}
+
+/// True if `pattern` fits a parameter's whole name, or its last parts (`out_proj.weight`,
+/// `mlp.*`), with `*` for anything.
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     let mut tails =
         std::iter::once(name).chain(name.match_indices('.').map(|(i, _)| &name[i + 1..]));
-    tails.any(|tail| patterns.iter().any(|pattern| fits(pattern, tail)))
+    tails.any(|tail| equals(pattern, tail))
 }
 
 /// True if `text` is `pattern` with something, or nothing, for every `*`.
-fn fits(pattern: &str, text: &str) -> bool {
+fn equals(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
         Some((first, rest)) => text.strip_prefix(first).is_some_and(|text| {
-            (0..=text.len()).filter(|&i| text.is_char_boundary(i)).any(|i| fits(rest, &text[i..]))
+            (0..=text.len()).filter(|&i| text.is_char_boundary(i)).any(|i| equals(rest, &text[i..]))
         }),
     }
 }
