@@ -4,19 +4,63 @@
 namespace mlx_llamba::SIMD_LEVEL {
 namespace {
 
-void swiglu(const float* gate_up, float* out, size_t m, size_t begin, size_t end) {
+// Calls `f(row, column, count)` for the parts of rows of m that make up elements `begin..end`.
+template <class F>
+INLINE void by_row(size_t m, size_t begin, size_t end, const F& f) {
   for (size_t i = begin; i < end;) {
-    // What is left of this row, or of the range.
     const size_t row = i / m, column = i % m;
     const size_t count = m - column < end - i ? m - column : end - i;
-    const float *gate = gate_up + row * 2 * m + column, *up = gate + m;
-    size_t c = 0;
-    for (; c + LANES <= count; c += LANES) store(out + i + c, silu(load(gate + c)) * load(up + c));
-    if (const int left = (int)(count - c)) {
-      store(out + i + c, silu(load(gate + c, left)) * load(up + c, left), left);
-    }
+    f(row, column, count);
     i += count;
   }
+}
+
+// Calls `f(at, whole)` for every vector of `count` elements; the last may have fewer lanes.
+template <class F>
+INLINE void by_vector(size_t count, const F& f) {
+  size_t c = 0;
+  for (; c + LANES <= count; c += LANES) f(c, LANES);
+  if (c < count) f(c, (int)(count - c));
+}
+
+INLINE Floats get(const float* from, int count) {
+  return count == LANES ? load(from) : load(from, count);
+}
+
+INLINE void put(float* to, Floats value, int count) {
+  if (count == LANES) store(to, value);
+  else store(to, value, count);
+}
+
+void swiglu(const float* gate, const float* up, size_t stride, float* out, size_t m, size_t begin,
+            size_t end) {
+  by_row(m, begin, end, [&](size_t row, size_t column, size_t count) {
+    const size_t from = row * stride + column, to = row * m + column;
+    by_vector(count, [&](size_t c, int lanes) {
+      put(out + to + c, silu(get(gate + from + c, lanes)) * get(up + from + c, lanes), lanes);
+    });
+  });
+}
+
+// silu'(v) = s + v s (1 - s), s = sigmoid(v)
+void swiglu_slopes(const float* gate, const float* up, size_t stride, const float* slope, float* by_gate,
+                   float* by_up, size_t m, size_t begin, size_t end) {
+  by_row(m, begin, end, [&](size_t row, size_t column, size_t count) {
+    const size_t from = row * stride + column, of = row * m + column;
+    by_vector(count, [&](size_t c, int lanes) {
+      const Floats v = get(gate + from + c, lanes), g = get(slope + of + c, lanes);
+      const Floats s = sigmoid(v);
+      const Floats vs = v * s;
+      put(by_up + from + c, g * vs, lanes);
+      put(by_gate + from + c, g * get(up + from + c, lanes) * fma(vs, 1.0f - s, s), lanes);
+    });
+  });
+}
+
+void exp_of(const float* x, float* out, size_t begin, size_t end) {
+  by_vector(end - begin, [&](size_t c, int lanes) {
+    put(out + begin + c, exp(get(x + begin + c, lanes)), lanes);
+  });
 }
 
 // The same sum whoever computes it: lanes, then four chains of them, then across.
@@ -60,8 +104,30 @@ void add_rms_norm(const float* x, const float* y, const float* weight, float eps
   if (left) store(normed + c, load(values + c, left) * scale * load(weight + c, left), left);
 }
 
+// With r = (mean(v^2) + epsilon)^(-1/2): r w g - v r^3 / d sum(w g v).
+void rms_norm_slopes(const float* values, const float* weight, float epsilon, const float* slope,
+                     const float* by_sum, float* out, float* scaled, size_t d) {
+  Floats squares = {}, products = {};
+  by_vector(d, [&](size_t c, int lanes) {
+    const Floats v = get(values + c, lanes);
+    squares = fma(v, v, squares);
+    products = fma(get(weight + c, lanes) * get(slope + c, lanes), v, products);
+  });
+  const float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)d + epsilon);
+  const Floats r = broadcast(scale);
+  const Floats along = broadcast(-scale * scale * scale * sum(products) / (float)d);
+  by_vector(d, [&](size_t c, int lanes) {
+    const Floats v = get(values + c, lanes), g = get(slope + c, lanes);
+    Floats by = fma(v, along, r * get(weight + c, lanes) * g);
+    if (by_sum) by += get(by_sum + c, lanes);
+    put(out + c, by, lanes);
+    put(scaled + c, g * v * r, lanes);
+  });
+}
+
 } // namespace
 
-extern const ElementwiseTable elementwise_table{swiglu, add_rms_norm};
+extern const ElementwiseTable elementwise_table{swiglu, swiglu_slopes, exp_of, add_rms_norm,
+                                                rms_norm_slopes};
 
 } // namespace mlx_llamba::SIMD_LEVEL

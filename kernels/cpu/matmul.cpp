@@ -73,6 +73,47 @@ void matmul(const Weight& w, const float* x, float* y, size_t rows) {
 
 namespace {
 
+// (.., n), read as (m, n), to (n, m). MLX's own copy walks through one of the two in strides.
+class Transpose : public Op {
+ public:
+  using Op::Op;
+
+  void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
+    allocate(outputs[0]);
+    const float* from = inputs[0].data<float>();
+    float* to = outputs[0].data<float>();
+    const size_t n = static_cast<size_t>(outputs[0].shape(0)), m = static_cast<size_t>(outputs[0].shape(1));
+    enqueue([from, to, m, n] {
+      // Blocks of whole lines of the cache.
+      constexpr size_t BLOCK = 16;
+      parallel_ranges(n, BLOCK, [&](size_t begin, size_t end) {
+        for (size_t row = 0; row < m; row += BLOCK) {
+          for (size_t column = begin; column < end; column += BLOCK) {
+            for (size_t j = column; j < std::min(column + BLOCK, end); j++) {
+              for (size_t i = row; i < std::min(row + BLOCK, m); i++) to[j * m + i] = from[i * n + j];
+            }
+          }
+        }
+      });
+    });
+  }
+
+  const char* name() const override {
+    return "LlambaTranspose";
+  }
+
+  bool is_equivalent(const Primitive& other) const override {
+    return dynamic_cast<const Transpose*>(&other);
+  }
+};
+
+array transpose(const array& a, mlx::core::Stream stream) {
+  const int n = a.shape(-1), m = n ? static_cast<int>(a.size() / static_cast<size_t>(n)) : 0;
+  return array({n, m}, mlx::core::float32, std::make_shared<Transpose>(stream), {contiguous(a, stream)});
+}
+
+array product(std::vector<array> inputs, int bits, int group, mlx::core::Stream stream);
+
 // Inputs: x (.., in) f32, then the weight (out, in), or the packed weight with its scales and biases.
 class Matmul : public Op {
  public:
@@ -85,6 +126,25 @@ class Matmul : public Op {
     float* y = outputs[0].data<float>();
     const size_t rows = w.out ? outputs[0].size() / w.out : 0;
     enqueue([w, x, y, rows] { matmul(w, x, y, rows); });
+  }
+
+  // Of a dense float32 W: dx = dy W, and dW (out, in) = dy^T x.
+  std::vector<array> vjp(
+      const std::vector<array>& primals,
+      const std::vector<array>& cotangents,
+      const std::vector<int>& argnums,
+      const std::vector<array>&) override {
+    if (primals.size() != 2 || primals[1].dtype() != mlx::core::float32) {
+      throw std::invalid_argument("LlambaMatmul has gradients for dense float32 weights only");
+    }
+    const array &x = primals[0], &w = primals[1], &dy = cotangents[0];
+    std::vector<array> gradients;
+    for (const int i : argnums) {
+      gradients.push_back(i == 0
+          ? product({contiguous(dy, stream()), transpose(w, stream())}, 0, 0, stream())
+          : product({transpose(dy, stream()), transpose(x, stream())}, 0, 0, stream()));
+    }
+    return gradients;
   }
 
   const char* name() const override {
@@ -114,6 +174,13 @@ class Matmul : public Op {
   int bits_, group_;
 };
 
+array product(std::vector<array> inputs, int bits, int group, mlx::core::Stream stream) {
+  auto shape = inputs[0].shape();
+  shape[shape.size() - 1] = inputs[1].shape(0);
+  return array(
+      std::move(shape), mlx::core::float32, std::make_shared<Matmul>(stream, bits, group), std::move(inputs));
+}
+
 } // namespace
 } // namespace mlx_llamba
 
@@ -135,9 +202,6 @@ extern "C" int mlx_llamba_matmul(
     for (const void* input : {x, weight, scales, biases}) {
       if (input) inputs.push_back(contiguous(from_handle(input), stream));
     }
-    auto shape = inputs[0].shape();
-    shape[shape.size() - 1] = inputs[1].shape(0);
-    *out = to_handle(array(
-        std::move(shape), mlx::core::float32, std::make_shared<Matmul>(stream, bits, group), std::move(inputs)));
+    *out = to_handle(product(std::move(inputs), bits, group, stream));
   });
 }

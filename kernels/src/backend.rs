@@ -10,6 +10,9 @@ use std::sync::{Mutex, PoisonError};
 
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
+use crate::cross_entropy::{Comparison, Slopes, cross_entropy};
+use crate::dims::{ShapeError, expect};
+use crate::elementwise::Elementwise;
 use crate::metal::MetalError;
 use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
 use crate::{Activation, Dims, QuantizationError, Weight, cpu, metal, plain};
@@ -26,6 +29,9 @@ pub enum Backend {
     Cpu,
     /// Metal kernels.
     Metal,
+    /// For training on CPUs: plain MLX operations, with those CPU kernels that have gradients;
+    /// activations in float32.
+    Training,
 }
 
 /// Why no back end could be chosen.
@@ -86,8 +92,8 @@ impl Backend {
     /// The reason, for people.
     pub fn takes(self, dtype: Dtype) -> Result<(), &'static str> {
         match (self, dtype) {
-            (Self::Plain, _) | (Self::Cpu, Dtype::Float32) => Ok(()),
-            (Self::Cpu, _) => Err("the CPU kernels take float32 activations only"),
+            (Self::Plain, _) | (Self::Cpu | Self::Training, Dtype::Float32) => Ok(()),
+            (Self::Cpu | Self::Training, _) => Err("the CPU kernels take float32 activations only"),
             (Self::Metal, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) => Ok(()),
             (Self::Metal, _) => Err("the Metal kernels take float32, float16 and bfloat16 only"),
         }
@@ -99,7 +105,29 @@ impl Backend {
             Self::Plain => "plain MLX operations".into(),
             Self::Cpu => format!("CPU kernels ({}, {} threads)", cpu::simd(), cpu::threads()),
             Self::Metal => "Metal kernels".into(),
+            Self::Training => {
+                let (simd, threads) = (cpu::simd(), cpu::threads());
+                format!("plain MLX operations with CPU kernels ({simd}, {threads} threads)")
+            }
         }
+    }
+
+    /// The fastest back end for the default device whose results have gradients, in float32; plain
+    /// operations if [`VARIABLE`] is `plain`.
+    ///
+    /// # Errors
+    /// What MLX reports of its device.
+    pub fn with_gradients() -> mlx_rs::error::Result<Self> {
+        let plain = std::env::var_os(VARIABLE).is_some_and(|wanted| wanted == "plain");
+        Ok(match Device::try_default()?.get_type()? {
+            DeviceType::Cpu if !plain => Self::Training,
+            _ => Self::Plain,
+        })
+    }
+
+    /// What computes the functions inside plain operations.
+    fn elementwise(self) -> Elementwise {
+        if self == Self::Training { Elementwise::Cpu } else { Elementwise::Mlx }
     }
 
     /// What ran so far in this process: [`describe`](Self::describe), and for which operations
@@ -157,16 +185,50 @@ impl Backend {
         dims: Dims,
         activation: Activation,
     ) -> Result<Mixed, MixerError> {
-        check(input, state, weights, dims)?;
+        check(input, Some(state), weights, dims)?;
         Ok(match self {
+            Self::Cpu if input.starts.is_some() => {
+                stand_in("mixer", "the CPU kernels take no document starts");
+                plain::mixer(input, state, weights, dims, activation, self.elementwise())?
+            }
             Self::Cpu => cpu::mixer(input, state, weights, dims, activation)?,
             Self::Metal => {
                 or_plain("mixer", metal::mixer(input, state, weights, dims, activation), || {
-                    plain::mixer(input, state, weights, dims, activation)
+                    plain::mixer(input, state, weights, dims, activation, self.elementwise())
                 })?
             }
-            Self::Plain => plain::mixer(input, state, weights, dims, activation)?,
+            Self::Plain | Self::Training => {
+                plain::mixer(input, state, weights, dims, activation, self.elementwise())?
+            }
         })
+    }
+
+    /// What [`mixer`](Self::mixer) does to its values before skip and gate, as a matrix over time:
+    /// `y_t = sum_s T[t, s] x_s` with `T[t, s] = (C_t . B_s) prod_{s<k<=t} a_k` for `s <= t`, and
+    /// `D` on the diagonal.
+    ///
+    /// Returns (b, h, l, l), float32, of sequences that begin with these rows; plain operations on
+    /// any back end, with gradients. Memory is quadratic in the length. Entries of padded rows are
+    /// unspecified.
+    ///
+    /// Source: MOHAWK (arXiv 2408.10189), section 3.
+    ///
+    /// # Errors
+    /// As [`mixer`](Self::mixer).
+    pub fn mixing_matrix(
+        self,
+        input: &MixerInput<'_>,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Array, MixerError> {
+        check(input, None, weights, dims)?;
+        let state = MixerState::zeros(input.rows.dim(0) as usize, dims, input.rows.dtype())?;
+        if matches!(self, Self::Cpu | Self::Metal) {
+            stand_in("mixing matrix", "there is no kernel for it");
+        }
+        let maths = self.elementwise();
+        Ok(plain::mixing_matrix(input, &state, weights, dims, activation, maths)?)
     }
 
     /// The activation of a gated MLP: `silu(gate) * up`, of (.., 2m) with the gate first, to
@@ -178,7 +240,7 @@ impl Backend {
     /// What MLX reports of an odd last axis.
     pub fn swiglu(self, gate_up: &Array) -> mlx_rs::error::Result<Array> {
         match self {
-            Self::Cpu => cpu::swiglu(gate_up),
+            Self::Cpu | Self::Training => cpu::swiglu(gate_up),
             Self::Metal => or_plain("swiglu", metal::swiglu(gate_up), || plain::swiglu(gate_up)),
             Self::Plain => plain::swiglu(gate_up),
         }
@@ -191,10 +253,39 @@ impl Backend {
     /// What MLX reports of shapes that do not fit.
     pub fn rms_norm(self, x: &Array, weight: &Array, epsilon: f32) -> mlx_rs::error::Result<Array> {
         match self {
-            Self::Cpu => cpu::rms_norm(x, weight, epsilon),
+            Self::Cpu | Self::Training => cpu::rms_norm(x, weight, epsilon),
             // MLX has a kernel of its own on GPUs.
             Self::Metal | Self::Plain => mlx_rs::fast::rms_norm(x, Some(weight), epsilon),
         }
+    }
+
+    /// Compares `logits` (m, v) with a `teacher`'s (m, v), if there is one, and gives
+    /// `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` and sums: see
+    /// [`Comparison`] and [`Slopes`]. All float32; without gradients, for it is one: of
+    /// `w T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` by the logits.
+    ///
+    /// # Errors
+    /// [`ShapeError`](crate::ShapeError) in [`MixerError`] if `teacher` is of another shape.
+    pub fn cross_entropy(
+        self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: Comparison,
+    ) -> Result<Slopes, MixerError> {
+        let shape: Vec<usize> = logits.shape().iter().map(|&size| size as usize).collect();
+        if shape.len() != 2 || shape.contains(&0) {
+            let (found, expected) = (logits.shape().to_vec(), "(m, v), m, v > 0".to_owned());
+            return Err(ShapeError { array: "logits", found, expected }.into());
+        }
+        if let Some(teacher) = teacher {
+            expect("teacher", teacher, &shape)?;
+        }
+        let floats = [Some(logits), teacher];
+        let float = floats.into_iter().flatten().all(|array| array.dtype() == Dtype::Float32);
+        Ok(match self {
+            Self::Cpu | Self::Training if float => cpu::cross_entropy(logits, teacher, how)?,
+            _ => cross_entropy(logits, teacher, how)?,
+        })
     }
 
     /// `x + y`, and `(x + y) / rms(x + y) * weight`: a residual connection and the norm that
@@ -217,7 +308,7 @@ impl Backend {
         epsilon: f32,
     ) -> mlx_rs::error::Result<(Array, Array)> {
         match self {
-            Self::Cpu => cpu::add_rms_norm(x, y, weight, epsilon),
+            Self::Cpu | Self::Training => cpu::add_rms_norm(x, y, weight, epsilon),
             Self::Metal => {
                 or_plain("residual norm", metal::add_rms_norm(x, y, weight, epsilon), || {
                     plain::add_rms_norm(x, y, weight, epsilon)

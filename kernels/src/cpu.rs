@@ -3,6 +3,7 @@
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
 //! which shares the work of each with a pool of threads. Activations are float32.
 
+mod cross_entropy;
 mod elementwise;
 mod matmul;
 mod mixer;
@@ -10,7 +11,8 @@ mod raw;
 
 use mlx_rs::Array;
 
-pub use elementwise::{add_rms_norm, rms_norm, swiglu};
+pub(crate) use cross_entropy::cross_entropy;
+pub use elementwise::{add_rms_norm, exp, gate, rms_norm, swiglu};
 pub use matmul::{matmul, supports};
 pub(crate) use mixer::mixer;
 

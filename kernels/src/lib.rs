@@ -9,8 +9,11 @@
 #![allow(non_snake_case)]
 
 mod backend;
+mod convolution;
 pub mod cpu;
+mod cross_entropy;
 mod dims;
+mod elementwise;
 mod ffi;
 pub mod metal;
 mod mixer;
@@ -21,6 +24,7 @@ mod ssd;
 mod weight;
 
 pub use backend::{Backend, BackendError, VARIABLE};
+pub use cross_entropy::{Comparison, Slopes};
 pub use dims::{Activation, Dims, ShapeError};
 pub use mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights};
 pub use quantized::{Mode, QuantizationError, Quantized, Scheme};

@@ -114,7 +114,10 @@ pub(crate) fn mixer(
     dims: Dims,
     activation: Activation,
 ) -> Result<Mixed, MetalError> {
-    let MixerInput { rows, A_log, lengths } = *input;
+    let MixerInput { rows, A_log, lengths, starts } = *input;
+    if starts.is_some() {
+        return Err(MetalError::Unsupported("the Metal kernels take no document starts".into()));
+    }
     let dtype = rows.dtype();
     let launch = mixer_launch(&MixerCall {
         dims,

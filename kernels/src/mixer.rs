@@ -13,6 +13,7 @@ use crate::{Dims, ShapeError};
 /// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side; in_proj_dim - h without `A_log` | float |
 /// | A_log | (b, l, h), where it is not part of `rows` | float |
 /// | lengths | (b,) tokens of each row that count; the rest is padding | int32 |
+/// | starts | (b, l): true where a document starts, to which nothing earlier exists | bool |
 #[derive(Debug, Clone, Copy)]
 pub struct MixerInput<'a> {
     /// Rows of the projection.
@@ -21,12 +22,14 @@ pub struct MixerInput<'a> {
     pub A_log: Option<&'a Array>,
     /// For batches of rows with different lengths.
     pub lengths: Option<&'a Array>,
+    /// For rows of several documents. Plain operations only: kernels leave these calls to them.
+    pub starts: Option<&'a Array>,
 }
 
 impl<'a> MixerInput<'a> {
     /// Rows with everything side by side, all of the same length.
     pub fn new(rows: &'a Array) -> Self {
-        Self { rows, A_log: None, lengths: None }
+        Self { rows, A_log: None, lengths: None, starts: None }
     }
 }
 
@@ -102,7 +105,7 @@ pub enum MixerError {
 /// The one place where shapes are checked; the operations below trust them.
 pub(crate) fn check(
     input: &MixerInput<'_>,
-    state: &MixerState,
+    state: Option<&MixerState>,
     weights: &MixerWeights,
     dims: Dims,
 ) -> Result<(), ShapeError> {
@@ -124,8 +127,13 @@ pub(crate) fn check(
     if let Some(A_log) = input.A_log {
         expect("A_log", A_log, &[b, l, h])?;
     }
-    expect("state.conv", &state.conv, &[b, k - 1, dims.conv_dim()])?;
-    expect("state.ssm", &state.ssm, &[b, h, p, n])?;
+    if let Some(starts) = input.starts {
+        expect("starts", starts, &[b, l])?;
+    }
+    if let Some(state) = state {
+        expect("state.conv", &state.conv, &[b, k - 1, dims.conv_dim()])?;
+        expect("state.ssm", &state.ssm, &[b, h, p, n])?;
+    }
     expect("conv_weight", &weights.conv_weight, &[dims.conv_dim(), k])?;
     expect("D", &weights.D, &[h])?;
     let optional = [

@@ -33,9 +33,12 @@ fn sigmoid(v: f64) -> f64 {
 
 /// Runs one sequence of rows `xBC | z | A_log` (l, in_proj_dim) through the mixer.
 ///
+/// `starts` (l,), if any, is true where a document starts: the state is zero there.
+///
 /// Returns `y * silu(z + z_bias)` (l, d_inner) and advances `state`.
 pub fn mixer(
     rows: &[f64],
+    starts: Option<&[bool]>,
     state: &mut State,
     weights: &Weights,
     dims: Dims,
@@ -44,7 +47,11 @@ pub fn mixer(
     let Dims { h, g, p, n, k } = dims;
     let (d_inner, conv_dim) = (dims.d_inner(), dims.conv_dim());
     let mut out = Vec::with_capacity(rows.len() / dims.in_proj_dim() * d_inner);
-    for row in rows.chunks_exact(dims.in_proj_dim()) {
+    for (t, row) in rows.chunks_exact(dims.in_proj_dim()).enumerate() {
+        if starts.is_some_and(|starts| starts[t]) {
+            state.conv.fill(0.0);
+            state.ssm.fill(0.0);
+        }
         let (xBC, rest) = row.split_at(conv_dim);
         let (z, A_log) = rest.split_at(d_inner);
         // Causal depthwise convolution over the k-1 kept inputs and this one.

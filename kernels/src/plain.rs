@@ -2,9 +2,13 @@
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::rms_norm;
-use mlx_rs::ops::{concatenate, expand_dims, logaddexp, sigmoid, split_at_indices, squeeze_axes};
+use mlx_rs::ops::{
+    expand_dims, eye, logaddexp, select, sigmoid, split_at_indices, squeeze_axes, swap_axes,
+};
 use mlx_rs::{Array, Dtype};
 
+use crate::convolution::convolution;
+use crate::elementwise::{Elementwise, silu};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims, QuantizationError, Weight, ssd};
 
@@ -16,6 +20,74 @@ pub(crate) fn matmul(x: &Array, weight: &Weight) -> std::result::Result<Array, Q
     }
 }
 
+/// What the recurrence reads, in float32 but for the gate.
+struct Projected {
+    /// (b, l, h, p)
+    x: Array,
+    /// (b, l, g, n)
+    B: Array,
+    /// (b, l, g, n)
+    C: Array,
+    /// (b, l, h)
+    A_log: Array,
+    /// (b, l, d_inner), in the activations' dtype.
+    z: Array,
+    /// The inputs of the convolution to keep, (b, k-1, conv_dim).
+    conv: Array,
+    /// (b, l), false in padding.
+    starts: Option<Array>,
+}
+
+impl Projected {
+    /// Splits the rows and convolves, continuing `conv` (b, k-1, conv_dim).
+    fn new(
+        input: &MixerInput<'_>,
+        conv: &Array,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Self> {
+        let MixerInput { rows, A_log, lengths, starts } = *input;
+        let (d_inner, conv_dim) = (dims.d_inner() as i32, dims.conv_dim() as i32);
+        let (b, l) = (rows.dim(0), rows.dim(1));
+        let [h, g, p, n] = [dims.h, dims.g, dims.p, dims.n].map(|size| size as i32);
+        let [xBC, z, A_log] = match A_log {
+            None => split(rows, [conv_dim, conv_dim + d_inner])?,
+            Some(A_log) => {
+                let [xBC, z] = split(rows, [conv_dim])?;
+                [xBC, z, A_log.clone()]
+            }
+        };
+        let starts = match (starts, lengths) {
+            (Some(starts), Some(lengths)) => {
+                Some(starts.as_dtype(Dtype::Bool)?.logical_and(ssd::real(l, lengths)?)?)
+            }
+            (Some(starts), None) => Some(starts.as_dtype(Dtype::Bool)?),
+            (None, _) => None,
+        };
+        let (xBC, conv) = convolution(&xBC, lengths, starts.as_ref(), conv, weights, dims)?;
+        let xBC = match activation {
+            Activation::Identity => xBC,
+            Activation::Silu => silu(&xBC)?,
+        };
+        let [x, B, C] = split(&xBC.as_dtype(Dtype::Float32)?, [d_inner, d_inner + g * n])?;
+        Ok(Self {
+            x: x.reshape(&[b, l, h, p])?,
+            B: B.reshape(&[b, l, g, n])?,
+            C: C.reshape(&[b, l, g, n])?,
+            A_log: A_log.as_dtype(Dtype::Float32)?,
+            z,
+            conv,
+            starts,
+        })
+    }
+
+    /// The decays' logarithms, -softplus(A_log) (b, l, h).
+    fn log_a(&self) -> Result<Array> {
+        logaddexp(&self.A_log, Array::from_f32(0.0))?.negative()
+    }
+}
+
 /// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked.
 pub(crate) fn mixer(
     input: &MixerInput<'_>,
@@ -23,45 +95,28 @@ pub(crate) fn mixer(
     weights: &MixerWeights,
     dims: Dims,
     activation: Activation,
+    maths: Elementwise,
 ) -> Result<Mixed> {
-    let MixerInput { rows, A_log, lengths } = *input;
-    let Dims { h, g, p, n, .. } = dims;
-    let (d_inner, conv_dim) = (dims.d_inner() as i32, dims.conv_dim() as i32);
-    let (b, l, dtype) = (rows.dim(0), rows.dim(1), rows.dtype());
-    let (h, g, p, n) = (h as i32, g as i32, p as i32, n as i32);
+    let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
+    let Projected { x, B, C, A_log, z, starts, .. } = &projected;
+    let (b, l, dtype) = (x.dim(0), x.dim(1), input.rows.dtype());
+    let (h, d_inner) = (dims.h as i32, dims.d_inner() as i32);
 
-    let [xBC, z, A_log] = match A_log {
-        None => split(rows, [conv_dim, conv_dim + d_inner])?,
-        Some(A_log) => {
-            let [xBC, z] = split(rows, [conv_dim])?;
-            [xBC, z, A_log.clone()]
+    let (y, ssm) = if l == 1 && input.lengths.is_none() {
+        let [x, B, C] = [x, B, C].map(|array| squeeze_axes(array, &[1]));
+        let mut a = sigmoid(squeeze_axes(A_log, &[1])?.negative()?)?; // (b, h)
+        if let Some(starts) = starts {
+            a = select(starts, Array::from_f32(0.0), &a)?;
         }
-    };
-
-    let (xBC, conv) = convolution(&xBC, lengths, &state.conv, weights, dims)?;
-    let xBC = match activation {
-        Activation::Identity => xBC,
-        Activation::Silu => silu(&xBC)?,
-    };
-
-    let [x, B, C] = split(&xBC.as_dtype(Dtype::Float32)?, [d_inner, d_inner + g * n])?;
-    let x = x.reshape(&[b, l, h, p])?; // (b, l, h, p)
-    let B = B.reshape(&[b, l, g, n])?; // (b, l, g, n)
-    let C = C.reshape(&[b, l, g, n])?; // (b, l, g, n)
-    let A_log = A_log.as_dtype(Dtype::Float32)?; // (b, l, h)
-
-    let (y, ssm) = if l == 1 && lengths.is_none() {
-        let [x, B, C] = [&x, &B, &C].map(|array| squeeze_axes(array, &[1]));
-        let a = sigmoid(squeeze_axes(&A_log, &[1])?.negative()?)?; // (b, h)
         let (y, ssm) = ssd::step(&x?, &a, &B?, &C?, &state.ssm, dims)?;
         (expand_dims(&y, 1)?, ssm) // (b, 1, h, p)
     } else {
-        let log_a = logaddexp(&A_log, Array::from_f32(0.0))?.negative()?; // -softplus
-        let (x, log_a) = match lengths {
-            Some(lengths) => ssd::mask_padding(&x, &log_a, lengths)?,
+        let log_a = projected.log_a()?; // (b, l, h)
+        let (x, log_a) = match input.lengths {
+            Some(lengths) => ssd::mask_padding(x, &log_a, lengths)?,
             None => (x.clone(), log_a),
         };
-        ssd::chunked(&x, &log_a, &B, &C, &state.ssm, dims)?
+        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, maths)?
     };
 
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1])?; // (h, 1)
@@ -69,52 +124,45 @@ pub(crate) fn mixer(
     let y = y.reshape(&[b, l, d_inner])?.as_dtype(dtype)?;
     let z = match &weights.z_bias {
         Some(z_bias) => z.add(z_bias.as_dtype(dtype)?)?,
-        None => z,
+        None => z.clone(),
     };
-    Ok(Mixed { y: y.multiply(silu(&z)?)?, state: MixerState { conv, ssm } })
+    let state = MixerState { conv: projected.conv, ssm };
+    Ok(Mixed { y: maths.gate(&z, &y)?, state })
 }
 
-/// Causal depthwise convolution that continues `conv` (b, k-1, conv_dim).
-///
-/// Returns the convolved rows (b, l, conv_dim) and the inputs to keep.
-fn convolution(
-    xBC: &Array,
-    lengths: Option<&Array>,
-    conv: &Array,
+/// See [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
+pub(crate) fn mixing_matrix(
+    input: &MixerInput<'_>,
+    state: &MixerState,
     weights: &MixerWeights,
     dims: Dims,
-) -> Result<(Array, Array)> {
-    let (l, k, dtype) = (xBC.dim(1), dims.k as i32, xBC.dtype());
-    let inputs = concatenate(&[&conv.as_dtype(dtype)?, xBC], 1)?; // (b, k-1+l, conv_dim)
-    let taps = weights.conv_weight.as_dtype(dtype)?.t(); // (k, conv_dim)
-    let taps = taps.split_equal(k, 0)?; // k of (1, conv_dim)
-    let window = |from: i32, len: i32| -> Result<Array> {
-        Ok(split_at_indices(&inputs, &[from, from + len], 1)?.swap_remove(1))
+    activation: Activation,
+    maths: Elementwise,
+) -> Result<Array> {
+    let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
+    let (b, l) = (projected.x.dim(0), projected.x.dim(1));
+    let [h, g, r] = [dims.h, dims.g, dims.h / dims.g].map(|size| size as i32);
+    let heads_first = |array: &Array| array.transpose_axes(&[0, 2, 1, 3]);
+    let B = heads_first(&projected.B)?; // (b, g, s, n)
+    let C = heads_first(&projected.C)?; // (b, g, t, n)
+    let scores = C.matmul(swap_axes(&B, -1, -2)?)?; // (b, g, t, s)
+    let scores = expand_dims(&scores, 2)?; // (b, g, 1, t, s)
+    let log_a = swap_axes(&projected.log_a()?, 1, 2)?; // (b, h, t)
+    let documents = match &projected.starts {
+        Some(starts) => Some(expand_dims(ssd::documents(starts)?, 1)?), // (b, 1, t)
+        None => None,
     };
-    let mut sum = window(0, l)?.multiply(&taps[0])?;
-    for (tap, weight) in (1..).zip(&taps[1..]) {
-        sum = sum.add(window(tap, l)?.multiply(weight)?)?;
-    }
-    if let Some(bias) = &weights.conv_bias {
-        sum = sum.add(bias.as_dtype(dtype)?)?;
-    }
-    let kept = match lengths {
-        None => window(l, k - 1)?,
-        Some(lengths) => {
-            // Row i keeps inputs lengths[i] .. lengths[i] + k-1 of the k-1+l it has.
-            let offsets = Array::from_iter(0..k - 1, &[1, k - 1]);
-            let places = expand_dims(lengths, 1)?.add(&offsets)?; // (b, k-1)
-            inputs.take_along_axis(expand_dims(&places, -1)?, 1)?
-        }
-    };
-    // A view would keep all of `inputs` alive for as long as the state lives.
-    Ok((sum, kept.contiguous()?))
+    let L = ssd::decays(&log_a, documents.as_ref(), maths)?; // (b, h, t, s)
+    let T = L.reshape(&[b, g, r, l, l])?.multiply(&scores)?; // (b, g, r, t, s)
+    let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1, 1])?; // (h, 1, 1)
+    let diagonal = eye::<f32>(l, None, None)?.multiply(&D)?; // (h, t, s)
+    T.reshape(&[b, h, l, l])?.add(diagonal)
 }
 
 /// `silu(gate) * up` of (.., 2m), gate first -> (.., m).
 pub(crate) fn swiglu(gate_up: &Array) -> Result<Array> {
     let [gate, up] = split(gate_up, [gate_up.dim(-1) / 2])?;
-    silu(&gate)?.multiply(&up)
+    Elementwise::Mlx.gate(&gate, &up)
 }
 
 /// `x + y`, and its root mean square norm times `weight`.
@@ -127,11 +175,6 @@ pub(crate) fn add_rms_norm(
     let sum = x.add(y)?;
     let normed = rms_norm(&sum, Some(weight), epsilon)?;
     Ok((sum, normed))
-}
-
-/// `x * sigmoid(x)`, without `mx.compile`: on a CPU that calls a C++ compiler at run time.
-fn silu(x: &Array) -> Result<Array> {
-    x.multiply(sigmoid(x)?)
 }
 
 /// Cuts the last axis at the places `at` into `PARTS` pieces.

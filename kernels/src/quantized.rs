@@ -215,6 +215,21 @@ impl Quantized {
         )?)
     }
 
+    /// The same matrix with float scales in float32, so that [`dequantize`](Self::dequantize), which
+    /// computes in their dtype, rounds nothing.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    pub fn widened(&self) -> Result<Self, QuantizationError> {
+        let float = |array: &Array| widen(array.clone(), Dtype::Float32);
+        Ok(Self {
+            weight: self.weight.clone(),
+            scales: float(&self.scales)?,
+            biases: self.biases.as_ref().map(float).transpose()?,
+            scheme: self.scheme,
+        })
+    }
+
     /// The rows `ids`, dequantized: an embedding's look-up. (..) -> (.., in).
     ///
     /// # Errors
@@ -226,7 +241,10 @@ impl Quantized {
             biases: self.biases.as_ref().map(|b| b.index(ids)),
             scheme: self.scheme,
         };
-        rows.dequantize(dtype)
+        match dtype {
+            Dtype::Float32 => rows.widened()?.dequantize(dtype),
+            _ => rows.dequantize(dtype),
+        }
     }
 
     /// `x (.., in) -> x W^T (.., out)`.

@@ -7,14 +7,15 @@
 //! chunk of [`CHUNK`] tokens the recurrence is a masked matrix product, between chunks it is a
 //! recurrence over chunk states. Time and memory are linear in the length.
 
-use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::{
-    broadcast_to, concatenate, cumsum, exp, expand_dims, expand_dims_axes, select,
-    split_at_indices, squeeze_axes, stack, swap_axes, tri, zeros,
+    broadcast_to, concatenate, cumsum, expand_dims, expand_dims_axes, select, split_at_indices,
+    squeeze_axes, stack, swap_axes, tri, zeros_dtype,
 };
+use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
+use crate::elementwise::Elementwise;
 
 /// Tokens in a chunk, `q`. The work inside chunks grows with it, the number of chunk states
 /// shrinks; at q = n = p = 64 the four products of a chunk are equally large.
@@ -59,15 +60,17 @@ pub(crate) fn step(
 /// | log_a | (b, l, h), <= 0 |
 /// | B, C | (b, l, g, n) |
 /// | H | (b, h, p, n) |
+/// | starts | (b, l) bool: true where nothing earlier counts |
 ///
 /// Returns y (b, l, h, p) and the H after the last token.
 pub(crate) fn chunked(
     x: &Array,
     log_a: &Array,
-    B: &Array,
-    C: &Array,
+    [B, C]: [&Array; 2],
     H: &Array,
+    starts: Option<&Array>,
     dims: Dims,
+    maths: Elementwise,
 ) -> Result<(Array, Array)> {
     let Dims { h, g, p, n, .. } = dims;
     let (b, l, r) = (x.dim(0), x.dim(1), (h / g) as i32);
@@ -82,7 +85,8 @@ pub(crate) fn chunked(
         let array = if padding == 0 {
             array.clone()
         } else {
-            let tail = zeros::<f32>(&[&[b, padding], &array.shape()[2..]].concat())?;
+            let tail = [&[b, padding], &array.shape()[2..]].concat();
+            let tail = zeros_dtype(&tail, array.dtype())?;
             concatenate(&[array, &tail], 1)?
         };
         array.reshape(&[&[b, chunks, q], inner].concat())
@@ -94,13 +98,17 @@ pub(crate) fn chunked(
     let B = expand_dims(&B, 3)?; // (b, c, g, 1, q, n)
     let C = expand_dims(&C, 3)?; // (b, c, g, 1, q, n)
 
-    // 1. Decay from token s to token t of a chunk, L[t, s] = exp(sum_{s<k<=t} log a_k). Each sum
-    //    is taken on its own: a difference of two running sums would cancel.
-    let strictly_below = tri::<f32>(q, None, Some(-1))?; // (q, q): 1 where s < k
-    let terms = expand_dims(&log_a, -1)?.multiply(&strictly_below)?; // (.., k, s)
-    let sums = cumsum(&terms, -2, None, None)?; // (b, c, g, r, t, s)
-    let causal = tri::<bool>(q, None, Some(0))?; // (q, q)
-    let L = select(&causal, exp(&sums)?, Array::from_f32(0.0))?; // (b, c, g, r, t, s)
+    let documents = match starts {
+        None => None,
+        Some(starts) => {
+            let documents = documents(&cut(starts, &[])?)?; // (b, c, q)
+            Some(expand_dims_axes(&documents, &[2, 3])?) // (b, c, 1, 1, q)
+        }
+    };
+    let documents = documents.as_ref();
+
+    // 1. Decay from token s to token t of a chunk.
+    let L = decays(&log_a, documents, maths)?; // (b, c, g, r, t, s)
 
     // 2. Inside a chunk: Y = (L o C B^T) X.
     let scores = C.matmul(swap_axes(&B, -1, -2)?)?; // (b, c, g, 1, t, s)
@@ -112,7 +120,11 @@ pub(crate) fn chunked(
     let added = swap_axes(&weighted, -1, -2)?.matmul(&B)?; // (b, c, g, r, p, n)
 
     // 4. The recurrence over chunks.
-    let from_start = exp(cumsum(&log_a, -1, None, None)?)?; // (b, c, g, r, q)
+    let mut from_start = maths.exp(&cumsum(&log_a, -1, None, None)?)?; // (b, c, g, r, q)
+    if let Some(documents) = documents {
+        let goes_on = documents.eq(Array::from_int(0))?; // (b, c, 1, 1, q)
+        from_start = select(&goes_on, &from_start, Array::from_f32(0.0))?;
+    }
     let whole = split_at_indices(&from_start, &[q - 1], -1)?.swap_remove(1); // (b, c, g, r, 1)
     let whole = expand_dims(&whole, -1)?; // (b, c, g, r, 1, 1)
     let mut H = H.reshape(&[b, g, r, p, n])?; // (b, g, r, p, n)
@@ -133,13 +145,47 @@ pub(crate) fn chunked(
     Ok((y, H.reshape(&[b, h, p, n])?))
 }
 
+/// Decays between tokens: `L[t, s] = exp(sum_{s<k<=t} log a_k)` for s <= t, else 0.
+///
+/// `log_a` (.., t), <= 0; `documents` (.., t), which broadcasts to it: what is of another document
+/// has decayed to 0. Returns (.., t, s).
+pub(crate) fn decays(
+    log_a: &Array,
+    documents: Option<&Array>,
+    maths: Elementwise,
+) -> Result<Array> {
+    let q = log_a.dim(-1);
+    // Each sum is taken on its own: a difference of two running sums would cancel. The terms of a
+    // sum are 0 where it is not wanted, so that nothing masked below is infinite: exp of it would
+    // have no gradient.
+    let strictly_below = tri::<f32>(q, None, Some(-1))?; // (k, s): 1 where s < k
+    let terms = expand_dims(log_a, -1)?.multiply(&strictly_below)?; // (.., k, s)
+    let sums = cumsum(&terms, -2, None, None)?; // (.., t, s)
+    let mut counts = tri::<bool>(q, None, Some(0))?; // (t, s)
+    if let Some(documents) = documents {
+        let same = expand_dims(documents, -1)?.eq(expand_dims(documents, -2)?)?; // (.., t, s)
+        counts = counts.logical_and(&same)?;
+    }
+    select(&counts, maths.exp(&sums)?, Array::from_f32(0.0))
+}
+
+/// The number of the document that each token is in, along the last axis of `starts` (.., t): 0 for
+/// what goes on from before, and one more at each start.
+pub(crate) fn documents(starts: &Array) -> Result<Array> {
+    cumsum(starts.as_dtype(Dtype::Int32)?, -1, None, None)
+}
+
+/// True where a token counts, (b, l), with `lengths` (b,) of them in each row.
+pub(crate) fn real(l: i32, lengths: &Array) -> Result<Array> {
+    let positions = Array::from_iter(0..l, &[1, l]);
+    positions.lt(expand_dims(lengths, 1)?)
+}
+
 /// Puts rows of padding to rest: log_a = 0 and x = 0 from each row's own length on.
 ///
 /// `lengths` (b,) integers; `x` (b, l, h, p), `log_a` (b, l, h).
 pub(crate) fn mask_padding(x: &Array, log_a: &Array, lengths: &Array) -> Result<(Array, Array)> {
-    let l = x.dim(1);
-    let positions = Array::from_iter(0..l, &[1, l]);
-    let real = positions.lt(expand_dims(lengths, 1)?)?; // (b, l)
+    let real = real(x.dim(1), lengths)?; // (b, l)
     let real = expand_dims(&real, -1)?; // (b, l, 1)
     let zero = Array::from_f32(0.0);
     let log_a = select(broadcast_to(&real, log_a.shape())?, log_a, &zero)?;

@@ -228,3 +228,37 @@ fn says_what_does_not_fit() {
     let coded = Quantized::quantize(&array(1, &[3, 64], Dtype::Float32), coded).unwrap();
     assert!(message(&x, &Weight::Quantized(coded)).contains("mxfp4"));
 }
+
+/// Gradients by x and by the weight against those of MLX's own product, with sizes that no tile
+/// divides.
+#[test]
+fn gradients_are_those_of_the_plain_product() {
+    for (b, l, columns, out) in [(1, 1, 5, 3), (2, 7, 37, 51), (3, 41, 130, 66)] {
+        let x = array(1, &[b, l, columns], Dtype::Float32);
+        let w = array(2, &[out, columns], Dtype::Float32);
+        let slope = array(3, &[b, l, out], Dtype::Float32);
+        let gradients = |product: fn(&Array, &Array) -> Array| {
+            let f = |inputs: &[Array]| vec![product(&inputs[0], &inputs[1])];
+            mlx_rs::transforms::vjp(f, &[x.clone(), w.clone()], &[slope.clone()]).unwrap().1
+        };
+        let found = gradients(|x, w| cpu::matmul(x, &Weight::Dense(w.clone())).unwrap());
+        let expected = gradients(|x, w| x.matmul(w.t()).unwrap());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found.shape(), expected.shape());
+            let (found, expected) = (f32s(found), f32s(&expected.contiguous().unwrap()));
+            for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+                assert!((f - e).abs() < 1e-4 * (1.0 + e.abs()), "{i}: {f}, expected {e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_have_no_gradient() {
+    let scheme = Scheme::new(32, 4, Mode::Affine).unwrap();
+    let w = Quantized::quantize(&array(2, &[8, 64], Dtype::Float32), scheme).unwrap();
+    let f = |x: &[Array]| vec![cpu::matmul(&x[0], &Weight::Quantized(w.clone())).unwrap()];
+    let (x, slope) = (array(1, &[2, 64], Dtype::Float32), array(3, &[2, 8], Dtype::Float32));
+    let error = mlx_rs::transforms::vjp(f, &[x], &[slope]).unwrap_err();
+    assert!(error.to_string().contains("dense float32 weights only"), "{error}");
+}

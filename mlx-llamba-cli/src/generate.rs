@@ -4,11 +4,14 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{Backend, Context, Event, Generation, Reason, Stats};
+use mlx_llamba::{
+    Backend, Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream,
+};
+use mlx_llamba_mohawk::teacher::Teacher;
 
 use crate::follow::follow;
 use crate::interrupt;
-use crate::model::ModelArgs;
+use crate::model::{Loaded, ModelArgs};
 use crate::output::{check_parent, show};
 use crate::progress::{Progress, Unit};
 use crate::sampling::SamplingArgs;
@@ -84,30 +87,58 @@ impl Args {
         let options = self.options();
         let cancel = options.cancel.clone();
         interrupt::on_first(move || cancel.cancel())?;
-        let llamba = self.model.load(true)?;
+        match self.model.load_any()? {
+            Loaded::Llamba(llamba) => self.run_llamba(&llamba, &prompt, &options),
+            Loaded::Teacher(teacher) => self.run_teacher(&teacher, &prompt, &options),
+        }
+    }
+
+    fn run_llamba(&self, llamba: &Llamba, prompt: &str, options: &Generation) -> Result<()> {
         let context = match &self.state_in {
             Some(path) => Context::load(llamba.model(), path)?,
             None => llamba.context()?,
         };
         if self.follow {
-            let reached = follow(&llamba, context, self.every, self.json, &options.cancel)?;
+            let reached = follow(llamba, context, self.every, self.json, &options.cancel)?;
             return match &self.state_out {
                 Some(path) => Ok(reached.save(llamba.model(), path)?),
                 None => Ok(()),
             };
         }
-        let mut stream = llamba.resume(context, &prompt, &options)?;
-        if self.echo && !self.json {
-            show(&prompt)?;
-        }
-        let reading = Progress::new("reading", Unit::Tokens);
-        for event in &mut stream {
-            self.show(&event?, &reading, llamba.model().backend())?;
-        }
+        let mut stream = llamba.resume(context, prompt, options)?;
+        self.print(prompt, &mut stream, llamba.model().backend())?;
         match &self.state_out {
             Some(path) => Ok(stream.into_context()?.save(llamba.model(), path)?),
             None => Ok(()),
         }
+    }
+
+    fn run_teacher(&self, teacher: &Teacher, prompt: &str, options: &Generation) -> Result<()> {
+        if self.state_in.is_some() || self.state_out.is_some() {
+            bail!("a teacher remembers its whole text: only the state of a Llamba can be saved");
+        }
+        if self.follow {
+            bail!("a teacher remembers its whole text: only a Llamba reads without end");
+        }
+        let mut stream = teacher.resume(teacher.context()?, prompt, options)?;
+        self.print(prompt, &mut stream, teacher.llama().backend())
+    }
+
+    /// Prints all events.
+    fn print<M: LanguageModel>(
+        &self,
+        prompt: &str,
+        stream: &mut Stream<'_, M>,
+        backend: Backend,
+    ) -> Result<()> {
+        if self.echo && !self.json {
+            show(prompt)?;
+        }
+        let reading = Progress::new("reading", Unit::Tokens);
+        for event in stream {
+            self.show(&event?, &reading, backend)?;
+        }
+        Ok(())
     }
 
     fn show(&self, event: &Event, reading: &Progress, backend: Backend) -> Result<()> {

@@ -1,7 +1,10 @@
 //! `mlx-llamba inspect`
 
+use std::path::Path;
+
 use anyhow::Result;
 use mlx_llamba::Summary;
+use mlx_llamba_mohawk::teacher::{TeacherSummary, is_teacher};
 
 use crate::model;
 use crate::output::show;
@@ -14,7 +17,7 @@ Examples:
   mlx-llamba inspect ./llamba-1b-4bit --tensors
   mlx-llamba inspect cartesia-ai/Llamba-1B --json")]
 pub(crate) struct Args {
-    /// Directory, .safetensors file or hub repository [default: the model inside this program]
+    /// Directory, .safetensors or .gguf file, or hub repository [default: the model inside this program]
     #[arg(value_name = "MODEL")]
     model: Option<String>,
     /// The same, as other commands take it
@@ -35,6 +38,9 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let model = self.model.as_deref().or(self.named.as_deref());
         let builder = model::builder(model, self.offline);
+        if let Some(path) = builder.path()?.filter(|path| is_teacher(path)) {
+            return self.teacher(&path);
+        }
         let checkpoint = builder.checkpoint()?;
         let summary = Summary::of(&checkpoint)?;
         let tensors = || checkpoint.names().filter(|_| self.tensors);
@@ -53,6 +59,26 @@ impl Args {
         for tensor in tensors() {
             let dtype = format!("{:?}", tensor.dtype).to_lowercase();
             show(&format!("{dtype:>9} {:?} {}\n", tensor.shape, tensor.name))?;
+        }
+        Ok(())
+    }
+
+    fn teacher(&self, path: &Path) -> Result<()> {
+        let summary = TeacherSummary::of(path)?;
+        let tensors = || summary.tensors.iter().filter(|_| self.tensors);
+        if self.json {
+            let mut all = serde_json::to_value(&summary)?;
+            if self.tensors {
+                let list = tensors().map(|(name, dtype, shape)| {
+                    serde_json::json!({ "name": name, "dtype": dtype, "shape": shape })
+                });
+                all["tensors"] = list.collect();
+            }
+            return show(&format!("{all:#}\n"));
+        }
+        show(&format!("{summary}\n"))?;
+        for (name, dtype, shape) in tensors() {
+            show(&format!("{dtype:>9} {shape:?} {name}\n"))?;
         }
         Ok(())
     }

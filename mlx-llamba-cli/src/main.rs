@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod completions;
 mod convert;
+mod distill;
 mod follow;
 mod generate;
 mod inspect;
@@ -16,7 +17,10 @@ mod progress;
 mod quantize;
 mod rewrite;
 mod sampling;
+mod serve;
 mod session;
+mod train;
+mod training;
 
 use std::process::ExitCode;
 
@@ -36,6 +40,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   mlx-llamba generate \"Once upon a time\"
+  mlx-llamba serve
   mlx-llamba generate --model cartesia-ai/Llamba-1B-4bit-mlx \\
       --tokenizer meta-llama/Llama-3.2-1B-Instruct \"Rene Descartes was\"
 
@@ -51,6 +56,9 @@ enum Command {
     Inspect(inspect::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Serve(Box<serve::Args>),
+    Distill(Box<distill::Args>),
+    Train(Box<train::Args>),
     Completions(completions::Args),
 }
 
@@ -72,6 +80,9 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Serve(args) => args.run(),
+        Command::Distill(args) => args.run(),
+        Command::Train(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {

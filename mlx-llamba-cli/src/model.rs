@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, HubOptions, HubProgress, Llamba};
+use mlx_llamba::{Backend, Builder, Compute, EMBEDDED_MODEL, HubOptions, HubProgress, Llamba};
+use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
@@ -23,7 +24,7 @@ pub(crate) struct ModelArgs {
 /// Which checkpoint.
 #[derive(clap::Args)]
 pub(crate) struct SourceArgs {
-    /// Directory, .safetensors file, or hub repository (owner/name or owner/name@revision)
+    /// Directory, .safetensors or .gguf file, or hub repository (owner/name or owner/name@revision)
     /// [default: the small story-telling model inside this program]
     #[arg(short, long)]
     model: Option<String>,
@@ -44,7 +45,7 @@ pub(crate) struct ComputeArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DeviceArg {
+pub(crate) enum DeviceArg {
     /// The GPU where there is one, else the CPU
     Auto,
     Gpu,
@@ -97,6 +98,34 @@ impl ModelArgs {
         let builder = self.builder().progress(move |done, total| progress.at(done, total));
         let builder = if text { builder } else { builder.without_tokenizer() };
         Ok(builder.load()?)
+    }
+}
+
+/// A model that generates.
+pub(crate) enum Loaded {
+    /// The recurrent kind.
+    Llamba(Llamba),
+    /// A Transformer.
+    Teacher(Teacher),
+}
+
+impl ModelArgs {
+    /// Loads the model with its tokenizer, a Llamba or a teacher, with a progress bar.
+    pub(crate) fn load_any(&self) -> Result<Loaded> {
+        let builder = self.builder();
+        let Some(path) = builder.path()?.filter(|path| is_teacher(path)) else {
+            return Ok(Loaded::Llamba(self.load(true)?));
+        };
+        let dtype = self.select()?;
+        let llama = Llama::open(&path, dtype, Backend::select(dtype)?)?;
+        let tokenizer = match builder.other_tokenizer()? {
+            Some(tokenizer) => tokenizer,
+            None => tokenizer_of(&path)?,
+        };
+        let teacher = Teacher::new(llama, Some(tokenizer))?;
+        let progress = Progress::new("loading", Unit::Bytes);
+        teacher.llama().materialize(|done, total| progress.at(done, total))?;
+        Ok(Loaded::Teacher(teacher))
     }
 }
 

@@ -1,5 +1,9 @@
 //! Everything that can go wrong, one variant per cause.
 
+use std::path::PathBuf;
+
+use mlx_llamba::FieldProblem;
+
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -7,10 +11,274 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "write", "create".
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// There is nothing to train on.
+    #[error("{path} has no documents: {reason}", path = path.display())]
+    NoDocuments {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was looked for.
+        reason: &'static str,
+    },
+    /// A document cannot be read.
+    #[error("{path}{line}: {reason}", path = path.display(), line = line.map_or(String::new(), |n| format!(", line {n}")))]
+    Document {
+        /// The file.
+        path: PathBuf,
+        /// Its line, counted from 1, if it has a document in each.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The training text is shorter than a window.
+    #[error(
+        "the training text has {tokens} tokens; one window needs {needed}: give more text, or a smaller length"
+    )]
+    TooLittleData {
+        /// Tokens of the text.
+        tokens: u64,
+        /// Tokens of a window and the one after it.
+        needed: u64,
+    },
+    /// The training text has more windows than are counted.
+    #[error("the training text has {tokens} tokens, too many for windows of {length}: split it")]
+    TooMuchData {
+        /// Tokens of the text.
+        tokens: u64,
+        /// Tokens of a window.
+        length: usize,
+    },
+    /// A token that a document is to begin or end with.
+    #[error("the tokenizer has no token {token:?}")]
+    UnknownToken {
+        /// The token.
+        token: String,
+    },
+    /// A file of tokens is damaged or of another version.
+    #[error("tokens {path}: {reason}", path = path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An objective trains what the model does not have.
+    #[error("the model has no parameter {name}")]
+    UnknownParameter {
+        /// The parameter.
+        name: String,
+    },
+    /// Two parts of an objective train the same parameter.
+    #[error("parameter {name} is trained by two parts; parts must share none")]
+    TrainedTwice {
+        /// The parameter.
+        name: String,
+    },
+    /// All parameters of a stage are frozen.
+    #[error("stage {stage} has nothing to train: all its parameters are frozen")]
+    NothingToTrain {
+        /// The stage.
+        stage: String,
+    },
+    /// A step came to something that is no number.
+    #[error(
+        "the {what} is {value} in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
+    )]
+    NotFinite {
+        /// The loss, or the norm of its gradient.
+        what: &'static str,
+        /// What it is.
+        value: f32,
+        /// The stage.
+        stage: String,
+        /// The step of the stage, counted from 1.
+        step: u64,
+        /// The part of the objective, counted from 0.
+        part: usize,
+        /// The first parameter that it trains.
+        parameter: String,
+    },
+    /// The loss is far above what it was.
+    #[error(
+        "the loss is {loss}, far above the last ones (median {median}), in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
+    )]
+    Exploded {
+        /// The loss.
+        loss: f32,
+        /// The median of the last ones.
+        median: f32,
+        /// The stage.
+        stage: String,
+        /// The step of the stage, counted from 1.
+        step: u64,
+        /// The part of the objective, counted from 0.
+        part: usize,
+        /// The first parameter that it trains.
+        parameter: String,
+    },
+    /// A saved run cannot be used.
+    #[error("checkpoint {path}: {reason}", path = path.display())]
+    Checkpoint {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The run to go on with computes something else.
+    #[error("the run in {path} is another one: {list}", path = path.display(), list = list(differences))]
+    OtherRun {
+        /// The run's directory.
+        path: PathBuf,
+        /// What differs: key, what it was, what it is.
+        differences: Vec<String>,
+    },
+    /// There is a run already.
+    #[error("{path} holds a run already; resume it, or choose another output", path = path.display())]
+    RunExists {
+        /// The run's directory.
+        path: PathBuf,
+    },
+    /// Another process trains here.
+    #[error("another process is at work in {path}", path = path.display())]
+    Busy {
+        /// The run's directory.
+        path: PathBuf,
+    },
+    /// There is no run.
+    #[error("{path} holds no run to resume", path = path.display())]
+    NothingToResume {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A window is longer than what the teacher was trained on.
+    #[error(
+        "stage {stage}: length {length} is more than the teacher's context of {context} tokens"
+    )]
+    TooLong {
+        /// The stage.
+        stage: String,
+        /// Tokens of a window.
+        length: usize,
+        /// `max_position_embeddings` of the teacher.
+        context: usize,
+    },
+    /// The student to begin with is not the one of the recipe.
+    #[error("the student in {path} has other sizes than the recipe's", path = path.display())]
+    OtherStudent {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A recipe is wrong.
+    #[error("{origin}, {key}: {reason}")]
+    Recipe {
+        /// The file, or the recipe's name.
+        origin: String,
+        /// The key, or the line.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no recipe of that name.
+    #[error("no recipe is called {name:?}; there are {}", crate::recipe::RECIPES.map(|(name, _)| name).join(", "))]
+    UnknownRecipe {
+        /// The name.
+        name: String,
+    },
+    /// A picture cannot be drawn.
+    #[error("cannot draw the plot: {reason}")]
+    Plot {
+        /// What the drawing library says.
+        reason: String,
+    },
     /// Loading, tokenizing or running a Llamba failed.
     #[error(transparent)]
     Llamba(#[from] mlx_llamba::Error),
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
+    /// The model is a Transformer of another kind, or no Transformer.
+    #[error("{path} is of the architecture {found}; models are llamba, their teachers llama", path = path.display())]
+    Architecture {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// What it calls itself.
+        found: String,
+    },
+    /// A configuration cannot describe a Llama; lists every bad field.
+    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
+    Config {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// All the bad fields.
+        problems: Vec<FieldProblem>,
+    },
+    /// A GGUF file is damaged or hostile.
+    #[error("{path} is not a sound GGUF file: {reason}", path = path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is quantized in a way that MLX has no matrices for.
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
+    GgufType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// A GGUF file's tokenizer is of a kind that is not known here.
+    #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
+    TokenizerKind {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: String,
+        /// What is known.
+        expected: &'static str,
+    },
+    /// No Llamba can take the place of this teacher.
+    #[error("no Llamba has the teacher's sizes: {field} is {found}, expected {expected}")]
+    NoStudent {
+        /// The size.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What a Llamba needs.
+        expected: String,
+    },
+    /// Quantized parameters cannot be trained.
+    #[error("{path} is quantized: training needs the dense model", path = path.display())]
+    Quantized {
+        /// The checkpoint.
+        path: PathBuf,
+    },
+}
+
+/// Joins problems into one readable line.
+fn list<T: std::fmt::Display>(problems: &[T]) -> String {
+    const SHOWN: usize = 12;
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more", problems.len() - SHOWN));
+    }
+    lines.join("; ")
+}
+
+impl Error {
+    pub(crate) fn unknown(name: &str) -> Self {
+        Self::UnknownParameter { name: name.to_owned() }
+    }
 }

@@ -6,9 +6,22 @@
 #![allow(non_snake_case)]
 
 mod batch;
+pub mod data;
+pub mod distill;
 mod error;
+pub mod evaluate;
+mod objective;
 mod parameters;
+pub mod recipe;
+mod run;
+pub mod scratch;
+pub mod stages;
+pub mod student;
+pub mod teacher;
+pub mod train;
 
 pub use batch::Batch;
 pub use error::{Error, Result};
+pub use objective::Objective;
 pub use parameters::Parameters;
+pub use run::{Note, Outcome};

@@ -1,6 +1,6 @@
 //! The sizes and switches of a Llamba, from either published form.
 
-mod fields;
+pub(crate) mod fields;
 mod json;
 mod metadata;
 mod quantization;
@@ -121,6 +121,12 @@ impl Config {
             n: self.ssm.d_state,
             k: self.ssm.d_conv,
         }
+    }
+
+    /// Canonical name and shape of every tensor of the dense model, in the order in which a
+    /// forward pass meets them.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        crate::checkpoint::slots(self).into_iter().map(|slot| (slot.name, slot.shape)).collect()
     }
 
     /// Width of the mixers' inside.

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::floats::FloatTensor;
+use crate::language::LanguageModel;
 use crate::model::Model;
 use crate::state::State;
 
@@ -23,8 +24,8 @@ const RECENT: usize = 1024;
 
 /// Where a text stands. A clone is a fork: it shares the arrays and goes its own way.
 #[derive(Debug, Clone)]
-pub struct Context {
-    pub(crate) state: State,
+pub struct Context<S = State> {
+    pub(crate) state: S,
     pub(crate) read: u64,
     pub(crate) pending: Vec<u32>,
     pub(crate) recent: Vec<u32>,
@@ -33,15 +34,14 @@ pub struct Context {
     pub(crate) tail: Vec<u8>,
 }
 
-impl Context {
+impl<S> Context<S> {
     /// The place before the first token.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be allocated.
-    pub fn new(model: &Model) -> Result<Self> {
-        let state = model.state(1)?;
+    pub fn new(model: &impl LanguageModel<State = S>) -> Result<Self> {
         Ok(Self {
-            state,
+            state: model.start()?,
             read: 0,
             pending: Vec::new(),
             recent: Vec::new(),
@@ -50,8 +50,18 @@ impl Context {
         })
     }
 
+    /// The place after `tokens`, all of which `state` (batch size 1) has read.
+    #[must_use]
+    pub fn after(state: S, tokens: &[u32]) -> Self {
+        let (read, tail) = (tokens.len() as u64, Vec::new());
+        let mut context =
+            Self { state, read, pending: Vec::new(), recent: Vec::new(), rng: None, tail };
+        context.note(tokens);
+        context
+    }
+
     /// The state after all tokens read, batch size 1.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &S {
         &self.state
     }
 
@@ -78,6 +88,20 @@ impl Context {
         self.recent.drain(..old);
     }
 
+    /// The same place with another state, or none.
+    pub(crate) fn with<T>(self, state: impl FnOnce(S) -> T) -> Context<T> {
+        Context {
+            state: state(self.state),
+            read: self.read,
+            pending: self.pending,
+            recent: self.recent,
+            rng: self.rng,
+            tail: self.tail,
+        }
+    }
+}
+
+impl Context {
     /// Writes the context to one safetensors file: `layers.{i}.ssm_state` (h, p, n) and
     /// `layers.{i}.conv_state` (k-1, conv_dim), float32, and the rest as metadata. The file
     /// appears whole or not at all.

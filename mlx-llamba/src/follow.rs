@@ -188,7 +188,9 @@ mod tests {
 
     #[test]
     fn texts_are_cut_between_words_and_lines() {
-        let at = |text: &str| cut(text.as_bytes()).map(|i| text.split_at(i));
+        fn at(text: &str) -> Option<(&str, &str)> {
+            cut(text.as_bytes()).map(|i| text.split_at(i))
+        }
         assert_eq!(at("one two three"), Some(("one two", " three")));
         assert_eq!(at("one two "), Some(("one", " two ")));
         assert_eq!(at("one\ntwo"), Some(("one\n", "two")));

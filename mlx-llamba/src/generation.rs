@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
+use crate::state::State;
 
 /// How to go on from a prompt.
 #[derive(Debug, Clone)]
@@ -228,7 +229,7 @@ impl Stats {
 
 /// A whole generation.
 #[derive(Debug, Clone)]
-pub struct Completion {
+pub struct Completion<S = State> {
     /// The text; empty if the model has no tokenizer.
     pub text: String,
     /// All generated ids, an end-of-text token included.
@@ -240,5 +241,5 @@ pub struct Completion {
     /// Counts and times.
     pub stats: Stats,
     /// The place after the last token, to go on from.
-    pub context: Context,
+    pub context: Context<S>,
 }

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
+//! | run many generations at once | [`Batch`] |
 //! | save, load and fork a place in a text | [`Context`] |
 //! | hold a conversation | [`Session`], [`Template`] |
 //! | not read the same beginning twice | [`PrefixCache`] |
@@ -40,6 +41,7 @@
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
 //! | measure what quantizing costs | [`compare`] |
+//! | generate with another architecture | [`LanguageModel`] |
 //!
 //! The recurrence itself is in the crate `mlx-llamba-kernels`.
 //!
@@ -57,6 +59,8 @@
 #![allow(non_snake_case)]
 
 mod atomic;
+pub mod batch;
+mod block;
 mod checkpoint;
 mod config;
 mod context;
@@ -67,6 +71,7 @@ mod embedded;
 mod error;
 mod evaluate;
 mod ffi;
+pub mod files;
 mod floats;
 mod follow;
 mod generation;
@@ -74,9 +79,11 @@ mod hash;
 mod host;
 pub mod hub;
 mod inspect;
+mod language;
 mod linear;
 mod llamba;
 mod model;
+mod named;
 mod prefix_cache;
 mod quantize;
 mod random;
@@ -91,6 +98,7 @@ mod stream;
 mod template;
 mod tokenizer;
 
+pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;
@@ -106,15 +114,17 @@ pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, Token
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
+pub use language::LanguageModel;
+pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Scheme};
+pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
-pub use model::Model;
+pub use model::{Borders, Model};
 pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
-pub use session::{Reply, Session, SessionInfo, SessionStats};
+pub use session::{Reply, Session, SessionInfo, SessionStats, Turn};
 pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use stop::StopMatcher;

@@ -10,14 +10,48 @@ use crate::random::Weights;
 
 /// What computes, and in which dtype activations are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Numerics {
-    pub(crate) backend: Backend,
-    pub(crate) dtype: Dtype,
+pub struct Numerics {
+    /// What computes.
+    pub backend: Backend,
+    /// Dtype of the activations.
+    pub dtype: Dtype,
+}
+
+impl Numerics {
+    /// Checks that there is such a combination.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16, or one that the
+    /// back end does not take.
+    pub fn new(backend: Backend, dtype: Dtype) -> Result<Self> {
+        let expected = match backend.takes(dtype) {
+            _ if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) => {
+                "float32, float16 or bfloat16".to_owned()
+            }
+            Err(reason) => format!("another one or another back end: {reason}"),
+            Ok(()) => return Ok(Self { backend, dtype }),
+        };
+        Err(Error::Option { option: "dtype", value: format!("{dtype:?}"), expected })
+    }
+
+    /// A float array as matrix products take it: as it is where the back end reads every float
+    /// dtype, else in the dtype of the activations. Codes of scales (u8 in the microscaling
+    /// modes) and packed values stay what they are.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    pub fn cast(self, array: Array) -> mlx_rs::error::Result<Array> {
+        match array.dtype() {
+            Dtype::Uint8 | Dtype::Uint32 => Ok(array),
+            _ if self.backend.reads_stored_floats() => Ok(array),
+            _ => array.as_dtype(self.dtype),
+        }
+    }
 }
 
 /// A matrix (out, in).
 #[derive(Debug, Clone)]
-pub(crate) struct Matrix {
+pub struct Matrix {
     name: String,
     backend: Backend,
     dtype: Dtype,
@@ -25,16 +59,21 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
+    /// A matrix whose floats are as [`Numerics::cast`] gives them; `name` is what errors call it.
+    pub fn new(name: &str, weight: Weight, compute: Numerics) -> Self {
+        let Numerics { backend, dtype } = compute;
+        Self { name: name.to_owned(), backend, dtype, weight }
+    }
+
+    /// The matrix itself.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
     /// The matrix `prefix.weight`. Lazy.
     pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
         let part = |suffix: &str| checkpoint.array(&format!("{prefix}.{suffix}"));
-        let Numerics { backend, dtype } = compute;
-        // Codes of scales (u8 in the microscaling modes) stay codes.
-        let cast = |array: Array| match array.dtype() {
-            Dtype::Uint8 | Dtype::Uint32 => Ok(array),
-            _ if backend.reads_stored_floats() => Ok(array),
-            _ => array.as_dtype(dtype),
-        };
+        let cast = |array: Array| compute.cast(array);
         let weight = match checkpoint.scheme(prefix) {
             None => Weight::Dense(cast(part("weight")?)?),
             Some(scheme) => Weight::Quantized(Quantized {
@@ -44,16 +83,22 @@ impl Matrix {
                 scheme,
             }),
         };
-        Ok(Self { name: prefix.to_owned(), backend, dtype, weight })
+        Ok(Self::new(prefix, weight, compute))
     }
 
     /// `x (.., in) -> x W^T (.., out)`.
-    pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
+    ///
+    /// # Errors
+    /// [`Error::Quantization`] with what MLX reports of shapes that do not fit.
+    pub fn matmul(&self, x: &Array) -> Result<Array> {
         self.backend.matmul(x, &self.weight).map_err(|e| self.named(e))
     }
 
-    /// The rows `ids` (..) -> (.., in).
-    pub(crate) fn rows(&self, ids: &Array) -> Result<Array> {
+    /// The rows `ids` (..) -> (.., in) in the dtype of the activations.
+    ///
+    /// # Errors
+    /// [`Error::Quantization`] with what MLX reports.
+    pub fn rows(&self, ids: &Array) -> Result<Array> {
         match &self.weight {
             Weight::Dense(weight) => Ok(weight.try_index(ids)?.as_dtype(self.dtype)?),
             Weight::Quantized(weight) => weight.rows(ids, self.dtype).map_err(|e| self.named(e)),
@@ -65,19 +110,24 @@ impl Matrix {
     }
 
     /// All arrays that hold the matrix.
-    pub(crate) fn arrays(&self) -> Vec<&Array> {
+    pub fn arrays(&self) -> Vec<&Array> {
         self.weight.arrays()
     }
 }
 
 /// `x W^T + bias`.
 #[derive(Debug, Clone)]
-pub(crate) struct Linear {
+pub struct Linear {
     matrix: Matrix,
     bias: Option<Array>,
 }
 
 impl Linear {
+    /// A matrix with a bias (out,) in the dtype of the activations, or without.
+    pub fn new(matrix: Matrix, bias: Option<Array>) -> Self {
+        Self { matrix, bias }
+    }
+
     /// The layer under `prefix`, with a bias if the checkpoint has one.
     pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
         Ok(Self {
@@ -88,7 +138,10 @@ impl Linear {
 
     /// Two layers with one input, the second's outputs after the first's, if they are stored
     /// alike.
-    pub(crate) fn join(first: &Self, second: &Self) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// What MLX reports of layers with different inputs.
+    pub fn join(first: &Self, second: &Self) -> Result<Option<Self>> {
         let bias = match (&first.bias, &second.bias) {
             (None, None) => None,
             (Some(first), Some(second)) => Some(concatenate(&[first, second], 0)?),
@@ -100,7 +153,10 @@ impl Linear {
     }
 
     /// (.., in) -> (.., out)
-    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+    ///
+    /// # Errors
+    /// As [`Matrix::matmul`].
+    pub fn forward(&self, x: &Array) -> Result<Array> {
         let y = self.matrix.matmul(x)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
@@ -109,7 +165,7 @@ impl Linear {
     }
 
     /// All arrays that hold the layer.
-    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)
     }
 }

@@ -253,6 +253,28 @@ impl Builder {
         self
     }
 
+    /// Where the model lies, fetched from the hub if need be; `None` for the one inside this
+    /// library.
+    ///
+    /// # Errors
+    /// Those of the hub.
+    pub fn path(&self) -> Result<Option<PathBuf>> {
+        match &self.source {
+            Source::Named(name) => self.resolve(name, hub::resolve).map(Some),
+            #[cfg(feature = "embedded-model")]
+            Source::Embedded => Ok(None),
+        }
+    }
+
+    /// The tokenizer from elsewhere, if [`tokenizer`](Self::tokenizer) named one.
+    ///
+    /// # Errors
+    /// Those of the hub and of [`Tokenizer::open`].
+    pub fn other_tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let open = |name: &String| Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?);
+        self.tokenizer.as_ref().map(open).transpose()
+    }
+
     /// Finds the checkpoint and reads its headers only.
     ///
     /// # Errors
@@ -296,8 +318,8 @@ impl Builder {
     }
 
     fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        if let Some(name) = &self.tokenizer {
-            return Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?);
+        if let Some(tokenizer) = self.other_tokenizer()? {
+            return Ok(tokenizer);
         }
         match &self.source {
             #[cfg(feature = "embedded-model")]

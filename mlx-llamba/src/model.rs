@@ -2,19 +2,35 @@
 //!
 //! Source: Llamba (arXiv 2502.14458). Fields carry the names of the published checkpoints.
 
-use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights, Scheme};
-use mlx_rs::ops::{concatenate, minimum};
+use std::collections::BTreeMap;
+
+use mlx_llamba_kernels::{Backend, MixerState, Scheme};
+use mlx_rs::ops::minimum;
 use mlx_rs::{Array, Dtype};
 
+use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::language;
 use crate::linear::{Linear, Matrix, Numerics, optional};
+use crate::named::NamedWeights;
 use crate::random::{RandomWeights, Weights};
 use crate::state::State;
 
-/// Epsilon of the norms inside blocks, whatever the configuration says.
-const BLOCK_NORM_EPSILON: f32 = 1e-5;
+/// Where the rows of a batch end, and where documents start in them.
+///
+/// | field | shape | dtype |
+/// |---|---|---|
+/// | lengths | (b,) tokens of each row that count; the rest is padding | int32 |
+/// | starts | (b, l): true where a document starts, to which nothing earlier exists | bool |
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Borders<'a> {
+    /// For rows of different lengths.
+    pub lengths: Option<&'a Array>,
+    /// For rows of several documents; computed by plain MLX operations.
+    pub starts: Option<&'a Array>,
+}
 
 /// A Llamba's weights and its forward pass. Lazy: nothing is evaluated in here.
 #[derive(Debug, Clone)]
@@ -28,43 +44,6 @@ pub struct Model {
     /// `None`: the embedding's matrix is the head's.
     lm_head: Option<Linear>,
     lm_head_bias: Option<Array>,
-}
-
-/// `x + mixer(norm(x))`, then `x + mlp(norm(x))`: see [`Model::hidden`].
-#[derive(Debug, Clone)]
-struct Block {
-    input_layernorm: Array,
-    mixer: Mixer,
-    post_attention_layernorm: Array,
-    mlp: Mlp,
-}
-
-/// Discrete-Mamba-2 between its two projections.
-#[derive(Debug, Clone)]
-struct Mixer {
-    backend: Backend,
-    in_proj: Linear,
-    /// The rows of `in_proj` that give `A_log`, where they are stored on their own.
-    A_log_proj: Option<Linear>,
-    inner: MixerWeights,
-    out_proj: Linear,
-}
-
-/// `down(silu(gate(x)) * up(x))`
-#[derive(Debug, Clone)]
-struct Mlp {
-    backend: Backend,
-    gate_up: GateUp,
-    down_proj: Linear,
-}
-
-/// The two matrices that read the same input.
-#[derive(Debug, Clone)]
-enum GateUp {
-    /// One above the other: one product.
-    Joined(Linear),
-    /// As they are, where a recipe stores them differently.
-    Apart(Linear, Linear),
 }
 
 impl Model {
@@ -107,23 +86,24 @@ impl Model {
         Self::load(&RandomWeights::new(config, scheme), dtype, backend)
     }
 
+    /// A model of named arrays, canonical names as [`Config::tensors`] lists them. Copies nothing,
+    /// so that it may be done anew for every gradient of a function of the arrays.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Tensors`] with every array that is missing or has
+    /// another shape. Arrays of other names are left alone.
+    pub fn from_parameters(
+        config: &Config,
+        parameters: &BTreeMap<String, Array>,
+        dtype: Dtype,
+        backend: Backend,
+    ) -> Result<Self> {
+        Self::load(&NamedWeights::new(config, parameters)?, dtype, backend)
+    }
+
     fn load(checkpoint: &impl Weights, dtype: Dtype, backend: Backend) -> Result<Self> {
-        if !matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16) {
-            return Err(Error::Option {
-                option: "dtype",
-                value: format!("{dtype:?}"),
-                expected: "float32, float16 or bfloat16".into(),
-            });
-        }
-        if let Err(reason) = backend.takes(dtype) {
-            return Err(Error::Option {
-                option: "dtype",
-                value: format!("{dtype:?}"),
-                expected: format!("another one or another back end: {reason}"),
-            });
-        }
         let config = checkpoint.config().clone();
-        let compute = Numerics { backend, dtype };
+        let compute = Numerics::new(backend, dtype)?;
         let float = |name: &str| -> Result<Array> { Ok(checkpoint.array(name)?.as_dtype(dtype)?) };
         let layers = (0..config.n_layer)
             .map(|i| Block::load(checkpoint, &format!("backbone.layers.{i}"), compute))
@@ -185,16 +165,7 @@ impl Model {
 
     fn weights(&self) -> Vec<&Array> {
         let mut all = self.embedding.arrays();
-        for layer in &self.layers {
-            let inner = &layer.mixer.inner;
-            all.extend([&layer.input_layernorm, &layer.post_attention_layernorm]);
-            all.extend([&inner.conv_weight, &inner.D]);
-            all.extend(inner.conv_bias.iter().chain(&inner.z_bias));
-            let (mixer, mlp) = (&layer.mixer, &layer.mlp);
-            let linears = [&mixer.in_proj, &mixer.out_proj, &mlp.down_proj];
-            all.extend(linears.into_iter().chain(mlp.gate_up.linears()).flat_map(Linear::arrays));
-            all.extend(mixer.A_log_proj.iter().flat_map(Linear::arrays));
-        }
+        all.extend(self.layers.iter().flat_map(Block::arrays));
         all.push(&self.final_layernorm);
         all.extend(self.lm_head.iter().flat_map(Linear::arrays).chain(&self.lm_head_bias));
         all
@@ -206,18 +177,8 @@ impl Model {
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
     pub fn tokens(&self, rows: &[&[u32]]) -> Result<(Array, Option<Array>)> {
-        let vocab_size = self.config.vocab_size;
-        for row in rows {
-            if let Some(position) = row.iter().position(|&id| id as usize >= vocab_size) {
-                return Err(Error::TokenOutOfRange { id: row[position], position, vocab_size });
-            }
-        }
-        let l =
-            rows.iter().map(|row| row.len()).max().filter(|&l| l > 0).ok_or(Error::EmptyPrompt)?;
-        let padding = |row: &[u32]| std::iter::repeat_n(0, l - row.len());
-        let ids: Vec<u32> =
-            rows.iter().flat_map(|row| row.iter().copied().chain(padding(row))).collect();
-        let tokens = Array::from_slice(&ids, &[rows.len() as i32, l as i32]); // (b, l)
+        let tokens = language::tokens(rows, self.config.vocab_size)?; // (b, l)
+        let l = tokens.dim(1) as usize;
         let ragged = rows.iter().any(|row| row.len() != l);
         let lengths = ragged.then(|| {
             let lengths: Vec<i32> = rows.iter().map(|row| row.len() as i32).collect();
@@ -244,35 +205,86 @@ impl Model {
         lengths: Option<&Array>,
         state: &State,
     ) -> Result<(Array, State)> {
-        // MLX does not check indices; an id out of range must not read foreign memory.
-        let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
-        let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
-        let mut x = self.embedding.rows(&tokens)?; // (b, l, d)
+        self.hidden_within(tokens, Borders { lengths, starts: None }, state)
+    }
+
+    /// [`hidden`](Self::hidden) of rows that may hold several documents.
+    ///
+    /// # Errors
+    /// As [`hidden`](Self::hidden).
+    pub fn hidden_within(
+        &self,
+        tokens: &Array,
+        borders: Borders<'_>,
+        state: &State,
+    ) -> Result<(Array, State)> {
+        let mut x = self.embed(tokens)?; // (b, l, d)
         let (weight, epsilon) = self.norm(0);
         let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, (layer, state)) in self.layers.iter().zip(state.layers()).enumerate() {
-            let (y, state) = layer.mixer.forward(&u, lengths, state, &self.config)?;
-            (x, u) =
-                self.add_norm(&x, &y, (&layer.post_attention_layernorm, BLOCK_NORM_EPSILON))?;
-            let y = layer.mlp.forward(&u)?;
-            (x, u) = self.add_norm(&x, &y, self.norm(i + 1))?;
+            let (inside, y, state) = layer.forward(&x, &u, borders, state, &self.config)?;
+            let (weight, epsilon) = self.norm(i + 1);
+            (x, u) = self.compute.backend.add_rms_norm(&inside, &y, weight, epsilon)?;
             layers.push(state);
         }
         Ok((u, State::from_layers(layers)))
     }
 
+    /// The embedding's rows `tokens` (b, l): what the first block reads, (b, l, d_model).
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] if `tokens` are no numbers.
+    pub fn embed(&self, tokens: &Array) -> Result<Array> {
+        // MLX does not check indices; an id out of range must not read foreign memory.
+        let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
+        self.embedding.rows(&minimum(tokens.as_dtype(Dtype::Uint32)?, last)?)
+    }
+
+    /// Block `i` alone: the residual stream before it (b, l, d_model) to the one after it, and the
+    /// block's new state.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if there is no such block; [`Error::Shape`] if `state` is of another
+    /// batch size.
+    pub fn block(
+        &self,
+        i: usize,
+        x: &Array,
+        borders: Borders<'_>,
+        state: &MixerState,
+    ) -> Result<(Array, MixerState)> {
+        let (layer, u) = self.before(i, x)?;
+        let (x, y, state) = layer.forward(x, &u, borders, state, &self.config)?;
+        Ok((x.add(y)?, state))
+    }
+
+    /// The mixer of block `i` as a matrix over time, (b, h, l, l) in float32, given the residual
+    /// stream before the block (b, l, d_model): see [`Backend::mixing_matrix`].
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    pub fn mixing_matrix(&self, i: usize, x: &Array, borders: Borders<'_>) -> Result<Array> {
+        let (layer, u) = self.before(i, x)?;
+        layer.matrix(&u, borders, &self.config)
+    }
+
+    /// Block `i`, and the norm of its input.
+    fn before(&self, i: usize, x: &Array) -> Result<(&Block, Array)> {
+        let layer = self.layers.get(i).ok_or_else(|| Error::Option {
+            option: "block",
+            value: i.to_string(),
+            expected: format!("less than {}", self.layers.len()),
+        })?;
+        Ok((layer, self.compute.backend.rms_norm(x, &layer.input_layernorm, NORM_EPSILON)?))
+    }
+
     /// Weight and epsilon of the norm before block `i`; after the last block, the final norm.
     fn norm(&self, i: usize) -> (&Array, f32) {
         match self.layers.get(i) {
-            Some(layer) => (&layer.input_layernorm, BLOCK_NORM_EPSILON),
+            Some(layer) => (&layer.input_layernorm, NORM_EPSILON),
             None => (&self.final_layernorm, self.config.norm_epsilon as f32),
         }
-    }
-
-    /// A residual connection and the norm that follows it: both in one operation.
-    fn add_norm(&self, x: &Array, y: &Array, norm: (&Array, f32)) -> Result<(Array, Array)> {
-        Ok(self.compute.backend.add_rms_norm(x, y, norm.0, norm.1)?)
     }
 
     /// Hidden states (.., d_model) to logits (.., padded_vocab), float32.
@@ -312,95 +324,5 @@ impl Model {
     /// [`Error::Mlx`] if the batch is too large for memory.
     pub fn state(&self, b: usize) -> Result<State> {
         State::zeros(&self.config, b, self.compute.dtype)
-    }
-}
-
-impl Block {
-    fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
-        let dtype = compute.dtype;
-        let float = |name: &str, dtype: Dtype| -> Result<Array> {
-            Ok(checkpoint.array(&format!("{prefix}.{name}"))?.as_dtype(dtype)?)
-        };
-        let maybe = |name: &str| optional(checkpoint, &format!("{prefix}.{name}"), dtype);
-        let linear = |name: &str| Linear::load(checkpoint, &format!("{prefix}.{name}"), compute);
-        Ok(Self {
-            input_layernorm: float("input_layernorm.weight", dtype)?,
-            mixer: Mixer {
-                backend: compute.backend,
-                in_proj: linear("mixer.in_proj")?,
-                A_log_proj: if checkpoint.config().split_a_log {
-                    Some(linear("mixer.A_log_proj")?)
-                } else {
-                    None
-                },
-                inner: MixerWeights {
-                    conv_weight: float("mixer.conv1d.weight", dtype)?,
-                    conv_bias: maybe("mixer.conv1d.bias")?,
-                    z_bias: maybe("mixer.z_bias")?,
-                    D: float("mixer.D", Dtype::Float32)?,
-                },
-                out_proj: linear("mixer.out_proj")?,
-            },
-            post_attention_layernorm: float("post_attention_layernorm.weight", dtype)?,
-            mlp: Mlp {
-                backend: compute.backend,
-                gate_up: GateUp::new(linear("mlp.gate_proj")?, linear("mlp.up_proj")?)?,
-                down_proj: linear("mlp.down_proj")?,
-            },
-        })
-    }
-}
-
-impl Mixer {
-    /// (b, l, d) -> (b, l, d)
-    fn forward(
-        &self,
-        u: &Array,
-        lengths: Option<&Array>,
-        state: &MixerState,
-        config: &Config,
-    ) -> Result<(Array, MixerState)> {
-        let rows = self.in_proj.forward(u)?; // (b, l, in_proj_dim), or without A_log
-        let A_log = self.A_log_proj.as_ref().map(|proj| proj.forward(u)).transpose()?; // (b, l, h)
-        let input = MixerInput { rows: &rows, A_log: A_log.as_ref(), lengths };
-        let (dims, activation) = (config.dims(), config.ssm.activation);
-        let mixed = self.backend.mixer(&input, state, &self.inner, dims, activation)?;
-        Ok((self.out_proj.forward(&mixed.y)?, mixed.state))
-    }
-}
-
-impl GateUp {
-    fn new(gate_proj: Linear, up_proj: Linear) -> Result<Self> {
-        Ok(match Linear::join(&gate_proj, &up_proj)? {
-            Some(joined) => Self::Joined(joined),
-            None => Self::Apart(gate_proj, up_proj),
-        })
-    }
-
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        match self {
-            Self::Joined(both) => [Some(both), None],
-            Self::Apart(gate_proj, up_proj) => [Some(gate_proj), Some(up_proj)],
-        }
-        .into_iter()
-        .flatten()
-    }
-
-    /// (b, l, d) -> (b, l, 2 * intermediate_size)
-    fn forward(&self, x: &Array) -> Result<Array> {
-        match self {
-            Self::Joined(both) => both.forward(x),
-            Self::Apart(gate_proj, up_proj) => {
-                Ok(concatenate(&[gate_proj.forward(x)?, up_proj.forward(x)?], -1)?)
-            }
-        }
-    }
-}
-
-impl Mlp {
-    /// (b, l, d) -> (b, l, d)
-    fn forward(&self, x: &Array) -> Result<Array> {
-        let gate_up = self.gate_up.forward(x)?; // (b, l, 2 * intermediate_size)
-        self.down_proj.forward(&self.backend.swiglu(&gate_up)?)
     }
 }

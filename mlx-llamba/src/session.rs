@@ -4,6 +4,7 @@ mod file;
 mod info;
 mod reply;
 mod transcript;
+mod turn;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use crate::template::{ChatOptions, Message, Template};
 pub use info::SessionInfo;
 pub use reply::Reply;
 use transcript::{Entry, Part, Piece, Transcript};
+pub use turn::Turn;
 
 impl Llamba {
     /// Starts a conversation with the tokenizer's own chat template.
@@ -347,6 +349,34 @@ impl<'m> Session<'m> {
     /// As for [`load`](Self::load).
     pub fn from_bytes(llamba: &'m Llamba, bytes: &[u8], name: &str) -> Result<Self> {
         file::from_bytes(llamba, bytes, Path::new(name))
+    }
+
+    /// What is to be read for the next reply, up to its beginning.
+    fn next_reply(&self, options: &Generation) -> Result<Vec<Work>> {
+        options.validate(self.llamba.model().config().vocab_size)?;
+        let entries = &self.transcript.entries;
+        if entries.is_empty() {
+            return Err(refused("there is no message to answer"));
+        }
+        if entries.last().is_some_and(|entry| entry.sampled && entry.closing.is_none()) {
+            return Err(refused("the last message is the assistant's own: push another one first"));
+        }
+        let mut work = self.backlog();
+        work.extend(gather(self.transcript.plan(true)?));
+        Ok(work)
+    }
+
+    /// Adds a reply with its tokens, after which `context` stands.
+    fn push_reply(&mut self, ids: Vec<u32>, text: String, context: Context) -> Result<Message> {
+        self.tokens_read += context.read() - self.context.read();
+        self.context = context;
+        self.covered += ids.len();
+        let message = Message::new("assistant", text);
+        let mut entry = Entry::new(message.clone());
+        (entry.ids, entry.read, entry.sampled) = (ids, true, true);
+        self.transcript.entries.push(entry);
+        self.snapshots.insert(self.covered, &self.context)?;
+        Ok(message)
     }
 
     fn check(&self, index: usize) -> Result<()> {

@@ -71,6 +71,44 @@ impl State {
         Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()? })
     }
 
+    /// The sequences `keep` of this batch (ascending), and after them those of `join`: one copy,
+    /// or none if nothing changes. Lazy.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`](crate::Error::Mlx) if there is no such row or the states are of different
+    /// models.
+    pub fn regroup(&self, keep: &[usize], join: &[Self]) -> Result<Self> {
+        if join.is_empty() && keep.len() == self.batch() {
+            return Ok(self.clone());
+        }
+        // Neighbours stay together: fewer, longer copies.
+        let mut runs: Vec<std::ops::Range<i32>> = Vec::new();
+        for &row in keep {
+            let row = row as i32;
+            match runs.last_mut() {
+                Some(run) if run.end == row => run.end += 1,
+                _ => runs.push(row..row + 1),
+            }
+        }
+        let layer = |i: usize, layer: &MixerState| -> Result<MixerState> {
+            let all = |pick: fn(&MixerState) -> &Array| -> Result<Array> {
+                let own = pick(layer);
+                let mut arrays = runs
+                    .iter()
+                    .map(|run| Ok(own.try_index(run.clone())?))
+                    .collect::<Result<Vec<Array>>>()?;
+                arrays.extend(join.iter().filter_map(|s| s.layers.get(i)).map(pick).cloned());
+                Ok(match &arrays[..] {
+                    [one] => one.contiguous()?,
+                    _ => concatenate(&arrays, 0)?,
+                })
+            };
+            Ok(MixerState { conv: all(|s| &s.conv)?, ssm: all(|s| &s.ssm)? })
+        };
+        let layers = self.layers.iter().enumerate().map(|(i, l)| layer(i, l));
+        Ok(Self { layers: layers.collect::<Result<_>>()? })
+    }
+
     /// The numbers of sequence `row`: `layers.{i}.ssm_state` (h, p, n) and
     /// `layers.{i}.conv_state` (k-1, conv_dim).
     ///

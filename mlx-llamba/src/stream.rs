@@ -7,8 +7,9 @@
 
 use std::time::{Duration, Instant};
 
+use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::transforms::async_eval;
+use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, Device, DeviceType, memory};
 
 use crate::context::Context;
@@ -16,9 +17,9 @@ use crate::detokenize::Detokenizer;
 use crate::error::{Error, Result};
 use crate::generation::{Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 use crate::host;
+use crate::language::{LanguageModel, tokens};
 use crate::model::Model;
 use crate::sample::{Logprobs, Sampler};
-use crate::state::State;
 use crate::stop::StopMatcher;
 use crate::tokenizer::Tokenizer;
 
@@ -26,29 +27,30 @@ use crate::tokenizer::Tokenizer;
 ///
 /// Dropping it ends the generation; [`into_context`](Self::into_context) gives the place it has
 /// reached.
-pub struct Stream<'m> {
-    model: &'m Model,
+pub struct Stream<'m, M: LanguageModel = Model> {
+    model: &'m M,
     options: Generation,
     eos: Vec<u32>,
     /// Text side; `None` if the model has no tokenizer.
     text: Option<(Detokenizer, StopMatcher)>,
     /// Up to the last token asked for.
     sampler: Sampler,
-    /// The place after the last token handed out, and the sampler there.
-    context: Context,
+    /// The place after the last token handed out, and the sampler there. The state is away while
+    /// the model reads on from it.
+    context: Context<Option<M::State>>,
     reached: Sampler,
-    phase: Phase,
+    phase: Phase<M::State>,
     pipelined: bool,
     stats: Stats,
     started: Instant,
     first: Option<Duration>,
 }
 
-enum Phase {
+enum Phase<S> {
     /// `prompt[at..]` is still to be read.
     Prompt { prompt: Vec<u32>, at: usize },
     /// A token has been asked for.
-    Decode(Box<Asked>),
+    Decode(Box<Asked<S>>),
     /// This token (1,) was handed out; the one after it is to be asked for.
     Follow(Array),
     /// The last token was handed out.
@@ -58,29 +60,32 @@ enum Phase {
 }
 
 /// A token that is being computed.
-struct Asked {
+struct Asked<S> {
     /// The token (1,).
     token: Array,
     logprobs: Option<Logprobs>,
     /// The state before it: after all tokens but this one.
-    state: State,
+    state: S,
     /// The sampler after it.
     sampler: Sampler,
 }
 
-impl<'m> Stream<'m> {
+impl<'m, M: LanguageModel> Stream<'m, M> {
     /// Goes on from `context` with the ids of `prompt`.
-    pub(crate) fn new(
-        model: &'m Model,
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::Option`].
+    pub fn new(
+        model: &'m M,
         tokenizer: Option<&'m Tokenizer>,
-        context: Context,
+        context: Context<M::State>,
         prompt: &[u32],
         options: &Generation,
     ) -> Result<Self> {
-        let vocab_size = model.config().vocab_size;
+        let vocab_size = model.vocab_size();
         options.validate(vocab_size)?;
         let prompt = [&context.pending, prompt].concat();
-        model.tokens(&[&prompt])?;
+        tokens(&[&prompt], vocab_size)?;
         memory::reset_peak_memory()?;
         let pipelined = match options.pipelined {
             Some(pipelined) => pipelined,
@@ -94,7 +99,7 @@ impl<'m> Stream<'m> {
         sampler.observe(&Array::from_slice(&known, &[1, known.len() as i32]))?;
         let eos = options.eos.clone().unwrap_or_else(|| {
             let named = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
-            named.iter().chain(&model.config().eos).copied().collect()
+            named.iter().chain(model.eos()).copied().collect()
         });
         let text = match tokenizer {
             Some(tokenizer) => Some((
@@ -111,7 +116,7 @@ impl<'m> Stream<'m> {
             text,
             reached: sampler.clone(),
             sampler,
-            context,
+            context: context.with(Some),
             phase: Phase::Prompt { prompt, at: 0 },
             pipelined,
             stats,
@@ -124,20 +129,21 @@ impl<'m> Stream<'m> {
     ///
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be computed.
-    pub fn into_context(mut self) -> Result<Context> {
+    pub fn into_context(mut self) -> Result<Context<M::State>> {
         if let Phase::Prompt { prompt, at } = std::mem::replace(&mut self.phase, Phase::Ended) {
             self.put_off(&prompt[at..]);
         }
-        self.context.state.eval()?;
+        let state = self.take_state()?;
+        eval(M::arrays(&state))?;
         self.context.rng = Some(self.reached.rng_state()?);
-        Ok(self.context)
+        Ok(self.context.with(|_| state))
     }
 
     /// Runs to the end and collects everything.
     ///
     /// # Errors
     /// The first error of the stream.
-    pub fn finish(mut self) -> Result<Completion> {
+    pub fn finish(mut self) -> Result<Completion<M::State>> {
         let (mut text, mut tokens, mut all_logprobs) = (String::new(), Vec::new(), Vec::new());
         loop {
             let event = self.next().unwrap_or(Err(Error::EmptyPrompt))?;
@@ -173,7 +179,8 @@ impl<'m> Stream<'m> {
             _ if self.options.cancel.is_cancelled() => self.end(Reason::Cancelled).map(Some),
             Phase::Decode(asked) => self.decode(*asked).map(Some),
             Phase::Follow(token) => {
-                let asked = self.follow(&token, &self.context.state.clone())?;
+                let state = self.take_state()?;
+                let asked = self.follow(&token, state)?;
                 self.decode(asked).map(Some)
             }
         }
@@ -193,22 +200,29 @@ impl<'m> Stream<'m> {
             }
         }
         let piece = &prompt[at..end];
-        let (tokens, _) = self.model.tokens(&[piece])?; // (1, l)
-        let (hidden, state) = self.model.hidden(&tokens, None, &self.context.state)?;
+        let tokens = tokens(&[piece], self.model.vocab_size())?; // (1, l)
+        let state = self.take_state()?;
+        let (hidden, state) = self.model.read(&tokens, state)?;
         // The prompt begins with what was pending, which has been noted already.
         let noted = self.context.pending.len().min(piece.len());
         self.context.pending.drain(..noted);
         self.context.note(&piece[noted..]);
         self.context.read += piece.len() as u64;
-        self.context.state = state;
+        self.context.state = Some(state.clone());
         self.phase = if end < total {
-            self.context.state.eval()?;
+            eval(M::arrays(&state))?;
             Phase::Prompt { prompt, at: end }
         } else {
             let last = hidden.try_index((.., -1, ..))?; // (1, d)
-            Phase::Decode(Box::new(self.ask(&last, self.context.state.clone())?))
+            Phase::Decode(Box::new(self.ask(&last, state)?))
         };
         Ok(Event::Prompt { read: end, total })
+    }
+
+    /// The state, to read on from.
+    fn take_state(&mut self) -> Result<M::State> {
+        let lost = || Exception::custom("the state was lost with the error before");
+        Ok(self.context.state.take().ok_or_else(lost)?)
     }
 
     /// Leaves the rest of the prompt to whoever goes on from the context.
@@ -220,7 +234,7 @@ impl<'m> Stream<'m> {
     }
 
     /// Asks for the token that follows the hidden state `last` (1, d).
-    fn ask(&mut self, last: &Array, state: State) -> Result<Asked> {
+    fn ask(&mut self, last: &Array, state: M::State) -> Result<Asked<M::State>> {
         let logits = self.model.head(last)?; // (1, vocab)
         let token = self.sampler.sample(&logits)?; // (1,)
         let logprobs = match self.options.logprobs {
@@ -228,22 +242,22 @@ impl<'m> Stream<'m> {
             None => None,
         };
         let extra = logprobs.iter().flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
-        async_eval([&token].into_iter().chain(state.arrays()).chain(extra))?;
+        async_eval([&token].into_iter().chain(M::arrays(&state)).chain(extra))?;
         Ok(Asked { token, logprobs, state, sampler: self.sampler.clone() })
     }
 
     /// Asks for the token after `token` (1,), which `state` has not read.
-    fn follow(&mut self, token: &Array, state: &State) -> Result<Asked> {
+    fn follow(&mut self, token: &Array, state: M::State) -> Result<Asked<M::State>> {
         let tokens = token.reshape(&[1, 1])?; // (1, 1)
-        let (hidden, state) = self.model.hidden(&tokens, None, state)?;
+        let (hidden, state) = self.model.read(&tokens, state)?;
         self.ask(&hidden.try_index((.., -1, ..))?, state) // (1, d)
     }
 
     /// Hands `asked` out; pipelined, asks for the token after it first.
-    fn decode(&mut self, asked: Asked) -> Result<Event> {
+    fn decode(&mut self, asked: Asked<M::State>) -> Result<Event> {
         let more = self.stats.generated_tokens + 1 < self.options.max_tokens;
         let next = if more && self.pipelined {
-            Some(self.follow(&asked.token, &asked.state)?)
+            Some(self.follow(&asked.token, asked.state.clone())?)
         } else {
             None
         };
@@ -255,7 +269,7 @@ impl<'m> Stream<'m> {
         self.context.read += self.context.pending.len() as u64;
         self.context.pending = vec![id];
         self.context.note(&[id]);
-        self.context.state = asked.state;
+        self.context.state = Some(asked.state);
         self.reached = asked.sampler;
 
         let (text, stop) = match &mut self.text {
@@ -289,7 +303,7 @@ impl<'m> Stream<'m> {
     }
 }
 
-impl Iterator for Stream<'_> {
+impl<M: LanguageModel> Iterator for Stream<'_, M> {
     type Item = Result<Event>;
 
     /// After an error the stream has ended.

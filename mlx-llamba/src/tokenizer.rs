@@ -151,6 +151,15 @@ impl Tokenizer {
         Err(Error::TokenizerMismatch { path: self.0.path.clone(), max_id, vocab_size })
     }
 
+    /// The bytes that a token stands for in a text, not always whole characters; special tokens
+    /// as they are spelled, unknown ids as nothing.
+    #[must_use]
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.push_bytes(id, false, &mut bytes);
+        bytes
+    }
+
     /// Adds the bytes of one token to `bytes`: what [`Tokenizer::decode`] puts together.
     pub(crate) fn push_bytes(&self, id: u32, skip_special: bool, bytes: &mut Vec<u8>) {
         let inner = &self.0.inner;

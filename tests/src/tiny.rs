@@ -220,7 +220,7 @@ impl Tiny {
             for x in &mut rows {
                 let u = norm(&format!("{layer}.input_layernorm.weight"), x, 1e-5);
                 let row = linear(&format!("{layer}.mixer.in_proj"), &u);
-                let y = oracle::mixer(&row, &mut state, &weights, dims, activation);
+                let y = oracle::mixer(&row, None, &mut state, &weights, dims, activation);
                 add(x, linear(&format!("{layer}.mixer.out_proj"), &y));
                 let u = norm(&format!("{layer}.post_attention_layernorm.weight"), x, 1e-5);
                 let gate = linear(&format!("{layer}.mlp.gate_proj"), &u);

@@ -20,6 +20,35 @@ pub fn swiglu(gate_up: &Array) -> Result<Array> {
     }
 }
 
+/// `silu(gate) * up` of two arrays (.., m) f32. Lazy; has gradients, as [`swiglu`] has.
+///
+/// # Errors
+/// What does not fit in shape or dtype.
+pub fn gate(gate: &Array, up: &Array) -> Result<Array> {
+    let float = |array: &Array| array.dtype() == Dtype::Float32;
+    if gate.shape() != up.shape() || gate.ndim() == 0 || !float(gate) || !float(up) {
+        return Err(Exception::custom(format!(
+            "CPU gate: found {:?} {:?} and {:?} {:?}, expected the same (.., m) Float32",
+            gate.shape(),
+            gate.dtype(),
+            up.shape(),
+            up.dtype(),
+        )));
+    }
+    raw::gate(gate, up)
+}
+
+/// `e^x` of f32. Lazy; has gradients.
+///
+/// # Errors
+/// Another dtype.
+pub fn exp(x: &Array) -> Result<Array> {
+    if x.dtype() != Dtype::Float32 {
+        return Err(Exception::custom(format!("CPU exp: x is {:?}, expected Float32", x.dtype())));
+    }
+    raw::exp(x)
+}
+
 /// `x + y`, and `(x + y) / sqrt(mean((x + y)^2) + epsilon) * weight`. Lazy.
 ///
 /// | arg | shape | dtype |

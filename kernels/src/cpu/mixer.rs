@@ -7,7 +7,8 @@ use super::raw;
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims};
 
-/// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked. Activations in float32.
+/// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked, and there are no
+/// document starts. Activations in float32.
 ///
 /// A prompt gives the same bits in one piece, in any pieces, and token by token, with any number of
 /// threads. Outputs at padded positions are 0; lengths below 0 or above l count as 0 and l.
@@ -26,7 +27,11 @@ pub(crate) fn mixer(
     let float_if = |array: Option<&Array>| array.map(float).transpose();
     let A_log = float_if(input.A_log)?;
     let lengths = input.lengths.map(|array| as_dtype(array, Dtype::Int32)).transpose()?;
-    let input = MixerInput { rows: input.rows, A_log: A_log.as_ref(), lengths: lengths.as_ref() };
+    let input = MixerInput {
+        A_log: A_log.as_ref(),
+        lengths: lengths.as_ref(),
+        ..MixerInput::new(input.rows)
+    };
     let state = MixerState { conv: float(&state.conv)?, ssm: float(&state.ssm)? };
     let weights = MixerWeights {
         conv_weight: float(&weights.conv_weight)?,

@@ -52,6 +52,22 @@ unsafe extern "C" {
         gate_up: *const c_void,
         stream: *const c_void,
     ) -> c_int;
+    fn mlx_llamba_gate(
+        out: *mut *mut c_void,
+        gate: *const c_void,
+        up: *const c_void,
+        stream: *const c_void,
+    ) -> c_int;
+    fn mlx_llamba_exp(out: *mut *mut c_void, x: *const c_void, stream: *const c_void) -> c_int;
+    fn mlx_llamba_cross_entropy(
+        out: *mut *mut c_void,
+        logits: *const c_void,
+        teacher: *const c_void,
+        temperature: f32,
+        teacher_weight: f32,
+        next_weight: f32,
+        stream: *const c_void,
+    ) -> c_int;
     fn mlx_llamba_add_rms_norm(
         out: *mut *mut c_void,
         x: *const c_void,
@@ -157,6 +173,45 @@ pub(super) fn swiglu(gate_up: &Array) -> Result<Array> {
     // SAFETY: the handle is of an array that is alive for the call; `out` has room for one.
     let [out] = make(|out, stream| unsafe { mlx_llamba_swiglu(out, handle(gate_up), stream) })?;
     Ok(out)
+}
+
+/// `gate, up (.., m) f32 -> (.., m)`. The caller has checked shapes and dtypes.
+pub(super) fn gate(gate: &Array, up: &Array) -> Result<Array> {
+    // SAFETY: the handles are of arrays that are alive for the call; `out` has room for one.
+    let [out] =
+        make(|out, stream| unsafe { mlx_llamba_gate(out, handle(gate), handle(up), stream) })?;
+    Ok(out)
+}
+
+/// `e^x` of float32. The caller has checked the dtype.
+pub(super) fn exp(x: &Array) -> Result<Array> {
+    // SAFETY: the handle is of an array that is alive for the call; `out` has room for one.
+    let [out] = make(|out, stream| unsafe { mlx_llamba_exp(out, handle(x), stream) })?;
+    Ok(out)
+}
+
+/// `logits, teacher (m, v)`, float32 and not empty, to slopes (m, v) and sums (m, 3). The caller has
+/// checked shapes and dtypes.
+pub(super) fn cross_entropy(
+    logits: &Array,
+    teacher: Option<&Array>,
+    [temperature, teacher_weight, next_weight]: [f32; 3],
+) -> Result<[Array; 2]> {
+    make(|out, stream| {
+        // SAFETY: the handles are of arrays that are alive for the call, or null where that is
+        // allowed; `out` has room for two.
+        unsafe {
+            mlx_llamba_cross_entropy(
+                out,
+                handle(logits),
+                optional(teacher),
+                temperature,
+                teacher_weight,
+                next_weight,
+                stream,
+            )
+        }
+    })
 }
 
 /// `x, y (.., d), weight (d,)`, all float32, to `x + y` and its norm. The caller has checked shapes

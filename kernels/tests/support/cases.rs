@@ -1,6 +1,6 @@
 //! The list.
 
-use mlx_llamba_kernels::{Activation, Dims};
+use mlx_llamba_kernels::{Activation, CHUNK, Dims};
 use mlx_rs::Dtype;
 
 /// One call of a mixer.
@@ -13,6 +13,8 @@ pub struct Case {
     pub lengths: Vec<usize>,
     /// Pass the lengths, though they may all be `l`.
     pub ragged: bool,
+    /// Places (sequence, token) where documents start, if that is passed.
+    pub starts: Option<Vec<(usize, usize)>>,
     pub dtype: Dtype,
     pub activation: Activation,
     pub split_A_log: bool,
@@ -31,6 +33,7 @@ impl Case {
             l,
             lengths: vec![l; b],
             ragged: false,
+            starts: None,
             dtype: Dtype::Float32,
             activation: Activation::Identity,
             split_A_log: false,
@@ -47,6 +50,17 @@ impl Case {
 
     pub fn lengths(self, lengths: &[usize]) -> Self {
         Self { lengths: lengths.to_vec(), ragged: true, ..self }
+    }
+
+    pub fn starts(self, starts: &[(usize, usize)]) -> Self {
+        Self { starts: Some(starts.to_vec()), ..self }
+    }
+
+    /// True where a document starts, (b, l).
+    pub fn start_flags(&self) -> Option<Vec<bool>> {
+        let starts = self.starts.as_ref()?;
+        let places = (0..self.lengths.len()).flat_map(|row| (0..self.l).map(move |t| (row, t)));
+        Some(places.map(|place| starts.contains(&place)).collect())
     }
 }
 
@@ -108,5 +122,36 @@ pub fn ragged() -> Vec<Case> {
         Case::new([6, 3, 5, 4, 3], 0, 37).lengths(&[16, 0, 37, 1, 17]),
         Case::new([4, 2, 8, 16, 4], 0, 70).lengths(&[70, 0, 32, 2, 33, 64]),
         Case::new([2, 2, 16, 8, 1], 0, 40).lengths(&[8, 40]),
+    ]
+}
+
+/// Sequences of several documents: starts at the first token and the last, beside each other, at
+/// the borders of chunks, and nowhere.
+pub fn documents() -> Vec<Case> {
+    let silu = Activation::Silu;
+    vec![
+        Case::new([6, 3, 5, 7, 4], 3, 1).starts(&[(1, 0)]),
+        Case::new([6, 3, 5, 7, 4], 3, 9).starts(&[(0, 0), (0, 3), (0, 4), (2, 8)]),
+        Case::new([4, 2, 3, 6, 6], 2, 5).starts(&[(0, 2), (1, 0), (1, 1), (1, 4)]),
+        Case { activation: silu, ..Case::new([4, 2, 3, 6, 1], 2, 7).starts(&[(0, 3)]) },
+        Case::new([6, 3, 5, 4, 4], 2, 2 * CHUNK + 9).starts(&[
+            (0, CHUNK - 1),
+            (0, CHUNK),
+            (1, 1),
+            (1, 2 * CHUNK),
+            (1, 2 * CHUNK + 8),
+        ]),
+        Case::new([2, 1, 3, 5, 3], 2, 3 * CHUNK).starts(&[(0, CHUNK + 30)]),
+        Case { A_log: 60.0, ..Case::new([4, 2, 8, 16, 4], 2, 70).starts(&[(0, 30), (1, 66)]) },
+        // A start in the padding is none.
+        Case::new([6, 3, 5, 4, 4], 0, 70).lengths(&[70, 0, 32, 2, 66]).starts(&[
+            (0, 69),
+            (1, 0),
+            (2, 31),
+            (2, 32),
+            (3, 1),
+            (4, 10),
+            (4, 68),
+        ]),
     ]
 }

@@ -35,11 +35,16 @@ pub fn in_pieces(backend: Backend, case: &Case, data: &Data, cuts: &[usize]) -> 
     let lengths: Vec<i32> = case.lengths.iter().map(|&l| l as i32).collect();
     let lengths = case.ragged.then(|| Array::from_slice(&lengths, &[b as i32]));
     assert!(lengths.is_none() || cuts.is_empty());
+    let starts = case.start_flags();
+    let starts = starts.map(|starts| Array::from_slice(&starts, &[b as i32, l as i32]));
     let weights = weights(case, data);
     let mut state = state(case, data);
     let (mut y, mut start) = (Vec::new(), 0);
     for end in cuts.iter().copied().chain([l]) {
-        let piece = split_at_indices(&rows, &[start as i32, end as i32], 1).unwrap().swap_remove(1);
+        let cut = |array: &Array| {
+            split_at_indices(array, &[start as i32, end as i32], 1).unwrap().swap_remove(1)
+        };
+        let (piece, starts) = (cut(&rows), starts.as_ref().map(cut));
         let (piece, A_log) = if case.split_A_log {
             let mut parts = split_at_indices(&piece, &[(width - h) as i32], -1).unwrap();
             let A_log = parts.pop();
@@ -47,7 +52,12 @@ pub fn in_pieces(backend: Backend, case: &Case, data: &Data, cuts: &[usize]) -> 
         } else {
             (piece, None)
         };
-        let input = MixerInput { rows: &piece, A_log: A_log.as_ref(), lengths: lengths.as_ref() };
+        let input = MixerInput {
+            rows: &piece,
+            A_log: A_log.as_ref(),
+            lengths: lengths.as_ref(),
+            starts: starts.as_ref(),
+        };
         let mixed = backend.mixer(&input, &state, &weights, dims, case.activation).unwrap();
         assert_eq!(mixed.y.dtype(), of);
         assert_eq!(mixed.state.ssm.dtype(), Dtype::Float32);

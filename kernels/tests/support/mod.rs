@@ -8,9 +8,9 @@ mod cases;
 mod compare;
 mod mlx;
 
-pub use cases::{Case, ragged, steps, tokens};
+pub use cases::{Case, documents, ragged, steps, tokens};
 pub use compare::{Found, assert_close, check, error_of, scale_of};
-pub use mlx::{array, in_pieces, on, state, weights};
+pub use mlx::{array, in_pieces, on, state, values, weights};
 
 use mlx_llamba_kernels::oracle::{self, State, Weights};
 use mlx_rs::Dtype;
@@ -91,10 +91,12 @@ impl Data {
         let width = case.dims.in_proj_dim();
         self.after = self.states.clone();
         self.y.clear();
-        let sequences = self.rows.chunks_exact(case.l * width).zip(&case.lengths);
-        for ((rows, &length), state) in sequences.zip(&mut self.after) {
-            let rows = &rows[..length * width];
-            self.y.push(oracle::mixer(rows, state, &self.weights, case.dims, case.activation));
+        let starts = case.start_flags();
+        for (i, (state, &length)) in self.after.iter_mut().zip(&case.lengths).enumerate() {
+            let rows = &self.rows[i * case.l * width..][..length * width];
+            let starts = starts.as_ref().map(|starts| &starts[i * case.l..][..length]);
+            let (weights, dims) = (&self.weights, case.dims);
+            self.y.push(oracle::mixer(rows, starts, state, weights, dims, case.activation));
         }
     }
 }

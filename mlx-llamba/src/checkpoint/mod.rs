@@ -2,9 +2,9 @@
 
 mod check;
 mod fingerprint;
-mod header;
+pub(crate) mod header;
 mod names;
-mod open;
+pub(crate) mod open;
 pub(crate) mod scan;
 pub(crate) mod source;
 

@@ -49,6 +49,10 @@ pub(crate) fn open(path: &Path) -> Result<Files> {
 
 fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
     let source = Source::open(path)?;
+    if source.bytes().starts_with(b"GGUF") {
+        let reason = "a GGUF file holds a Transformer: it can generate and teach, no more".into();
+        return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
+    }
     let header = header::read(&source)?;
     Ok((Arc::new(source), header))
 }

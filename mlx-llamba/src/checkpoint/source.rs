@@ -9,7 +9,7 @@ use crate::ffi::Map;
 
 /// Read-only bytes, shared by everything that reads from them.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Source {
     pub(crate) path: PathBuf,
     bytes: Bytes,
 }
@@ -21,8 +21,11 @@ enum Bytes {
 }
 
 impl Source {
-    /// Maps a file. Nothing is read yet.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    /// Maps a file. Nothing is read yet. The file must not be shortened while it is mapped.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::NotACheckpoint`] for what is no regular file.
+    pub fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         // Opening a pipe would wait for its other end.
         let metadata = std::fs::metadata(path).map_err(io)?;
@@ -46,11 +49,17 @@ impl Source {
         Self { path: name.into(), bytes: Bytes::Static(bytes) }
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
         }
+    }
+
+    /// What it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// False for bytes that are part of the program.
@@ -60,7 +69,7 @@ impl Source {
 
     /// Tells the system that these bytes will not be needed again soon: whoever asked for them
     /// has a copy. They stay readable.
-    pub(crate) fn release(&self, range: Range<usize>) {
+    pub fn release(&self, range: Range<usize>) {
         if let Bytes::Mapped(map) = &self.bytes {
             map.release(range);
         }

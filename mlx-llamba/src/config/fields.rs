@@ -8,15 +8,11 @@ use crate::error::{FieldProblem, printable};
 
 /// All that was found wrong so far.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<FieldProblem>>);
+pub struct Problems(RefCell<Vec<FieldProblem>>);
 
 impl Problems {
-    pub(super) fn add(
-        &self,
-        field: impl Into<String>,
-        found: impl ToString,
-        expected: impl Into<String>,
-    ) {
+    /// Notes one more.
+    pub fn add(&self, field: impl Into<String>, found: impl ToString, expected: impl Into<String>) {
         self.0.borrow_mut().push(FieldProblem {
             field: printable(&field.into()),
             found: shorten(found.to_string()),
@@ -25,7 +21,10 @@ impl Problems {
     }
 
     /// `value` if there was no problem at all.
-    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<FieldProblem>> {
+    ///
+    /// # Errors
+    /// All the problems.
+    pub fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<FieldProblem>> {
         let problems = self.0.into_inner();
         match value {
             Some(value) if problems.is_empty() => Ok(value),
@@ -45,20 +44,25 @@ fn shorten(mut text: String) -> String {
 
 /// One JSON object; `None` where it is absent and every field takes its default.
 #[derive(Clone, Copy)]
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     object: Option<&'a Map<String, Value>>,
     prefix: &'a str,
     problems: &'a Problems,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(object: &'a Map<String, Value>, problems: &'a Problems) -> Self {
+    /// The fields of `object`; what is wrong with them goes to `problems`.
+    pub fn new(object: &'a Map<String, Value>, problems: &'a Problems) -> Self {
         Self { object: Some(object), prefix: "", problems }
     }
 
     /// The nested object `key`. Absent is legal; another type is a problem, and then its own
     /// fields are not complained about.
-    pub(super) fn nested(&self, key: &'a str) -> Result<Option<Fields<'a>>, ()> {
+    ///
+    /// # Errors
+    /// Nothing but the fact: what is wrong has been noted.
+    #[allow(clippy::result_unit_err)]
+    pub fn nested(&self, key: &'a str) -> Result<Option<Fields<'a>>, ()> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Object(object)) => {
@@ -72,21 +76,22 @@ impl<'a> Fields<'a> {
     }
 
     /// The same fields under dotted names, for error messages.
-    pub(super) fn name(&self, key: &str) -> String {
+    pub fn name(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
 
-    pub(super) fn add(&self, key: &str, found: impl ToString, expected: impl Into<String>) {
+    /// Notes a problem with a field.
+    pub fn add(&self, key: &str, found: impl ToString, expected: impl Into<String>) {
         self.problems.add(self.name(key), found, expected);
     }
 
     /// The value; absent and `null` are the same.
-    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object?.get(key).filter(|value| !value.is_null())
     }
 
     /// A whole number from 1 to `max`.
-    pub(super) fn size(&self, key: &str, default: Option<usize>, max: usize) -> Option<usize> {
+    pub fn size(&self, key: &str, default: Option<usize>, max: usize) -> Option<usize> {
         let expected = || format!("a whole number from 1 to {max}");
         let Some(value) = self.get(key) else {
             if default.is_none() {
@@ -105,7 +110,7 @@ impl<'a> Fields<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self, key: &str, default: Option<bool>) -> Option<bool> {
+    pub fn flag(&self, key: &str, default: Option<bool>) -> Option<bool> {
         match self.get(key) {
             Some(Value::Bool(flag)) => Some(*flag),
             Some(other) => {
@@ -122,21 +127,34 @@ impl<'a> Fields<'a> {
     }
 
     /// A number above 0 and below 1.
-    pub(super) fn epsilon(&self, key: &str, default: f64) -> Option<f64> {
+    pub fn epsilon(&self, key: &str, default: f64) -> Option<f64> {
+        let legal = |e| e > 0.0 && e < 1.0;
+        self.number(key, Some(default), "a number above 0 and below 1", legal)
+    }
+
+    /// A number that `legal` accepts.
+    pub fn number(
+        &self,
+        key: &str,
+        default: Option<f64>,
+        expected: &str,
+        legal: impl Fn(f64) -> bool,
+    ) -> Option<f64> {
         let Some(value) = self.get(key) else {
-            return Some(default);
-        };
-        match value.as_f64().filter(|&e| e > 0.0 && e < 1.0) {
-            Some(epsilon) => Some(epsilon),
-            None => {
-                self.add(key, value, "a number above 0 and below 1");
-                None
+            if default.is_none() {
+                self.add(key, "missing", expected);
             }
+            return default;
+        };
+        let number = value.as_f64().filter(|&number| legal(number));
+        if number.is_none() {
+            self.add(key, value, expected);
         }
+        number
     }
 
     /// One of the words that `read` knows.
-    pub(super) fn word<T>(
+    pub fn word<T>(
         &self,
         key: &str,
         expected: &str,
@@ -158,7 +176,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A token id or a list of them.
-    pub(super) fn ids(&self, key: &str) -> Vec<u32> {
+    pub fn ids(&self, key: &str) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
         let ids = match self.get(key) {
             None => return Vec::new(),

@@ -2,7 +2,7 @@
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexOp, take_along_axis};
-use mlx_rs::ops::{argpartition_axis, argsort_axis, negative, sort_axis};
+use mlx_rs::ops::{argpartition_axis, argsort_axis, negative, sort_axis, zeros};
 use mlx_rs::{Array, Dtype};
 
 use super::transform::log_softmax;
@@ -24,8 +24,12 @@ impl Logprobs {
         let all = log_softmax(logits)?; // (b, vocab)
         let (b, vocab, top) = (all.dim(0), all.dim(1), top as i32);
         let chosen = take_along_axis(&all, chosen.reshape(&[b, 1])?, 1)?.reshape(&[b])?;
+        if top == 0 {
+            // MLX cannot sort nothing: the process would end.
+            let (top_ids, top) = (zeros::<u32>(&[b, 0])?, zeros::<f32>(&[b, 0])?);
+            return Ok(Self { chosen, top_ids, top });
+        }
         let ids = match top {
-            0 => mlx_rs::ops::zeros::<u32>(&[b, 0])?,
             _ if top == vocab => argsort_axis(negative(&all)?, 1)?,
             _ => argpartition_axis(negative(&all)?, top - 1, 1)?.try_index((.., ..top))?,
         };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::transcript::Part;
-use super::{Entry, Session, Work, gather, refused};
+use super::{Session, Work};
 use crate::error::Result;
 use crate::generation::{Event, Generation, Reason};
 use crate::stream::Stream;
@@ -37,16 +37,7 @@ pub struct Reply<'s, 'm> {
 
 impl<'s, 'm> Reply<'s, 'm> {
     pub(super) fn new(session: &'s mut Session<'m>, options: &Generation) -> Result<Self> {
-        options.validate(session.llamba.model().config().vocab_size)?;
-        let entries = &session.transcript.entries;
-        if entries.is_empty() {
-            return Err(refused("there is no message to answer"));
-        }
-        if entries.last().is_some_and(|entry| entry.sampled && entry.closing.is_none()) {
-            return Err(refused("the last message is the assistant's own: push another one first"));
-        }
-        let mut work: VecDeque<Work> = session.backlog().into();
-        work.extend(gather(session.transcript.plan(true)?));
+        let work: VecDeque<Work> = session.next_reply(options)?.into();
         let total = work.iter().map(|work| work.ids.len()).sum();
         Ok(Self {
             session,
@@ -159,16 +150,8 @@ impl<'s, 'm> Reply<'s, 'm> {
             return Ok(None);
         };
         let context = stream.into_context()?;
-        let session = &mut *self.session;
-        session.tokens_read += context.read() - session.context.read();
-        session.context = context;
-        session.covered += self.ids.len();
-        let message = Message::new("assistant", std::mem::take(&mut self.text));
-        let mut entry = Entry::new(message.clone());
-        (entry.ids, entry.read, entry.sampled) = (std::mem::take(&mut self.ids), true, true);
-        session.transcript.entries.push(entry);
-        session.snapshots.insert(session.covered, &session.context)?;
-        Ok(Some(message))
+        let (ids, text) = (std::mem::take(&mut self.ids), std::mem::take(&mut self.text));
+        self.session.push_reply(ids, text, context).map(Some)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Writing checkpoints: whole directories that appear at once, streamed tensor by tensor.
 
 mod card;
-mod output;
-mod rewrite;
-mod weights;
+pub(crate) mod output;
+pub(crate) mod rewrite;
+pub(crate) mod weights;
 
 pub(crate) use rewrite::{Job, Unit, units};
 

@@ -14,7 +14,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error
 
 /// A directory in the making, hidden beside the place where it will stand. Dropped before
 /// [`Output::publish`], it is removed; a killed process leaves it under its hidden name.
-pub(crate) struct Output {
+pub struct Output {
     target: PathBuf,
     staging: TempDir,
     overwrite: bool,
@@ -22,7 +22,10 @@ pub(crate) struct Output {
 
 impl Output {
     /// Refuses a `target` that exists, unless `overwrite` is set and it is a checkpoint.
-    pub(crate) fn create(target: &Path, overwrite: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], [`Error::Io`]; [`Error::Option`] if it is no name.
+    pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         // A trailing slash would make the hidden name a child of the target.
         let target: PathBuf = target.components().collect();
         let exists = fs::symlink_metadata(&target).is_ok();
@@ -49,18 +52,24 @@ impl Output {
     }
 
     /// Where the files are put.
-    pub(crate) fn directory(&self) -> &Path {
+    pub fn directory(&self) -> &Path {
         self.staging.path()
     }
 
     /// Writes a small file.
-    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
         let path = self.directory().join(name);
         fs::write(&path, text).map_err(io("write", &path))
     }
 
     /// Copies a file under its own name.
-    pub(crate) fn copy(&self, file: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn copy(&self, file: &Path) -> Result<()> {
         let Some(name) = file.file_name() else {
             return Ok(());
         };
@@ -69,7 +78,10 @@ impl Output {
     }
 
     /// Flushes everything to the disk and gives the directory its name.
-    pub(crate) fn publish(self) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// [`Error::Io`]; then what stood there before stands there again.
+    pub fn publish(self) -> Result<PathBuf> {
         let staging = self.staging.path();
         for entry in fs::read_dir(staging).map_err(io("list", staging))? {
             sync(&entry.map_err(io("list", staging))?.path())?;

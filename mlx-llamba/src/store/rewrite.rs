@@ -46,7 +46,7 @@ pub(crate) struct Job<'a> {
 }
 
 /// Files beside the weights that a user of the model needs.
-const COMPANIONS: [&str; 10] = [
+pub const COMPANIONS: [&str; 10] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

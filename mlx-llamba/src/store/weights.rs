@@ -13,10 +13,13 @@ use crate::error::{Error, Result};
 
 /// A tensor that will be written.
 #[derive(Debug, Clone)]
-pub(crate) struct Planned {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
+pub struct Planned {
+    /// Its name.
+    pub name: String,
+    /// As safetensors spells it.
+    pub dtype: Dtype,
+    /// Its shape.
+    pub shape: Vec<usize>,
 }
 
 impl Planned {
@@ -26,7 +29,7 @@ impl Planned {
 }
 
 /// Files open for writing.
-pub(crate) struct WeightFiles {
+pub struct WeightFiles {
     files: Vec<(PathBuf, File)>,
     places: HashMap<String, Place>,
 }
@@ -41,7 +44,10 @@ struct Place {
 impl WeightFiles {
     /// Creates `model.safetensors`, or shards of at most `shard_bytes` with their index, in
     /// `directory`. `format` is what the headers say of the framework, as is the custom.
-    pub(crate) fn create(
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(
         directory: &Path,
         tensors: Vec<Planned>,
         format: &str,
@@ -109,7 +115,10 @@ impl WeightFiles {
     }
 
     /// Writes the next bytes of a tensor.
-    pub(crate) fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Io`], for bytes that were not planned too.
+    pub fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let Some(place) = self.places.get_mut(name) else {
             return Err(incomplete(name));
         };
@@ -124,7 +133,10 @@ impl WeightFiles {
     }
 
     /// Makes sure that every tensor is complete.
-    pub(crate) fn finish(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Io`] names one that is not.
+    pub fn finish(self) -> Result<()> {
         match self.places.iter().find(|(_, place)| place.written != place.bytes) {
             Some((name, _)) => Err(incomplete(name)),
             None => Ok(()),

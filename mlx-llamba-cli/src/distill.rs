@@ -1,0 +1,99 @@
+//! `mlx-llamba distill`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use mlx_llamba::Compute;
+use mlx_llamba_mohawk::distill::{Job, distill};
+use mlx_llamba_mohawk::recipe::{RECIPES, Recipe, StageName, builtin};
+
+use crate::model::DeviceArg;
+use crate::output::show;
+use crate::training::{self, Display};
+
+/// Turn a Llama Transformer into a Llamba recurrent model (MOHAWK)
+#[derive(clap::Args)]
+#[command(after_help = "\
+The output is a directory with the student (config.json, model.safetensors, the tokenizer), and of
+the run log.jsonl, training.svg and its last checkpoints. A run that was stopped in any way goes on
+with --resume and ends with the same student, to the bit.
+
+Examples:
+  mlx-llamba distill --teacher ./llama --data stories.jsonl --config tiny --output ./student
+  mlx-llamba distill --print-recipe tiny > my.toml
+  mlx-llamba distill --teacher smollm2.gguf --data texts/ --config my.toml --stage 2+3 \\
+      --set distillation.lr=1e-4 --output ./student")]
+pub(crate) struct Args {
+    /// The Llama: a directory as on Hugging Face, or a GGUF file
+    #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
+    teacher: Option<PathBuf>,
+    /// Text to learn from: a .jsonl or text file, or a directory of them
+    #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
+    data: Option<PathBuf>,
+    /// Directory of the run, and of the student
+    #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    recipe: training::RecipeArgs,
+    /// Which stages run: all, 1 (orientation), 2 (alignment), 3 (distillation), or some, as 2+3;
+    /// each with its own budget, unless --tokens is given
+    #[arg(long, value_name = "STAGES", default_value = "all", value_parser = StageName::parse_list)]
+    // A plain Vec would be an option that is given more than once.
+    stage: std::vec::Vec<StageName>,
+    /// State dimension of the student [default: the recipe's, or the width of the teacher's heads]
+    #[arg(long, value_name = "N")]
+    state: Option<usize>,
+    /// Begin with the teacher's Q, K, V and O as C, B, x and out_proj
+    #[arg(long, value_name = "BOOL")]
+    copy_qkvo: Option<bool>,
+    /// Begin with this student: a Llamba of the same sizes
+    #[arg(long, value_name = "DIR")]
+    student: Option<PathBuf>,
+    /// Tokenizer, if not the teacher's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    device: DeviceArg,
+    /// Print a recipe of this program, to change it, and end
+    #[arg(long, value_name = "NAME")]
+    print_recipe: Option<String>,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        if let Some(name) = &self.print_recipe {
+            return show(builtin(name)?);
+        }
+        let recipe = self.recipe()?;
+        let (Some(teacher), Some(data), Some(output)) = (self.teacher, self.data, self.output)
+        else {
+            bail!("a teacher, data and an output are needed");
+        };
+        Compute::from(self.device).select()?;
+        let job = Job {
+            teacher,
+            tokenizer: self.tokenizer,
+            data,
+            output,
+            recipe,
+            student: self.student,
+            resume: self.recipe.resume,
+            cache: self.recipe.cache,
+        };
+        Display::follow("student", &job.output, |tell| distill(&job, tell))
+    }
+
+    fn recipe(&self) -> Result<Recipe> {
+        let (origin, text) = self.recipe.read(RECIPES[0].0)?;
+        let names: Vec<&str> = StageName::ALL.map(StageName::name).to_vec();
+        let mut changes = Vec::new();
+        let sections = names.iter().filter(|name| text.contains(&format!("[{name}]")));
+        changes.extend(self.recipe.stage_changes(sections.copied()));
+        changes.extend(self.state.map(|state| format!("student.state={state}")));
+        changes.extend(self.copy_qkvo.map(|copy| format!("student.copy_qkvo={copy}")));
+        changes.extend(self.recipe.set.iter().cloned());
+        let recipe = Recipe::parse(&origin, &text, &changes)?;
+        Ok(recipe.only(&self.stage, self.recipe.tokens)?)
+    }
+}

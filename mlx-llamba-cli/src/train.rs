@@ -1,0 +1,73 @@
+//! `mlx-llamba train`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use mlx_llamba::Compute;
+use mlx_llamba_mohawk::recipe::ScratchRecipe;
+use mlx_llamba_mohawk::scratch::{Job, Kind, train};
+
+use crate::model::DeviceArg;
+use crate::training::{Display, RecipeArgs};
+
+/// Train a small model from nothing, such as a teacher to try `distill` with
+#[derive(clap::Args)]
+#[command(after_help = "\
+A Llama is written as a directory as on Hugging Face, a Llamba in its published layout.
+
+Example:
+  mlx-llamba train --arch llama --config tiny-teacher --data stories.jsonl \\
+      --tokenizer ./tokenizer.json --output ./llama")]
+pub(crate) struct Args {
+    /// Which kind of model
+    #[arg(long, value_enum)]
+    arch: Arch,
+    /// Text to learn from: a .jsonl or text file, or a directory of them
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// A tokenizer.json, or a directory with one
+    #[arg(long, value_name = "PATH")]
+    tokenizer: PathBuf,
+    /// Directory of the run, and of the model
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    device: DeviceArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Arch {
+    /// A Transformer
+    Llama,
+    /// A recurrent model
+    Llamba,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let (origin, text) = self.recipe.read("tiny-teacher")?;
+        let mut changes: Vec<String> =
+            self.recipe.stage_changes(["training"].into_iter()).collect();
+        changes.extend(self.recipe.tokens.map(|tokens| format!("training.tokens={tokens}")));
+        changes.extend(self.recipe.set.iter().cloned());
+        let recipe = ScratchRecipe::parse(&origin, &text, &changes)?;
+        Compute::from(self.device).select()?;
+        let job = Job {
+            kind: match self.arch {
+                Arch::Llama => Kind::Llama,
+                Arch::Llamba => Kind::Llamba,
+            },
+            tokenizer: self.tokenizer,
+            data: self.data,
+            output: self.output,
+            recipe,
+            resume: self.recipe.resume,
+            cache: self.recipe.cache,
+        };
+        Display::follow("model", &job.output, |tell| train(&job, tell))
+    }
+}

@@ -1,0 +1,196 @@
+//! What `distill` and `train` share: where recipes come from, and what is shown of a run.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mlx_llamba_mohawk::evaluate::Metrics;
+use mlx_llamba_mohawk::recipe::builtin;
+use mlx_llamba_mohawk::train::{Ending, Event, State, Step};
+use mlx_llamba_mohawk::{Note, Outcome};
+
+use crate::interrupt;
+use crate::output::show;
+use crate::progress::{Progress, Unit};
+
+/// The recipe, and its commonest changes.
+#[derive(clap::Args)]
+pub(crate) struct RecipeArgs {
+    /// How: a recipe's file, or the name of one of this program's (see distill --print-recipe)
+    #[arg(short, long, value_name = "FILE OR NAME")]
+    config: Option<String>,
+    /// Change a key of the recipe; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Tokens of all stages that run, shared out as in the recipe
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<u64>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Sequences of a step, in every stage
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Sequences that are in memory at a time, in every stage
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Tokens of a sequence, in every stage
+    #[arg(long, value_name = "N")]
+    length: Option<usize>,
+    /// Go on with the run in the output directory
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Directory for the tokens of the text [default: the output directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
+impl RecipeArgs {
+    /// What errors call the recipe, and its text.
+    pub(crate) fn read(&self, default: &str) -> Result<(String, String)> {
+        let name = self.config.as_deref().unwrap_or(default);
+        let path = Path::new(name);
+        if !path.exists() && path.extension().is_none() {
+            return Ok((format!("recipe {name}"), builtin(name)?.to_owned()));
+        }
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        Ok((name.to_owned(), text))
+    }
+
+    /// The changes for these tables of the recipe.
+    pub(crate) fn stage_changes<'a>(
+        &self,
+        tables: impl Iterator<Item = &'a str>,
+    ) -> impl Iterator<Item = String> {
+        let numbers =
+            [("batch", self.batch), ("micro_batch", self.micro_batch), ("length", self.length)];
+        let of_table = move |table: &'a str| {
+            let set = numbers.iter().filter_map(|&(key, value)| Some((key, value?)));
+            set.map(|(key, value)| format!("{table}.{key}={value}")).collect::<Vec<_>>()
+        };
+        let seed = self.seed.map(|seed| format!("seed={seed}"));
+        seed.into_iter().chain(tables.flat_map(of_table).collect::<Vec<_>>())
+    }
+}
+
+/// What is shown: lines on standard output, and where there is a terminal, a bar.
+pub(crate) struct Display {
+    tokenizing: Progress,
+    bar: Option<(String, ProgressBar)>,
+    steps: u64,
+    failed: Option<anyhow::Error>,
+}
+
+impl Display {
+    /// Does the work, shows how it goes, and says how it ended; Ctrl-C stops it after a step.
+    pub(crate) fn follow(
+        what: &str,
+        output: &Path,
+        work: impl FnOnce(
+            &mut dyn FnMut(Note<'_>) -> ControlFlow<()>,
+        ) -> mlx_llamba_mohawk::Result<Outcome>,
+    ) -> Result<()> {
+        interrupt::on_first(|| {})?;
+        let tokenizing = Progress::new("tokenizing", Unit::Bytes);
+        let mut display = Self { tokenizing, bar: None, steps: 0, failed: None };
+        let outcome = work(&mut |note| display.tell(&note));
+        display.bar = None;
+        if let Some(error) = display.failed.take() {
+            return Err(error);
+        }
+        let Outcome { ending, metrics } = outcome?;
+        if ending == Ending::Stopped {
+            eprintln!("stopped after step {}; --resume goes on from there", display.steps);
+            return Ok(());
+        }
+        let last = metrics.map_or(String::new(), |metrics| format!(": {}", describe(&metrics)));
+        show(&format!("{what} in {}{last}\n", output.display()))
+    }
+
+    fn tell(&mut self, note: &Note<'_>) -> ControlFlow<()> {
+        let said = match note {
+            Note::Tokenizing(done, total) => {
+                self.tokenizing.at(*done as usize, *total as usize);
+                Ok(())
+            }
+            Note::Begins { model, tokens, steps } => {
+                self.steps = steps.0;
+                let rest = if steps.0 == 0 { String::new() } else { format!(", {} done", steps.0) };
+                self.say(&format!(
+                    "{model}; {} tokens to learn from, {} held out; {} steps{rest}",
+                    tokens.0, tokens.1, steps.1
+                ))
+            }
+            Note::Train(Event::Step { stage, state, of, step }) => {
+                self.steps = state.progress.total_steps;
+                self.step(stage, state, *of, step);
+                Ok(())
+            }
+            Note::Train(Event::Evaluation { stage, state, metrics }) => {
+                let progress = &state.progress;
+                let place = format!("{stage}, step {}, {} tokens", progress.step, progress.tokens);
+                self.say(&format!("{place}: {}", describe(metrics)))
+            }
+            _ => Ok(()),
+        };
+        self.failed = self.failed.take().or(said.err());
+        match interrupt::happened() || self.failed.is_some() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    }
+
+    /// A line of standard output, beside the bar.
+    fn say(&self, line: &str) -> Result<()> {
+        let line = format!("{line}\n");
+        match &self.bar {
+            Some((_, bar)) => bar.suspend(|| show(&line)),
+            None => show(&line),
+        }
+    }
+
+    fn step(&mut self, stage: &str, state: &State, of: u64, step: &Step) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        if self.bar.as_ref().is_none_or(|(name, _)| name != stage) {
+            let bar = ProgressBar::with_draw_target(Some(of), ProgressDrawTarget::stderr());
+            let style = "{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
+            let style = ProgressStyle::with_template(style);
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(stage.to_owned());
+            // Steps of an earlier call took no time of this one.
+            bar.set_position(state.progress.step.saturating_sub(1));
+            bar.reset_eta();
+            self.bar = Some((stage.to_owned(), bar));
+        }
+        if let Some((_, bar)) = &self.bar {
+            let speed = step.tokens as f64 / step.seconds.max(1e-9);
+            bar.set_message(format!("loss {:.4} lr {:.1e} {speed:.0} tok/s", step.loss(), step.lr));
+            bar.set_position(state.progress.step);
+        }
+    }
+}
+
+impl Drop for Display {
+    fn drop(&mut self) {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// One line.
+fn describe(metrics: &Metrics) -> String {
+    let mut text =
+        format!("perplexity {:.4} ({:.4} bits/byte)", metrics.perplexity, metrics.bits_per_byte);
+    if let Some(teacher) = metrics.teacher_perplexity {
+        text += &format!(", teacher {teacher:.4}");
+    }
+    if let (Some(kl), Some(agreement)) = (metrics.kl, metrics.agreement) {
+        text += &format!(", KL {kl:.5}, same likeliest token {:.1} %", 100.0 * agreement);
+    }
+    text
+}

@@ -1,0 +1,120 @@
+//! Teachers (Llama Transformers) in the commands that take them.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use mlx_llamba_tests::command::Cli;
+use serde_json::Value;
+
+const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
+
+fn fixture(name: &str) -> String {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-mohawk/tests");
+    tests.join("fixtures/teacher").join(name).to_str().unwrap().to_owned()
+}
+
+/// A directory as Hugging Face's, with the given files of the fixtures in it.
+fn directory(path: &Path, files: &[(&str, &str)]) -> String {
+    for (from, to) in files {
+        std::fs::copy(PathBuf::from(fixture(from)), path.join(to)).unwrap();
+    }
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_gguf_file_generates_with_the_options_of_generate() {
+    let model = fixture("mixed.gguf");
+    let generate = |options: &[&str]| {
+        let base = ["generate", "-m", &model, "-n", "12", "--ignore-eos"];
+        CLI.ok(&[&base[..], options].concat())
+    };
+    let greedy = generate(&["-t", "0", "The boats"]);
+    assert_eq!(generate(&["-t", "0", "--echo", "The boats"]), format!("The boats{greedy}"));
+    assert_eq!(generate(&["-t", "0", "--prefill", "2", "--device", "cpu", "The boats"]), greedy);
+    assert_eq!(generate(&["--seed", "3", "The boats"]), generate(&["--seed", "3", "The boats"]));
+    let events = generate(&["-t", "0", "--json", "--logprobs", "2", "The boats"]);
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let joined: String = events.iter().filter_map(|e| e["text"].as_str()).collect();
+    assert_eq!(joined + "\n", greedy);
+    assert_eq!(events[1]["logprobs"]["top"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn only_a_llamba_has_a_state_to_save() {
+    let temporary = tempfile::tempdir().unwrap();
+    let state = temporary.path().join("state");
+    let model = fixture("mixed.gguf");
+    for option in ["--state-out", "--state-in"] {
+        let args = ["generate", "-m", &model, option, state.to_str().unwrap(), "The"];
+        CLI.fails(&args, &["only the state of a Llamba can be saved"]);
+        assert!(!state.exists());
+    }
+}
+
+#[test]
+fn a_text_longer_than_the_context_is_warned_of_once() {
+    let model = fixture("mixed.gguf");
+    let args = ["generate", "-m", &model, "-n", "70", "--ignore-eos", "The"];
+    let run = CLI.run(&args);
+    assert_eq!(run.code, Some(0));
+    assert_eq!(run.err.matches("longer than the 64 tokens").count(), 1, "{}", run.err);
+}
+
+#[test]
+fn a_directory_needs_its_tokenizer() {
+    let temporary = tempfile::tempdir().unwrap();
+    let files =
+        [("plain/config.json", "config.json"), ("plain/model.safetensors", "model.safetensors")];
+    let model = directory(temporary.path(), &files);
+    CLI.fails(&["generate", "-m", &model, "The"], &["no tokenizer for", "--tokenizer"]);
+}
+
+#[test]
+fn inspect_describes_teachers() {
+    let out = CLI.ok(&["inspect", &fixture("mixed.gguf")]);
+    assert!(out.contains("layout       Llama, GGUF") && out.contains("Q4_1"), "{out}");
+    let out = CLI.ok(&["inspect", "--tensors", &fixture("plain")]);
+    assert!(out.contains("F32 [48, 12] model.layers.0.self_attn.q_proj.weight"), "{out}");
+    let json = CLI.ok(&["inspect", "--json", "--tensors", &fixture("biases")]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["config"]["rope_scaling"]["rope_type"], "llama3");
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 2 * 16 + 2);
+}
+
+#[test]
+fn other_architectures_are_refused_by_name() {
+    let temporary = tempfile::tempdir().unwrap();
+    let config = temporary.path().join("config.json");
+    std::fs::write(&config, r#"{"model_type": "mamba2", "vocab_size": 5}"#).unwrap();
+    std::fs::copy(fixture("plain/model.safetensors"), temporary.path().join("model.safetensors"))
+        .unwrap();
+    let model = temporary.path().to_str().unwrap();
+    for args in [&["inspect", "--model", model][..], &["generate", "--model", model, "The"]] {
+        CLI.fails(args, &["config.json", "architecture mamba2", "llama"]);
+    }
+}
+
+#[test]
+fn commands_for_llambas_say_what_a_gguf_file_is() {
+    let temporary = tempfile::tempdir().unwrap();
+    let output = temporary.path().join("out");
+    let (model, output) = (fixture("mixed.gguf"), output.to_str().unwrap());
+    let args = ["logits", "--model", &model, "--tokens", "1", "--output", output];
+    CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer"]);
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_warned_of() {
+    // Where the fixture has the first scale of that matrix.
+    const SCALE: usize = 60096;
+    let temporary = tempfile::tempdir().unwrap();
+    let file = temporary.path().join("nan.gguf");
+    let mut bytes = std::fs::read(fixture("mixed.gguf")).unwrap();
+    bytes[SCALE..SCALE + 2].copy_from_slice(&[0, 0x7e]);
+    std::fs::write(&file, bytes).unwrap();
+    let run = CLI.run(&["generate", "-m", file.to_str().unwrap(), "-n", "1", "The"]);
+    let expected = "model.layers.2.mlp.up_proj.weight holds NaN or infinity";
+    assert!(run.err.contains(expected), "{run:?}");
+}

@@ -1,0 +1,217 @@
+//! How well a student predicts held-out text, and how far it is from its teacher.
+
+use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis, take_along_axis};
+use mlx_rs::ops::logsumexp_axis;
+use mlx_rs::{Array, Dtype};
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Result};
+
+/// Logits of a pass at most: what is in memory a few times over.
+const LOGITS: usize = 1 << 24;
+
+/// A model as a function from a batch (b, l) to logits (b, l, at least the vocabulary).
+pub type Logits<'a> = &'a dyn Fn(&Batch) -> Result<Array>;
+
+/// Means over the predicted tokens of held-out documents, each read from an empty state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Tokens predicted.
+    pub tokens: usize,
+    /// `exp` of the student's mean negative log-likelihood.
+    pub perplexity: f64,
+    /// The student's negative log-likelihood in bits, per byte of text.
+    pub bits_per_byte: f64,
+    /// The teacher's perplexity.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub teacher_perplexity: Option<f64>,
+    /// The teacher's bits per byte.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub teacher_bits_per_byte: Option<f64>,
+    /// Mean of KL(teacher || student), in nats.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kl: Option<f64>,
+    /// Share of the tokens on which both find the same one likeliest.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agreement: Option<f64>,
+}
+
+/// A held-out document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Its tokens, with those that begin and end it.
+    pub tokens: Vec<u32>,
+    /// Bytes of its text.
+    pub bytes: u64,
+}
+
+/// Sums over documents.
+#[derive(Default)]
+struct Sums {
+    tokens: usize,
+    bytes: u64,
+    student: f64,
+    teacher: f64,
+    kl: f64,
+    same: f64,
+}
+
+/// Reads `documents` with the student, and with the teacher if there is one: logits of more than
+/// `vocab` tokens are cut. Documents of similar length share a pass; the
+/// padding behind the shorter ones is read and not counted.
+///
+/// # Errors
+/// What the two report.
+pub fn evaluate(
+    documents: &[Document],
+    vocab: usize,
+    student: Logits<'_>,
+    teacher: Option<Logits<'_>>,
+) -> Result<Metrics> {
+    let mut order: Vec<&Document> = documents.iter().filter(|d| d.tokens.len() > 1).collect();
+    order.sort_by_key(|document| document.tokens.len());
+    let mut sums = Sums::default();
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let fits = |b: usize| b * (rest[b - 1].tokens.len() - 1) * vocab <= LOGITS;
+        let b = (1..=rest.len()).take_while(|&b| fits(b)).last().unwrap_or(1);
+        let (rows, others) = rest.split_at(b);
+        sums.add(rows, vocab, student, teacher)?;
+        rest = others;
+    }
+    Ok(sums.metrics(teacher.is_some()))
+}
+
+impl Sums {
+    fn add(
+        &mut self,
+        rows: &[&Document],
+        vocab: usize,
+        student: Logits<'_>,
+        teacher: Option<Logits<'_>>,
+    ) -> Result<()> {
+        let b = rows.len();
+        let l = rows.iter().map(|row| row.tokens.len() - 1).max().unwrap_or(0);
+        let (mut tokens, mut next, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            let n = row.tokens.len() - 1;
+            tokens.extend_from_slice(&row.tokens[..n]);
+            next.extend_from_slice(&row.tokens[1..]);
+            counted.extend(std::iter::repeat_n(1.0f32, n));
+            for padded in [&mut tokens, &mut next] {
+                padded.extend(std::iter::repeat_n(0, l - n));
+            }
+            counted.extend(std::iter::repeat_n(0.0f32, l - n));
+            self.tokens += n;
+            self.bytes += row.bytes;
+        }
+        let shape = [b as i32, l as i32];
+        let batch = Batch {
+            tokens: Array::from_slice(&tokens, &shape), // (b, l)
+            next: Array::from_slice(&next, &shape),     // (b, l)
+            starts: None,
+        };
+        let counted = Array::from_slice(&counted, &shape); // (b, l)
+        let targets = batch.next.expand_dims(-1)?; // (b, l, 1)
+        let sum = |values: &Array| -> Result<f64> {
+            // Row by row in float32, the rows in float64.
+            let values = values.multiply(&counted)?.sum_axis(-1, false)?; // (b,)
+            Ok(mlx_llamba::floats(&values)?.into_iter().map(f64::from).sum())
+        };
+        let logs = |model: Logits<'_>| -> Result<Array> {
+            let logits = model(&batch)?.as_dtype(Dtype::Float32)?;
+            let logits = logits.try_index((.., .., ..vocab as i32))?; // (b, l, vocab)
+            Ok(logits.subtract(logsumexp_axis(&logits, -1, true)?)?)
+        };
+        let surprise = |log: &Array| -> Result<f64> {
+            let taken = take_along_axis(log, &targets, -1)?.squeeze_axes(&[-1])?; // (b, l)
+            Ok(-sum(&taken)?)
+        };
+        let q = logs(student)?;
+        self.student += surprise(&q)?;
+        if let Some(teacher) = teacher {
+            let p = logs(teacher)?;
+            self.teacher += surprise(&p)?;
+            self.kl += sum(&p.exp()?.multiply(p.subtract(&q)?)?.sum_axis(-1, false)?)?;
+            let same = argmax_axis(&p, -1, None)?.eq(argmax_axis(&q, -1, None)?)?; // (b, l)
+            self.same += sum(&same.as_dtype(Dtype::Float32)?)?;
+        }
+        Ok(())
+    }
+
+    fn metrics(&self, teacher: bool) -> Metrics {
+        let mean = |total: f64| total / self.tokens.max(1) as f64;
+        let bits = |total: f64| total / std::f64::consts::LN_2 / self.bytes.max(1) as f64;
+        Metrics {
+            tokens: self.tokens,
+            perplexity: mean(self.student).exp(),
+            bits_per_byte: bits(self.student),
+            teacher_perplexity: teacher.then(|| mean(self.teacher).exp()),
+            teacher_bits_per_byte: teacher.then(|| bits(self.teacher)),
+            kl: teacher.then(|| mean(self.kl)),
+            agreement: teacher.then(|| mean(self.same)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Logits that depend on the token alone: row `token` of a table (5, 6), the last column
+    /// padding of the vocabulary.
+    fn bigram(table: &[f32]) -> impl Fn(&Batch) -> Result<Array> {
+        let table = Array::from_slice(table, &[5, 6]);
+        move |batch| Ok(table.take_axis(&batch.tokens, 0)?)
+    }
+
+    fn table(seed: u32) -> Vec<f32> {
+        let value = |i: u32| ((i.wrapping_mul(2_654_435_761).wrapping_add(seed)) >> 20) as f32;
+        // The padding would be the likeliest of all.
+        (0..30).map(|i| if i % 6 == 5 { 50.0 } else { value(i * 7 + seed) / 1024.0 }).collect()
+    }
+
+    #[test]
+    fn against_plain_loops() {
+        let (p, q) = (table(3), table(40));
+        let documents = [&[0u32, 3, 2, 4][..], &[1, 2], &[4], &[0, 1, 4, 3, 3, 2, 0]]
+            .map(|tokens| Document { tokens: tokens.to_vec(), bytes: 3 * tokens.len() as u64 });
+        let found = evaluate(&documents, 5, &bigram(&q), Some(&bigram(&p))).unwrap();
+        let log = |table: &[f32], token: u32| -> Vec<f64> {
+            let row: Vec<f64> =
+                table[6 * token as usize..][..5].iter().map(|&x| f64::from(x)).collect();
+            let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+            row.iter().map(|x| x - total).collect()
+        };
+        let best = |row: &[f64]| (0..5).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        let mut sums = Sums::default();
+        // A document of one token predicts nothing.
+        for document in documents.iter().filter(|d| d.tokens.len() > 1) {
+            sums.bytes += document.bytes;
+            for pair in document.tokens.windows(2) {
+                let (p, q) = (log(&p, pair[0]), log(&q, pair[0]));
+                sums.tokens += 1;
+                sums.student -= q[pair[1] as usize];
+                sums.teacher -= p[pair[1] as usize];
+                sums.kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+                sums.same += f64::from(u8::from(best(&p) == best(&q)));
+            }
+        }
+        let expected = sums.metrics(true);
+        assert_eq!((found.tokens, found.agreement), (10, expected.agreement));
+        for (name, found, expected) in [
+            ("perplexity", Some(found.perplexity), Some(expected.perplexity)),
+            ("bits", Some(found.bits_per_byte), Some(expected.bits_per_byte)),
+            ("teacher", found.teacher_perplexity, expected.teacher_perplexity),
+            ("teacher's bits", found.teacher_bits_per_byte, expected.teacher_bits_per_byte),
+            ("kl", found.kl, expected.kl),
+        ] {
+            let (found, expected) = (found.unwrap(), expected.unwrap());
+            assert!((found / expected - 1.0).abs() < 1e-5, "{name}: {found}, not {expected}");
+        }
+        assert!(expected.agreement.unwrap() > 0.0 && expected.agreement.unwrap() < 1.0);
+        let alone = evaluate(&documents, 5, &bigram(&q), None).unwrap();
+        assert_eq!((alone.perplexity, alone.kl), (found.perplexity, None));
+    }
+}

@@ -1,0 +1,42 @@
+//! What a training run makes small.
+
+use mlx_rs::Array;
+
+use crate::{Batch, Parameters, Result};
+
+/// A loss in independent parts: one a layer (stages 1 and 2) or one in all (stage 3).
+///
+/// Parts share no trained parameter, so that they may be trained together or one after the other,
+/// in the memory of one.
+pub trait Objective {
+    /// What the parts need and parameters do not change, such as the teacher's outputs; computed
+    /// once a batch.
+    type Targets;
+
+    /// How many parts there are.
+    fn parts(&self) -> usize;
+
+    /// Names of the parameters that part `part` trains, in their order; empty past the last part.
+    fn trains(&self, part: usize) -> Vec<String>;
+
+    /// What the parts of this batch are held against.
+    ///
+    /// # Errors
+    /// What the teacher reports of the batch.
+    fn targets(&self, batch: &Batch) -> Result<Self::Targets>;
+
+    /// The loss of part `part`: a scalar in float32, a mean over the batch's tokens.
+    ///
+    /// `parameters` holds all tensors of the model. The loss is differentiable in those that the
+    /// part trains; the others are constants. Lazy.
+    ///
+    /// # Errors
+    /// What the model or MLX report of shapes that do not fit.
+    fn loss(
+        &self,
+        part: usize,
+        parameters: &Parameters,
+        batch: &Batch,
+        targets: &Self::Targets,
+    ) -> Result<Array>;
+}

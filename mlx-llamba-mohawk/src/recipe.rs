@@ -1,0 +1,315 @@
+//! Recipes: all that decides a run beside the teacher and the text, as TOML.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::train::{SessionOptions, StageOptions};
+use crate::{Error, Result};
+
+/// The recipes inside this library: names and texts.
+pub const RECIPES: [(&str, &str); 3] = [
+    ("tiny", include_str!("../recipes/tiny.toml")),
+    ("smollm2", include_str!("../recipes/smollm2.toml")),
+    ("tiny-teacher", include_str!("../recipes/tiny-teacher.toml")),
+];
+
+/// How a Llama is distilled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Decides what is random: first parameters and the order of the text.
+    #[serde(default)]
+    pub seed: u64,
+    /// The student.
+    #[serde(default)]
+    pub student: StudentOptions,
+    /// The text.
+    #[serde(default)]
+    pub data: DataOptions,
+    /// Stage 1.
+    pub orientation: Option<StageOptions>,
+    /// Stage 2.
+    pub alignment: Option<StageOptions>,
+    /// Stage 3.
+    pub distillation: Option<StageOptions>,
+    /// What is measured, and when.
+    #[serde(default)]
+    pub evaluation: EvaluationOptions,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointOptions,
+}
+
+/// How a model is trained from nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScratchRecipe {
+    /// Decides what is random: first parameters and the order of the text.
+    #[serde(default)]
+    pub seed: u64,
+    /// Sizes, under the names that a Llama's `config.json` has; of a Llamba, those of the Llama
+    /// that it could be the student of.
+    pub model: toml::Table,
+    /// What a Llamba has beside those sizes.
+    #[serde(default)]
+    pub student: StudentOptions,
+    /// The text.
+    #[serde(default)]
+    pub data: DataOptions,
+    /// How it is trained.
+    pub training: StageOptions,
+    /// What is measured, and when.
+    #[serde(default)]
+    pub evaluation: EvaluationOptions,
+    /// When the run is saved.
+    #[serde(default)]
+    pub checkpoint: CheckpointOptions,
+}
+
+/// What the teacher leaves open about the student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StudentOptions {
+    /// State dimension; 0 is the width of the teacher's heads.
+    pub state: usize,
+    /// Width of the convolution.
+    pub conv: usize,
+    /// The mixers' projections have biases.
+    pub bias: bool,
+    /// C, B, x and out_proj begin as Q, K, V and O; else they are random.
+    pub copy_qkvo: bool,
+    /// What copied C and B are multiplied with; 0 is `head_dim^(-1/4)`.
+    pub copy_scale: f32,
+    /// Tokens in which the first heads forget half, to begin with; the others begin as they are
+    /// drawn, at about one token.
+    pub half_lives: Vec<f32>,
+}
+
+impl Default for StudentOptions {
+    fn default() -> Self {
+        Self {
+            state: 0,
+            conv: 4,
+            bias: false,
+            copy_qkvo: false,
+            copy_scale: 0.0,
+            half_lives: Vec::new(),
+        }
+    }
+}
+
+/// What is read, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataOptions {
+    /// The field of a line of JSONL that holds the text.
+    pub field: String,
+    /// Documents 0, this, two times this and so on are held out and never trained on; 0: none.
+    pub heldout_every: usize,
+    /// Held-out documents from somewhere else: a file or a directory. Then all of the text is
+    /// trained on.
+    pub heldout: Option<PathBuf>,
+    /// A document's start ends all memory of what came before.
+    pub resets: bool,
+    /// The token that a document begins with, if not as the tokenizer begins a text.
+    pub begin: Option<String>,
+    /// The token that a document ends with, if not the tokenizer's own.
+    pub end: Option<String>,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            field: "text".into(),
+            heldout_every: 50,
+            heldout: None,
+            resets: true,
+            begin: None,
+            end: None,
+        }
+    }
+}
+
+/// What is measured on held-out text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvaluationOptions {
+    /// Steps from one evaluation to the next; 0: at the end of a stage only.
+    pub every: u64,
+    /// Held-out tokens that are read, at most; 0: nothing is measured.
+    pub tokens: usize,
+    /// Tokens of a held-out document that are read, at most.
+    pub length: usize,
+}
+
+impl Default for EvaluationOptions {
+    fn default() -> Self {
+        Self { every: 100, tokens: 8192, length: 2048 }
+    }
+}
+
+/// When a run is saved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointOptions {
+    /// Steps from one checkpoint to the next; 0: at the end of a stage only.
+    pub every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+}
+
+impl Default for CheckpointOptions {
+    fn default() -> Self {
+        Self { every: 100, keep: 2 }
+    }
+}
+
+/// The three stages of MOHAWK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StageName {
+    /// Stage 1.
+    Orientation,
+    /// Stage 2.
+    Alignment,
+    /// Stage 3.
+    Distillation,
+}
+
+impl StageName {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Orientation, Self::Alignment, Self::Distillation];
+
+    /// As in recipes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Orientation => "orientation",
+            Self::Alignment => "alignment",
+            Self::Distillation => "distillation",
+        }
+    }
+
+    /// Reads `all`, or numbers from 1 to 3 in rising order: `2+3`.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
+        let stages: Option<Vec<Self>> = match text {
+            "all" => Some(Self::ALL.to_vec()),
+            _ => text
+                .split('+')
+                .map(|number| match number.trim() {
+                    "1" => Some(Self::Orientation),
+                    "2" => Some(Self::Alignment),
+                    "3" => Some(Self::Distillation),
+                    _ => None,
+                })
+                .collect(),
+        };
+        stages
+            .filter(|stages| stages.is_sorted_by(|a, b| a < b))
+            .ok_or_else(|| "expected all, or stages in their order: 1, 2, 3, 1+2, 2+3".into())
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe; `origin` stands for it in errors. `changes` are `KEY=VALUE`, such as
+    /// `alignment.lr=1e-4`, and come last.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the key.
+    pub fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
+        let recipe: Self = parse::parse(origin, text, changes)?;
+        for (stage, options) in recipe.stages() {
+            parse::check_stage(origin, stage.name(), options)?;
+            parse::check_foreign(origin, stage, options)?;
+        }
+        parse::check_rest(origin, &recipe.student, &recipe.data, &recipe.evaluation)?;
+        Ok(recipe)
+    }
+
+    /// The stages that the recipe has, in their order.
+    pub fn stages(&self) -> impl Iterator<Item = (StageName, &StageOptions)> {
+        StageName::ALL.into_iter().filter_map(|name| Some((name, self.stage(name)?)))
+    }
+
+    /// One of the stages.
+    #[must_use]
+    pub fn stage(&self, name: StageName) -> Option<&StageOptions> {
+        match name {
+            StageName::Orientation => self.orientation.as_ref(),
+            StageName::Alignment => self.alignment.as_ref(),
+            StageName::Distillation => self.distillation.as_ref(),
+        }
+    }
+
+    /// The recipe with only the stages `wanted`. With `tokens`, these get so many together, in the
+    /// proportions that they have in the recipe; else they keep what they have.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] if it lacks one of them.
+    pub fn only(mut self, wanted: &[StageName], tokens: Option<u64>) -> Result<Self> {
+        for &stage in wanted {
+            if self.stage(stage).is_none() {
+                let reason = "the recipe does not say how this stage is trained";
+                return Err(parse::bad("the recipe", stage.name(), reason));
+            }
+        }
+        let total: u64 =
+            wanted.iter().filter_map(|&stage| self.stage(stage)).map(|o| o.tokens).sum();
+        for name in StageName::ALL {
+            let stage = match name {
+                StageName::Orientation => &mut self.orientation,
+                StageName::Alignment => &mut self.alignment,
+                StageName::Distillation => &mut self.distillation,
+            };
+            if !wanted.contains(&name) {
+                *stage = None;
+            } else if let (Some(options), Some(tokens)) = (stage, tokens) {
+                let share =
+                    u128::from(options.tokens) * u128::from(tokens) / u128::from(total.max(1));
+                options.tokens = share as u64;
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl ScratchRecipe {
+    /// As [`Recipe::parse`].
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the key.
+    pub fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
+        let recipe: Self = parse::parse(origin, text, changes)?;
+        parse::check_stage(origin, "training", &recipe.training)?;
+        parse::check_rest(origin, &recipe.student, &recipe.data, &recipe.evaluation)?;
+        Ok(recipe)
+    }
+}
+
+/// The text of one of [`RECIPES`].
+///
+/// # Errors
+/// [`Error::UnknownRecipe`] lists them.
+pub fn builtin(name: &str) -> Result<&'static str> {
+    let found = RECIPES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, text)| *text).ok_or_else(|| Error::UnknownRecipe { name: name.to_owned() })
+}
+
+/// How often a run is measured and saved.
+pub(crate) fn session(
+    evaluation: &EvaluationOptions,
+    checkpoint: &CheckpointOptions,
+) -> SessionOptions {
+    SessionOptions {
+        evaluate_every: evaluation.every,
+        checkpoint_every: checkpoint.every,
+        keep: checkpoint.keep,
+    }
+}

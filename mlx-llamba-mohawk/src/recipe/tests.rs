@@ -1,0 +1,109 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const STAGE: &str = "tokens = 1000\nlr = 1e-3\nbatch = 2\nlength = 16\n";
+
+fn parse(text: &str, changes: &[&str]) -> Result<Recipe> {
+    let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
+    Recipe::parse("r.toml", text, &changes)
+}
+
+#[test]
+fn recipes_inside_are_sound() {
+    for (name, text) in RECIPES {
+        match name.ends_with("teacher") {
+            true => drop(ScratchRecipe::parse(name, text, &[]).unwrap()),
+            false => assert_eq!(Recipe::parse(name, text, &[]).unwrap().stages().count(), 3),
+        }
+    }
+    assert_eq!(builtin("tiny").unwrap(), RECIPES[0].1);
+    assert!(builtin("x").unwrap_err().to_string().contains("tiny-teacher"));
+}
+
+#[test]
+fn what_is_left_out_has_defaults() {
+    let recipe = parse(&format!("[alignment]\n{STAGE}"), &[]).unwrap();
+    assert_eq!((recipe.seed, &recipe.student), (0, &StudentOptions::default()));
+    assert_eq!(recipe.data.heldout_every, 50);
+    assert!(recipe.data.resets && recipe.orientation.is_none());
+    let options = recipe.alignment.unwrap();
+    assert_eq!((options.warmup, options.decay, options.weight_decay), (0.1, 0.1, 0.1));
+    assert_eq!((options.beta1, options.beta2, options.clip), (0.9, 0.95, 1.0));
+    assert_eq!((options.steps(), options.micro_batch), (32, 0));
+}
+
+#[test]
+fn changes_come_last() {
+    let text = format!("seed = 1\n[distillation]\n{STAGE}");
+    let changes = [
+        "seed=7",
+        "distillation.lr=2e-3",
+        "data.field=story",
+        "data.begin=\"<s>\"",
+        "distillation.freeze=[\"a.*\"]",
+    ];
+    let recipe = parse(&text, &changes).unwrap();
+    let options = recipe.distillation.as_ref().unwrap();
+    assert_eq!((recipe.seed, options.lr), (7, 2e-3));
+    assert_eq!((recipe.data.field.as_str(), recipe.data.begin.as_deref()), ("story", Some("<s>")));
+    assert_eq!(options.freeze, ["a.*"]);
+}
+
+#[test]
+fn errors_name_the_key() {
+    let stage = |text: &str| format!("[alignment]\n{STAGE}{text}");
+    for (text, changes, parts) in [
+        (stage("learn = 1"), &[][..], &["r.toml", "alignment", "unknown field `learn`"][..]),
+        (stage("clip = \"x\""), &[], &["alignment.clip", "string"]),
+        (stage("clip = -1"), &[], &["alignment.clip", "0 or above"]),
+        (stage("warmup = 0.8\ndecay = 0.3"), &[], &["alignment.decay", "together with warmup"]),
+        (stage("next_token = 0.5"), &[], &["alignment.next_token", "only distillation"]),
+        (stage("lr = 5"), &[], &["line 6", "duplicate key"]),
+        ("[alignment]\nlr = 1".into(), &[], &["alignment", "missing field `tokens`"]),
+        ("[align]\n".into(), &[], &["unknown field `align`"]),
+        ("seed = -1\n".into(), &[], &["seed", "-1"]),
+        ("seed 1\n".into(), &[], &["line 1"]),
+        ("[data]\nheldout_every = 1".into(), &[], &["data.heldout_every", "2 and above"]),
+        ("[student]\nstate = 1.5".into(), &[], &["student.state", "floating point"]),
+        (String::new(), &["seed"], &["--set", "KEY=VALUE"]),
+        ("seed = 1".into(), &["seed.x=2"], &["--set", "seed.x=2"]),
+    ] {
+        let error = parse(&text, changes).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is missing: {error}");
+        }
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn stages_are_chosen_by_number() {
+    use StageName::{Alignment, Distillation, Orientation};
+    assert_eq!(StageName::parse_list("all").unwrap(), StageName::ALL);
+    assert_eq!(StageName::parse_list("2+3").unwrap(), [Alignment, Distillation]);
+    assert_eq!(StageName::parse_list("1").unwrap(), [Orientation]);
+    for text in ["", "0", "4", "3+2", "2+2", "1,2", "all+1"] {
+        assert!(StageName::parse_list(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_total_is_shared_as_in_the_recipe() {
+    let section = |name: &str, tokens: u64| {
+        format!("[{name}]\ntokens = {tokens}\nlr = 1e-3\nbatch = 2\nlength = 16\n")
+    };
+    let text =
+        section("orientation", 1000) + &section("alignment", 3000) + &section("distillation", 6000);
+    let tokens = |wanted: &[StageName], total| {
+        let recipe = parse(&text, &[]).unwrap().only(wanted, total).unwrap();
+        StageName::ALL.map(|stage| recipe.stage(stage).map(|options| options.tokens))
+    };
+    assert_eq!(tokens(&StageName::ALL, None), [Some(1000), Some(3000), Some(6000)]);
+    assert_eq!(tokens(&StageName::ALL[1..], None), [None, Some(3000), Some(6000)]);
+    assert_eq!(tokens(&StageName::ALL[1..], Some(10_000)), [None, Some(3333), Some(6666)]);
+    assert_eq!(tokens(&StageName::ALL[2..], Some(10_000)), [None, None, Some(10_000)]);
+    let error =
+        parse(&section("alignment", 1), &[]).unwrap().only(&StageName::ALL, None).unwrap_err();
+    assert!(error.to_string().contains("orientation"), "{error}");
+}

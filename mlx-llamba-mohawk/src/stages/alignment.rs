@@ -1,0 +1,83 @@
+//! Stage 2: the layers learn the hidden states.
+
+use mlx_llamba::{Config, Dtype};
+use mlx_llamba_kernels::MixerState;
+use mlx_rs::Array;
+
+use super::distance::mean_norm;
+use super::{borders, of_layer, student};
+use crate::teacher::{Llama, Wanted};
+use crate::{Batch, Objective, Parameters, Result};
+
+/// Hidden-state alignment: `mean_{b, t} |hidden_{l+1} - layer_l(hidden_l)|_2` for each layer `l`.
+///
+/// The hidden states are the teacher's, `layer_l` is the student's mixer and MLP. The last hidden
+/// state is taken before the final norm.
+///
+/// Source: MOHAWK (arXiv 2408.10189), section 3.2.
+#[derive(Debug, Clone)]
+pub struct Alignment {
+    teacher: Llama,
+    student: Config,
+    norms: bool,
+    mlp: bool,
+}
+
+impl Alignment {
+    /// Trains the mixers.
+    pub fn new(teacher: Llama, student: Config) -> Self {
+        Self { teacher, student, norms: false, mlp: false }
+    }
+
+    /// Trains the blocks' norms too, or not.
+    #[must_use]
+    pub fn norms(self, norms: bool) -> Self {
+        Self { norms, ..self }
+    }
+
+    /// Trains the MLPs too, or not.
+    #[must_use]
+    pub fn mlp(self, mlp: bool) -> Self {
+        Self { mlp, ..self }
+    }
+}
+
+impl Objective for Alignment {
+    /// What each layer reads and gives, (b, l, d).
+    type Targets = Vec<(Array, Array)>;
+
+    fn parts(&self) -> usize {
+        self.student.n_layer
+    }
+
+    fn trains(&self, part: usize) -> Vec<String> {
+        let mut parts = vec!["mixer."];
+        parts.extend(self.mlp.then_some("mlp."));
+        if self.norms {
+            parts.extend(["input_layernorm", "post_attention_layernorm"]);
+        }
+        of_layer(&self.student, part, &parts)
+    }
+
+    fn targets(&self, batch: &Batch) -> Result<Self::Targets> {
+        let wanted = Wanted { hidden: true, attention: false, logits: false };
+        let hidden = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?.hidden;
+        let pairs = hidden.iter().zip(hidden.iter().skip(1));
+        Ok(pairs.map(|(x, y)| (x.clone(), y.clone())).collect())
+    }
+
+    fn loss(
+        &self,
+        part: usize,
+        parameters: &Parameters,
+        batch: &Batch,
+        targets: &Self::Targets,
+    ) -> Result<Array> {
+        let (x, expected) = super::target(targets, part)?;
+        let student = student(&self.student, parameters)?;
+        let b = batch.tokens.dim(0) as usize;
+        let state = MixerState::zeros(b, self.student.dims(), Dtype::Float32)?;
+        let (y, _) = student.block(part, x, borders(batch), &state)?; // (b, l, d)
+        Ok(mean_norm(expected, &y, &[-1])?)
+    }
+}

@@ -1,0 +1,67 @@
+//! A student from tokens to hidden states, with or without keeping what is inside its blocks.
+
+use mlx_llamba::{Backend, Borders, Config, Dtype};
+use mlx_llamba_kernels::MixerState;
+use mlx_rs::Array;
+
+use super::{borders, of_layer, student};
+use crate::train::recompute;
+use crate::{Batch, Parameters, Result};
+
+/// Hidden states after the final norm, (b, l, d).
+///
+/// With `again`, a gradient keeps only what each block reads and computes the rest of it again:
+/// memory for the activations of one block, and of `n_layer` residual streams, for a third more
+/// work.
+pub(super) fn hidden(
+    config: &Config,
+    parameters: &Parameters,
+    batch: &Batch,
+    again: bool,
+) -> Result<Array> {
+    let model = student(config, parameters)?;
+    let b = batch.tokens.dim(0) as usize;
+    if !again {
+        let (hidden, _) = model.hidden_within(&batch.tokens, borders(batch), &model.state(b)?)?;
+        return Ok(hidden);
+    }
+    let mut x = model.embed(&batch.tokens)?; // (b, l, d)
+    for i in 0..config.n_layer {
+        x = block(config, parameters, batch, i, x)?;
+    }
+    let norm = super::named(parameters, "backbone.final_layernorm.weight")?;
+    Ok(Backend::Plain.rms_norm(&x, norm, config.norm_epsilon as f32)?)
+}
+
+/// Block `i` by itself: (b, l, d) to (b, l, d).
+fn block(
+    config: &Config,
+    parameters: &Parameters,
+    batch: &Batch,
+    i: usize,
+    x: Array,
+) -> Result<Array> {
+    // A model of this one layer; what else it has is never read.
+    let mut config = config.clone();
+    config.n_layer = 1;
+    let (mut rest, mut names, mut inputs) = (Parameters::new(), Vec::new(), vec![x]);
+    for (name, _) in config.tensors().into_iter().filter(|(name, _)| !name.contains(".layers.")) {
+        rest.insert(name.clone(), super::named(parameters, &name)?.clone());
+    }
+    for name in of_layer(&config, 0, &[""]) {
+        let own = name.replacen(".layers.0.", &format!(".layers.{i}."), 1);
+        inputs.push(super::named(parameters, &own)?.clone());
+        names.push(name);
+    }
+    let starts = batch.starts.clone();
+    let b = batch.tokens.dim(0) as usize;
+    let forward = move |inputs: &[Array]| -> Result<Vec<Array>> {
+        let mut parameters = rest.clone();
+        parameters.extend(names.iter().cloned().zip(inputs[1..].iter().cloned()));
+        let model = student(&config, &parameters)?;
+        let state = MixerState::zeros(b, config.dims(), Dtype::Float32)?;
+        let borders = Borders { lengths: None, starts: starts.as_ref() };
+        Ok(vec![model.block(0, &inputs[0], borders, &state)?.0])
+    };
+    Ok(recompute(forward, &inputs)?.swap_remove(0))
+}

@@ -1,0 +1,122 @@
+//! Stage 3: the student learns the teacher's predictions.
+
+use mlx_llamba::Config;
+use mlx_rs::Array;
+
+use super::head::{Goal, Head, Means};
+use super::{blocks, sorted};
+use crate::teacher::{Llama, Wanted};
+use crate::{Batch, Objective, Parameters, Result};
+
+/// Knowledge distillation: `(1 - w) t^2 KL(teacher || student) + w NLL`, mean over tokens, where
+/// the distributions are `softmax(logits / t)` over the whole vocabulary and NLL is the negative
+/// log-likelihood of the true next token. One part, which trains everything.
+///
+/// The KL divergence is the cross entropy of the student with the teacher's softmax less what no
+/// student can change, the teacher's entropy: its gradients are those of the cross entropy, and it
+/// is 0 for a student that predicts what the teacher does.
+///
+/// Sources: MOHAWK (arXiv 2408.10189), section 3.3; arXiv 1503.02531 for `t`.
+#[derive(Debug, Clone)]
+pub struct Distillation {
+    teacher: Llama,
+    student: Config,
+    next_weight: f32,
+    temperature: f32,
+    recompute: bool,
+}
+
+/// Means over a batch's tokens, in nats: scalars in float32.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Losses {
+    /// What is trained: see [`Distillation`].
+    pub mixed: Array,
+    /// Of the student with the teacher's softmax at the temperature.
+    pub cross_entropy: Array,
+    /// KL(teacher || student) at the temperature: the cross entropy less the teacher's entropy.
+    pub kl: Array,
+    /// Negative log-likelihood of the true next token, at temperature 1.
+    pub next_token: Array,
+}
+
+impl Distillation {
+    /// `w = 0`, `t = 1`.
+    pub fn new(teacher: Llama, student: Config) -> Self {
+        Self { teacher, student, next_weight: 0.0, temperature: 1.0, recompute: false }
+    }
+
+    /// The weight `w` of the true next token, from 0 to 1.
+    #[must_use]
+    pub fn next_weight(self, next_weight: f32) -> Self {
+        Self { next_weight, ..self }
+    }
+
+    /// The temperature `t`, above 0.
+    #[must_use]
+    pub fn temperature(self, temperature: f32) -> Self {
+        Self { temperature, ..self }
+    }
+
+    /// Gradients compute the inside of a block again instead of keeping it: less memory, a third
+    /// more work.
+    #[must_use]
+    pub fn recompute(self, recompute: bool) -> Self {
+        Self { recompute, ..self }
+    }
+
+    /// All losses of a batch; lazy. The parts of the mixed one have no gradients.
+    ///
+    /// # Errors
+    /// As [`loss`](Objective::loss).
+    pub fn losses(
+        &self,
+        parameters: &Parameters,
+        batch: &Batch,
+        teacher: &Array,
+    ) -> Result<Losses> {
+        let goal = Goal {
+            teacher: Some(teacher),
+            next: &batch.next,
+            next_weight: self.next_weight,
+            temperature: self.temperature,
+        };
+        let hidden = blocks::hidden(&self.student, parameters, batch, self.recompute)?;
+        let head = Head::of_llamba(&self.student, parameters)?;
+        let Means { mixed, cross_entropy, kl, next_token } = head.compare(&hidden, goal)?;
+        Ok(Losses { mixed, cross_entropy, kl, next_token })
+    }
+}
+
+impl Objective for Distillation {
+    /// The teacher's logits (b, l, vocab).
+    type Targets = Array;
+
+    fn parts(&self) -> usize {
+        1
+    }
+
+    fn trains(&self, part: usize) -> Vec<String> {
+        if part > 0 {
+            return Vec::new();
+        }
+        sorted(self.student.tensors().into_iter().map(|(name, _)| name))
+    }
+
+    fn targets(&self, batch: &Batch) -> Result<Array> {
+        let wanted = Wanted { hidden: false, attention: false, logits: true };
+        let trace = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;
+        let missing = || mlx_rs::error::Exception::custom("a trace without logits");
+        Ok(trace.logits.ok_or_else(missing)?)
+    }
+
+    fn loss(
+        &self,
+        _part: usize,
+        parameters: &Parameters,
+        batch: &Batch,
+        targets: &Array,
+    ) -> Result<Array> {
+        Ok(self.losses(parameters, batch, targets)?.mixed)
+    }
+}

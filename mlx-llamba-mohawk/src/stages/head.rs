@@ -1,0 +1,248 @@
+//! From hidden states to a loss over a vocabulary, a few positions at a time.
+
+use mlx_llamba::{Backend, Config};
+use mlx_llamba_kernels::{Comparison, Slopes};
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{concatenate, minimum, split_at_indices, sum, sum_axis};
+use mlx_rs::{Array, Dtype, stop_gradient};
+
+use crate::teacher::LlamaConfig;
+use crate::{Parameters, Result};
+
+/// Logits in one piece: 64 MiB of float32.
+const PIECE: usize = 16 << 20;
+
+/// The last matrix of a model.
+pub(super) struct Head {
+    /// (rows, d); rows past the vocabulary are padding.
+    pub(super) weight: Array,
+    /// (rows,)
+    pub(super) bias: Option<Array>,
+    pub(super) vocab: usize,
+}
+
+/// What the logits are compared with; the losses are mixed as `(1 - w) KL + w NLL`.
+#[derive(Clone, Copy)]
+pub(super) struct Goal<'a> {
+    /// A teacher's logits (b, l, vocab), if there is one; else `w` is 1.
+    pub(super) teacher: Option<&'a Array>,
+    /// The true tokens (b, l).
+    pub(super) next: &'a Array,
+    /// `w`
+    pub(super) next_weight: f32,
+    /// What both logits are divided by.
+    pub(super) temperature: f32,
+}
+
+/// Means over the positions.
+#[derive(Clone)]
+pub(super) struct Means {
+    /// With the gradients.
+    pub(super) mixed: Array,
+    pub(super) cross_entropy: Array,
+    pub(super) kl: Array,
+    pub(super) next_token: Array,
+}
+
+impl Head {
+    /// A Llamba's.
+    pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> Result<Self> {
+        let name = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
+        let bias = if config.lm_head_bias { parameters.get("lm_head.bias") } else { None };
+        Ok(Self { bias: bias.cloned(), ..Self::new(name, parameters, config.vocab_size)? })
+    }
+
+    /// A Llama's.
+    pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> Result<Self> {
+        let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        Self::new(name, parameters, config.vocab_size)
+    }
+
+    fn new(name: &str, parameters: &Parameters, vocab: usize) -> Result<Self> {
+        let name = format!("{name}.weight");
+        let missing = || Exception::custom(format!("no parameter {name}"));
+        let weight = parameters.get(&name).ok_or_else(missing)?.clone();
+        Ok(Self { weight, bias: None, vocab })
+    }
+
+    /// Compares the logits of `hidden` (b, l, d).
+    ///
+    /// What depends on the vocabulary is computed for a piece of the positions, and so is its
+    /// gradient with respect to the hidden states and the matrix, G W and G^T h with
+    /// G = d loss / d logits. They stand in the result as `<h - h', G W> + <W - W', G^T h>`, where
+    /// h' and W' are constants of the same values: terms of value 0 with these very gradients. So
+    /// no piece is needed again once the next one begins, and nothing is computed twice.
+    pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
+        self.compare_by(PIECE / self.vocab.max(1), hidden, goal)
+    }
+
+    /// [`compare`](Self::compare), `rows` positions at a time.
+    fn compare_by(&self, rows: usize, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
+        let (d, vocab) = (hidden.dim(-1), self.vocab as i32);
+        let traced_h = hidden.reshape(&[-1, d])?; // (N, d)
+        let traced_W = first(&self.weight, vocab)?; // (vocab, d)
+        let traced_bias = self.bias.as_ref().map(|bias| first(bias, vocab)).transpose()?;
+        let h = stop_gradient(&traced_h)?;
+        let W = stop_gradient(&traced_W)?;
+        let bias = traced_bias.as_ref().map(stop_gradient).transpose()?;
+        // MLX does not check indices; an id out of range must not read foreign memory.
+        let last = Array::from_slice(&[self.vocab.saturating_sub(1) as u32], &[]);
+        let next = goal.next.as_dtype(Dtype::Uint32)?.reshape(&[-1])?; // (N,)
+        let next = minimum(next, last)?;
+        let teacher = match goal.teacher {
+            Some(logits) => Some(stop_gradient(logits)?.reshape(&[-1, vocab])?), // (N, vocab)
+            None => None,
+        };
+
+        let backend = Backend::with_gradients()?;
+        let how = Comparison {
+            temperature: goal.temperature,
+            teacher_weight: (1.0 - goal.next_weight) * goal.temperature,
+            next_weight: goal.next_weight,
+        };
+        let n = h.dim(0);
+        let rows = rows.clamp(1, n.max(1) as usize) as i32;
+        let mut parts: Option<Piece> = None;
+        let mut by_h = Vec::new();
+        for from in (0..n).step_by(rows as usize) {
+            let cut = |array: &Array| -> Result<Array> {
+                let parts = split_at_indices(array, &[from, n.min(from + rows)], 0)?;
+                let missing = || Exception::custom("a piece without rows");
+                Ok(parts.into_iter().nth(1).ok_or_else(missing)?)
+            };
+            let h = cut(&h)?; // (m, d)
+            let mut logits = h.matmul(W.t())?; // (m, vocab)
+            if let Some(bias) = &bias {
+                logits = logits.add(bias)?;
+            }
+            let teacher = teacher.as_ref().map(cut).transpose()?;
+            // G, but for the logits of the true tokens.
+            let Slopes { slopes: G, cross_entropy, kl, log_sum } = backend
+                .cross_entropy(&logits, teacher.as_ref(), how)
+                .map_err(mlx_llamba::Error::from)?;
+            let sums = [cross_entropy, kl, log_sum];
+            by_h.push(G.matmul(&W)?); // (m, d)
+            let piece = Piece {
+                sums,
+                by_W: G.t().matmul(&h)?,
+                by_bias: if bias.is_some() { Some(sum_axis(&G, 0, None)?) } else { None },
+            };
+            parts = Some(match parts {
+                None => piece,
+                Some(parts) => parts.add(&piece)?,
+            });
+        }
+        let Piece { sums, by_W, by_bias } =
+            parts.ok_or_else(|| Exception::custom("no positions to compare"))?;
+
+        // The logits of the true tokens, with gradients of their own.
+        let mut right = sum(traced_h.multiply(self.weight.try_index(&next)?)?, None)?;
+        if let Some(bias) = &self.bias {
+            right = right.add(sum(bias.try_index(&next)?, None)?)?;
+        }
+        let mean =
+            |total: &Array| -> Result<Array> { Ok(total.divide(Array::from_f32(n as f32))?) };
+        let w = Array::from_f32(goal.next_weight);
+        let [cross_entropy, kl, log_sum] = sums;
+        let scale = Array::from_f32((1.0 - goal.next_weight) * goal.temperature.powi(2));
+        let mut mixed = kl.multiply(scale)?.add(log_sum.multiply(&w)?)?;
+        mixed = mixed.subtract(right.multiply(&w)?)?;
+        let by_h = concatenate(&by_h, 0)?; // (N, d)
+        mixed = mixed.add(with_slope(&traced_h, &h, &by_h)?)?;
+        mixed = mixed.add(with_slope(&traced_W, &W, &by_W)?)?;
+        if let (Some(traced), Some(bias), Some(slope)) = (&traced_bias, &bias, &by_bias) {
+            mixed = mixed.add(with_slope(traced, bias, slope)?)?;
+        }
+        Ok(Means {
+            mixed: mean(&mixed)?,
+            cross_entropy: mean(&cross_entropy)?,
+            kl: mean(&kl)?,
+            next_token: mean(&log_sum.subtract(right)?)?,
+        })
+    }
+}
+
+/// Sums over the positions of pieces.
+struct Piece {
+    /// Cross entropy with the teacher, KL, and the logarithm of the sum of exponentials.
+    sums: [Array; 3],
+    /// (vocab, d)
+    by_W: Array,
+    /// (vocab,)
+    by_bias: Option<Array>,
+}
+
+impl Piece {
+    fn add(&self, other: &Self) -> Result<Self> {
+        let [a, b, c] = &self.sums;
+        let [d, e, f] = &other.sums;
+        Ok(Self {
+            sums: [a.add(d)?, b.add(e)?, c.add(f)?],
+            by_W: self.by_W.add(&other.by_W)?,
+            by_bias: match (&self.by_bias, &other.by_bias) {
+                (Some(a), Some(b)) => Some(a.add(b)?),
+                _ => None,
+            },
+        })
+    }
+}
+
+/// 0, with the gradient `slope` with respect to `traced`, of which `value` is the value.
+fn with_slope(traced: &Array, value: &Array, slope: &Array) -> Result<Array> {
+    Ok(sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)?)
+}
+
+/// The first `count` of axis 0.
+fn first(array: &Array, count: i32) -> Result<Array> {
+    if array.dim(0) == count {
+        return Ok(array.clone());
+    }
+    Ok(split_at_indices(array, &[count], 0)?.swap_remove(0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_llamba::floats;
+    use mlx_rs::random::normal;
+    use mlx_rs::transforms::value_and_grad_with_argnums;
+
+    use super::*;
+
+    /// Value and gradients by hidden states (2, 5, 3), matrix (8, 3) and bias (8,), with 7 words.
+    fn run(rows: usize, with_bias: bool) -> Vec<Vec<f32>> {
+        let key = |seed| mlx_rs::random::key(seed).unwrap();
+        let random = |shape: &[i32], seed| normal::<f32>(shape, None, None, &key(seed)).unwrap();
+        let teacher = random(&[2, 5, 7], 1);
+        let next = Array::from_slice(&[0u32, 6, 2, 3, 1, 1, 5, 4, 6, 0], &[2, 5]);
+        let goal =
+            Goal { teacher: Some(&teacher), next: &next, next_weight: 0.4, temperature: 1.5 };
+        let loss = |traced: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
+            let bias = with_bias.then(|| traced[2].clone());
+            let head = Head { weight: traced[1].clone(), bias, vocab: 7 };
+            Ok(vec![head.compare_by(rows, &traced[0], goal).unwrap().mixed])
+        };
+        let inputs = [random(&[2, 5, 3], 2), random(&[8, 3], 3), random(&[8], 4)];
+        let (value, gradients) =
+            value_and_grad_with_argnums(loss, &[0, 1, 2][..])(&inputs).unwrap();
+        value.iter().chain(&gradients).map(|array| floats(array).unwrap()).collect()
+    }
+
+    #[test]
+    fn pieces_do_not_change_the_result() {
+        for with_bias in [false, true] {
+            let whole = run(10, with_bias);
+            for rows in [1, 3, 9, 100] {
+                for (found, expected) in run(rows, with_bias).iter().zip(&whole) {
+                    let near = |(f, e): (&f32, &f32)| (f - e).abs() < 2e-6;
+                    assert!(found.iter().zip(expected).all(near), "{rows} {found:?} {expected:?}");
+                }
+            }
+            // Padding has no gradient, the rest has.
+            assert!(whole[2][..21].iter().all(|g| *g != 0.0));
+            assert!(whole[2][21..].iter().all(|g| *g == 0.0));
+            assert_eq!(whole[3].iter().filter(|g| **g != 0.0).count(), 7 * usize::from(with_bias));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The three stages of MOHAWK, and plain training, as objectives.
+//!
+//! | stage | part | compares | with the teacher's | given |
+//! |---|---|---|---|---|
+//! | [`Orientation`] | a layer's mixer | its matrix over time | attention matrix | the teacher's hidden state |
+//! | [`Alignment`] | a layer | its output | hidden state | the teacher's hidden state |
+//! | [`Distillation`] | the whole student | its logits | logits | tokens |
+//! | [`NextToken`] | any model | its logits | | tokens and what follows them |
+//!
+//! All are computed in float32, by plain MLX operations and those kernels that have gradients.
+//!
+//! Source: MOHAWK (arXiv 2408.10189), section 3.
+
+mod alignment;
+mod blocks;
+mod distance;
+mod distillation;
+mod head;
+mod next_token;
+mod orientation;
+
+pub use alignment::Alignment;
+pub use distillation::{Distillation, Losses};
+pub use next_token::{Architecture, NextToken};
+pub use orientation::Orientation;
+
+use mlx_llamba::{Backend, Borders, Config, Dtype, Model};
+use mlx_rs::error::Exception;
+
+use crate::{Batch, Parameters, Result};
+
+/// The student with these parameters, with gradients.
+fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
+    let backend = Backend::with_gradients()?;
+    Ok(Model::from_parameters(config, parameters, Dtype::Float32, backend)?)
+}
+
+/// Where documents start.
+fn borders(batch: &Batch) -> Borders<'_> {
+    Borders { lengths: None, starts: batch.starts.as_ref() }
+}
+
+/// Those of a model's tensors that belong to layer `i` and to the things in `parts`, in the order
+/// of their names.
+fn of_layer(config: &Config, i: usize, parts: &[&str]) -> Vec<String> {
+    let prefix = format!("backbone.layers.{i}.");
+    let wanted = |name: &String| {
+        name.strip_prefix(&prefix).is_some_and(|rest| parts.iter().any(|p| rest.starts_with(p)))
+    };
+    sorted(config.tensors().into_iter().map(|(name, _)| name).filter(wanted))
+}
+
+/// A parameter of the student.
+fn named<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a mlx_rs::Array> {
+    parameters.get(name).ok_or_else(|| crate::Error::unknown(name))
+}
+
+fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+/// What part `part` is held against.
+fn target<T>(targets: &[T], part: usize) -> Result<&T> {
+    let missing = || Exception::custom(format!("no layer {part} in {} targets", targets.len()));
+    Ok(targets.get(part).ok_or_else(missing)?)
+}

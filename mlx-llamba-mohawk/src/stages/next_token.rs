@@ -1,0 +1,81 @@
+//! Training from scratch: a model learns what follows.
+
+use mlx_llamba::{Backend, Config};
+use mlx_rs::Array;
+
+use super::head::{Goal, Head};
+use super::{blocks, sorted};
+use crate::teacher::{Llama, LlamaConfig};
+use crate::{Batch, Objective, Parameters, Result};
+
+/// A model of either kind.
+#[derive(Debug, Clone)]
+pub enum Architecture {
+    /// A Transformer.
+    Llama(LlamaConfig),
+    /// A recurrent model.
+    Llamba(Config),
+}
+
+impl Architecture {
+    /// Names of all tensors, in the order of the names.
+    pub fn names(&self) -> Vec<String> {
+        let tensors = match self {
+            Self::Llama(config) => config.tensors(),
+            Self::Llamba(config) => config.tensors(),
+        };
+        sorted(tensors.into_iter().map(|(name, _)| name))
+    }
+}
+
+/// The mean negative log-likelihood of the tokens that follow, `-log softmax(logits)[next]`, in
+/// nats. One part, which trains everything.
+#[derive(Debug, Clone)]
+pub struct NextToken {
+    architecture: Architecture,
+}
+
+impl NextToken {
+    /// Trains a model of this kind.
+    pub fn new(architecture: Architecture) -> Self {
+        Self { architecture }
+    }
+}
+
+impl Objective for NextToken {
+    type Targets = ();
+
+    fn parts(&self) -> usize {
+        1
+    }
+
+    fn trains(&self, part: usize) -> Vec<String> {
+        if part > 0 { Vec::new() } else { self.architecture.names() }
+    }
+
+    fn targets(&self, _batch: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    fn loss(
+        &self,
+        _part: usize,
+        parameters: &Parameters,
+        batch: &Batch,
+        _targets: &(),
+    ) -> Result<Array> {
+        let (hidden, head) = match &self.architecture {
+            Architecture::Llama(config) => {
+                let llama = Llama::from_parameters(config, parameters, Backend::with_gradients()?)?;
+                let hidden = llama.documents(&batch.tokens, batch.starts.as_ref())?;
+                (hidden, Head::of_llama(config, parameters)?)
+            }
+            Architecture::Llamba(config) => {
+                let hidden = blocks::hidden(config, parameters, batch, false)?;
+                (hidden, Head::of_llamba(config, parameters)?)
+            }
+        };
+        let goal = Goal { teacher: None, next: &batch.next, next_weight: 1.0, temperature: 1.0 };
+        Ok(head.compare(&hidden, goal)?.mixed)
+    }
+}

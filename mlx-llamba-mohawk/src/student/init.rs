@@ -1,0 +1,172 @@
+//! The student's parameters before it has learned anything itself.
+
+use std::path::Path;
+
+use mlx_llamba::{Config, TensorProblem};
+use mlx_rs::ops::{broadcast_to, concatenate};
+use mlx_rs::{Array, random};
+
+use super::attention;
+use crate::teacher::LlamaConfig;
+use crate::{Parameters, Result};
+
+/// silu of it is 1: a gate that lets everything through.
+const OPEN: f32 = 1.278_464_5;
+
+/// How the parts that a Llama does not have begin.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Init {
+    /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
+    pub copy_attention: bool,
+    /// What the copied C and B are multiplied with, each; `head_dim^(-1/4)` if `None`, with which
+    /// `C . B` is attention's `Q . K / sqrt(head_dim)`.
+    pub scale: Option<f32>,
+    /// Equal seeds give equal parameters.
+    pub seed: u64,
+}
+
+/// Parameters of a student with [`config`](super::config()) `student`: embedding, MLPs, norms and
+/// head are the teacher's; the convolution passes its input on, the gate is open, D is 1, and the
+/// rest is random (uniform, `1/sqrt(columns)` at most, out_proj divided by `sqrt(n_layer)`) or
+/// attention's. All float32; lazy.
+///
+/// Rows that pad the vocabulary are zero. The blocks of a Llamba norm with an epsilon of 1e-5
+/// whatever the teacher's is.
+///
+/// Source: MOHAWK (arXiv 2408.10189), section 4; the published training code of Llamba; PyTorch's
+/// defaults for what those leave alone.
+///
+/// # Errors
+/// [`Error::NoStudent`](crate::Error::NoStudent) if attention is to be copied and `d_state` is not
+/// `head_dim`; [`mlx_llamba::Error::Tensors`] names a parameter that the teacher lacks.
+pub fn init(
+    teacher: &LlamaConfig,
+    parameters: &Parameters,
+    student: &Config,
+    options: &Init,
+) -> Result<Parameters> {
+    let dims = student.dims();
+    let attention = match options.copy_attention {
+        true => Some(attention::Heads::new(teacher, student, options.scale)?),
+        false => None,
+    };
+    let own = |name: &str| get(parameters, name);
+    let mut draws = Draws { key: random::key(options.seed)? };
+    let mut made = Parameters::new();
+    for (name, shape) in student.tensors() {
+        let shape: Vec<i32> = shape.iter().map(|&size| size as i32).collect();
+        let array = if let Some(theirs) = teachers_name(&name) {
+            padded(own(&theirs)?, shape[0])?
+        } else {
+            let (prefix, part) = name.split_once(".mixer.").unwrap_or(("", &name));
+            let layer = prefix.replace("backbone.", "model.");
+            let (d_inner, h) = (dims.d_inner() as i32, dims.h as i32);
+            match part {
+                "in_proj.weight" => {
+                    let drawn = draws.uniform(&shape, 1.0)?; // (in_proj_dim, d)
+                    let rows = |from: i32, count: i32| rows(&drawn, from, count);
+                    let conv_dim = dims.conv_dim() as i32;
+                    let xBC = match &attention {
+                        Some(heads) => heads.xBC(parameters, &layer, "weight")?,
+                        None => rows(0, conv_dim)?,
+                    };
+                    let z = Array::zeros::<f32>(&[d_inner, shape[1]])?;
+                    concatenate(&[&xBC, &z, &rows(conv_dim + d_inner, h)?], 0)?
+                }
+                "in_proj.bias" => {
+                    let xBC = match &attention {
+                        Some(heads) if teacher.attention_bias => {
+                            heads.xBC(parameters, &layer, "bias")?
+                        }
+                        _ => Array::zeros::<f32>(&[dims.conv_dim() as i32])?,
+                    };
+                    let A_log = Array::zeros::<f32>(&[h])?;
+                    concatenate(&[&xBC, &full(&[d_inner], OPEN)?, &A_log], 0)?
+                }
+                "out_proj.weight" => {
+                    // Drawn in any case: what is drawn after it does not depend on options.
+                    let drawn = draws.uniform(&shape, (student.n_layer as f32).sqrt().recip())?;
+                    match &attention {
+                        Some(_) => own(&format!("{layer}.self_attn.o_proj.weight"))?.clone(),
+                        None => drawn,
+                    }
+                }
+                "out_proj.bias" if attention.is_some() && teacher.attention_bias => {
+                    own(&format!("{layer}.self_attn.o_proj.bias"))?.clone()
+                }
+                "conv1d.weight" => {
+                    let tap = Array::from_iter(
+                        (0..shape[1]).map(|i| f32::from(i + 1 == shape[1])),
+                        &[1, shape[1]],
+                    );
+                    broadcast_to(&tap, &shape)?
+                }
+                "z_bias" => full(&shape, OPEN)?,
+                "D" => full(&shape, 1.0)?,
+                // conv1d.bias, out_proj.bias
+                _ => Array::zeros::<f32>(&shape)?,
+            }
+        };
+        // Views would keep what they are views of.
+        made.insert(name, array.contiguous()?);
+    }
+    Ok(made)
+}
+
+/// The name that a Llama has for a tensor which both models have.
+fn teachers_name(name: &str) -> Option<String> {
+    let whole = [
+        ("backbone.embedding.weight", "model.embed_tokens.weight"),
+        ("backbone.final_layernorm.weight", "model.norm.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ];
+    if let Some((_, theirs)) = whole.iter().find(|(ours, _)| *ours == name) {
+        return Some((*theirs).to_owned());
+    }
+    let shared = name.contains(".mlp.") || name.ends_with("_layernorm.weight");
+    shared.then(|| name.replacen("backbone.", "model.", 1))
+}
+
+/// A parameter of the teacher.
+pub(super) fn get<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a Array> {
+    parameters.get(name).ok_or_else(|| {
+        let problems = vec![TensorProblem::Missing { name: name.to_owned(), expected: Vec::new() }];
+        mlx_llamba::Error::Tensors { path: Path::new("the teacher").to_owned(), problems }.into()
+    })
+}
+
+/// The array with zeros below it, up to `rows` rows.
+fn padded(array: &Array, rows: i32) -> Result<Array> {
+    let missing = rows - array.dim(0);
+    if missing <= 0 {
+        return Ok(array.clone());
+    }
+    let zeros = Array::zeros::<f32>(&[&[missing], &array.shape()[1..]].concat())?;
+    Ok(concatenate(&[array, &zeros], 0)?)
+}
+
+/// `count` rows of a matrix from row `from` on.
+pub(super) fn rows(array: &Array, from: i32, count: i32) -> Result<Array> {
+    let parts = mlx_rs::ops::split_at_indices(array, &[from, from + count], 0)?;
+    Ok(parts.into_iter().nth(1).unwrap_or_else(|| array.clone()))
+}
+
+fn full(shape: &[i32], value: f32) -> Result<Array> {
+    Ok(broadcast_to(Array::from_f32(value), shape)?)
+}
+
+/// Random matrices, one after the other.
+struct Draws {
+    key: Array,
+}
+
+impl Draws {
+    /// Uniform in `+-factor / sqrt(columns)`.
+    fn uniform(&mut self, shape: &[i32], factor: f32) -> Result<Array> {
+        let (this, rest) = random::split(&self.key, 2)?;
+        self.key = rest;
+        let columns = shape.last().copied().unwrap_or(1) as f32;
+        let bound = factor / columns.sqrt();
+        Ok(random::uniform::<_, f32>(-bound, bound, shape, &this)?)
+    }
+}

@@ -1,0 +1,14 @@
+//! The Llamba that a Llama becomes: its sizes, its first parameters, and the files it is kept in.
+//!
+//! Sources: MOHAWK (arXiv 2408.10189), section 4; Llamba (arXiv 2502.14458), section 3.
+
+mod attention;
+mod decay;
+mod init;
+mod shape;
+mod store;
+
+pub use decay::set_half_lives;
+pub use init::{Init, init};
+pub use shape::{Shape, config};
+pub use store::{load, save};

@@ -1,0 +1,32 @@
+//! Llamas in GGUF files, as llama.cpp writes them.
+//!
+//! Source: the GGUF specification of the ggml project, versions 2 and 3. A file is read here from
+//! its first byte on; no other parser sees it.
+
+mod blocks;
+mod cursor;
+mod file;
+mod model;
+mod tokenizer;
+
+pub(super) use file::MAGIC;
+pub(super) use model::Gguf;
+
+use std::path::Path;
+
+use mlx_llamba::TokenizerFiles;
+use mlx_llamba::files::Source;
+
+use crate::error::Result;
+
+/// The tokenizer that a GGUF file carries in its metadata, as the files that a directory would
+/// have: `tokenizer.json`, and `tokenizer_config.json` with the chat template.
+///
+/// # Errors
+/// [`Error::Gguf`](crate::Error::Gguf) for a damaged file;
+/// [`Error::TokenizerKind`](crate::Error::TokenizerKind) for a tokenizer that is not byte-level
+/// BPE or cuts words in an unknown way.
+pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerFiles> {
+    let source = Source::open(path)?;
+    tokenizer::files(path, &file::File::read(&source)?.metadata)
+}

@@ -1,0 +1,35 @@
+//! The Transformer that is distilled: any Llama.
+//!
+//! RMSNorm, attention with grouped key/value heads and rotary positions, SwiGLU.
+//!
+//! Source: Llama (arXiv 2302.13971), Llama 3 (arXiv 2407.21783); names of tensors and of the
+//! configuration's fields as in the checkpoints on Hugging Face.
+
+mod attention;
+mod bundle;
+mod cache;
+mod check;
+mod config;
+mod forward;
+mod gguf;
+mod init;
+mod inspect;
+mod language;
+mod llama;
+mod mask;
+mod open;
+mod rope;
+mod save;
+
+pub use bundle::{Teacher, tokenizer_of};
+pub use cache::KvCache;
+pub use config::LlamaConfig;
+pub use forward::{Trace, Wanted};
+pub use gguf::gguf_tokenizer;
+pub use init::init;
+pub use inspect::TeacherSummary;
+pub use llama::Llama;
+pub use mask::Window;
+pub use open::is_teacher;
+pub use rope::Rope;
+pub use save::save;

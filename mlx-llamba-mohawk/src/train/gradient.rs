@@ -1,0 +1,72 @@
+//! Value and gradient of a part of an objective, and what is done with gradients.
+
+use std::cell::RefCell;
+
+use mlx_rs::Array;
+use mlx_rs::error::Exception;
+use mlx_rs::transforms::value_and_grad_with_argnums;
+
+use super::recompute::failure;
+use crate::{Batch, Error, Objective, Parameters, Result};
+
+/// The loss of part `part` and its gradients by `names`, in their order; lazy.
+///
+/// # Errors
+/// What the objective reports; [`Error::UnknownParameter`] if `parameters` lacks a name.
+pub fn value_and_gradient<O: Objective>(
+    objective: &O,
+    part: usize,
+    names: &[String],
+    parameters: &Parameters,
+    batch: &Batch,
+    targets: &O::Targets,
+) -> Result<(Array, Vec<Array>)> {
+    let trained: Vec<Array> = names
+        .iter()
+        .map(|name| parameters.get(name).cloned().ok_or_else(|| Error::unknown(name)))
+        .collect::<Result<_>>()?;
+    // MLX passes on that a closure failed, not why.
+    let failed = RefCell::new(None);
+    let loss = |traced: &[Array]| {
+        let mut all = parameters.clone();
+        for (name, array) in names.iter().zip(traced) {
+            all.insert(name.clone(), array.clone());
+        }
+        match objective.loss(part, &all, batch, targets) {
+            Ok(loss) => Ok(vec![loss]),
+            Err(error) => {
+                failed.replace(Some(error));
+                Err(Exception::custom("the loss cannot be computed"))
+            }
+        }
+    };
+    let places: Vec<i32> = (0..names.len() as i32).collect();
+    let result = value_and_grad_with_argnums(loss, places.as_slice())(&trained);
+    match result {
+        Ok((mut values, gradients)) if values.len() == 1 => Ok((values.remove(0), gradients)),
+        Ok(_) => Err(Exception::custom("a loss is one scalar").into()),
+        Err(error) => Err(failed.take().or_else(failure).unwrap_or(Error::Mlx(error))),
+    }
+}
+
+/// The Euclidean norm of all values of all arrays, a scalar; lazy.
+///
+/// # Errors
+/// [`Error::Mlx`].
+pub fn global_norm(gradients: &[Array]) -> Result<Array> {
+    let mut total = Array::from_f32(0.0);
+    for gradient in gradients {
+        total = total.add(gradient.square()?.sum(None)?)?;
+    }
+    Ok(total.sqrt()?)
+}
+
+/// What gradients of norm `norm` are multiplied with so that it is at most `clip`.
+#[must_use]
+pub fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
+    match clip {
+        // The small number as in PyTorch's clip_grad_norm_.
+        Some(clip) => (clip / (norm + 1e-6)).min(1.0),
+        None => 1.0,
+    }
+}

@@ -1,0 +1,27 @@
+//! The training machine: an [`Objective`](crate::Objective), data and options in, parameters out,
+//! in steps that can be stopped and taken up again with the same result to the bit.
+
+mod adamw;
+mod checkpoint;
+mod files;
+mod freeze;
+mod gradient;
+mod log;
+mod plot;
+mod recompute;
+mod schedule;
+mod session;
+mod step;
+mod watch;
+
+pub use adamw::AdamW;
+pub use checkpoint::{Checkpoints, Identity, Moments, Progress, State};
+pub(crate) use files::{Whole, io, write_whole};
+pub use gradient::{clip_factor, global_norm, value_and_gradient};
+pub use log::{Log, Record};
+pub use plot::plot;
+pub use recompute::recompute;
+pub use schedule::Schedule;
+pub use session::{Ending, Event, Session, SessionOptions, Stage};
+pub use step::{StageOptions, Step, Trainer};
+pub use watch::Watch;

@@ -1,0 +1,285 @@
+//! A run: stages one after the other, with a log, a plot and checkpoints, that can be stopped
+//! anywhere and goes on with the same result.
+
+use std::fs::{File, TryLockError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::differences;
+use super::files::io;
+use super::log::{Log, Record};
+use super::{Checkpoints, Identity, StageOptions, State, Step, Trainer, plot, write_whole};
+use crate::data::Windows;
+use crate::evaluate::Metrics;
+use crate::{Error, Objective, Parameters, Result};
+
+/// Bytes of freed memory that MLX may keep for the next step. Without a limit it keeps all that
+/// any step ever used, in sizes that other stages have no use for.
+const CACHE: usize = 1 << 29;
+
+/// How often things are done beside training; changes nothing of what is computed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SessionOptions {
+    /// Steps from one evaluation to the next; 0: only at the end of a stage.
+    pub evaluate_every: u64,
+    /// Steps from one checkpoint to the next; 0: only at the end of a stage.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+}
+
+/// A stage of a run.
+#[derive(Debug)]
+pub struct Stage<'a, O> {
+    /// Its name, for people.
+    pub name: &'a str,
+    /// Its place among the stages of the run, counted from 0.
+    pub index: usize,
+    /// What it makes small.
+    pub objective: &'a O,
+    /// How.
+    pub options: &'a StageOptions,
+    /// On what.
+    pub windows: &'a Windows,
+}
+
+/// What a caller is told, and can stop the run at.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A step is done.
+    Step {
+        /// The stage's name.
+        stage: &'a str,
+        /// The run after it.
+        state: &'a State,
+        /// Steps of this stage in all.
+        of: u64,
+        /// What it came to.
+        step: &'a Step,
+    },
+    /// Held-out text was read.
+    Evaluation {
+        /// The stage's name.
+        stage: &'a str,
+        /// The run as it was read with.
+        state: &'a State,
+        /// What was measured.
+        metrics: &'a Metrics,
+    },
+    /// A checkpoint is on disk.
+    Checkpoint(&'a Path),
+}
+
+/// How a stage, or a run, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is done.
+    Done,
+    /// The caller stopped it; a checkpoint was written.
+    Stopped,
+}
+
+/// Takes the directory for this process.
+fn lock(directory: &Path) -> Result<File> {
+    let path = directory.join(".lock");
+    let file = File::create(&path).map_err(io("write", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
+    }
+}
+
+/// Removes what a killed run left half written.
+fn sweep(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory).map_err(io("list", directory))? {
+        let path = entry.map_err(io("list", directory))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = [".checkpoint-", ".log.jsonl.", ".training.svg."];
+        if name.ends_with(".partial") && ours.iter().any(|prefix| name.starts_with(prefix)) {
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir_all(&path),
+                false => std::fs::remove_file(&path),
+            };
+            removed.map_err(io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// A run in its directory: `log.jsonl`, `training.svg`, and `checkpoint-STEP`.
+#[derive(Debug)]
+pub struct Session {
+    directory: PathBuf,
+    options: SessionOptions,
+    checkpoints: Checkpoints,
+    identity: Identity,
+    log: Log,
+    state: State,
+    /// Held until the end, so that no other process writes here.
+    _lock: File,
+}
+
+impl Session {
+    /// Looks, before anything else is done, whether a run can begin or go on in `directory`.
+    ///
+    /// # Errors
+    /// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Io`].
+    pub fn expect(directory: &Path, resume: bool) -> Result<()> {
+        let path = || directory.to_owned();
+        match (Checkpoints::new(directory, 1).is_empty()?, resume) {
+            (true, true) => Err(Error::NothingToResume { path: path() }),
+            (false, false) => Err(Error::RunExists { path: path() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a run in `directory`, or goes on with the one there if `resume` is set. `start`
+    /// gives the parameters of a run that begins.
+    ///
+    /// # Errors
+    /// [`Error::RunExists`] if there is one and `resume` is not set; [`Error::NothingToResume`];
+    /// [`Error::OtherRun`] names what differs from `identity`; [`Error::Checkpoint`];
+    /// [`Error::Busy`]; [`Error::Io`]; and what `start` reports.
+    pub fn open(
+        directory: &Path,
+        identity: Identity,
+        options: SessionOptions,
+        resume: bool,
+        start: impl FnOnce() -> Result<Parameters>,
+    ) -> Result<Self> {
+        Self::expect(directory, resume)?;
+        std::fs::create_dir_all(directory).map_err(io("create", directory))?;
+        let lock = lock(directory)?;
+        let checkpoints = Checkpoints::new(directory, options.keep);
+        let state = if resume {
+            let Some((state, saved)) = checkpoints.newest()? else {
+                return Err(Error::NothingToResume { path: directory.to_owned() });
+            };
+            let differences = differences(&saved, &identity);
+            if !differences.is_empty() {
+                return Err(Error::OtherRun { path: directory.to_owned(), differences });
+            }
+            state
+        } else {
+            State::new(start()?)
+        };
+        sweep(directory)?;
+        let log = Log::open(&directory.join("log.jsonl"), state.progress.total_steps)?;
+        let _ = mlx_rs::memory::set_cache_limit(CACHE);
+        let directory = directory.to_owned();
+        let session = Self { directory, options, checkpoints, identity, log, state, _lock: lock };
+        if !resume {
+            // From here on there is something to resume, however early the run is killed.
+            session.checkpoint()?;
+        }
+        Ok(session)
+    }
+
+    /// Where the run stands.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Runs a stage to its end, from where it stands; a stage that is done is passed over.
+    ///
+    /// `evaluate` measures parameters on held-out text; `watch` is told of everything and stops
+    /// the run after a step by [`ControlFlow::Break`].
+    ///
+    /// # Errors
+    /// As for [`Trainer::step`], and [`Error::Io`] if something cannot be written. The last
+    /// checkpoint is kept.
+    pub fn stage<O: Objective>(
+        &mut self,
+        stage: &Stage<'_, O>,
+        evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
+        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Ending> {
+        if stage.index < self.state.progress.stage {
+            return Ok(Ending::Done);
+        }
+        let Stage { name, options, .. } = *stage;
+        let parameters = &self.state.parameters;
+        let trainer = Trainer::new(name, stage.objective, stage.windows, options, parameters)?;
+        let of = options.steps();
+        while self.state.progress.step < of {
+            let step = trainer.step(&mut self.state)?;
+            self.log.push(&self.record(name, &step))?;
+            let done = self.state.progress.step;
+            let stop = watch(Event::Step { stage: name, state: &self.state, of, step: &step });
+            let due = |every: u64| every > 0 && done.is_multiple_of(every);
+            if done < of && due(self.options.evaluate_every) && stop.is_continue() {
+                self.evaluate(name, evaluate, watch)?;
+            }
+            if done < of && (stop.is_break() || due(self.options.checkpoint_every)) {
+                let path = self.checkpoint()?;
+                let _ = watch(Event::Checkpoint(&path));
+            }
+            if done < of && stop.is_break() {
+                return Ok(Ending::Stopped);
+            }
+            if done == of {
+                return self.finish(name, stop, evaluate, watch);
+            }
+        }
+        self.finish(name, ControlFlow::Continue(()), evaluate, watch)
+    }
+
+    /// The end of a stage: what was reached, and a checkpoint from which the next one begins.
+    fn finish(
+        &mut self,
+        name: &str,
+        stop: ControlFlow<()>,
+        evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
+        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Ending> {
+        self.evaluate(name, evaluate, watch)?;
+        self.state.next_stage();
+        let path = self.checkpoint()?;
+        let _ = watch(Event::Checkpoint(&path));
+        let _ = mlx_rs::memory::clear_cache();
+        Ok(if stop.is_break() { Ending::Stopped } else { Ending::Done })
+    }
+
+    fn checkpoint(&self) -> Result<PathBuf> {
+        self.checkpoints.save(&self.state, &self.identity)
+    }
+
+    fn evaluate(
+        &mut self,
+        stage: &str,
+        evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
+        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if let Some(metrics) = evaluate(&self.state.parameters)? {
+            let record = Record { held_out: Some(metrics), ..self.place(stage) };
+            self.log.push(&record)?;
+            let _ = watch(Event::Evaluation { stage, state: &self.state, metrics: &metrics });
+        }
+        let picture = plot(&self.log.records()?)?;
+        write_whole(&self.directory.join("training.svg"), picture.as_bytes())
+    }
+
+    /// A record of now, with nothing in it.
+    fn place(&self, stage: &str) -> Record {
+        let progress = &self.state.progress;
+        Record {
+            step: progress.total_steps,
+            stage: stage.to_owned(),
+            tokens: progress.tokens,
+            ..Record::default()
+        }
+    }
+
+    fn record(&self, stage: &str, step: &Step) -> Record {
+        Record {
+            loss: Some(step.loss()),
+            losses: if step.losses.len() > 1 { step.losses.clone() } else { Vec::new() },
+            lr: Some(step.lr),
+            norm: Some(step.norm),
+            tokens_per_second: Some(step.tokens as f64 / step.seconds.max(1e-9)),
+            ..self.place(stage)
+        }
+    }
+}

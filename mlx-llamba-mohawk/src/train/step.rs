@@ -1,0 +1,330 @@
+//! One step of a stage.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use mlx_rs::Array;
+use mlx_rs::transforms::eval;
+use serde::{Deserialize, Serialize};
+
+use super::freeze::frozen;
+use super::watch::Place;
+use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
+use crate::data::Windows;
+use crate::{Error, Objective, Parameters, Result};
+
+/// How a stage trains; a table of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageOptions {
+    /// Tokens that are read.
+    pub tokens: u64,
+    /// Learning rate of the stable part.
+    pub lr: f64,
+    /// Windows of a step.
+    pub batch: usize,
+    /// Windows that are in memory at a time; the gradients of a step are summed up over them. 0
+    /// is all.
+    #[serde(default)]
+    pub micro_batch: usize,
+    /// Tokens of a window.
+    pub length: usize,
+    /// Part of the steps in which the learning rate rises.
+    #[serde(default = "tenth")]
+    pub warmup: f64,
+    /// Part of the steps in which it falls.
+    #[serde(default = "tenth")]
+    pub decay: f64,
+    /// Decay of matrices: norms, biases and D have none.
+    #[serde(default = "tenth")]
+    pub weight_decay: f64,
+    /// Decay of the mean gradient.
+    #[serde(default = "beta1")]
+    pub beta1: f64,
+    /// Decay of the mean squared gradient.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
+    /// Largest norm of a part's gradient; longer ones are shortened. 0 leaves all as they are.
+    #[serde(default = "one")]
+    pub clip: f64,
+    /// A loss above this many times the median of the last ones ends the run.
+    #[serde(default = "ten")]
+    pub explosion: f64,
+    /// Trains the blocks' norms too. Of stages 1 and 2; later ones train everything.
+    #[serde(default)]
+    pub norms: bool,
+    /// Trains the MLPs too. Of stage 2.
+    #[serde(default)]
+    pub mlp: bool,
+    /// Share of the loss that is of the true next token, 0 to 1; the rest is of the teacher's
+    /// predictions. Of stage 3.
+    #[serde(default)]
+    pub next_token: f64,
+    /// What logits are divided by before they are compared. Of stage 3.
+    #[serde(default = "one")]
+    pub temperature: f64,
+    /// Computes the inside of a block again for its gradient, instead of keeping it: less memory,
+    /// a third more work. Of stage 3; the others go layer by layer.
+    #[serde(default)]
+    pub recompute: bool,
+    /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
+    #[serde(default)]
+    pub freeze: Vec<String>,
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+fn beta1() -> f64 {
+    AdamW::default().beta1
+}
+
+fn beta2() -> f64 {
+    AdamW::default().beta2
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn ten() -> f64 {
+    10.0
+}
+
+impl StageOptions {
+    /// Steps in which at least `tokens` tokens are read.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.tokens.div_ceil(self.tokens_per_step().max(1))
+    }
+
+    /// Tokens that a step reads.
+    #[must_use]
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.batch * self.length) as u64
+    }
+
+    /// How the learning rate changes.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        Schedule { steps: self.steps(), warmup: self.warmup, decay: self.decay }
+    }
+
+    /// The first field that makes no sense: its name and what is allowed.
+    pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
+        let part = |value: f64| (0.0..=1.0).contains(&value);
+        let fine = |value: f64| value.is_finite() && value >= 0.0;
+        let checks = [
+            ("lr", self.lr.is_finite() && self.lr > 0.0, "a number above 0"),
+            ("batch", (1..=1 << 20).contains(&self.batch), "a number from 1 to 1048576"),
+            ("length", (2..=1 << 20).contains(&self.length), "a number from 2 to 1048576"),
+            ("warmup", part(self.warmup), "a number from 0 to 1"),
+            ("decay", part(self.decay), "a number from 0 to 1"),
+            ("decay", self.warmup + self.decay <= 1.0, "at most 1 together with warmup"),
+            ("weight_decay", fine(self.weight_decay), "a number, 0 or above"),
+            ("beta1", (0.0..1.0).contains(&self.beta1), "a number from 0 to below 1"),
+            ("beta2", (0.0..1.0).contains(&self.beta2), "a number from 0 to below 1"),
+            ("clip", fine(self.clip), "a number, 0 or above"),
+            ("next_token", part(self.next_token), "a number from 0 to 1"),
+            ("temperature", self.temperature.is_finite() && self.temperature > 0.0, "above 0"),
+            ("explosion", self.explosion > 1.0, "a number above 1"),
+        ];
+        checks.iter().find(|(_, sound, _)| !sound).map(|&(field, _, expected)| (field, expected))
+    }
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The loss of each part before the step.
+    pub losses: Vec<f32>,
+    /// The norm of all gradients before they were shortened.
+    pub norm: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// Time it took.
+    pub seconds: f64,
+}
+
+impl Step {
+    /// Mean over the parts.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        let sum: f64 = self.losses.iter().copied().map(f64::from).sum();
+        sum / self.losses.len().max(1) as f64
+    }
+}
+
+/// A stage at work: what it makes small, on what, and how.
+#[derive(Debug)]
+pub struct Trainer<'a, O> {
+    objective: &'a O,
+    windows: &'a Windows,
+    options: &'a StageOptions,
+    name: &'a str,
+    adamw: AdamW,
+    /// The parameters that each part trains.
+    trained: Vec<Vec<String>>,
+}
+
+impl<'a, O: Objective> Trainer<'a, O> {
+    /// A trainer of the parameters that the objective names and the options do not freeze.
+    ///
+    /// # Errors
+    /// [`Error::UnknownParameter`], [`Error::TrainedTwice`] if two parts train the same one,
+    /// [`Error::NothingToTrain`].
+    pub fn new(
+        name: &'a str,
+        objective: &'a O,
+        windows: &'a Windows,
+        options: &'a StageOptions,
+        parameters: &Parameters,
+    ) -> Result<Self> {
+        let adamw = AdamW {
+            beta1: options.beta1,
+            beta2: options.beta2,
+            weight_decay: options.weight_decay,
+            ..AdamW::default()
+        };
+        let mut trained = Vec::new();
+        let mut owners = BTreeMap::new();
+        for part in 0..objective.parts() {
+            let mut names = objective.trains(part);
+            names.retain(|name| !frozen(&options.freeze, name));
+            for name in &names {
+                if !parameters.contains_key(name) {
+                    return Err(Error::unknown(name));
+                }
+                if owners.insert(name.clone(), part).is_some() {
+                    return Err(Error::TrainedTwice { name: name.clone() });
+                }
+            }
+            trained.push(names);
+        }
+        if owners.is_empty() {
+            return Err(Error::NothingToTrain { stage: name.to_owned() });
+        }
+        Ok(Self { objective, windows, options, name, adamw, trained })
+    }
+
+    /// Reads the next batch and changes the parameters.
+    ///
+    /// Each part is evaluated before the next one begins, and is updated with the last of its
+    /// micro-batches: activations of one part and one micro-batch are in memory at a time.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`], [`Error::Exploded`], and what the objective reports. Parameters of
+    /// some parts may have changed then: the state must not be saved.
+    pub fn step(&self, state: &mut State) -> Result<Step> {
+        let started = Instant::now();
+        let options = self.options;
+        let lr = options.lr * options.schedule().at(state.progress.step);
+        let micro = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
+        let mut sums: Vec<Option<Sum>> = self.trained.iter().map(|_| None).collect();
+        let (mut losses, mut squares) = (Vec::new(), 0.0);
+        let mut left = options.batch;
+        while left > 0 {
+            let rows = left.min(micro);
+            left -= rows;
+            let (batch, position) = self.windows.batch(state.progress.position, rows)?;
+            state.progress.position = position;
+            let targets = self.objective.targets(&batch)?;
+            for (part, names) in self.trained.iter().enumerate() {
+                if names.is_empty() {
+                    continue;
+                }
+                let parameters = &state.parameters;
+                let (loss, gradients) =
+                    value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
+                let share = rows as f32 / options.batch as f32;
+                let sum = Sum::add(sums[part].take(), loss, gradients, share)?;
+                if left > 0 {
+                    eval(sum.arrays())?;
+                    sums[part] = Some(sum);
+                    continue;
+                }
+                let (loss, norm) = self.update(part, sum, lr, state)?;
+                losses.push(loss);
+                squares += f64::from(norm).powi(2);
+            }
+        }
+        state.progress.step += 1;
+        state.progress.total_steps += 1;
+        state.progress.tokens += options.tokens_per_step();
+        Ok(Step {
+            losses,
+            norm: squares.sqrt(),
+            lr,
+            tokens: options.tokens_per_step(),
+            seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Applies a part's gradient; gives its loss and the gradient's norm.
+    fn update(&self, part: usize, sum: Sum, lr: f64, state: &mut State) -> Result<(f32, f32)> {
+        let names = &self.trained[part];
+        let norm = global_norm(&sum.gradients)?;
+        eval(sum.arrays().chain([&norm]))?;
+        let scalar = |array: &Array| mlx_llamba::floats(array).map(|values| values[0]);
+        let (loss, norm) = (scalar(&sum.loss)?, scalar(&norm)?);
+        let place = Place {
+            stage: self.name,
+            step: state.progress.step + 1,
+            part,
+            parameter: names.first().map_or("", String::as_str),
+        };
+        state.progress.watch.check(place, loss, norm, self.options.explosion)?;
+        let clip = Some(self.options.clip).filter(|&clip| clip > 0.0);
+        let factor = clip_factor(f64::from(norm), clip);
+        let time = (state.progress.step + 1, lr);
+        for (name, gradient) in names.iter().zip(&sum.gradients) {
+            let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
+            let gradient = match factor {
+                1.0 => gradient.clone(),
+                _ => gradient.multiply(Array::from_f32(factor as f32))?,
+            };
+            let old = state.moments.get(name);
+            let (parameter, moments) = self.adamw.update(parameter, &gradient, old, time)?;
+            state.parameters.insert(name.clone(), parameter);
+            state.moments.insert(name.clone(), moments);
+        }
+        drop(sum);
+        let changed = names.iter().flat_map(|name| {
+            let moments = state.moments.get(name).map(|moments| [&moments.m, &moments.v]);
+            state.parameters.get(name).into_iter().chain(moments.into_iter().flatten())
+        });
+        eval(changed)?;
+        Ok((loss, norm))
+    }
+}
+
+/// Loss and gradients of the micro-batches so far, each with its share.
+struct Sum {
+    loss: Array,
+    gradients: Vec<Array>,
+}
+
+impl Sum {
+    fn add(old: Option<Self>, loss: Array, gradients: Vec<Array>, share: f32) -> Result<Self> {
+        let scaled = |array: Array| -> Result<Array> {
+            Ok(if share == 1.0 { array } else { array.multiply(Array::from_f32(share))? })
+        };
+        let loss = scaled(loss)?;
+        let gradients = gradients.into_iter().map(scaled).collect::<Result<Vec<_>>>()?;
+        let Some(old) = old else {
+            return Ok(Self { loss, gradients });
+        };
+        let both = old.gradients.iter().zip(&gradients);
+        Ok(Self {
+            loss: old.loss.add(loss)?,
+            gradients: both.map(|(a, b)| Ok(a.add(b)?)).collect::<Result<_>>()?,
+        })
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.gradients.iter().chain([&self.loss])
+    }
+}

@@ -1,0 +1,214 @@
+//! Texts to windows.
+
+#![allow(clippy::unwrap_used)]
+
+mod toy;
+
+use std::ops::ControlFlow;
+use std::rc::Rc;
+
+use mlx_llamba_mohawk::Result;
+use mlx_llamba_mohawk::data::{
+    Encoder, Position, Sources, Windows, held_out, is_held_out, tokenize,
+};
+use mlx_rs::Array;
+use toy::{corpus, encoder, stories, windows};
+
+fn ids(array: &Array) -> Vec<u32> {
+    mlx_llamba::floats(array).unwrap().iter().map(|&id| id as u32).collect()
+}
+
+#[test]
+fn documents_are_those_of_the_tokenizer() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let tokenizer = mlx_llamba::Llamba::embedded().load_tokenizer().unwrap();
+    let sources = Sources::new(&directory.path().join("stories.jsonl"), "text").unwrap();
+    let mut total = 0;
+    for (i, text) in sources.texts().enumerate() {
+        let text = text.unwrap().text;
+        let ids = corpus.document(i);
+        let (end, start) = ids.split_last().unwrap();
+        assert_eq!(start, tokenizer.encode(&text, true).unwrap());
+        assert_eq!(Some(end), tokenizer.eos_ids().first());
+        assert_eq!(corpus.text_bytes(i), text.len() as u64);
+        total += ids.len() as u64;
+        assert_eq!(corpus.start(i + 1), total);
+    }
+    assert_eq!((corpus.documents(), corpus.tokens()), (9, total));
+}
+
+#[test]
+fn a_cache_is_used_again_until_something_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = stories(directory.path());
+    let cache = directory.path().join("cache");
+    let run = |encoder: &Encoder, field: &str| -> Result<(String, bool)> {
+        let mut calls = 0;
+        let sources = Sources::new(&path, field)?;
+        let corpus = tokenize(&sources, encoder, &cache, &mut |_, _| {
+            calls += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok((corpus.hash().to_owned(), calls > 0))
+    };
+    let (first, made) = run(&encoder(), "text").unwrap();
+    assert!(made);
+    assert_eq!(run(&encoder(), "text").unwrap(), (first.clone(), false));
+    // Another end of documents, another tokenizer, another text.
+    let tokenizer = mlx_llamba::Llamba::embedded().load_tokenizer().unwrap();
+    let other = Encoder::new(&tokenizer, "embedded".into(), 4096, None, Some("a")).unwrap();
+    let (hash, made) = run(&other, "text").unwrap();
+    assert!(made && hash != first);
+    let other = Encoder::new(&tokenizer, "renamed".into(), 4096, None, None).unwrap();
+    assert_eq!(run(&other, "text").unwrap(), (first.clone(), true));
+    let text = std::fs::read_to_string(&path).unwrap().replacen("Anna", "Anne", 1);
+    std::fs::write(&path, text).unwrap();
+    let (hash, made) = run(&encoder(), "text").unwrap();
+    assert!(made && hash != first);
+    assert!(run(&encoder(), "story").unwrap_err().to_string().contains("no field \"story\""));
+    // Four sound caches, and nothing half made.
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 4);
+    assert!(Encoder::new(&tokenizer, String::new(), 4096, Some("<nope>"), None).is_err());
+    assert!(Encoder::new(&tokenizer, String::new(), 1000, None, None).is_err());
+}
+
+#[test]
+fn a_damaged_cache_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let hash = corpus(directory.path()).hash().to_owned();
+    let find = || {
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "bin")).collect::<Vec<_>>()
+    };
+    let [path] = &find()[..] else { unreachable!("one cache") };
+    let sound = std::fs::read(path).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let n = sound.len();
+    let damaged = [
+        Vec::new(),
+        sound[..n - 1].to_vec(),
+        sound[..40].to_vec(),
+        flipped(9),
+        flipped(n - 12),
+        flipped(n - 40),
+        flipped(0),
+    ];
+    for bytes in damaged {
+        std::fs::write(path, &bytes).unwrap();
+        let error = mlx_llamba_mohawk::data::Corpus::open(path).unwrap_err().to_string();
+        assert!(error.contains("tokens-"), "{error}");
+        assert_eq!(corpus(directory.path()).hash(), hash);
+        assert_eq!(std::fs::read(path).unwrap(), sound);
+    }
+    assert_eq!(find().len(), 1);
+}
+
+#[test]
+fn windows_cover_the_text_in_another_order_each_epoch() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let l = 11;
+    // Every third document is left out.
+    let kept: Vec<usize> = (0..9).filter(|&i| !is_held_out(i, 3)).collect();
+    let windows = Windows::new(&corpus, kept.iter().copied(), l, true, &[1, 0]).unwrap();
+    let stream: Vec<u32> = kept.iter().flat_map(|&i| corpus.document(i)).collect();
+    let begins: Vec<usize> = kept
+        .iter()
+        .scan(0, |at, &i| {
+            let begin = *at;
+            *at += corpus.document(i).len();
+            Some(begin)
+        })
+        .collect();
+    assert_eq!(windows.tokens(), stream.len() as u64);
+    let mut position = Position::default();
+    let mut epochs: Vec<Vec<usize>> = Vec::new();
+    while position.epoch < 3 {
+        let (batch, after) = windows.batch(position, 1).unwrap();
+        let (tokens, next) = (ids(&batch.tokens), ids(&batch.next));
+        let fits =
+            |at: &usize| stream[*at..].starts_with(&tokens) && stream[at + 1..].starts_with(&next);
+        let starts = ids(&batch.starts.unwrap());
+        let same = |at: &usize| (0..l).all(|i| (starts[i] == 1) == begins.contains(&(at + i)));
+        let at = (0..stream.len() - l).find(|at| fits(at) && same(at)).unwrap();
+        epochs.resize(after.epoch as usize + 1, Vec::new());
+        epochs[after.epoch as usize].push(at);
+        position = after;
+    }
+    for epoch in &mut epochs[..3] {
+        let order = epoch.clone();
+        epoch.sort_unstable();
+        assert_ne!(&order, epoch);
+        // One after the other, and no room for another.
+        assert!(epoch.windows(2).all(|pair| pair[1] == pair[0] + l), "{epoch:?}");
+        assert!(epoch[0] < l && stream.len() - 1 - epoch.last().unwrap() < 2 * l);
+    }
+    assert!(epochs[0] != epochs[1] || epochs[1] != epochs[2]);
+}
+
+#[test]
+fn batches_are_the_same_from_any_position_and_at_any_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let all = |rows: usize| {
+        // Each position is read with windows made anew.
+        let (mut position, mut tokens) = (Position::default(), Vec::new());
+        for _ in 0..60 / rows {
+            let (batch, after) = windows(&corpus, 9).batch(position, rows).unwrap();
+            assert_eq!(batch.tokens.shape(), [rows as i32, 9]);
+            tokens.extend(ids(&batch.tokens));
+            position = serde_json::from_value(serde_json::json!(after)).unwrap();
+        }
+        (tokens, position)
+    };
+    let (one, three) = (all(1), all(3));
+    assert!(one.1.epoch > 0, "{:?}", one.1);
+    assert_eq!(one, three);
+}
+
+#[test]
+fn too_little_text_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let n = corpus.tokens() as usize;
+    let windows = |l| Windows::new(&corpus, 0..9, l, false, &[]);
+    let error = windows(n).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("{n} tokens")) && error.contains(&format!("{}", n + 1)),
+        "{error}"
+    );
+    // The longest there is: the same one every time.
+    let whole = windows(n - 1).unwrap();
+    let (batch, position) = whole.batch(Position::default(), 2).unwrap();
+    assert_eq!((position.epoch, batch.starts.is_none()), (1, true));
+    assert_eq!(batch.tokens.shape(), [2, n as i32 - 1]);
+
+    let empty = directory.path().join("empty.txt");
+    std::fs::write(&empty, "").unwrap();
+    let sources = Sources::new(&empty, "text").unwrap();
+    let error =
+        tokenize(&sources, &encoder(), directory.path(), &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_err();
+    assert!(error.to_string().contains("there is no text"), "{error}");
+}
+
+#[test]
+fn held_out_documents() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus: Rc<_> = corpus(directory.path());
+    assert!((0..9).all(|i| !is_held_out(i, 0)) && is_held_out(0, 50) && is_held_out(100, 50));
+    let numbers = || (0..9).filter(|&i| is_held_out(i, 4));
+    let documents = held_out(&corpus, numbers(), 1 << 20, 1 << 20);
+    assert_eq!(documents.len(), 3);
+    assert_eq!(documents[1].tokens, corpus.document(4));
+    assert_eq!(documents[1].bytes, corpus.text_bytes(4));
+    assert_eq!(held_out(&corpus, numbers(), 1, 1 << 20).len(), 1);
+    let cut = held_out(&corpus, numbers(), 1 << 20, 5);
+    assert_eq!(cut[2].tokens, corpus.document(8)[..5]);
+    assert!(cut[2].bytes < corpus.text_bytes(8));
+}

@@ -1,0 +1,9 @@
+//! Students and the stages of MOHAWK.
+
+#![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
+
+mod finite;
+mod golden;
+mod memory;
+mod student;
+mod support;

@@ -1,0 +1,102 @@
+//! Connections: so many at once, and none for ever.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt;
+
+use crate::api::App;
+
+/// Bytes of a request's head.
+const HEAD: usize = 64 << 10;
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    retry-after: 5\r\nconnection: close\r\ncontent-length: 126\r\n\r\n";
+const FULL_BODY: &[u8] = br#"{"error":{"message":"too many connections; try again later","type":"server_error","param":null,"code":"too_many_connections"}}"#;
+
+/// Serves until `stop` comes up, then lets running requests end: in good order for the time of
+/// grace, after that with an error.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    router: Router,
+    stop: impl Future<Output = ()>,
+) {
+    let limits = app.options.limits.clone();
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, for example: connections that end make room.
+                log::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            log::warn!("refused client={peer} connections={}", limits.connections);
+            tokio::spawn(refuse(stream));
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.write_timeout));
+        let router = router.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request.map(axum::body::Body::new) as Request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(HEAD)
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        let connection = graceful.watch(connection);
+        let app = app.clone();
+        tokio::spawn(async move {
+            app.metrics.connections.up();
+            if let Err(error) = connection.await {
+                log::debug!("connection client={peer} ended: {error}");
+            }
+            app.metrics.connections.down();
+            drop(place);
+        });
+    }
+    drop(listener);
+    log::info!("shutting down: {} connections open", graceful.count());
+    app.engine.close();
+    let end = graceful.shutdown();
+    let mut end = std::pin::pin!(end);
+    if tokio::time::timeout(limits.grace, &mut end).await.is_err() {
+        log::warn!("running requests are cut off after {} s", limits.grace.as_secs());
+        app.engine.abort();
+        // They get to know; whoever does not listen is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(2), &mut end).await;
+    }
+}
+
+async fn refuse(mut stream: TcpStream) {
+    let write = async {
+        stream.write_all(FULL).await?;
+        stream.write_all(FULL_BODY).await?;
+        stream.shutdown().await
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
+}

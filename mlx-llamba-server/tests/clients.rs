@@ -1,0 +1,98 @@
+//! Clients that people use, unmodified, out of PyPI.
+//!
+//! Run them with `cargo nextest run -p mlx-llamba-server --run-ignored only`; the first run
+//! installs the packages.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use common::{MODEL, Server};
+
+const KEY: &str = "sesame";
+
+fn python_files() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python")
+}
+
+/// The Python that has the clients. Tests of one process take turns, those of several wait for
+/// each other through a lock on a file.
+fn python() -> PathBuf {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let lock = std::fs::File::create(directory.join("clients.lock")).unwrap();
+    lock.lock().unwrap();
+    let made = Command::new(python_files().join("venv.sh")).arg(directory.join("clients")).output();
+    let path = said(&made.unwrap());
+    PathBuf::from(path.trim())
+}
+
+/// A command's output; panics with all it said unless it went well.
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    out
+}
+
+fn server() -> Server {
+    Server::start(|options| {
+        options.api_keys = vec![KEY.to_owned()];
+        options.limits.rows = 16;
+        options.limits.max_tokens = 1000;
+    })
+}
+
+#[test]
+#[ignore = "installs packages from PyPI"]
+fn openai() {
+    let server = server();
+    let url = format!("http://{}", server.address);
+    let mut command = Command::new(python());
+    command.arg(python_files().join("openai_client.py")).args([&url, MODEL, KEY]);
+    assert_eq!(said(&command.output().unwrap()), "ok\n");
+}
+
+/// Loglikelihoods through the server are those of the model's logits, computed here.
+#[test]
+#[ignore = "installs packages from PyPI"]
+fn lm_eval() {
+    let server = server();
+    let url = format!("http://{}", server.address);
+    let mut command = Command::new(python());
+    let directory = tempfile::tempdir().unwrap();
+    let tokenizer =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba/assets/llamba-stories");
+    command.arg(python_files().join("lm_eval_client.py")).args([&url, MODEL]);
+    command.arg(tokenizer).arg(python_files()).arg(directory.path()).env("OPENAI_API_KEY", KEY);
+    command.env("HF_HUB_OFFLINE", "1").env("HF_DATASETS_OFFLINE", "1");
+    command.env("HF_HOME", directory.path());
+    let out = said(&command.output().unwrap());
+    assert!(out.ends_with("ok\n"), "{out}");
+}
+
+/// Whatever the description allows is served, whatever it forbids is refused, and nothing else
+/// comes back than what it says.
+#[test]
+#[ignore = "installs packages from PyPI"]
+fn schemathesis() {
+    let server = Server::start(|options| {
+        options.api_keys = vec![KEY.to_owned()];
+        options.limits.rows = 4;
+        options.limits.max_tokens = 8;
+    });
+    let url = format!("http://{}/openapi.json", server.address);
+    let schemathesis = python().with_file_name("schemathesis");
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(schemathesis);
+    command.current_dir(directory.path());
+    command.args(["--config-file"]).arg(python_files().join("schemathesis.toml"));
+    command.args(["run", &url, "--header", &format!("Authorization: Bearer {KEY}")]);
+    said(&command.output().unwrap());
+    assert_eq!(server.get("/health").ok()["status"], "ok");
+}

@@ -1,0 +1,236 @@
+//! Completions and chat completions over HTTP give what the library gives.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{MODEL, Server};
+use mlx_llamba::{Compute, Generation, Llamba, Sampling};
+use serde_json::{Value, json};
+
+const PROMPT: &str = "Once upon a time, there was a little";
+
+fn llamba() -> Llamba {
+    Llamba::embedded().compute(Compute::Cpu).load().unwrap()
+}
+
+fn complete(server: &Server, more: &Value) -> Value {
+    let mut body = json!({ "model": MODEL, "prompt": PROMPT, "max_tokens": 20 });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    server.post("/v1/completions", &body).ok()
+}
+
+#[test]
+fn completions_are_the_librarys() {
+    let (server, llamba) = (Server::start(|_| {}), llamba());
+    let greedy = llamba.generate(PROMPT, &Generation::greedy().max_tokens(20)).unwrap();
+    let found = complete(&server, &json!({ "temperature": 0 }));
+    assert_eq!(found["choices"][0]["text"], greedy.text);
+    assert_eq!(found["choices"][0]["finish_reason"], "length");
+    assert_eq!(found["usage"]["completion_tokens"], 20);
+    assert_eq!(found["object"], "text_completion");
+
+    // Equal seeds give equal texts, also in numbers.
+    let sampled = |seed: u64| {
+        let sampling = Sampling { seed: Some(seed), frequency_penalty: 0.5, ..Sampling::plain() };
+        let options = Generation { sampling, ..Generation::default().max_tokens(20) };
+        llamba.generate(PROMPT, &options).unwrap().text
+    };
+    let found = complete(&server, &json!({ "seed": 3, "frequency_penalty": 0.5, "n": 3 }));
+    for i in 0..3 {
+        assert_eq!(found["choices"][i]["text"], sampled(3 + i as u64), "choice {i}");
+        assert_eq!(found["choices"][i]["index"], i);
+    }
+
+    // Stop strings end a text before them.
+    let stop = llamba.generate(PROMPT, &Generation::greedy().max_tokens(20).stop(" was")).unwrap();
+    let found = complete(&server, &json!({ "temperature": 0, "stop": [" was"] }));
+    assert_eq!(found["choices"][0]["text"], stop.text);
+    assert_eq!(found["choices"][0]["finish_reason"], "stop");
+
+    // Token ids are a prompt too, and lists of prompts give a choice each.
+    let ids = llamba.tokenizer().unwrap().encode(PROMPT, true).unwrap();
+    for prompt in [json!(ids), json!([ids]), json!([PROMPT])] {
+        let found = complete(&server, &json!({ "temperature": 0, "prompt": prompt }));
+        assert_eq!(found["choices"][0]["text"], greedy.text);
+    }
+    let prompts = json!({ "temperature": 0, "prompt": ["Lily", PROMPT], "n": 2 });
+    let found = complete(&server, &prompts);
+    assert_eq!(found["choices"].as_array().unwrap().len(), 4);
+    assert_eq!(found["choices"][2]["text"], greedy.text);
+    assert_eq!(found["choices"][3]["text"], greedy.text);
+}
+
+#[test]
+fn log_probabilities_of_prompt_and_text() {
+    let (server, llamba) = (Server::start(|_| {}), llamba());
+    let mut options = Generation::greedy().max_tokens(4);
+    options.logprobs = Some(2);
+    let expected = llamba.generate(PROMPT, &options).unwrap();
+    let ids = llamba.tokenizer().unwrap().encode(PROMPT, true).unwrap();
+    let ask = json!({ "temperature": 0, "max_tokens": 4, "logprobs": 2, "echo": true });
+    let found = complete(&server, &ask);
+    let choice = &found["choices"][0];
+    assert_eq!(choice["text"], format!("{PROMPT}{}", expected.text));
+    let lists = ["tokens", "token_logprobs", "top_logprobs", "text_offset"];
+    for list in lists {
+        assert_eq!(choice["logprobs"][list].as_array().unwrap().len(), ids.len() + 4, "{list}");
+    }
+    assert!(choice["logprobs"]["token_logprobs"][0].is_null());
+    for (i, expected) in expected.logprobs.iter().enumerate() {
+        let place = ids.len() + i;
+        let found = choice["logprobs"]["token_logprobs"][place].as_f64().unwrap();
+        assert!((found - f64::from(expected.chosen)).abs() < 1e-6, "{i}: {found}");
+        let top = choice["logprobs"]["top_logprobs"][place].as_object().unwrap();
+        assert_eq!(top.len(), 2);
+        assert!(top.values().any(|value| value.as_f64() == Some(found)));
+    }
+    // The prompt's own: what scoring it token by token gives.
+    let scored = complete(&server, &json!({ "max_tokens": 0, "logprobs": 0, "echo": true }));
+    let scored = &scored["choices"][0]["logprobs"]["token_logprobs"];
+    for place in 0..ids.len() {
+        assert_eq!(scored[place], choice["logprobs"]["token_logprobs"][place], "{place}");
+    }
+    let mut short = Generation::greedy().max_tokens(1);
+    short.logprobs = Some(20);
+    let last = llamba.generate(&ids[..ids.len() - 1], &short).unwrap();
+    let of_last = last.logprobs[0].top.iter().find(|(id, _)| *id == ids[ids.len() - 1]);
+    if let Some((_, value)) = of_last {
+        let found = scored[ids.len() - 1].as_f64().unwrap();
+        assert!((found - f64::from(*value)).abs() < 1e-5, "{found} {value}");
+    }
+}
+
+#[test]
+fn streams_are_the_whole_answer_in_pieces() {
+    let server = Server::start(|_| {});
+    let ask = json!({
+        "model": MODEL, "prompt": [PROMPT, "Lily"], "max_tokens": 15, "seed": 1, "n": 2,
+        "echo": true, "logprobs": 1, "stop": "the",
+    });
+    let whole = server.post("/v1/completions", &ask).ok();
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    streamed["stream_options"] = json!({ "include_usage": true });
+    let chunks = server.stream("/v1/completions", &streamed).all();
+    let mut texts = vec![String::new(); 4];
+    let mut tokens = vec![Vec::new(); 4];
+    for choice in chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()) {
+        let index = choice["index"].as_u64().unwrap() as usize;
+        texts[index].push_str(choice["text"].as_str().unwrap());
+        tokens[index].extend(choice["logprobs"]["tokens"].as_array().unwrap().clone());
+    }
+    for i in 0..4 {
+        assert_eq!(whole["choices"][i]["text"], texts[i]);
+        assert_eq!(whole["choices"][i]["logprobs"]["tokens"], json!(tokens[i]));
+    }
+    assert_eq!(chunks.last().unwrap()["usage"], whole["usage"]);
+
+    let ask = json!({
+        "model": MODEL, "max_tokens": 12, "seed": 4, "logprobs": true,
+        "messages": [
+            { "role": "system", "content": "Tell a story." },
+            { "role": "user", "content": [{ "type": "text", "text": "Lily found a" }] },
+        ],
+    });
+    let whole = server.post("/v1/chat/completions", &ask).ok();
+    let mut streamed = ask;
+    streamed["stream"] = true.into();
+    let chunks = server.stream("/v1/chat/completions", &streamed).all();
+    assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+    let text: String = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(whole["choices"][0]["message"]["content"], text);
+    let entries = whole["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(entries.len() as u64, whole["usage"]["completion_tokens"].as_u64().unwrap());
+    assert!(chunks.iter().all(|chunk| chunk["object"] == "chat.completion.chunk"));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name() {
+    let server = Server::start(|options| options.limits.prompt_tokens = 50);
+    let bad = |path: &str, more: Value, param: &str, part: &str| {
+        let mut body = if path == "/v1/completions" {
+            json!({ "model": MODEL, "prompt": "Lily" })
+        } else {
+            json!({ "model": MODEL, "messages": [{ "role": "user", "content": "Lily" }] })
+        };
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        server.post(path, &body).is_error(400, Some(param), part);
+    };
+    let both = [
+        (json!({ "temperature": 3 }), "temperature", "between 0 and 2"),
+        (json!({ "temperature": "hot" }), "temperature", "invalid type"),
+        (json!({ "top_p": -0.1 }), "top_p", "between 0 and 1"),
+        (json!({ "n": 0 }), "n", "between 1 and"),
+        (json!({ "n": 4096 }), "n", "between 1 and"),
+        (json!({ "max_tokens": -1 }), "max_tokens", "invalid value"),
+        (json!({ "max_tokens": 1_000_000 }), "max_tokens", "at most 4096"),
+        (json!({ "stop": "" }), "stop", "1 to 1024"),
+        (json!({ "stop": 5 }), "stop", "expected a string or a list of strings"),
+        (json!({ "presence_penalty": 9 }), "presence_penalty", "between"),
+        (json!({ "logit_bias": { "99999": 1 } }), "logit_bias", "99999"),
+        (json!({ "logit_bias": { "5": 101 } }), "logit_bias", "between -100 and 100"),
+        (json!({ "stream_options": {} }), "stream_options", "only for streams"),
+        (json!({ "nonsense": 1 }), "nonsense", "unknown parameter"),
+    ];
+    for path in ["/v1/completions", "/v1/chat/completions"] {
+        for (more, param, part) in both.clone() {
+            bad(path, more, param, part);
+        }
+    }
+    let long = "word ".repeat(100);
+    let completions = [
+        (json!({ "best_of": 2 }), "best_of", "not supported"),
+        (json!({ "suffix": "." }), "suffix", "not supported"),
+        (json!({ "logprobs": 21 }), "logprobs", "more than 20"),
+        (json!({ "prompt": [] }), "prompt", "0 prompts"),
+        (json!({ "prompt": [[]] }), "prompt", "no tokens"),
+        (json!({ "prompt": [4096] }), "prompt", "outside the vocabulary"),
+        (json!({ "prompt": { "text": "x" } }), "prompt", "expected"),
+        (json!({ "prompt": long }), "prompt", "more than 50"),
+    ];
+    for (more, param, part) in completions {
+        bad("/v1/completions", more, param, part);
+    }
+    let image = json!([{ "role": "user", "content": [{ "type": "image_url" }] }]);
+    let chat = [
+        (json!({ "messages": [] }), "messages", "at least one"),
+        (json!({ "messages": image }), "messages[0]", "text parts"),
+        (json!({ "messages": [{ "role": "bob", "content": "" }] }), "messages[0].role", "bob"),
+        (json!({ "messages": [{ "role": "user" }] }), "messages[0]", "content"),
+        (json!({ "messages": [{ "role": "user", "content": long }] }), "messages", "more than 50"),
+        (json!({ "response_format": { "type": "json_object" } }), "response_format", "not supp"),
+        (json!({ "tool_choice": "required" }), "tool_choice", "not supported"),
+        (json!({ "top_logprobs": 2 }), "top_logprobs", "only with logprobs"),
+        (json!({ "max_tokens": 2, "max_completion_tokens": 3 }), "max_tokens", "given too"),
+        (json!({ "max_completion_tokens": 0 }), "max_completion_tokens", "at least one"),
+    ];
+    for (more, param, part) in chat {
+        bad("/v1/chat/completions", more, param, part);
+    }
+    // As null, what is not supported asks for nothing.
+    let null = json!({ "model": MODEL, "prompt": "Lily", "best_of": null, "max_tokens": 1 });
+    server.post("/v1/completions", &null).ok();
+
+    let body = json!({ "model": "gpt-4", "prompt": "Lily" });
+    server.post("/v1/completions", &body).is_error(404, Some("model"), "gpt-4");
+    server.get("/v1/models/gpt-4").is_error(404, Some("model"), "gpt-4");
+    assert_eq!(server.get(&format!("/v1/models/{MODEL}")).ok()["id"], MODEL);
+    server.get("/v2").is_error(404, None, "nothing at this address");
+    server.get("/v1/completions").is_error(405, None, "POST only");
+
+    let raw = |body: &str| server.send(&common::post("/v1/completions", body));
+    raw("{\"model\": ").is_error(400, None, "not valid JSON");
+    raw("[]").is_error(400, None, "not a JSON object");
+    raw(&"[".repeat(100_000)).is_error(400, None, "recursion");
+    raw("{\"model\": \"\\ud800\"}").is_error(400, None, "not valid JSON");
+    let plain = common::post("/v1/completions", "{}").replace("application/json", "text/plain");
+    server.send(&plain).is_error(415, None, "application/json");
+
+    // After all that, the server is well.
+    assert_eq!(server.get("/health").ok()["status"], "ok");
+    complete(&server, &json!({ "prompt": "Lily" }));
+}

@@ -1,0 +1,226 @@
+//! Whoever asks too much, too slowly or without a right is told so, and nobody else is harmed.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use common::{Answer, MODEL, Server, endless};
+use serde_json::{Value, json};
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn small() -> Value {
+    json!({ "model": MODEL, "prompt": "Lily", "max_tokens": 3 })
+}
+
+#[test]
+fn slow_clients_are_cut_off() {
+    let server = Server::start(|options| {
+        options.limits.head_timeout = ms(300);
+        options.limits.body_timeout = ms(300);
+        options.limits.body = 10_000;
+    });
+    let start = Instant::now();
+    let mut heads: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    for stream in &mut heads {
+        stream.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: local").unwrap();
+    }
+    let mut body = server.connect();
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\
+                content-type: application/json\r\n\r\n{\"mod";
+    body.write_all(head.as_bytes()).unwrap();
+    // Others do not notice.
+    server.post("/v1/completions", &small()).ok();
+    Answer::read(body).is_error(408, None, "too long to arrive");
+    for mut stream in heads {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!String::from_utf8_lossy(&rest).starts_with("HTTP/1.1 200"));
+    }
+    assert!(start.elapsed() < Duration::from_secs(10));
+
+    let large = json!({ "model": MODEL, "prompt": "x".repeat(20_000) });
+    server.post("/v1/completions", &large).is_error(413, None, "10000 bytes");
+    let chunked = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                   content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let piece = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+    server.send(&format!("{chunked}{}0\r\n\r\n", piece.repeat(5))).is_error(413, None, "10000");
+    let long_head =
+        format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(400_000));
+    assert_eq!(server.send(&format!("{long_head}\r\n\r\n")).status, 431);
+    server.post("/v1/completions", &small()).ok();
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back() {
+    let server = Server::start(|options| {
+        options.limits.rows = 1;
+        options.limits.queue = 2;
+    });
+    let mut first = endless("Lily", 4000);
+    first["stream"] = true.into();
+    let mut running = server.stream("/v1/completions", &first);
+    running.next().unwrap();
+    let waiting: Vec<_> = (0..2).map(|_| server.stream("/v1/completions", &small())).collect();
+    server.wait_for("mlx_llamba_waiting", 2.0);
+    let refused = server.post("/v1/completions", &small());
+    refused.is_error(429, None, "2 of at most 2");
+    assert!(refused.head.contains("\r\nretry-after: "), "{refused:?}");
+    assert_eq!(server.metric("mlx_llamba_refused_total"), 1.0);
+    // A client that goes away makes room; those that wait get their turn.
+    running.0.get_ref().shutdown(Shutdown::Both).unwrap();
+    for mut answer in waiting {
+        let mut text = String::new();
+        answer.0.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    }
+    assert_eq!(server.metric("mlx_llamba_cancelled_total"), 1.0);
+    server.wait_for("mlx_llamba_rows", 0.0);
+}
+
+#[test]
+fn a_client_that_goes_away_while_it_waits_is_forgotten() {
+    let server = Server::start(|options| options.limits.rows = 1);
+    let mut first = endless("Lily", 4000);
+    first["stream"] = true.into();
+    let mut running = server.stream("/v1/completions", &first);
+    running.next().unwrap();
+    let waiting = server.stream("/v1/completions", &endless("Tom", 4000));
+    server.wait_for("mlx_llamba_waiting", 1.0);
+    drop(waiting);
+    server.wait_for("mlx_llamba_cancelled_total", 1.0);
+    server.wait_for("mlx_llamba_waiting", 0.0);
+    drop(running);
+    server.wait_for("mlx_llamba_rows", 0.0);
+}
+
+#[test]
+fn a_request_ends_in_time() {
+    let server = Server::start(|options| {
+        options.limits.request_timeout = ms(200);
+        options.limits.max_tokens = 1_000_000;
+        options.limits.keep_alive = ms(20);
+    });
+    let body = endless("Lily", 1_000_000);
+    server.post("/v1/completions", &body).is_error(504, None, "too long");
+    let mut streamed = body;
+    streamed["stream"] = true.into();
+    let last = server.stream("/v1/completions", &streamed).last().unwrap();
+    assert!(last.contains("\"code\":\"timeout\""), "{last}");
+    server.wait_for("mlx_llamba_rows", 0.0);
+}
+
+#[test]
+fn streams_show_signs_of_life_while_a_prompt_is_read() {
+    let server = Server::start(|options| {
+        options.limits.keep_alive = ms(20);
+        options.limits.piece = 16;
+    });
+    let prompt = "Once upon a time there was a big red ball. ".repeat(400);
+    let ask = json!({ "model": MODEL, "prompt": prompt, "max_tokens": 1, "stream": true });
+    let mut text = String::new();
+    server.stream("/v1/completions", &ask).0.read_to_string(&mut text).unwrap();
+    let before = text.split("data: ").next().unwrap();
+    assert!(before.contains(": keep-alive"), "{text}");
+}
+
+#[test]
+fn connections_are_counted() {
+    let server = Server::start(|options| options.limits.connections = 3);
+    let held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    std::thread::sleep(ms(100));
+    Answer::read(server.connect()).is_error(503, None, "too many connections");
+    drop(held);
+    std::thread::sleep(ms(100));
+    server.post("/v1/completions", &small()).ok();
+}
+
+#[test]
+fn keys_hosts_and_origins() {
+    let server = Server::start(|options| {
+        options.api_keys = vec!["first".to_owned(), "second".to_owned()];
+        options.cors = vec!["https://a.example".to_owned()];
+    });
+    let with = |header: &str| {
+        let request =
+            format!("GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n");
+        server.send(&request)
+    };
+    for header in [
+        "",
+        "authorization: Bearer\r\n",
+        "authorization: Bearer firs\r\n",
+        "authorization: Bearer first2\r\n",
+        "authorization: Basic first\r\n",
+    ] {
+        let refused = with(header);
+        refused.is_error(401, None, "API key");
+        assert!(refused.head.contains("www-authenticate: bearer"));
+    }
+    for header in ["authorization: Bearer first\r\n", "Authorization: bearer second\r\n"] {
+        with(header).ok();
+    }
+    server.get("/health").ok();
+    server.get("/metrics").is_error(401, None, "API key");
+    let key = "authorization: Bearer first\r\norigin:";
+    assert!(with(&format!("{key} https://a.example\r\n")).head.contains("allow-origin: https://a"));
+    assert!(!with(&format!("{key} https://b.example\r\n")).head.contains("allow-origin"));
+    let ask = "OPTIONS /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+               access-control-request-method: POST\r\norigin: https://a.example\r\n\r\n";
+    assert_eq!(server.send(ask).status, 204);
+
+    // Without keys, only names of this machine lead here.
+    let server = Server::start(|_| {});
+    for host in ["evil.example", "localhost.evil.example:80", "10.0.0.1"] {
+        let ask = format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        server.send(&ask).is_error(403, None, "localhost only");
+    }
+    for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:80"] {
+        let ask = format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        server.send(&ask).ok();
+    }
+    assert!(!server.get("/health").head.contains("access-control"));
+}
+
+#[test]
+fn shutdown_lets_requests_end() {
+    let mut server = Server::start(|_| {});
+    let mut body = endless("Lily", 300);
+    body["stream"] = true.into();
+    let mut running = server.stream("/v1/completions", &body);
+    running.next().unwrap();
+    server.stop();
+    // The stream is whole, the server ends after it.
+    running.all();
+    server.ended();
+    assert!(std::net::TcpStream::connect(server.address).is_err());
+}
+
+#[test]
+fn shutdown_does_not_wait_for_ever() {
+    let mut server = Server::start(|options| {
+        options.limits.grace = ms(200);
+        options.limits.max_tokens = 1_000_000;
+        options.limits.rows = 1;
+    });
+    let mut body = endless("Lily", 1_000_000);
+    body["stream"] = true.into();
+    let mut running = server.stream("/v1/completions", &body);
+    running.next().unwrap();
+    let waiting = server.stream("/v1/completions", &body);
+    server.wait_for("mlx_llamba_waiting", 1.0);
+    let start = Instant::now();
+    server.stop();
+    server.ended();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    for events in [running, waiting] {
+        let last = events.last().unwrap();
+        assert!(last.contains("shutting_down"), "{last}");
+    }
+}

@@ -1,0 +1,202 @@
+//! Sessions over HTTP, and beginnings of prompts that are not read again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+
+use common::{Answer, MODEL, Server, endless};
+use serde_json::{Value, json};
+
+fn say(text: &str) -> Value {
+    json!({
+        "model": MODEL, "max_tokens": 12, "temperature": 0,
+        "messages": [{ "role": "user", "content": text }],
+    })
+}
+
+fn act(server: &Server, method: &str, path: &str) -> Answer {
+    let head = "host: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    server.send(&format!("{method} {path} HTTP/1.1\r\n{head}"))
+}
+
+fn text(answer: &Value) -> String {
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+/// The bytes of an answer's body.
+fn bytes(server: &Server, request: &[u8]) -> Vec<u8> {
+    let mut stream = server.connect();
+    stream.write_all(request).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let head = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    assert!(all.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&all[..head]));
+    all.split_off(head + 4)
+}
+
+#[test]
+fn a_conversation() {
+    let server = Server::start(|_| {});
+    let created = server.post("/v1/sessions", &json!({ "model": MODEL })).ok();
+    let path = format!("/v1/sessions/{}", created["id"].as_str().unwrap());
+    let chat = format!("{path}/chat/completions");
+    assert_eq!((&created["messages"], &created["tokens"]), (&json!([]), &json!(0)));
+
+    // Every turn reads its own tokens only, and gives what the whole conversation gives.
+    let first = server.post(&chat, &say("Once upon a time")).ok();
+    let second = server.post(&chat, &say("Then a dog")).ok();
+    let known = &first["usage"]["total_tokens"];
+    assert_eq!(&second["usage"]["prompt_tokens_details"]["cached_tokens"], known);
+    let mut whole = say("Once upon a time");
+    whole["messages"] = json!([
+        { "role": "user", "content": "Once upon a time" },
+        { "role": "assistant", "content": text(&first) },
+        { "role": "user", "content": "Then a dog" },
+    ]);
+    let stateless = server.post("/v1/chat/completions", &whole).ok();
+    assert_eq!(text(&second), text(&stateless));
+    let view = server.get(&path).ok();
+    assert_eq!(view["messages"].as_array().unwrap().len(), 4);
+    assert_eq!(view["messages"][3]["content"], text(&second));
+
+    // A fork goes its own way; undone, the same question gets the same answer.
+    let fork = act(&server, "POST", &format!("{path}/fork")).ok();
+    let fork = format!("/v1/sessions/{}", fork["id"].as_str().unwrap());
+    assert_ne!(fork, path);
+    server.post(&format!("{fork}/chat/completions"), &say("A bird sang")).ok();
+    assert_eq!(server.get(&fork).ok()["messages"].as_array().unwrap().len(), 6);
+    let undone = act(&server, "POST", &format!("{path}/undo")).ok();
+    assert_eq!(undone["messages"].as_array().unwrap().len(), 2);
+    assert_eq!(text(&server.post(&chat, &say("Then a dog")).ok()), text(&second));
+
+    // As a stream it is the same, and the session has it afterwards.
+    server.post(&format!("{path}/rewind"), &json!({ "messages": 2 })).ok();
+    let mut streamed = say("Then a dog");
+    streamed["stream"] = true.into();
+    let chunks = server.stream(&chat, &streamed).all();
+    let pieces = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), text(&second));
+    assert_eq!(server.get(&path).ok()["messages"][3]["content"], text(&second));
+
+    // Exported and imported, it goes on as it would have.
+    let ask = format!("GET {path}/export HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let file = bytes(&server, ask.as_bytes());
+    let send = |file: &[u8]| {
+        let head = format!(
+            "POST /v1/sessions/import HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/octet-stream\r\ncontent-length: {}\r\n\r\n",
+            file.len()
+        );
+        let mut stream = server.connect();
+        let _ = stream.write_all(&[head.as_bytes(), file].concat());
+        Answer::read(stream)
+    };
+    let imported = send(&file).ok();
+    let imported = format!("/v1/sessions/{}/chat/completions", imported["id"].as_str().unwrap());
+    let next = server.post(&chat, &say("In the end")).ok();
+    assert_eq!(text(&server.post(&imported, &say("In the end")).ok()), text(&next));
+
+    // Damaged files are refused, whatever is wrong with them.
+    for at in [0, 7, 9, 100, 3000, file.len() / 2, file.len() - 1] {
+        let mut damaged = file.clone();
+        damaged[at] ^= 0x41;
+        let answer = send(&damaged);
+        assert!(answer.status == 400 || answer.status == 200, "{at}: {answer:?}");
+        send(&file[..at]).is_error(400, None, "sent");
+    }
+    send(b"").is_error(400, None, "sent");
+
+    act(&server, "DELETE", &path).ok();
+    server.get(&path).is_error(404, Some("id"), "no session");
+    server.post(&chat, &say("Hello?")).is_error(404, Some("id"), "no session");
+}
+
+#[test]
+fn a_turn_that_fails_has_never_been() {
+    let server = Server::start(|options| {
+        options.limits.sessions = 2;
+        options.limits.prompt_tokens = 60;
+    });
+    let id = server.post("/v1/sessions", &json!({ "model": MODEL })).ok()["id"].clone();
+    let path = format!("/v1/sessions/{}", id.as_str().unwrap());
+    let chat = format!("{path}/chat/completions");
+    let first = server.post(&chat, &say("Once upon a time")).ok();
+    let before = server.get(&path).ok();
+
+    let mut long = endless("", 4000);
+    long.as_object_mut().unwrap().remove("prompt");
+    long["messages"] = say("Then a dog")["messages"].clone();
+    long["stream"] = true.into();
+    let mut events = server.stream(&chat, &long);
+    events.next().unwrap();
+    // While a reply is generated, nothing else happens to the session.
+    server.post(&chat, &say("Wait")).is_error(409, None, "being generated");
+    act(&server, "POST", &format!("{path}/undo")).is_error(409, None, "being generated");
+    drop(events);
+    server.wait_for("mlx_llamba_rows", 0.0);
+    assert_eq!(server.get(&path).ok(), before);
+
+    server.post(&chat, &say(&"word ".repeat(80))).is_error(400, Some("messages"), "more than 60");
+    let mut two = say("Then");
+    two["n"] = 2.into();
+    server.post(&chat, &two).is_error(400, Some("n"), "one next message");
+    let mut tools = say("Then");
+    tools["tools"] = json!([]);
+    server.post(&chat, &tools).is_error(400, Some("tools"), "at its beginning");
+    assert_eq!(server.get(&path).ok(), before);
+    let rewind = format!("{path}/rewind");
+    server.post(&rewind, &json!({ "messages": 9 })).is_error(400, Some("messages"), "no message 9");
+    server.post(&rewind, &json!({})).is_error(400, None, "missing field");
+
+    // The reply to what follows is what it would have been.
+    let reply = server.post(&chat, &say("Then a dog")).ok();
+    assert_eq!(
+        reply["usage"]["prompt_tokens_details"]["cached_tokens"],
+        first["usage"]["total_tokens"]
+    );
+    server.post("/v1/sessions", &json!({ "model": MODEL })).ok();
+    server.post("/v1/sessions", &json!({ "model": MODEL })).is_error(429, None, "2 sessions");
+    server.post("/v1/sessions", &json!({ "model": "x" })).is_error(404, Some("model"), "x");
+    let server_says = server.post("/v1/sessions", &json!({ "model": MODEL, "n": 1 }));
+    server_says.is_error(400, Some("n"), "unknown parameter");
+}
+
+#[test]
+fn known_beginnings_are_not_read_again() {
+    let server = Server::start(|_| {});
+    let cached =
+        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    // The next request of a conversation begins where the last reply ended.
+    let first = server.post("/v1/chat/completions", &say("Once upon a time there was a girl")).ok();
+    let mut next = say("");
+    next["messages"] = json!([
+        { "role": "user", "content": "Once upon a time there was a girl" },
+        { "role": "assistant", "content": text(&first) },
+        { "role": "user", "content": "Then a dog" },
+    ]);
+    let second = server.post("/v1/chat/completions", &next).ok();
+    assert_eq!(cached(&first), Some(0));
+    assert_eq!(cached(&second), first["usage"]["total_tokens"].as_u64().map(|n| n - 1));
+    // Without the cache the answer is the same.
+    let plain = Server::start(|options| options.limits.cache_memory = 0);
+    let unknown = plain.post("/v1/chat/completions", &next).ok();
+    assert_eq!((cached(&unknown), text(&unknown)), (Some(0), text(&second)));
+
+    // Beginnings that prompts share are known from the third on.
+    let shared = "Lily and Tom went to the park with their red ball. ".repeat(4);
+    let ask = |server: &Server, end: &str| {
+        let prompt = format!("{shared}{end}");
+        let body = json!({ "model": MODEL, "prompt": prompt, "max_tokens": 8, "temperature": 0 });
+        server.post("/v1/completions", &body).ok()
+    };
+    assert_eq!(cached(&ask(&server, "Tom ran")), Some(0));
+    assert_eq!(cached(&ask(&server, "A cat came")), Some(0));
+    let third = ask(&server, "Mom called");
+    assert!(cached(&third).unwrap() > 40, "{third}");
+    let expected = ask(&plain, "Mom called");
+    assert_eq!(third["choices"][0]["text"], expected["choices"][0]["text"]);
+    assert!(server.metric("mlx_llamba_cache_bytes") > 0.0);
+    assert_eq!(plain.metric("mlx_llamba_cache_bytes"), 0.0);
+}

@@ -1,0 +1,297 @@
+//! A batch gives every row what it gets alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashMap;
+
+use super::{Batch, RowEvent, RowId, RowRequest, RowStep};
+use crate::generation::{Generation, Reason, TokenLogprobs};
+use crate::sample::Sampling;
+use crate::{Context, Event, Llamba, floats};
+
+/// What came of a row.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    text: String,
+    tokens: Vec<u32>,
+    logprobs: Vec<TokenLogprobs>,
+    reason: Option<Reason>,
+    read: u64,
+    pending: Vec<u32>,
+    rng: Option<[u32; 2]>,
+    state: Vec<f32>,
+}
+
+impl Outcome {
+    fn place(&mut self, context: &Context) {
+        self.read = context.read();
+        self.pending = context.pending().to_vec();
+        self.rng = context.rng;
+        let layers = context.state().layers().iter();
+        self.state =
+            layers.flat_map(|l| [&l.conv, &l.ssm]).flat_map(|a| floats(a).unwrap()).collect();
+    }
+
+    fn take(&mut self, event: RowEvent) {
+        match event.step {
+            RowStep::Token { text, id, logprobs } => {
+                self.text.push_str(&text);
+                self.tokens.push(id);
+                self.logprobs.extend(logprobs);
+            }
+            RowStep::End { text, reason, context } => {
+                self.text.push_str(&text);
+                self.reason = Some(reason);
+                self.place(&context);
+            }
+            RowStep::Read { .. } | RowStep::Snapshot { .. } => {}
+        }
+    }
+
+    fn alone(llamba: &Llamba, request: &RowRequest) -> Self {
+        let mut outcome = Self::default();
+        let mut stream =
+            llamba.resume(request.context.clone(), &request.prompt, &request.options).unwrap();
+        for event in &mut stream {
+            match event.unwrap() {
+                Event::Token { text, id, logprobs } => {
+                    outcome.text.push_str(&text);
+                    outcome.tokens.push(id);
+                    outcome.logprobs.extend(logprobs);
+                }
+                Event::End { text, reason, .. } => {
+                    outcome.text.push_str(&text);
+                    outcome.reason = Some(reason);
+                }
+                Event::Prompt { .. } => {}
+            }
+        }
+        outcome.place(&stream.into_context().unwrap());
+        outcome
+    }
+}
+
+/// Numbers that look random.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+fn llamba() -> Llamba {
+    Llamba::embedded().compute(crate::Compute::Cpu).load().unwrap()
+}
+
+const TEXTS: [&str; 5] = [
+    "Once upon a time",
+    "The little rabbit was very hungry, so he went to the big green garden behind the house and",
+    "Lily",
+    "One day, a cat and a dog were playing in the park. They saw a ball. The cat said, \"",
+    "Tom had a red car. He liked to",
+];
+
+/// A request of any kind, from the beginning or from a place in another text.
+fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> RowRequest {
+    let text = TEXTS[numbers.below(TEXTS.len())].repeat(1 + numbers.below(3));
+    let sampling = match numbers.below(5) {
+        0 | 1 => Sampling::greedy(),
+        2 => Sampling::plain(),
+        3 => Sampling {
+            repetition_penalty: 1.3,
+            frequency_penalty: 0.5,
+            penalty_window: Some(20),
+            ..Sampling::default()
+        },
+        _ => Sampling {
+            logit_bias: vec![(13, 4.0), (14, f32::NEG_INFINITY)],
+            presence_penalty: 0.7,
+            ..Sampling::greedy()
+        },
+    };
+    // A seed for all: the generator's place is compared too.
+    let seed = Some(numbers.below(1000) as u64);
+    let sampling = Sampling { seed, ..sampling };
+    let mut options = Generation { sampling, ..Generation::default() };
+    options = options.max_tokens(numbers.below(12));
+    options.logprobs = [None, Some(0), Some(3)][numbers.below(3)];
+    if numbers.below(3) == 0 {
+        options = options.stop(" and").stop("he");
+    }
+    let context = match numbers.below(3) {
+        0 if !places.is_empty() => places[numbers.below(places.len())].clone(),
+        _ => llamba.context().unwrap(),
+    };
+    let prompt = llamba.tokenizer().unwrap().encode(&text, context.is_empty()).unwrap();
+    RowRequest::new(context, prompt, options)
+}
+
+/// Rows of any length and kind join and leave at every step; each gives what it gives alone, bit
+/// by bit.
+fn joins_and_leaves(pipelined: bool) {
+    let llamba = llamba();
+    let mut numbers = Numbers(7);
+    let place = llamba.generate("A place to start", &Generation::greedy().max_tokens(3)).unwrap();
+    let places = [place.context];
+    let mut batch = Batch::new(&llamba, 24).unwrap();
+    batch.pipelined(pipelined);
+    let mut requests: HashMap<RowId, RowRequest> = HashMap::new();
+    let mut outcomes: HashMap<RowId, Outcome> = HashMap::new();
+    let (mut most, mut steps) = (0, 0);
+    while requests.len() < 60 || !batch.is_empty() {
+        if requests.len() < 60 {
+            for _ in 0..numbers.below(4) {
+                let request = request(&llamba, &mut numbers, &places);
+                requests.insert(batch.add(request.clone()).unwrap(), request);
+            }
+        }
+        for event in batch.step().unwrap() {
+            outcomes.entry(event.row).or_default().take(event);
+        }
+        most = most.max(batch.decoding());
+        steps += 1;
+    }
+    assert!(most > 5, "at most {most} at once, {steps} steps");
+    assert_eq!(outcomes.len(), requests.len());
+    for (id, request) in requests {
+        let alone = Outcome::alone(&llamba, &request);
+        let found = &outcomes[&id];
+        let what = format!("{:?}", request.options);
+        assert_eq!(found.tokens, alone.tokens, "{what}");
+        assert!(found == &alone, "{what}: {:?}, {:?}", found.reason, alone.reason);
+    }
+}
+
+#[test]
+fn rows_are_what_they_are_alone() {
+    joins_and_leaves(false);
+}
+
+#[test]
+fn rows_are_what_they_are_alone_pipelined() {
+    joins_and_leaves(true);
+}
+
+/// Cancelled at any time, a row ends where it stands, and can be gone on from.
+#[test]
+fn cancelled_rows_can_be_gone_on_from() {
+    let llamba = llamba();
+    let whole = Generation::greedy().max_tokens(14);
+    let prompt = llamba.tokenizer().unwrap().encode(TEXTS[1], true).unwrap();
+    let expected = llamba.generate(&prompt, &whole).unwrap();
+    for steps in 0..12 {
+        for pipelined in [false, true] {
+            let mut batch = Batch::new(&llamba, 7).unwrap();
+            batch.pipelined(pipelined);
+            let options = Generation { cancel: crate::Cancel::default(), ..whole.clone() };
+            let request =
+                RowRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
+            batch
+                .add(RowRequest::new(llamba.context().unwrap(), prompt.clone(), whole.clone()))
+                .unwrap();
+            let id = batch.add(request).unwrap();
+            let mut outcome = Outcome::default();
+            let mut reached = None;
+            for step in 0.. {
+                if step == steps {
+                    options.cancel.cancel();
+                }
+                for event in batch.step().unwrap().into_iter().filter(|e| e.row == id) {
+                    if let RowStep::End { context, .. } = &event.step {
+                        reached = Some(context.clone());
+                    }
+                    outcome.take(event);
+                }
+                if reached.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(outcome.reason, Some(Reason::Cancelled), "after {steps}");
+            let rest = Generation::greedy().max_tokens(14 - outcome.tokens.len());
+            let rest = llamba.resume(reached.unwrap(), "", &rest).unwrap().finish().unwrap();
+            assert_eq!([outcome.tokens, rest.tokens].concat(), expected.tokens, "after {steps}");
+        }
+    }
+}
+
+/// The prompt is read once for all continuations, and each is that of its own seed.
+#[test]
+fn choices_share_the_prompt() {
+    let llamba = llamba();
+    let prompt = llamba.tokenizer().unwrap().encode(TEXTS[3], true).unwrap();
+    let options = Generation::default().max_tokens(9).seed(5);
+    let mut request = RowRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
+    request.choices = 3;
+    let mut batch = Batch::new(&llamba, 16).unwrap();
+    batch.add(request).unwrap();
+    let (mut read, mut tokens) = (0, vec![Vec::new(); 3]);
+    while !batch.is_empty() {
+        for event in batch.step().unwrap() {
+            match event.step {
+                RowStep::Read { read: now, .. } => read = now,
+                RowStep::Token { id, .. } => tokens[event.choice].push(id),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(read, prompt.len());
+    for (i, tokens) in tokens.into_iter().enumerate() {
+        let alone = llamba.generate(&prompt, &options.clone().seed(5 + i as u64)).unwrap();
+        assert_eq!(tokens, alone.tokens, "choice {i}");
+    }
+}
+
+/// Log-probabilities of a prompt are those of the model's logits, however it is cut; contexts are
+/// handed out where they were asked for.
+#[test]
+fn prompt_logprobs_and_snapshots() {
+    let llamba = llamba();
+    let model = llamba.model();
+    let prompt = llamba.tokenizer().unwrap().encode(TEXTS[1], true).unwrap();
+    let (tokens, _) = model.tokens(&[&prompt]).unwrap();
+    let (logits, _) = model.forward(&tokens, None, &model.state(1).unwrap()).unwrap();
+    let logits = floats(&logits).unwrap();
+    let (padded, vocab) = (model.config().padded_vocab(), model.config().vocab_size);
+    let expected = |i: usize, id: u32| -> f64 {
+        let row = &logits[i * padded..][..vocab];
+        let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+        f64::from(row[id as usize]) - sum.ln()
+    };
+    for (piece, max_tokens) in [(5, 0), (64, 0), (5, 1), (64, 1)] {
+        let mut options = Generation::greedy().max_tokens(max_tokens);
+        options.logprobs = Some(1);
+        let mut request = RowRequest::new(llamba.context().unwrap(), prompt.clone(), options);
+        request.prompt_logprobs = true;
+        request.snapshots = vec![4, 11];
+        let mut batch = Batch::new(&llamba, piece).unwrap();
+        batch.add(request).unwrap();
+        let (mut found, mut snapshots) = (Vec::new(), Vec::new());
+        while !batch.is_empty() {
+            for event in batch.step().unwrap() {
+                match event.step {
+                    RowStep::Read { logprobs, .. } => found.extend(logprobs),
+                    RowStep::Snapshot { read, context } => snapshots.push((read, context)),
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(snapshots.iter().map(|s| s.0).collect::<Vec<_>>(), [4, 11]);
+        for (read, context) in snapshots {
+            assert_eq!(
+                (context.read(), context.pending()),
+                (read as u64 - 1, &prompt[read - 1..read])
+            );
+            let options = Generation::greedy().max_tokens(5);
+            let rest = llamba.resume(context, &prompt[read..], &options).unwrap().finish().unwrap();
+            assert_eq!(rest.tokens, llamba.generate(&prompt, &options).unwrap().tokens);
+        }
+        assert_eq!(found.len(), prompt.len() - 1);
+        for (i, found) in found.iter().enumerate() {
+            let expected = expected(i, prompt[i + 1]);
+            assert!((f64::from(found.chosen) - expected).abs() < 1e-4, "{i}: {found:?} {expected}");
+            assert!(found.top[0].1 >= found.chosen);
+        }
+    }
+}

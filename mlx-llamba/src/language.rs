@@ -1,0 +1,95 @@
+//! What a model must do to be generated with and compared.
+
+use mlx_rs::Array;
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::state::State;
+
+/// A language model as a function `(tokens, state) -> (hidden states, state)`, of one text.
+///
+/// [`Stream`](crate::Stream), [`Context`](crate::Context) and [`compare`](crate::compare) need no
+/// more of a model than this.
+pub trait LanguageModel {
+    /// What the model remembers of a text: a value, cheap to clone.
+    type State: Clone;
+
+    /// Entries of the vocabulary that tokens may have. Logits may have more.
+    fn vocab_size(&self) -> usize;
+
+    /// Ids that end a text, where the model's configuration names them.
+    fn eos(&self) -> &[u32];
+
+    /// Tokens of the longest text that the model can read; `None` if there is no end.
+    fn context_length(&self) -> Option<usize> {
+        None
+    }
+
+    /// The state before the first token.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    fn start(&self) -> Result<Self::State>;
+
+    /// Reads tokens (1, l), l >= 1: gives the hidden states (1, l, d) that [`head`](Self::head)
+    /// takes, and the state after the last token. Takes the state away, so that a model may
+    /// write into what nobody else holds. Lazy.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    fn read(&self, tokens: &Array, state: Self::State) -> Result<(Array, Self::State)>;
+
+    /// Hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    fn head(&self, hidden: &Array) -> Result<Array>;
+
+    /// The arrays that a state consists of.
+    fn arrays(state: &Self::State) -> Vec<&Array>;
+}
+
+impl LanguageModel for Model {
+    type State = State;
+
+    fn vocab_size(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn eos(&self) -> &[u32] {
+        &self.config().eos
+    }
+
+    fn start(&self) -> Result<State> {
+        self.state(1)
+    }
+
+    fn read(&self, tokens: &Array, state: State) -> Result<(Array, State)> {
+        self.hidden(tokens, None, &state)
+    }
+
+    fn head(&self, hidden: &Array) -> Result<Array> {
+        self.head(hidden)
+    }
+
+    fn arrays(state: &State) -> Vec<&Array> {
+        state.arrays().collect()
+    }
+}
+
+/// Token ids as an array (b, l), rows padded on the right with 0.
+///
+/// # Errors
+/// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
+pub(crate) fn tokens(rows: &[&[u32]], vocab_size: usize) -> Result<Array> {
+    for row in rows {
+        if let Some(position) = row.iter().position(|&id| id as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { id: row[position], position, vocab_size });
+        }
+    }
+    let l = rows.iter().map(|row| row.len()).max().filter(|&l| l > 0).ok_or(Error::EmptyPrompt)?;
+    let padding = |row: &[u32]| std::iter::repeat_n(0, l - row.len());
+    let ids: Vec<u32> =
+        rows.iter().flat_map(|row| row.iter().copied().chain(padding(row))).collect();
+    Ok(Array::from_slice(&ids, &[rows.len() as i32, l as i32])) // (b, l)
+}
