@@ -5,8 +5,17 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 7] =
-    ["generate", "quantize", "convert", "inspect", "logits", "bench", "completions"];
+const COMMANDS: [&str; 9] = [
+    "generate",
+    "chat",
+    "session",
+    "quantize",
+    "convert",
+    "inspect",
+    "logits",
+    "bench",
+    "completions",
+];
 
 #[test]
 fn every_help_has_an_example() {
