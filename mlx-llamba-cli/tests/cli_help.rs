@@ -5,15 +5,18 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 12] = [
     "generate",
     "chat",
     "session",
+    "serve",
     "quantize",
     "convert",
     "inspect",
     "logits",
     "bench",
+    "distill",
+    "train",
     "completions",
 ];
 

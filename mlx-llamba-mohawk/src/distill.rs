@@ -146,6 +146,7 @@ impl Run<'_> {
                 let options = Init {
                     copy_attention: recipe.student.copy_qkvo,
                     scale: Some(recipe.student.copy_scale).filter(|&scale| scale > 0.0),
+                    skip: recipe.student.skip,
                     seed: recipe.seed,
                 };
                 let theirs = self.teacher.parameters()?;

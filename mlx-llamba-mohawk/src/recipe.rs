@@ -85,6 +85,8 @@ pub struct StudentOptions {
     pub copy_qkvo: bool,
     /// What copied C and B are multiplied with; 0 is `head_dim^(-1/4)`.
     pub copy_scale: f32,
+    /// What D, the skip connection, begins as.
+    pub skip: f32,
     /// Tokens in which the first heads forget half, to begin with; the others begin as they are
     /// drawn, at about one token.
     pub half_lives: Vec<f32>,
@@ -98,6 +100,7 @@ impl Default for StudentOptions {
             bias: false,
             copy_qkvo: false,
             copy_scale: 0.0,
+            skip: 1.0,
             half_lives: Vec::new(),
         }
     }

@@ -79,7 +79,14 @@ pub(crate) fn describe(app: &App) -> Value {
     };
     let content = |kind: &str, schema: Value| json!({ "description": "Success", "content": { kind: { "schema": schema } } });
     let read = |id: &str, codes: &[u16], good: Value| json!({ "operationId": id, "responses": answers(codes, good) });
-    let event = |schema: Schema| json!({ "schema": { "type": "string" }, "x-event-data": schema });
+    // An event's data are JSON of this schema, or [DONE].
+    let event = |schema: Schema| {
+        let data = json!({ "type": "string" });
+        json!({
+            "schema": { "type": "object", "properties": { "data": data }, "required": ["data"] },
+            "x-event-data": schema,
+        })
+    };
     let stream = |whole: Schema, chunk: Schema| {
         json!({
             "description": "The whole answer; with stream: true a stream of events, each with a \

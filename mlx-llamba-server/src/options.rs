@@ -71,6 +71,22 @@ impl Options {
         if self.api_keys.iter().any(|key| !plain(key)) {
             return bad("api key", "...", "visible ASCII characters without spaces");
         }
+        let limits = &self.limits;
+        let numbers = [
+            ("rows", limits.rows),
+            ("queue", limits.queue),
+            ("choices", limits.choices),
+            ("prompt tokens", limits.prompt_tokens),
+            ("tokens", limits.max_tokens),
+            ("connections", limits.connections),
+            ("body", limits.body),
+        ];
+        if let Some((option, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
+            return bad(option, "0", "at least one");
+        }
+        if !(1..=1 << 20).contains(&limits.piece) {
+            return bad("prefill", &limits.piece.to_string(), "1 to 1048576 tokens");
+        }
         match self.cors.iter().find(|origin| !plain(origin)) {
             Some(origin) => bad("cors", origin, "an origin such as https://example.org, or *"),
             None => Ok(()),

@@ -92,7 +92,9 @@ fn schemathesis() {
     let mut command = Command::new(schemathesis);
     command.current_dir(directory.path());
     command.args(["--config-file"]).arg(python_files().join("schemathesis.toml"));
-    command.args(["run", &url, "--header", &format!("Authorization: Bearer {KEY}")]);
+    // What a file of a session looks like, no description can tell.
+    command.args(["run", &url, "--exclude-operation-id", "importSession"]);
+    command.args(["--header", &format!("Authorization: Bearer {KEY}")]);
     said(&command.output().unwrap());
     assert_eq!(server.get("/health").ok()["status"], "ok");
 }

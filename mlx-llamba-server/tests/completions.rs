@@ -199,7 +199,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     let chat = [
         (json!({ "messages": [] }), "messages", "at least one"),
         (json!({ "messages": image }), "messages[0]", "text parts"),
-        (json!({ "messages": [{ "role": "bob", "content": "" }] }), "messages[0].role", "bob"),
+        (json!({ "messages": [{ "role": "bob", "content": "" }] }), "messages[0]", "bob"),
         (json!({ "messages": [{ "role": "user" }] }), "messages[0]", "content"),
         (json!({ "messages": [{ "role": "user", "content": long }] }), "messages", "more than 50"),
         (json!({ "response_format": { "type": "json_object" } }), "response_format", "not supp"),

@@ -147,7 +147,7 @@ fn a_turn_that_fails_has_never_been() {
     server.post(&chat, &tools).is_error(400, Some("tools"), "at its beginning");
     assert_eq!(server.get(&path).ok(), before);
     let rewind = format!("{path}/rewind");
-    server.post(&rewind, &json!({ "messages": 9 })).is_error(400, Some("messages"), "no message 9");
+    server.post(&rewind, &json!({ "messages": 9 })).is_error(409, Some("messages"), "no message 9");
     server.post(&rewind, &json!({})).is_error(400, None, "missing field");
 
     // The reply to what follows is what it would have been.

@@ -139,6 +139,7 @@ pub(super) fn check_rest(
             student.copy_scale.is_finite() && student.copy_scale >= 0.0,
             "a number, 0 or above",
         ),
+        ("student.skip", student.skip.is_finite(), "a number"),
         ("student.half_lives", half_lives, "numbers above 0"),
         ("data.field", !data.field.is_empty(), "a name"),
         (

@@ -14,19 +14,27 @@ use crate::{Parameters, Result};
 const OPEN: f32 = 1.278_464_5;
 
 /// How the parts that a Llama does not have begin.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Init {
     /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
     pub copy_attention: bool,
     /// What the copied C and B are multiplied with, each; `head_dim^(-1/4)` if `None`, with which
     /// `C . B` is attention's `Q . K / sqrt(head_dim)`.
     pub scale: Option<f32>,
+    /// What D begins as. A copied attention needs no skip connection.
+    pub skip: f32,
     /// Equal seeds give equal parameters.
     pub seed: u64,
 }
 
+impl Default for Init {
+    fn default() -> Self {
+        Self { copy_attention: false, scale: None, skip: 1.0, seed: 0 }
+    }
+}
+
 /// Parameters of a student with [`config`](super::config()) `student`: embedding, MLPs, norms and
-/// head are the teacher's; the convolution passes its input on, the gate is open, D is 1, and the
+/// head are the teacher's; the convolution passes its input on, the gate is open, and the
 /// rest is random (uniform, `1/sqrt(columns)` at most, out_proj divided by `sqrt(n_layer)`) or
 /// attention's. All float32; lazy.
 ///
@@ -102,7 +110,7 @@ pub fn init(
                     broadcast_to(&tap, &shape)?
                 }
                 "z_bias" => full(&shape, OPEN)?,
-                "D" => full(&shape, 1.0)?,
+                "D" => full(&shape, options.skip)?,
                 // conv1d.bias, out_proj.bias
                 _ => Array::zeros::<f32>(&shape)?,
             }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod files;
 mod gradient;
 mod log;
+mod muon;
 mod names;
 mod plot;
 mod recompute;

@@ -1,7 +1,7 @@
 //! Which parameters a pattern means.
 
 /// True if one of `patterns` [`fits`] `name`.
-pub(crate) fn frozen(patterns: &[String], name: &str) -> bool {
+pub(crate) fn any_fits(patterns: &[String], name: &str) -> bool {
     patterns.iter().any(|pattern| fits(pattern, name))
 }
 
@@ -31,10 +31,10 @@ mod tests {
     fn patterns_name_parameters_from_their_end() {
         let name = "backbone.layers.3.mlp.down_proj.weight";
         for pattern in ["mlp.*", "*mlp*", name, "down_proj.weight", "layers.3.*", "*", "*.weight"] {
-            assert!(frozen(&["other".into(), pattern.into()], name), "{pattern}");
+            assert!(any_fits(&["other".into(), pattern.into()], name), "{pattern}");
         }
         for pattern in ["mlp", "lp.*", "down_proj", "layers.4.*", "*.bias", ""] {
-            assert!(!frozen(&[pattern.into()], name), "{pattern}");
+            assert!(!any_fits(&[pattern.into()], name), "{pattern}");
         }
     }
 }

@@ -8,7 +8,8 @@ use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use serde::{Deserialize, Serialize};
 
-use super::names::{fits, frozen};
+use super::muon;
+use super::names::{any_fits, fits};
 use super::watch::Place;
 use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
 use crate::data::Windows;
@@ -75,6 +76,12 @@ pub struct StageOptions {
     /// copied and need little change.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lr_factors: BTreeMap<String, f64>,
+    /// Matrices that Muon changes instead of AdamW, as in [`freeze`](Self::freeze).
+    #[serde(default)]
+    pub muon: Vec<String>,
+    /// Rows that are a matrix of their own to Muon, such as those of a head; 0 is all of them.
+    #[serde(default)]
+    pub muon_rows: usize,
 }
 
 fn tenth() -> f64 {
@@ -208,7 +215,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut owners = BTreeMap::new();
         for part in 0..objective.parts() {
             let mut names = objective.trains(part);
-            names.retain(|name| !frozen(&options.freeze, name));
+            names.retain(|name| !any_fits(&options.freeze, name));
             for name in &names {
                 if !parameters.contains_key(name) {
                     return Err(Error::unknown(name));
@@ -301,9 +308,13 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let old = state.moments.get(name);
             let time = (step, lr * self.options.lr_factor(name));
             let gradient = (gradient, factor);
-            let (parameter, moments) =
+            let (mut new, moments) =
                 self.adamw.update(self.backend, parameter, gradient, old, time)?;
-            state.parameters.insert(name.clone(), parameter);
+            if parameter.ndim() == 2 && any_fits(&self.options.muon, name) {
+                let rows = self.options.muon_rows;
+                new = muon::step(parameter, gradient, &moments.m, &new, rows, time.1)?;
+            }
+            state.parameters.insert(name.clone(), new);
             state.moments.insert(name.clone(), moments);
         }
         drop(sum);

@@ -1,5 +1,7 @@
 //! `POST /v1/chat/completions`
 
+mod answer;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,20 +9,19 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::{ChatOptions, Tokenizer};
+use mlx_llamba::ChatOptions;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
 use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
-use super::stream::{self, Chunks};
-use super::tokens::ChatLogprobs;
-use super::usage::Usage;
-use super::{App, Client, aside, finish, now};
-use crate::engine::{Job, Replies, Reply, SessionTurn};
+use super::{App, Client, aside, stream};
+use crate::engine::{Job, SessionTurn};
 use crate::problem::Problem;
+use answer::Answer;
+pub(crate) use answer::{ChatChunk, ChatCompletion};
 
 /// A tool, as the chat template wants it.
 pub(crate) type Tool = BTreeMap<String, Value>;
@@ -78,67 +79,6 @@ fields!(ChatRequest, unsupported: &[
     "web_search_options",
 ]);
 
-/// The model's message.
-#[derive(Debug, Serialize, JsonSchema)]
-struct ReplyMessage {
-    role: &'static str,
-    content: String,
-    /// Always `null`.
-    refusal: Option<()>,
-}
-
-/// One of the messages that were asked for.
-#[derive(Debug, Serialize, JsonSchema)]
-struct Choice {
-    index: usize,
-    message: ReplyMessage,
-    logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
-    finish_reason: &'static str,
-}
-
-/// Messages of the model.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct ChatCompletion {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
-    choices: Vec<Choice>,
-    usage: Usage,
-}
-
-/// What a message has grown by.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-struct Delta {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
-}
-
-/// A message that grows.
-#[derive(Debug, Serialize, JsonSchema)]
-struct ChunkChoice {
-    index: usize,
-    delta: Delta,
-    logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`; `null` before the end.
-    finish_reason: Option<&'static str>,
-}
-
-/// A piece of a stream of messages.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct ChatChunk {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
-    choices: Vec<ChunkChoice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
-}
-
 /// `POST /v1/chat/completions`
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -166,29 +106,12 @@ pub(super) async fn answer(
     let (job, text) = aside(move || prepare(&own, client, request, session)).await?;
     let id = app.id("chatcmpl");
     app.log_text("prompt", &id, || text);
-    let n = job.choices;
-    let logprobs = job.options.logprobs.is_some();
-    let open = || Open { logprobs: logprobs.then(ChatLogprobs::default), ..Open::default() };
-    let replies = app.engine.submit(vec![job])?;
-    let mut answer = Answer {
-        tokenizer: app.engine.tokenizer().clone(),
-        id,
-        created: now(),
-        choices: (0..n).map(|_| open()).collect(),
-        usage: Usage::default(),
-        usage_wanted: usage.unwrap_or(false),
-        replies,
-        left: n,
-        app,
-    };
+    let usage_wanted = usage.unwrap_or(false);
+    let answer = Answer::start(app.clone(), id, job, usage_wanted)?;
     if streams {
-        let app = answer.app.clone();
         return Ok(stream::respond(&app, answer));
     }
-    while answer.left > 0 {
-        answer.take().await?;
-    }
-    Ok(Json(answer.whole()).into_response())
+    Ok(Json(answer.whole().await?).into_response())
 }
 
 /// The job of a request, and the text that the conversation became.
@@ -278,129 +201,4 @@ pub(super) fn tools(given: Option<Vec<Tool>>) -> Result<Option<mlx_llamba::Json>
     }
     let tools = serde_json::to_value(tools).and_then(serde_json::from_value);
     tools.map(Some).map_err(|e| Problem::parameter("tools", e))
-}
-
-/// An answer on its way.
-struct Answer {
-    app: Arc<App>,
-    tokenizer: Tokenizer,
-    id: String,
-    created: u64,
-    choices: Vec<Open>,
-    usage: Usage,
-    usage_wanted: bool,
-    replies: Replies,
-    /// Messages that have not ended.
-    left: usize,
-}
-
-/// A message that grows; what was sent is taken out.
-#[derive(Default)]
-struct Open {
-    /// Its role was told.
-    begun: bool,
-    text: String,
-    logprobs: Option<ChatLogprobs>,
-    finish: Option<&'static str>,
-}
-
-impl Answer {
-    /// Takes one reply; gives the choice that it changed.
-    async fn take(&mut self) -> Result<Option<usize>, Problem> {
-        Ok(match self.replies.next().await?.1 {
-            Reply::Started { prompt, cached } => {
-                self.usage.prompt(prompt, cached);
-                None
-            }
-            Reply::Read { .. } => None,
-            Reply::Token { choice, text, id, logprobs } => {
-                self.usage.token();
-                let open = &mut self.choices[choice];
-                open.text.push_str(&text);
-                if let (Some(all), Some(found)) = (&mut open.logprobs, logprobs) {
-                    all.push(&self.tokenizer, id, &found);
-                }
-                Some(choice)
-            }
-            Reply::End { choice, text, reason } => {
-                let open = &mut self.choices[choice];
-                open.text.push_str(&text);
-                open.finish = Some(finish(&reason));
-                self.left -= 1;
-                Some(choice)
-            }
-            Reply::Failed(problem) => return Err(problem),
-        })
-    }
-
-    fn whole(mut self) -> ChatCompletion {
-        let choice = |(index, open): (usize, Open)| {
-            self.app.log_text("text", &self.id, || open.text.clone());
-            let message = ReplyMessage { role: "assistant", content: open.text, refusal: None };
-            let finish_reason = open.finish.unwrap_or("stop");
-            Choice { index, message, logprobs: open.logprobs, finish_reason }
-        };
-        ChatCompletion {
-            choices: std::mem::take(&mut self.choices)
-                .into_iter()
-                .enumerate()
-                .map(choice)
-                .collect(),
-            id: self.id,
-            object: "chat.completion",
-            created: self.created,
-            model: self.app.options.model.clone(),
-            usage: self.usage,
-        }
-    }
-
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
-        stream::json(&ChatChunk {
-            id: self.id.clone(),
-            object: "chat.completion.chunk",
-            created: self.created,
-            model: self.app.options.model.clone(),
-            choices,
-            usage,
-        })
-    }
-
-    /// What there is of a message since the last time.
-    fn news(&mut self, index: usize) -> Vec<String> {
-        let open = &mut self.choices[index];
-        let mut choices = Vec::new();
-        let plain = |delta| ChunkChoice { index, delta, logprobs: None, finish_reason: None };
-        if !std::mem::replace(&mut open.begun, true) {
-            choices.push(plain(Delta { role: Some("assistant"), content: Some(String::new()) }));
-        }
-        let tokens = open.logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_empty());
-        if !open.text.is_empty() || tokens {
-            let content = std::mem::take(&mut open.text);
-            self.app.log_text("text", &self.id, || content.clone());
-            let logprobs = open.logprobs.as_mut().map(std::mem::take);
-            let delta = Delta { role: None, content: Some(content) };
-            choices.push(ChunkChoice { logprobs, ..plain(delta) });
-        }
-        if let Some(reason) = open.finish {
-            choices.push(ChunkChoice { finish_reason: Some(reason), ..plain(Delta::default()) });
-        }
-        choices.into_iter().map(|choice| self.chunk(vec![choice], None)).collect()
-    }
-}
-
-impl Chunks for Answer {
-    async fn next(&mut self) -> Result<Option<Vec<String>>, Problem> {
-        while self.left > 0 {
-            if let Some(index) = self.take().await? {
-                let chunks = self.news(index);
-                if !chunks.is_empty() {
-                    return Ok(Some(chunks));
-                }
-            }
-        }
-        if std::mem::take(&mut self.usage_wanted) {
-            return Ok(Some(vec![self.chunk(Vec::new(), Some(self.usage))]));
-        }
-        Ok(None)
-    }
 }

@@ -1,5 +1,7 @@
 //! `POST /v1/completions`
 
+mod answer;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,18 +9,16 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::{TokenLogprobs, Tokenizer};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::fields::{Fields, fields};
 use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
-use super::stream::{self, Chunks};
-use super::tokens::CompletionLogprobs;
-use super::usage::Usage;
-use super::{App, Client, aside, finish, now};
-use crate::engine::{Job, Replies, Reply};
+use super::{App, Client, aside, stream};
+use crate::engine::Job;
 use crate::problem::Problem;
+use answer::Answer;
+pub(crate) use answer::Completion;
 
 /// What to complete.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -73,28 +73,6 @@ pub(crate) struct CompletionRequest {
 
 fields!(CompletionRequest, unsupported: &["best_of", "suffix"]);
 
-/// A continuation.
-#[derive(Debug, Serialize, JsonSchema)]
-struct Choice {
-    text: String,
-    index: usize,
-    logprobs: Option<CompletionLogprobs>,
-    /// `stop` or `length`; `null` before the end.
-    finish_reason: Option<&'static str>,
-}
-
-/// Continuations, or a piece of a stream of them.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct Completion {
-    id: String,
-    object: &'static str,
-    created: u64,
-    model: String,
-    choices: Vec<Choice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Usage>,
-}
-
 /// `POST /v1/completions`
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -110,30 +88,11 @@ pub(crate) async fn create(
     }
     let own = app.clone();
     let (jobs, echo) = aside(move || prepare(&own, client, request)).await?;
-    let n = jobs.first().map_or(1, |job| job.choices);
-    let logprobs = jobs.first().is_some_and(|job| job.options.logprobs.is_some());
-    let mut answer = Answer {
-        head: Head { id: app.id("cmpl"), created: now(), model: app.options.model.clone() },
-        tokenizer: app.engine.tokenizer().clone(),
-        app: app.clone(),
-        n,
-        choices: Vec::new(),
-        usage: Usage::default(),
-        usage_wanted: usage.unwrap_or(false),
-        replies: None,
-        left: 0,
-    };
-    answer.open(&jobs, &echo, logprobs);
-    answer.replies = Some(app.engine.submit(jobs)?);
+    let answer = Answer::start(app.clone(), jobs, &echo, usage.unwrap_or(false))?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
-    while answer.left > 0 {
-        answer.take().await?;
-    }
-    let choices = (0..answer.choices.len()).map(|i| answer.choice(i)).collect();
-    let usage = Some(answer.usage);
-    Ok(Json(answer.head.completion(choices, usage)).into_response())
+    Ok(Json(answer.whole().await?).into_response())
 }
 
 /// The jobs of a request, and the texts to give back before the continuations.
@@ -202,153 +161,4 @@ fn prepare(
         deadline,
     };
     Ok((prompts.into_iter().map(job).collect(), echoes))
-}
-
-/// What every piece of an answer begins with.
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-}
-
-impl Head {
-    fn completion(&self, choices: Vec<Choice>, usage: Option<Usage>) -> Completion {
-        Completion {
-            id: self.id.clone(),
-            object: "text_completion",
-            created: self.created,
-            model: self.model.clone(),
-            choices,
-            usage,
-        }
-    }
-}
-
-/// An answer on its way.
-struct Answer {
-    app: Arc<App>,
-    head: Head,
-    tokenizer: Tokenizer,
-    /// Continuations of each prompt.
-    n: usize,
-    choices: Vec<Open>,
-    usage: Usage,
-    usage_wanted: bool,
-    replies: Option<Replies>,
-    /// Continuations that have not ended.
-    left: usize,
-}
-
-/// A continuation that grows; what was sent is taken out.
-#[derive(Default)]
-struct Open {
-    text: String,
-    logprobs: Option<CompletionLogprobs>,
-    finish: Option<&'static str>,
-    /// Tokens of the prompt whose log-probabilities are still to come.
-    prompt: Vec<u32>,
-}
-
-impl Answer {
-    fn open(&mut self, jobs: &[Job], echo: &[String], logprobs: bool) {
-        for (i, job) in jobs.iter().enumerate() {
-            for _ in 0..self.n {
-                let mut open =
-                    Open { text: echo.get(i).cloned().unwrap_or_default(), ..Open::default() };
-                open.logprobs = logprobs.then(CompletionLogprobs::default);
-                if let Some(logprobs) = open.logprobs.as_mut().filter(|_| job.prompt_logprobs) {
-                    logprobs.push(&self.tokenizer, job.prompt[0], None);
-                    open.prompt.extend(job.prompt[1..].iter().rev());
-                }
-                self.choices.push(open);
-            }
-            let what = || self.tokenizer.decode(&job.prompt, false).unwrap_or_default();
-            self.app.log_text("prompt", &self.head.id, what);
-        }
-        self.left = self.choices.len();
-    }
-
-    /// Takes one reply; gives the choices that it changed.
-    async fn take(&mut self) -> Result<std::ops::Range<usize>, Problem> {
-        let Some(replies) = &mut self.replies else { return Ok(0..0) };
-        let (job, reply) = replies.next().await?;
-        let first = job * self.n;
-        Ok(match reply {
-            Reply::Started { prompt, cached } => {
-                self.usage.prompt(prompt, cached);
-                0..0
-            }
-            Reply::Read { logprobs } => {
-                for open in &mut self.choices[first..first + self.n] {
-                    open.read(&self.tokenizer, &logprobs);
-                }
-                first..first + self.n
-            }
-            Reply::Token { choice, text, id, logprobs } => {
-                self.usage.token();
-                let open = &mut self.choices[first + choice];
-                open.text.push_str(&text);
-                if let Some(all) = &mut open.logprobs {
-                    all.push(&self.tokenizer, id, logprobs.as_ref());
-                }
-                first + choice..first + choice + 1
-            }
-            Reply::End { choice, text, reason } => {
-                let open = &mut self.choices[first + choice];
-                open.text.push_str(&text);
-                open.finish = Some(finish(&reason));
-                self.left -= 1;
-                first + choice..first + choice + 1
-            }
-            Reply::Failed(problem) => return Err(problem),
-        })
-    }
-
-    /// What there is of a choice since the last time.
-    fn choice(&mut self, index: usize) -> Choice {
-        let open = &mut self.choices[index];
-        let text = std::mem::take(&mut open.text);
-        self.app.log_text("text", &self.head.id, || text.clone());
-        let logprobs = open.logprobs.as_mut().map(CompletionLogprobs::take);
-        Choice { text, index, logprobs, finish_reason: open.finish }
-    }
-}
-
-impl Open {
-    /// Log-probabilities of more of the prompt.
-    fn read(&mut self, tokenizer: &Tokenizer, found: &[TokenLogprobs]) {
-        for logprobs in found {
-            if let (Some(id), Some(all)) = (self.prompt.pop(), &mut self.logprobs) {
-                all.push(tokenizer, id, Some(logprobs));
-            }
-        }
-    }
-
-    /// Nothing to tell yet.
-    fn is_empty(&self) -> bool {
-        let tokens = self.logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_empty());
-        self.text.is_empty() && !tokens && self.finish.is_none()
-    }
-}
-
-impl Chunks for Answer {
-    async fn next(&mut self) -> Result<Option<Vec<String>>, Problem> {
-        while self.left > 0 {
-            let mut chunks = Vec::new();
-            for index in self.take().await? {
-                if !self.choices[index].is_empty() {
-                    let choice = self.choice(index);
-                    chunks.push(stream::json(&self.head.completion(vec![choice], None)));
-                }
-            }
-            if !chunks.is_empty() {
-                return Ok(Some(chunks));
-            }
-        }
-        if std::mem::take(&mut self.usage_wanted) {
-            let last = self.head.completion(Vec::new(), Some(self.usage));
-            return Ok(Some(vec![stream::json(&last)]));
-        }
-        Ok(None)
-    }
 }

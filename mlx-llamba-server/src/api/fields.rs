@@ -38,6 +38,12 @@ pub(crate) trait Fields: DeserializeOwned + JsonSchema {
         if let Some(name) = object.keys().find(|name| !Self::known().contains(*name)) {
             return Err(Problem::unknown(name));
         }
+        for (name, value) in &mut object {
+            // What goes to the chat template is handed on as it is.
+            if !matches!(name.as_str(), "messages" | "tools") || value.is_number() {
+                whole_numbers(value);
+            }
+        }
         serde_path_to_error::deserialize(Value::Object(object)).map_err(|e| {
             let path = e.path().to_string();
             let problem = Problem::new(StatusCode::BAD_REQUEST, format!("{path}: {}", e.inner()));
@@ -45,6 +51,21 @@ pub(crate) trait Fields: DeserializeOwned + JsonSchema {
             let problem = problem.code("invalid_type");
             if Self::known().contains(&top) { problem.param(path) } else { problem }
         })
+    }
+}
+
+/// Writes whole numbers as such: JSON's 1.0 is an integer.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use mlx_llamba::Message;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -12,22 +13,51 @@ use crate::problem::Problem;
 /// A piece of a message.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Part {
+enum Part {
     Text { text: String },
 }
 
 /// What is said.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a string or a list of text parts")]
-pub(crate) enum Content {
+enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
+/// Fields of the model's own messages that say nothing. Clients send them back as they are.
+const EMPTY: [&str; 4] = ["annotations", "audio", "function_call", "refusal"];
+
 /// One message.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(transparent)]
+pub(crate) struct ChatMessage(Spoken);
+
+impl<'de> Deserialize<'de> for ChatMessage {
+    /// As the derived one of what it holds, which alone takes numbers for the names of kinds,
+    /// and empty objects for `null`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value.get("role").is_some_and(|role| !role.is_string()) {
+            return Err(D::Error::custom("role: expected a string"));
+        }
+        let said = |name: &&&str| value.get(name).is_some_and(|value| !value.is_null());
+        if let Some(name) = EMPTY.iter().find(said) {
+            return Err(D::Error::custom(format!("{name}: expected null")));
+        }
+        let parts = value.get("content").and_then(Value::as_array).into_iter().flatten();
+        if parts.filter_map(|part| part.get("type")).any(|kind| !kind.is_string()) {
+            return Err(D::Error::custom("content: type: expected a string"));
+        }
+        Spoken::deserialize(value).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What a message can be.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "role", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum ChatMessage {
+#[schemars(rename = "Message")]
+enum Spoken {
     System {
         content: Content,
         name: Option<String>,
@@ -70,25 +100,25 @@ pub(crate) fn messages(given: Vec<ChatMessage>) -> Result<Vec<Message>, Problem>
     given.into_iter().enumerate().map(|(i, message)| one(i, message)).collect()
 }
 
-fn one(i: usize, given: ChatMessage) -> Result<Message, Problem> {
+fn one(i: usize, ChatMessage(given): ChatMessage) -> Result<Message, Problem> {
     let mut fields = Vec::new();
     let (role, content) = match given {
-        ChatMessage::System { content, name } | ChatMessage::Developer { content, name } => {
+        Spoken::System { content, name } | Spoken::Developer { content, name } => {
             fields.push(("name", name.map(Value::from)));
             ("system", Some(content))
         }
-        ChatMessage::User { content, name } => {
+        Spoken::User { content, name } => {
             fields.push(("name", name.map(Value::from)));
             ("user", Some(content))
         }
-        ChatMessage::Assistant { content, name, tool_calls, .. } => {
+        Spoken::Assistant { content, name, tool_calls, .. } => {
             let object = |call: BTreeMap<String, Value>| call.into_iter().collect::<Value>();
             let calls = tool_calls.map(|calls| calls.into_iter().map(object).collect());
             fields.push(("name", name.map(Value::from)));
             fields.push(("tool_calls", calls));
             ("assistant", content)
         }
-        ChatMessage::Tool { content, tool_call_id } => {
+        Spoken::Tool { content, tool_call_id } => {
             fields.push(("tool_call_id", tool_call_id.map(Value::from)));
             ("tool", Some(content))
         }

@@ -91,14 +91,14 @@ impl<'m> Sessions<'m> {
         let session = self.idle(id)?;
         // To keep all of them is no mistake.
         if messages != session.messages().len() {
-            session.rewind(messages).map_err(|e| Problem::parameter("messages", e))?;
+            session.rewind(messages).map_err(|e| conflict(&e).param("messages"))?;
         }
         Ok(view(id, session))
     }
 
     pub(crate) fn undo(&mut self, id: &str) -> Result<View, Problem> {
         let session = self.idle(id)?;
-        session.undo().map_err(|e| Problem::bad(e.to_string()).code("nothing_to_undo"))?;
+        session.undo().map_err(|e| conflict(&e))?;
         Ok(view(id, session))
     }
 
@@ -176,6 +176,11 @@ fn view(id: &str, session: &Session<'_>) -> View {
         bytes: stats.state_bytes + stats.snapshot_bytes,
         snapshots: stats.snapshots,
     }
+}
+
+/// What is asked for makes no sense in the place where the session is.
+fn conflict(error: &Error) -> Problem {
+    Problem::new(StatusCode::CONFLICT, error.to_string()).code("impossible")
 }
 
 fn unknown(id: &str) -> Problem {

@@ -1,0 +1,138 @@
+//! Muon: matrices change by their momentum with all its singular values made alike.
+//!
+//! Few steps teach a mixer's projections more this way than AdamW's do. Source: K. Jordan et al.,
+//! Muon (2024), with the scale of Moonlight (arXiv 2502.16982), under which AdamW's learning rates
+//! fit.
+
+use mlx_rs::Array;
+use mlx_rs::ops::{concatenate, split_at_indices, sum_axes, swap_axes};
+
+use crate::Result;
+
+/// Newton-Schulz iterations, and the polynomial that they apply to the singular values.
+const ITERATIONS: usize = 5;
+const POLYNOMIAL: [f32; 3] = [3.4445, -4.775, 2.0315];
+
+/// Momentum, and the root mean square of a step with learning rate 1.
+const MOMENTUM: f32 = 0.9;
+const SIZE: f32 = 0.2;
+
+/// The step of a matrix (r, c) in blocks of `rows` rows, such as the rows of a head; 0 is all rows.
+/// Rows that fill no block are as in `others`. Lazy.
+///
+/// | arg | shape |
+/// |---|---|
+/// | parameter, gradient (times `scale`), mean, others | (r, c) |
+///
+/// `mean` is the mean gradient with this one in it, as [`AdamW`](super::AdamW) keeps it with
+/// `beta1` = 0.9. Nothing decays.
+///
+/// # Errors
+/// What MLX reports of shapes that differ.
+pub(super) fn step(
+    parameter: &Array,
+    (gradient, scale): (&Array, f64),
+    mean: &Array,
+    others: &Array,
+    rows: usize,
+    lr: f64,
+) -> Result<Array> {
+    let (r, c) = (parameter.dim(0), parameter.dim(1));
+    let rows = if rows == 0 { r } else { rows as i32 };
+    let blocks = r / rows;
+    if blocks == 0 {
+        return Ok(others.clone());
+    }
+    let whole = blocks * rows;
+    let top = |array: &Array| -> Result<Array> {
+        Ok(split_at_indices(array, &[whole], 0)?.swap_remove(0)) // (blocks * rows, c)
+    };
+    let scalar = |value: f64| Array::from_f32(value as f32);
+    let fresh = top(gradient)?.multiply(scalar(scale * f64::from(1.0 - MOMENTUM)))?;
+    let u = top(mean)?.multiply(Array::from_f32(MOMENTUM))?.add(fresh)?; // Nesterov's look ahead
+    let direction = orthogonal(&u.reshape(&[blocks, rows, c])?)?.reshape(&[whole, c])?;
+    let size = SIZE * (rows.max(c) as f32).sqrt();
+    let changed = top(parameter)?.subtract(direction.multiply(scalar(lr * f64::from(size)))?)?;
+    if whole == r {
+        return Ok(changed);
+    }
+    let rest = split_at_indices(others, &[whole], 0)?.swap_remove(1); // (r - whole, c)
+    Ok(concatenate(&[changed, rest], 0)?)
+}
+
+/// `U V^T` of each matrix `U S V^T` in (k, r, c), roughly: singular values between 0.7 and 1.2.
+fn orthogonal(matrices: &Array) -> Result<Array> {
+    let tall = matrices.dim(1) > matrices.dim(2);
+    let x = if tall { swap_axes(matrices, 1, 2)? } else { matrices.clone() };
+    let length = sum_axes(&x.square()?, &[1, 2], true)?.sqrt()?; // (k, 1, 1)
+    let mut x = x.divide(length.add(Array::from_f32(1e-7))?)?;
+    let [a, b, c] = POLYNOMIAL.map(Array::from_f32);
+    for _ in 0..ITERATIONS {
+        let square = x.matmul(swap_axes(&x, 1, 2)?)?; // (k, r, r)
+        let mixed = square.multiply(&b)?.add(square.matmul(&square)?.multiply(&c)?)?;
+        x = x.multiply(&a)?.add(mixed.matmul(&x)?)?;
+    }
+    if tall { Ok(swap_axes(&x, 1, 2)?) } else { Ok(x) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_rs::random;
+
+    use super::*;
+
+    fn floats(array: &Array) -> Vec<f32> {
+        mlx_llamba::floats(array).unwrap()
+    }
+
+    #[test]
+    fn singular_values_become_alike() {
+        let key = random::key(1).unwrap();
+        for shape in [[3, 5, 9], [2, 11, 4], [1, 6, 6]] {
+            let x = random::normal::<f32>(&shape, None, None, &key).unwrap();
+            // One direction much stronger than the others.
+            let spread = Array::from_iter(
+                (0..shape[2]).map(|i| if i == 0 { 30.0f32 } else { 1.0 }),
+                &[shape[2]],
+            );
+            let x = x.multiply(spread).unwrap();
+            let y = orthogonal(&x).unwrap();
+            assert_eq!(y.shape(), shape);
+            let small = if shape[1] > shape[2] { swap_axes(&y, 1, 2).unwrap() } else { y.clone() };
+            let gram = small.matmul(swap_axes(&small, 1, 2).unwrap()).unwrap();
+            let n = gram.dim(1) as usize;
+            for (i, value) in floats(&gram).into_iter().enumerate() {
+                let (row, column) = (i / n % n, i % n);
+                if row == column {
+                    assert!((0.3..1.6).contains(&value), "{shape:?} {row}: {value}");
+                } else {
+                    assert!(value.abs() < 0.5, "{shape:?} {row} {column}: {value}");
+                }
+            }
+            // It still points where it did.
+            let along = floats(&x.multiply(&y).unwrap().sum(None).unwrap())[0];
+            assert!(along > 0.0);
+        }
+    }
+
+    #[test]
+    fn blocks_are_matrices_of_their_own_and_the_rest_is_left() {
+        let key = random::key(2).unwrap();
+        let draw = || random::normal::<f32>(&[7, 4], None, None, &key).unwrap();
+        let (p, g, m, others) = (draw(), draw(), draw(), Array::zeros::<f32>(&[7, 4]).unwrap());
+        let all = floats(&step(&p, (&g, 0.5), &m, &others, 3, 0.01).unwrap());
+        assert_eq!(all[24..], [0.0; 4], "rows that fill no block");
+        let second = |array: &Array| split_at_indices(array, &[3, 6], 0).unwrap().swap_remove(1);
+        let alone = step(&second(&p), (&second(&g), 0.5), &second(&m), &second(&others), 0, 0.01);
+        let alone = floats(&alone.unwrap());
+        for (found, expected) in all[12..24].iter().zip(&alone) {
+            assert!((found - expected).abs() < 1e-6);
+        }
+        // Root mean square of the change: 0.01 * 0.2, whatever the gradient's size, roughly.
+        let old = floats(&second(&p));
+        let change: f32 = old.iter().zip(&alone).map(|(a, b)| (a - b).powi(2)).sum();
+        let size = (change / 12.0).sqrt();
+        assert!((0.0010..0.0025).contains(&size), "{size}");
+    }
+}
