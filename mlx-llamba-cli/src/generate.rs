@@ -4,12 +4,14 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{Backend, Context, Event, Generation, Reason, Sampling, Stats};
+use mlx_llamba::{Backend, Context, Event, Generation, Reason, Stats};
 
+use crate::follow::follow;
 use crate::interrupt;
 use crate::model::ModelArgs;
 use crate::output::{check_parent, show};
 use crate::progress::{Progress, Unit};
+use crate::sampling::SamplingArgs;
 
 /// Continue a text
 #[derive(clap::Args)]
@@ -19,7 +21,8 @@ Examples:
   mlx-llamba generate --temperature 0 --max-tokens 50 --json \"The little rabbit\"
   echo \"One day\" | mlx-llamba generate --echo -
   mlx-llamba generate --state-out story.state \"Lily found a key.\"
-  mlx-llamba generate --state-in story.state \" The next day\"")]
+  mlx-llamba generate --state-in story.state \" The next day\"
+  tail -f server.log | mlx-llamba generate --follow --every 500 --state-out log.state")]
 pub(crate) struct Args {
     /// The text to continue; - reads it from standard input
     #[arg(conflicts_with = "prompt_file")]
@@ -59,67 +62,22 @@ pub(crate) struct Args {
     /// Tokens of the prompt read in one piece
     #[arg(long, value_name = "N", default_value_t = Generation::default().prefill)]
     prefill: usize,
+    /// Read standard input as it comes, without end, and report how well it is predicted
+    #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "echo", "logprobs", "stop"])]
+    follow: bool,
+    /// Tokens from one report to the next, with --follow
+    #[arg(
+        long, value_name = "N", default_value_t = 1000, requires = "follow",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    every: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-#[derive(clap::Args)]
-#[command(next_help_heading = "Sampling")]
-struct SamplingArgs {
-    /// 0 always takes the likeliest token; higher is more varied
-    #[arg(
-        short, long, allow_negative_numbers = true,
-        default_value_t = Sampling::default().temperature
-    )]
-    temperature: f32,
-    /// Keep only this many of the likeliest tokens; 0 keeps all
-    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Keep the likeliest tokens that together reach this probability
-    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().top_p)]
-    top_p: f32,
-    /// Keep tokens with at least this share of the largest probability
-    #[arg(long, allow_negative_numbers = true, default_value_t = Sampling::default().min_p)]
-    min_p: f32,
-    /// Above 1: tokens of the prompt and the output become less likely
-    #[arg(
-        long, value_name = "X", allow_negative_numbers = true,
-        default_value_t = Sampling::default().repetition_penalty
-    )]
-    repetition_penalty: f32,
-    /// Subtracted from the logits of tokens that stand in the output
-    #[arg(
-        long, value_name = "X", allow_negative_numbers = true,
-        default_value_t = Sampling::default().presence_penalty
-    )]
-    presence_penalty: f32,
-    /// Subtracted for each time a token stands in the output
-    #[arg(
-        long, value_name = "X", allow_negative_numbers = true,
-        default_value_t = Sampling::default().frequency_penalty
-    )]
-    frequency_penalty: f32,
-    /// How many of the last tokens the penalties look at [default: all]
-    #[arg(long, value_name = "N")]
-    penalty_window: Option<usize>,
-    /// Add to the logit of a token; may be given more than once
-    #[arg(long, value_name = "ID=BIAS", value_parser = logit_bias)]
-    logit_bias: Vec<(u32, f32)>,
-    /// Equal seeds give equal texts [default: another one every time]
-    #[arg(long, allow_negative_numbers = true)]
-    seed: Option<u64>,
-}
-
-fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
-    let id = id.parse().map_err(|_| format!("{id} is not a token id"))?;
-    let bias = bias.parse().map_err(|_| format!("{bias} is not a number"))?;
-    Ok((id, bias))
-}
-
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let prompt = self.prompt()?;
+        let prompt = if self.follow { String::new() } else { self.prompt()? };
         if let Some(path) = &self.state_out {
             check_parent(path)?;
         }
@@ -131,6 +89,13 @@ impl Args {
             Some(path) => Context::load(llamba.model(), path)?,
             None => llamba.context()?,
         };
+        if self.follow {
+            let reached = follow(&llamba, context, self.every, self.json, &options.cancel)?;
+            return match &self.state_out {
+                Some(path) => Ok(reached.save(llamba.model(), path)?),
+                None => Ok(()),
+            };
+        }
         let mut stream = llamba.resume(context, &prompt, &options)?;
         if self.echo && !self.json {
             show(&prompt)?;
@@ -188,20 +153,8 @@ impl Args {
     }
 
     fn options(&self) -> Generation {
-        let s = &self.sampling;
         let mut options = Generation::default().max_tokens(self.max_tokens);
-        options.sampling = Sampling {
-            temperature: s.temperature,
-            top_k: s.top_k,
-            top_p: s.top_p,
-            min_p: s.min_p,
-            repetition_penalty: s.repetition_penalty,
-            presence_penalty: s.presence_penalty,
-            frequency_penalty: s.frequency_penalty,
-            penalty_window: s.penalty_window,
-            logit_bias: s.logit_bias.clone(),
-            seed: s.seed,
-        };
+        options.sampling = self.sampling.sampling();
         options.stop.clone_from(&self.stop);
         options.eos = self.ignore_eos.then(Vec::new);
         options.logprobs = self.logprobs;
@@ -211,7 +164,7 @@ impl Args {
 }
 
 /// One line of numbers for people.
-fn summary(reason: &Reason, stats: &Stats) -> String {
+pub(crate) fn summary(reason: &Reason, stats: &Stats) -> String {
     let reason = match reason {
         Reason::Eos(id) => format!("end of text ({id})"),
         Reason::Stop(text) => format!("stop string {text:?}"),

@@ -23,6 +23,23 @@ pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
     Ok(())
 }
 
+/// Calls `handle` at every Ctrl-C, with false, and at every termination signal, with true.
+pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            handle(signal != SIGINT);
+        }
+    });
+    Ok(())
+}
+
+/// Makes the process end as interrupted.
+pub(crate) fn note() {
+    HAPPENED.store(true, Ordering::Relaxed);
+}
+
 /// True after the first one.
 pub(crate) fn happened() -> bool {
     HAPPENED.load(Ordering::Relaxed)

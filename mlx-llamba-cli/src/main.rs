@@ -1,18 +1,23 @@
 //! The `mlx-llamba` command: thin, one file a subcommand.
 
 mod bench;
+mod chat;
 mod completions;
 mod convert;
+mod follow;
 mod generate;
 mod inspect;
 mod interrupt;
 mod logits;
 mod model;
 mod output;
+mod places;
 mod progress;
 mod quantize;
 mod rewrite;
+mod sampling;
 mod serve;
+mod session;
 
 use std::process::ExitCode;
 
@@ -41,6 +46,8 @@ Exit status: 0 success, 1 failure, 2 impossible arguments, 130 interrupted.";
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Args>),
+    Chat(Box<chat::Args>),
+    Session(session::Args),
     Quantize(quantize::Args),
     Convert(convert::Args),
     Inspect(inspect::Args),
@@ -61,6 +68,8 @@ fn main() -> ExitCode {
         .init();
     let result = match cli.command {
         Command::Generate(args) => args.run(),
+        Command::Chat(args) => args.run(),
+        Command::Session(args) => args.run(),
         Command::Quantize(args) => args.run(),
         Command::Convert(args) => args.run(),
         Command::Inspect(args) => args.run(),

@@ -69,6 +69,13 @@ impl ModelArgs {
         self.compute.apply(builder)
     }
 
+    /// Takes this checkpoint unless another one was asked for.
+    pub(crate) fn set_default(&mut self, model: &str) {
+        if self.source.model.is_none() && model != EMBEDDED_MODEL && !model.is_empty() {
+            self.source.model = Some(model.to_owned());
+        }
+    }
+
     /// Which checkpoint, in a word or as it was given.
     pub(crate) fn name(&self) -> &str {
         self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)

@@ -5,8 +5,18 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 8] =
-    ["generate", "quantize", "convert", "inspect", "logits", "bench", "serve", "completions"];
+const COMMANDS: [&str; 10] = [
+    "generate",
+    "chat",
+    "session",
+    "quantize",
+    "convert",
+    "inspect",
+    "logits",
+    "bench",
+    "serve",
+    "completions",
+];
 
 #[test]
 fn every_help_has_an_example() {

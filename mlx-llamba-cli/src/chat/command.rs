@@ -1,0 +1,220 @@
+//! What can be done in a conversation beside talking.
+
+use anyhow::{Result, bail};
+use mlx_llamba::Session;
+
+use super::Chat;
+use crate::output::show;
+use crate::places;
+
+const HELP: &str = "\
+/undo            drop your last message and what followed
+/regen           another reply to your last message
+/edit TEXT       change your last message; it is answered anew
+/edit #N TEXT    change message N; what follows yours is dropped, other messages keep theirs
+/system TEXT     set or change the system message; what was said stays
+/fork            go on in a copy; /switch goes back and forth
+/switch N        go on in copy N
+/save [NAME]     save the session (a name or a file); from then on after every turn
+/load NAME       go on with a saved session
+/new             begin again
+/history         list the messages
+/stats           tokens, snapshots, speed
+/help            this list
+/quit            end
+A line that is to begin with a / begins with two.
+";
+
+pub(super) enum Command {
+    Say(String),
+    Undo,
+    Regen,
+    Edit(Option<usize>, String),
+    System(String),
+    Fork,
+    Switch(usize),
+    Save(Option<String>),
+    Load(String),
+    New,
+    History,
+    Stats,
+    Help,
+    Quit,
+}
+
+impl Command {
+    /// The command of a line; `None` for a message.
+    pub(super) fn parse(line: &str) -> Result<Option<Self>> {
+        let Some(rest) = line.strip_prefix('/') else { return Ok(None) };
+        if rest.starts_with('/') {
+            return Ok(Some(Self::Say(rest.to_owned())));
+        }
+        let (word, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        let text = text.trim();
+        let needed = |what: &str| match text {
+            "" => bail!("/{word} needs {what}; see /help"),
+            text => Ok(text.to_owned()),
+        };
+        if matches!(word, "undo" | "regen" | "fork" | "new" | "history" | "stats" | "help" | "quit")
+            && !text.is_empty()
+        {
+            bail!("/{word} takes nothing; see /help");
+        }
+        Ok(Some(match word {
+            "undo" => Self::Undo,
+            "regen" => Self::Regen,
+            "edit" => edit(&needed("a text")?)?,
+            "system" => Self::System(needed("a text")?),
+            "fork" => Self::Fork,
+            "switch" => match needed("a number")?.parse() {
+                Ok(number) => Self::Switch(number),
+                Err(_) => bail!("/switch needs a number; see /help"),
+            },
+            "save" => Self::Save(Some(text.to_owned()).filter(|text| !text.is_empty())),
+            "load" => Self::Load(needed("a name")?),
+            "new" => Self::New,
+            "history" => Self::History,
+            "stats" => Self::Stats,
+            "help" => Self::Help,
+            "quit" | "exit" => Self::Quit,
+            _ => bail!("there is no command /{}; see /help", word.escape_debug()),
+        }))
+    }
+
+    /// Does it; false ends the conversation.
+    pub(super) fn run(self, chat: &mut Chat<'_>) -> Result<bool> {
+        match self {
+            Self::Say(text) => {
+                chat.session().push_user(text);
+                chat.reply(false)?;
+            }
+            Self::Undo => {
+                chat.session().undo()?;
+                chat.save()?;
+            }
+            Self::Regen => chat.reply(true)?,
+            Self::Edit(number, text) => change(chat, number, text)?,
+            Self::System(text) => system(chat.session(), text)?,
+            Self::Fork => {
+                let copy = chat.session().fork();
+                chat.branches.push(copy);
+                chat.current = chat.branches.len() - 1;
+                note(&format!("now in copy {} of {0}; /switch 1 goes back", chat.branches.len()));
+            }
+            Self::Switch(number) => {
+                let count = chat.branches.len();
+                if !(1..=count).contains(&number) {
+                    bail!("there is no copy {number}: there are {count}");
+                }
+                chat.current = number - 1;
+            }
+            Self::Save(name) => {
+                if let Some(name) = name {
+                    chat.file = Some(places::session(&name, None)?);
+                }
+                let Some(file) = chat.file.clone() else { bail!("/save needs a name at first") };
+                chat.save_to(&file)?;
+                note(&format!("saved as {}", file.display()));
+            }
+            Self::Load(name) => {
+                let file = places::session(&name, None)?;
+                let mut session = Session::load(chat.llamba, &file)?;
+                session.set_snapshot_budget(chat.budget);
+                session.set_source(chat.name.clone());
+                *chat.session() = session;
+                chat.file = Some(file);
+            }
+            Self::New => {
+                if chat.session().messages().len() > 0 {
+                    chat.session().rewind(0)?;
+                }
+            }
+            Self::History => {
+                for (number, message) in chat.session().messages().enumerate() {
+                    show(&format!("#{number} {}: {}\n", message.role, message.content))?;
+                }
+            }
+            Self::Stats => show(&stats(chat))?,
+            Self::Help => show(HELP)?,
+            Self::Quit => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// `#N TEXT`, or a text alone.
+fn edit(text: &str) -> Result<Command> {
+    let Some(rest) = text.strip_prefix('#') else {
+        return Ok(Command::Edit(None, text.to_owned()));
+    };
+    match rest.split_once(char::is_whitespace).map(|(number, text)| (number.parse(), text.trim())) {
+        Some((Ok(number), text)) if !text.is_empty() => {
+            Ok(Command::Edit(Some(number), text.to_owned()))
+        }
+        _ => bail!("/edit needs a number after # and a text; see /help"),
+    }
+}
+
+fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()> {
+    let session = chat.session();
+    let roles: Vec<bool> = session.messages().map(|message| message.role == "user").collect();
+    let number = match number.or_else(|| roles.iter().rposition(|user| *user)) {
+        Some(number) => number,
+        None => bail!("there is nothing to change"),
+    };
+    if roles.get(number) == Some(&true) {
+        session.rewind(number)?;
+        session.push_user(text);
+        return chat.reply(false);
+    }
+    session.edit(number, text)?;
+    chat.save()
+}
+
+fn system(session: &mut Session<'_>, text: String) -> Result<()> {
+    let first = session.messages().next().map(|message| message.role == "system");
+    match first {
+        None => session.push_system(text),
+        Some(true) => session.edit(0, text)?,
+        Some(false) => {
+            bail!("the conversation has begun without a system message; /new begins again")
+        }
+    }
+    Ok(())
+}
+
+fn stats(chat: &mut Chat<'_>) -> String {
+    let (copy, copies) = (chat.current + 1, chat.branches.len());
+    let last = chat.last.clone();
+    let stats = chat.session().stats();
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let mut text = format!(
+        "messages: {} | tokens: {} | read by the model: {} | copy {copy} of {copies}\n\
+         state: {:.2} MiB | snapshots: {}, {:.2} of {:.0} MiB, after {:?} tokens\n",
+        stats.messages,
+        stats.tokens,
+        stats.tokens_read,
+        mib(stats.state_bytes),
+        stats.snapshots.len(),
+        mib(stats.snapshot_bytes),
+        mib(stats.snapshot_budget),
+        stats.snapshots,
+    );
+    if let Some(last) = last {
+        text += &format!(
+            "last reply: {} tokens read, {} written, first after {:.3} s, {:.1} tok/s\n",
+            last.prompt_tokens,
+            last.generated_tokens,
+            last.time_to_first_token,
+            last.decode_tokens_per_second,
+        );
+    }
+    text
+}
+
+/// Tells a person something that a pipe does not want to know.
+fn note(text: &str) {
+    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+        eprintln!("{text}");
+    }
+}

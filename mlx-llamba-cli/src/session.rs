@@ -1,0 +1,218 @@
+//! `mlx-llamba session`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use mlx_llamba::SessionInfo;
+
+use crate::output::show;
+use crate::places;
+
+/// Look at and remove saved sessions
+#[derive(clap::Args)]
+#[command(after_help = "\
+A session is named as it was saved, or by its file. Names are those of files in the directory
+mlx-llamba/sessions under the system's place for data, or under $MLX_LLAMBA_DATA.
+
+Examples:
+  mlx-llamba session list
+  mlx-llamba session inspect rivers
+  mlx-llamba session diff rivers ./other.session")]
+pub(crate) struct Args {
+    /// The directory of the sessions
+    #[arg(long, global = true, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the saved sessions
+    #[command(after_help = "Example:\n  mlx-llamba session list --json")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a session holds, and check its file for damage
+    #[command(after_help = "Example:\n  mlx-llamba session inspect rivers")]
+    Inspect {
+        /// Its name or file
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where two sessions part, and how far their states are apart
+    #[command(after_help = "Example:\n  mlx-llamba session diff rivers lakes")]
+    Diff {
+        /// A name or file
+        first: String,
+        /// Another one
+        second: String,
+    },
+    /// Remove sessions
+    #[command(after_help = "Example:\n  mlx-llamba session rm rivers lakes")]
+    Rm {
+        /// Their names or files
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let find = |name: &str| places::session(name, self.directory.as_deref());
+        match &self.command {
+            Command::List { json } => {
+                let directory = match &self.directory {
+                    Some(directory) => directory.clone(),
+                    None => places::sessions()?,
+                };
+                list(&directory, self.directory.is_some(), *json)
+            }
+            Command::Inspect { name, json } => inspect(&find(name)?, *json),
+            Command::Diff { first, second } => diff(&find(first)?, &find(second)?),
+            Command::Rm { names } => {
+                // All are looked at before one is removed.
+                let files = names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
+                for file in &files {
+                    SessionInfo::read(file)?;
+                }
+                for file in &files {
+                    std::fs::remove_file(file)
+                        .with_context(|| format!("cannot remove {}", file.display()))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Files that are no sessions are said so, not an error: others can still be listed.
+fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => {
+            return if json { show("[]\n") } else { Ok(()) };
+        }
+        found => found.with_context(|| format!("cannot list {}", directory.display()))?,
+    };
+    let files: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut files = files.with_context(|| format!("cannot list {}", directory.display()))?;
+    files.retain(|file| file.extension().is_some_and(|ending| ending == places::EXTENSION));
+    files.sort();
+    let mut all = Vec::new();
+    for file in files {
+        match SessionInfo::read(&file) {
+            Ok(info) => all.push(info),
+            Err(error) => log::warn!("{error}"),
+        }
+    }
+    if json {
+        return show(&format!("{:#}\n", serde_json::to_value(&all)?));
+    }
+    for info in &all {
+        let name = info.path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into());
+        let last = info.messages.last().map_or(String::new(), |message| one_line(&message.content));
+        show(&format!(
+            "{name}: {} messages, {} tokens, {:.1} MiB, {} | {last}\n",
+            info.messages.len(),
+            info.tokens.len(),
+            mib(info.bytes),
+            source(info),
+        ))?;
+    }
+    Ok(())
+}
+
+fn inspect(file: &Path, json: bool) -> Result<()> {
+    let info = SessionInfo::read(file)?;
+    info.state()?;
+    if json {
+        return show(&format!("{:#}\n", serde_json::to_value(&info)?));
+    }
+    show(&format!(
+        "{}: {:.1} MiB\nmodel: {} ({:.12})\ntokenizer: {:.12}\ntokens: {}\nstates after: {:?}\n",
+        file.display(),
+        mib(info.bytes),
+        source(&info),
+        info.model,
+        info.tokenizer,
+        info.tokens.len(),
+        info.states,
+    ))?;
+    for (number, (message, tokens)) in info.messages.iter().zip(&info.message_tokens).enumerate() {
+        let role = message.role.escape_debug();
+        show(&format!("#{number} {role} ({tokens} tokens): {}\n", plain(&message.content)))?;
+    }
+    Ok(())
+}
+
+fn diff(first: &Path, second: &Path) -> Result<()> {
+    let [one, two] = [SessionInfo::read(first)?, SessionInfo::read(second)?];
+    let states = [one.state()?, two.state()?];
+    for (what, a, b) in
+        [("model", &one.model, &two.model), ("tokenizer", &one.tokenizer, &two.tokenizer)]
+    {
+        if a != b {
+            show(&format!("{what}: {a:.12} and {b:.12}\n"))?;
+        }
+    }
+    let common = |a: &mut dyn Iterator<Item = bool>| a.take_while(|same| *same).count();
+    let messages = common(&mut one.messages.iter().zip(&two.messages).map(|(a, b)| a == b));
+    let tokens = common(&mut one.tokens.iter().zip(&two.tokens).map(|(a, b)| a == b));
+    show(&format!(
+        "the same: {messages} messages, {tokens} tokens; then {} and {} messages, {} and {} tokens\n",
+        one.messages.len() - messages,
+        two.messages.len() - messages,
+        one.tokens.len() - tokens,
+        two.tokens.len() - tokens,
+    ))?;
+    for (sign, info) in [('-', &one), ('+', &two)] {
+        for (number, message) in info.messages.iter().enumerate().skip(messages) {
+            let role = message.role.escape_debug();
+            show(&format!("{sign} #{number} {role}: {}\n", plain(&message.content)))?;
+        }
+    }
+    if one.model == two.model {
+        let distance = distance(&states[0], &states[1]);
+        show(&format!("states: relative distance {distance:.3e}\n"))?;
+    }
+    Ok(())
+}
+
+/// |a - b| / |a|, in Euclid's norm over all layers.
+fn distance(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f64 {
+    let values = |state: &[(String, Vec<f32>)]| -> Vec<f64> {
+        state.iter().flat_map(|(_, values)| values.iter().map(|v| f64::from(*v))).collect()
+    };
+    let (a, b) = (values(a), values(b));
+    let norm: f64 = a.iter().map(|v| v * v).sum();
+    let apart: f64 = a.iter().zip(&b).map(|(a, b)| (a - b) * (a - b)).sum();
+    if apart == 0.0 { 0.0 } else { (apart / norm).sqrt() }
+}
+
+fn source(info: &SessionInfo) -> String {
+    if info.source.is_empty() { "a model".to_owned() } else { plain(&info.source) }
+}
+
+/// A text without terminal codes, for a person.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+fn one_line(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let line: String = plain(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}

@@ -1,0 +1,267 @@
+//! Conversations on the command line, saved sessions, and reading a stream.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use mlx_llamba_tests::chat;
+use mlx_llamba_tests::command::{Cli, Run, names, signal, wait_for};
+
+const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
+
+/// Runs with a data directory of its own.
+fn run(data: &Path, arguments: &[&str], input: &str) -> Run {
+    let mut command = CLI.command(arguments);
+    command.env("MLX_LLAMBA_DATA", data).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    Run::from(child.wait_with_output().unwrap())
+}
+
+fn ok(data: &Path, arguments: &[&str], input: &str) -> String {
+    let run = run(data, arguments, input);
+    assert!(run.code == Some(0) && run.err.is_empty(), "{arguments:?}: {run:?}");
+    run.out
+}
+
+#[test]
+fn a_line_is_a_message_and_replies_are_all_that_is_printed() {
+    let data = tempfile::tempdir().unwrap();
+    let chat = ["chat", "-t", "0", "-n", "8"];
+    let story = ok(data.path(), &chat, "Once upon a time\n\nThen the cat came\n");
+    assert_eq!(story.lines().count(), 2);
+    // The first reply is what generate says.
+    let generated = CLI.ok(&["generate", "-t", "0", "-n", "8", "Once upon a time"]);
+    assert_eq!(story.lines().next(), generated.lines().next());
+    assert_eq!(names(data.path()), [""; 0]);
+    // Nothing to say, and a slash that is none of ours.
+    assert_eq!(ok(data.path(), &chat, ""), "");
+    let slash = ok(data.path(), &chat, "//home\n/history\n");
+    assert!(slash.contains("#0 user: /home\n"), "{slash}");
+}
+
+#[test]
+fn commands_go_back_and_forth() {
+    let data = tempfile::tempdir().unwrap();
+    let chat = ["chat", "-t", "0.7", "-n", "6", "--seed", "3"];
+    let say = |lines: &[&str]| ok(data.path(), &chat, &(lines.join("\n") + "\n"));
+    let once = say(&["One day", "/history"]);
+    let (reply, history) = once.split_once('\n').unwrap();
+    // Undone and said again; changed and changed back; written anew; in a copy.
+    for lines in [
+        &["A cat", "/undo", "One day", "/history"][..],
+        &["A cat", "/edit One day", "/history"],
+        &["A cat", "And", "/edit #0 One day", "/history"],
+        &["One day", "/regen", "/history"],
+        &["A cat", "/new", "One day", "/history"],
+        &["One day", "/fork", "More", "/switch 1", "/history"],
+    ] {
+        let out = say(lines);
+        assert!(out.ends_with(history), "{lines:?}: {out}");
+        assert!(out.contains(reply));
+    }
+    let out =
+        say(&["/system Be kind.", "One day", "/system Be brief.", "More", "/history", "/stats"]);
+    assert!(out.contains("#0 system: Be brief.\n"), "{out}");
+    assert!(out.contains("messages: 5 | tokens: ") && out.contains("last reply: "), "{out}");
+    let help = say(&["/help", "/quit", "never said"]);
+    assert!(help.contains("/undo") && help.lines().count() < 20, "{help}");
+}
+
+#[test]
+fn what_cannot_be_done_is_one_line() {
+    let data = tempfile::tempdir().unwrap();
+    for (input, part) in [
+        ("/undo\n", "nothing to undo"),
+        ("/regen\n", "no reply"),
+        ("/edit\n", "/help"),
+        ("/edit #9 x\n", "no message 9"),
+        ("/edit #x y\n", "a number"),
+        ("/switch 2\n", "no copy 2"),
+        ("/load nothing\n", "nothing.session"),
+        ("/load ../x/y\n", "../x/y"),
+        ("/save\n", "a name"),
+        ("/save .hidden\n", "no name"),
+        ("/dance\n", "/dance"),
+        ("/quit now\n", "takes nothing"),
+    ] {
+        run(data.path(), &["chat", "-n", "1"], input).fails(&[part]);
+    }
+    let binary = CLI.with_input(&["chat", "-n", "1"], b"\xff\xfe\n");
+    binary.fails(&["line 1", "not UTF-8"]);
+    let base = mlx_llamba_tests::fixtures::path("a_base").display().to_string();
+    run(data.path(), &["chat", "-m", &base], "hi\n").fails(&["no tokenizer"]);
+    let bad = data.path().join("bad.jinja");
+    std::fs::write(&bad, "{% if %}").unwrap();
+    let template = bad.display().to_string();
+    run(data.path(), &["chat", "--chat-template", &template], "hi\n").fails(&["bad.jinja"]);
+    run(data.path(), &["chat", "--chat-template", "nosuch"], "").fails(&["nosuch", "chatml"]);
+    std::fs::write(&bad, "{{ raise_exception('not today') }}").unwrap();
+    run(data.path(), &["chat", "--chat-template", &template], "hi\n").fails(&["not today"]);
+    run(data.path(), &["chat", "--tools", &template], "hi\n").fails(&["not valid JSON"]);
+}
+
+#[test]
+fn sessions_are_kept_listed_compared_and_removed() {
+    let data = tempfile::tempdir().unwrap();
+    let model = chat::directory(1);
+    let model = model.path().display().to_string();
+    let talk = |session: &str, input: &str| {
+        let named = ["chat", "-m", &model, "-s", session, "-t", "0", "-n", "5"];
+        ok(data.path(), &named, input)
+    };
+    let sessions = |arguments: &[&str]| ok(data.path(), &[&["session"], arguments].concat(), "");
+    assert_eq!(sessions(&["list"]), "");
+    talk("rivers", "one\ntwo\n");
+    talk("lakes", "one\n");
+    // Where it stopped it goes on, and knows its model.
+    let on = ["chat", "-s", "lakes", "-t", "0", "-n", "5"];
+    ok(data.path(), &on, "two\n");
+    assert_eq!(names(&data.path().join("sessions")), ["lakes.session", "rivers.session"]);
+    let history = |name: &str| talk(name, "/history\n");
+    assert_eq!(history("rivers"), history("lakes"));
+    let same = sessions(&["diff", "rivers", "lakes"]);
+    assert!(same.contains("the same: 4 messages") && same.contains("distance 0.000e0"), "{same}");
+    talk("lakes", "/undo\nthree\n");
+    let diff = sessions(&["diff", "rivers", "lakes"]);
+    assert!(diff.contains("the same: 2 messages"), "{diff}");
+    assert!(diff.contains("- #2 user: two\n") && diff.contains("+ #2 user: three\n"), "{diff}");
+    let list = sessions(&["list"]);
+    assert!(list.starts_with("lakes: 4 messages, ") && list.lines().count() == 2, "{list}");
+    let inspect = sessions(&["inspect", "rivers"]);
+    assert!(inspect.contains("#0 user (") && inspect.contains(&model), "{inspect}");
+    let json: serde_json::Value =
+        serde_json::from_str(&sessions(&["inspect", "--json", "rivers"])).unwrap();
+    assert_eq!(json["messages"][2]["content"], "two");
+    sessions(&["list", "--json"]);
+
+    // Of another model; damaged; none at all.
+    let file = data.path().join("sessions/rivers.session");
+    let path = file.display().to_string();
+    let foreign = ["chat", "-m", &chat::directory(2).keep().display().to_string(), "-s", "rivers"];
+    run(data.path(), &foreign, "hi\n").fails(&["another model", &model]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.len() - 9;
+    bytes[at] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    run(data.path(), &["session", "inspect", &path], "").fails(&["damaged", "checksum"]);
+    run(data.path(), &["chat", "-s", &path], "hi\n").fails(&["damaged", "checksum"]);
+    std::fs::write(data.path().join("sessions/none.session"), "nothing at all").unwrap();
+    run(data.path(), &["session", "inspect", "none"], "").fails(&["none.session"]);
+    let list = run(data.path(), &["session", "list"], "");
+    assert!(list.code == Some(0) && list.err.contains("none.session"), "{list:?}");
+    run(data.path(), &["session", "rm", "lakes", "nosuch"], "").fails(&["nosuch.session"]);
+    sessions(&["rm", "lakes", "rivers"]);
+    assert_eq!(names(&data.path().join("sessions")), ["none.session"]);
+}
+
+#[test]
+fn ctrl_c_stops_the_reply_and_keeps_the_session() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("long.session").display().to_string();
+    let endless = ["chat", "-n", "1000000", "-s", &file, "--logit-bias", "1=-inf", "--seed", "1"];
+    let mut child = CLI.spawn(&endless, Stdio::piped());
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"Once upon a time\n").unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut text = vec![0; 20];
+    out.read_exact(&mut text).unwrap();
+    signal(&child, "INT");
+    out.read_to_end(&mut text).unwrap();
+    let run = Run::from(child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.err.as_str()), (Some(130), "(stopped)\n"));
+    let text = String::from_utf8(text).unwrap();
+    let inspect = CLI.ok(&["session", "inspect", &file]);
+    assert!(inspect.contains(text.trim_end()), "{inspect}");
+}
+
+/// With a terminal, from `script`.
+#[test]
+fn a_person_gets_prompts_and_a_history() {
+    let data = tempfile::tempdir().unwrap();
+    let command = format!("{} chat -t 0 -n 4", env!("CARGO_BIN_EXE_mlx-llamba"));
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env("MLX_LLAMBA_DATA", data.path());
+    script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut child) = script.spawn() else {
+        eprintln!("not tried: there is no command script");
+        return;
+    };
+    let mut input = child.stdin.take().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let copy = seen.clone();
+    std::thread::spawn(move || {
+        let mut piece = [0; 512];
+        while let Ok(length @ 1..) = out.read(&mut piece) {
+            copy.lock().unwrap().extend_from_slice(&piece[..length]);
+        }
+    });
+    // What is typed too early belongs to nobody.
+    let mut from = 0;
+    let mut until = |what: &str| {
+        wait_for(what, || {
+            let text = String::from_utf8_lossy(&seen.lock().unwrap()[from..]).into_owned();
+            from += text.find(what)? + what.len();
+            Some(())
+        });
+    };
+    let prompt = "[K> ";
+    for (line, answer) in [
+        ("/undo", "error: there is nothing to undo"),
+        ("Once upon a time", "\n"),
+        ("/stats", "messages: 2"),
+    ] {
+        until(prompt);
+        input.write_all(format!("{line}\r").as_bytes()).unwrap();
+        until(answer);
+    }
+    until(prompt);
+    input.write_all(b"\x04").unwrap();
+    assert!(child.wait().unwrap().success());
+    let history = std::fs::read_to_string(data.path().join("history")).unwrap();
+    assert!(history.contains("Once upon a time"), "{history}");
+}
+
+#[test]
+fn a_stream_is_read_as_it_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state").display().to_string();
+    let text = "Once upon a time there was a little girl.\nShe had a red ball. ".repeat(60);
+    let follow = ["generate", "--follow", "--every", "100", "--json"];
+    let whole = CLI.with_input(&[&follow[..], &["--state-out", &state]].concat(), text.as_bytes());
+    assert_eq!((whole.code, whole.err.as_str()), (Some(0), ""));
+    let reports: Vec<serde_json::Value> =
+        whole.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = &reports[reports.len() - 1];
+    assert_eq!(last["total"]["bytes"], text.len());
+    assert!(reports[..reports.len() - 1].iter().all(|r| r["window"]["tokens"] == 100));
+    let nats = |report: &serde_json::Value| report["window"]["nats_per_token"].as_f64().unwrap();
+    assert!(nats(&reports[0]) < 6.0, "{reports:?}");
+    // The place it has reached is that of the whole text.
+    let next = CLI.ok(&["generate", "--state-in", &state, "-t", "0", "-n", "5"]);
+    let prompted = CLI.with_input(&["generate", "-t", "0", "-n", "5", "-"], text.as_bytes());
+    assert_eq!(prompted.out, next);
+
+    // Reports come before the end; Ctrl-C keeps the place.
+    let mut child = CLI.spawn(&[&follow[..], &["--state-out", &state]].concat(), Stdio::piped());
+    let mut input = child.stdin.take().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    input.write_all(&text.as_bytes()[..2000]).unwrap();
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line.trim_end(), whole.out.lines().next().unwrap());
+    std::fs::remove_file(&state).unwrap();
+    signal(&child, "INT");
+    let run = Run::from(child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.err.as_str()), (Some(130), ""));
+    assert!(Path::new(&state).exists());
+    drop(input);
+    // Bytes that are no text are read as such.
+    let junk = CLI.with_input(&["generate", "--follow"], &[0xff; 2000]);
+    assert!(junk.code == Some(0) && junk.out.contains("bits a byte"), "{:?}", junk.err);
+}
