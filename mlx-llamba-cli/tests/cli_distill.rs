@@ -145,7 +145,8 @@ fn a_teacher_becomes_a_student() {
 #[test]
 fn stages_and_totals() {
     let place = Place::new();
-    ok(&place.distill("two", &["--stage", "2+3"]));
+    let shares = ["--set", "alignment.tokens=200", "--set", "distillation.tokens=400"];
+    ok(&place.distill("two", &[&["--stage", "2+3"][..], &shares].concat()));
     // 640 tokens in the proportions of the recipe, in steps of 32.
     let log = std::fs::read_to_string(place.path("two/log.jsonl")).unwrap();
     let count = |stage: &str| {
