@@ -6,7 +6,7 @@ use crate::error::Result;
 /// Snapshots at the end that are thinned out last.
 const LAST: usize = 4;
 
-/// How far a set of [`Snapshots`] may grow.
+/// How far the snapshots of a session may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotBudget {
     /// Bytes of all states together. The states of the published models have 9 to 34 MiB.
