@@ -2,9 +2,11 @@
 
 mod bench;
 mod chat;
+mod compare;
 mod completions;
 mod convert;
 mod distill;
+mod eval;
 mod follow;
 mod generate;
 mod inspect;
@@ -12,6 +14,7 @@ mod interrupt;
 mod logits;
 mod model;
 mod output;
+mod perplexity;
 mod places;
 mod progress;
 mod quantize;
@@ -19,6 +22,7 @@ mod rewrite;
 mod sampling;
 mod serve;
 mod session;
+mod texts;
 mod train;
 mod training;
 
@@ -56,6 +60,9 @@ enum Command {
     Inspect(inspect::Args),
     Logits(logits::Args),
     Bench(bench::Args),
+    Perplexity(perplexity::Args),
+    Compare(compare::Args),
+    Eval(eval::Args),
     Serve(Box<serve::Args>),
     Distill(Box<distill::Args>),
     Train(Box<train::Args>),
@@ -80,6 +87,9 @@ fn main() -> ExitCode {
         Command::Inspect(args) => args.run(),
         Command::Logits(args) => args.run(),
         Command::Bench(args) => args.run(),
+        Command::Perplexity(args) => args.run(),
+        Command::Compare(args) => args.run(),
+        Command::Eval(args) => args.run(),
         Command::Serve(args) => args.run(),
         Command::Distill(args) => args.run(),
         Command::Train(args) => args.run(),

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Backend, Builder, Compute, EMBEDDED_MODEL, HubOptions, HubProgress, Llamba};
+use mlx_llamba::{
+    Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba, Tokenizer,
+};
 use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
@@ -82,14 +84,9 @@ impl ModelArgs {
         self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)
     }
 
-    /// Chooses the device, and the dtype of the activations of a model without a checkpoint.
+    /// As for [`ComputeArgs`].
     pub(crate) fn select(&self) -> Result<Dtype> {
-        let found = Compute::from(self.compute.device).select()?;
-        Ok(match (self.compute.dtype, found) {
-            (Some(dtype), _) => dtype.into(),
-            (None, DeviceType::Cpu) => Dtype::Float32,
-            (None, DeviceType::Gpu) => Dtype::Bfloat16,
-        })
+        self.compute.select()
     }
 
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
@@ -112,21 +109,81 @@ pub(crate) enum Loaded {
 impl ModelArgs {
     /// Loads the model with its tokenizer, a Llamba or a teacher, with a progress bar.
     pub(crate) fn load_any(&self) -> Result<Loaded> {
-        let builder = self.builder();
-        let Some(path) = builder.path()?.filter(|path| is_teacher(path)) else {
-            return Ok(Loaded::Llamba(self.load(true)?));
-        };
-        let dtype = self.select()?;
-        let llama = Llama::open(&path, dtype, Backend::select(dtype)?)?;
-        let tokenizer = match builder.other_tokenizer()? {
-            Some(tokenizer) => tokenizer,
-            None => tokenizer_of(&path)?,
-        };
-        let teacher = Teacher::new(llama, Some(tokenizer))?;
-        let progress = Progress::new("loading", Unit::Bytes);
-        teacher.llama().materialize(|done, total| progress.at(done, total))?;
-        Ok(Loaded::Teacher(teacher))
+        load_any(self.builder(), &self.compute, true)
     }
+}
+
+/// Loads a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is needed.
+fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loaded> {
+    let progress = Progress::new("loading", Unit::Bytes);
+    let Some(path) = builder.path()?.filter(|path| is_teacher(path)) else {
+        let builder = builder.progress(move |done, total| progress.at(done, total));
+        let builder = if text { builder } else { builder.without_tokenizer() };
+        return Ok(Loaded::Llamba(builder.load()?));
+    };
+    let dtype = compute.select()?;
+    let llama = Llama::open(&path, dtype, Backend::select(dtype)?)?;
+    let tokenizer = if text { Some(tokenizer(&builder)?) } else { None };
+    let teacher = Teacher::new(llama, tokenizer)?;
+    teacher.llama().materialize(|done, total| progress.at(done, total))?;
+    Ok(Loaded::Teacher(teacher))
+}
+
+/// The tokenizer of a Llamba or a teacher.
+fn tokenizer(builder: &Builder) -> mlx_llamba_mohawk::Result<Tokenizer> {
+    if let Some(tokenizer) = builder.other_tokenizer()? {
+        return Ok(tokenizer);
+    }
+    match builder.path()?.filter(|path| is_teacher(path)) {
+        Some(path) => tokenizer_of(&path),
+        None => Ok(builder.load_tokenizer()?),
+    }
+}
+
+/// Two models and what is common to them.
+#[derive(clap::Args)]
+pub(crate) struct PairArgs {
+    /// The model to hold the other against: a directory, a file, a hub repository, or
+    /// llamba-stories, the one inside this program
+    pub(crate) reference: String,
+    /// The other model, of the same vocabulary
+    pub(crate) other: String,
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
+    /// reference's, or the other's]
+    #[arg(long)]
+    tokenizer: Option<String>,
+    /// Use only what the hub's cache has; download nothing
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl PairArgs {
+    /// Loads both, with progress bars, and a tokenizer.
+    pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
+        let builder = |name: &str| {
+            let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
+            let builder = match &self.tokenizer {
+                Some(tokenizer) => builder.tokenizer(tokenizer),
+                None => builder,
+            };
+            self.compute.apply(builder)
+        };
+        let tokenizer = match tokenizer(&builder(&self.reference)) {
+            Err(missing) if is_missing(&missing) => {
+                // If there is none either, the reference's should have been there.
+                tokenizer(&builder(&self.other)).map_err(|_| missing)
+            }
+            found => found,
+        }?;
+        let load = |name| load_any(builder(name), &self.compute, false);
+        Ok((load(&self.reference)?, load(&self.other)?, tokenizer))
+    }
+}
+
+fn is_missing(error: &mlx_llamba_mohawk::Error) -> bool {
+    matches!(error, mlx_llamba_mohawk::Error::Llamba(Error::TokenizerMissing { .. }))
 }
 
 /// Loads `model`, or the one inside this program; downloads show a progress bar.
@@ -161,6 +218,16 @@ impl SourceArgs {
 }
 
 impl ComputeArgs {
+    /// Chooses the device, and the dtype of the activations of a model without a checkpoint.
+    fn select(&self) -> Result<Dtype> {
+        let found = Compute::from(self.device).select()?;
+        Ok(match (self.dtype, found) {
+            (Some(dtype), _) => dtype.into(),
+            (None, DeviceType::Cpu) => Dtype::Float32,
+            (None, DeviceType::Gpu) => Dtype::Bfloat16,
+        })
+    }
+
     fn apply(&self, builder: Builder) -> Builder {
         let builder = builder.compute(self.device.into());
         match self.dtype {

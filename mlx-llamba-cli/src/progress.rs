@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_millis(800);
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Bytes,
+    Questions,
     Tokens,
     Weights,
 }
@@ -47,6 +48,7 @@ impl Progress {
     fn draw(&self) -> ProgressBar {
         let numbers = match self.unit {
             Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
+            Unit::Questions => "{human_pos}/{human_len} questions {per_sec} eta {eta}",
             Unit::Weights => "{human_pos}/{human_len} weights eta {eta}",
             Unit::Tokens => "{human_pos}/{human_len} tokens {per_sec} eta {eta}",
         };

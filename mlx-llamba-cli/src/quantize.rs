@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::{Comparison, Llamba, Override, QuantizeOptions, Recipe, compare, quantize};
+use mlx_llamba::{
+    Comparison, Llamba, Override, QuantizeOptions, Recipe, Window, compare, quantize,
+};
 use mlx_llamba_kernels::Mode;
 
 use crate::model::{DtypeArg, SourceArgs};
@@ -109,11 +111,11 @@ impl Args {
         show(&format!(
             "perplexity {:.4}, was {:.4} ({:+.2} %); mean KL {:.5} nats; same likeliest token \
              {:.1} %; over {} tokens\n",
-            c.perplexity,
-            c.reference_perplexity,
-            100.0 * (c.perplexity / c.reference_perplexity - 1.0),
-            c.mean_kl,
-            100.0 * c.top1_agreement,
+            c.other.perplexity.value,
+            c.reference.perplexity.value,
+            100.0 * (c.perplexity_ratio.value - 1.0),
+            c.mean_kl.value,
+            100.0 * c.top1_agreement.value,
             c.tokens
         ))
     }
@@ -163,6 +165,6 @@ impl Args {
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
         let progress = Progress::new("comparing", Unit::Tokens);
         let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(original.model(), quantized.model(), ids, on_progress)?)
+        Ok(compare(original.model(), quantized.model(), ids, Window::default(), on_progress)?)
     }
 }

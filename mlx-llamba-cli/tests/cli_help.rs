@@ -5,7 +5,7 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
     "generate",
     "chat",
     "session",
@@ -15,6 +15,9 @@ const COMMANDS: [&str; 12] = [
     "inspect",
     "logits",
     "bench",
+    "perplexity",
+    "compare",
+    "eval",
     "distill",
     "train",
     "completions",
@@ -64,6 +67,14 @@ fn what_is_not_understood_exits_with_2() {
         &["logits", "--output", "x", "--tokens", "1", "--prompt", "x"],
         &["logits", "--output", "x", "--tokens", "1", "--step", "--split", "1"],
         &["convert", "--to", "cartesia", "--output", "x"],
+        &["perplexity"],
+        &["perplexity", "text", "--data", "x"],
+        &["perplexity", "text", "--every", "2"],
+        &["perplexity", "--data", "x", "--every", "0"],
+        &["compare", "a", "b"],
+        &["compare", "a", "--data", "x"],
+        &["eval"],
+        &["eval", "--data", "x", "--each"],
         &["completions", "tcsh"],
         &["--log-level", "loud", "inspect"],
     ] {

@@ -113,7 +113,7 @@ fn reports_are_json_too() {
     let report: Value =
         serde_json::from_str(&CLI.ok(&[&arguments[..], &[&text]].concat())).unwrap();
     assert!(report["quantized"]["bits_per_weight"].as_f64().unwrap() < 7.0);
-    assert!(report["comparison"]["mean_kl"].as_f64().unwrap() >= 0.0);
+    assert!(report["comparison"]["mean_kl"]["value"].as_f64().unwrap() >= 0.0);
     assert_eq!(report["quantized"]["path"], out);
 }
 

@@ -1,8 +1,8 @@
 //! How well a student predicts held-out text, and how far it is from its teacher.
 
-use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis, take_along_axis};
-use mlx_rs::ops::logsumexp_axis;
-use mlx_rs::{Array, Dtype};
+pub use mlx_llamba::evaluate::Document;
+use mlx_llamba::evaluate::{Surprise, agreements, divergences, log_probs, losses};
+use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
 use crate::{Batch, Result};
@@ -36,22 +36,11 @@ pub struct Metrics {
     pub agreement: Option<f64>,
 }
 
-/// A held-out document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
-    /// Its tokens, with those that begin and end it.
-    pub tokens: Vec<u32>,
-    /// Bytes of its text.
-    pub bytes: u64,
-}
-
 /// Sums over documents.
 #[derive(Default)]
 struct Sums {
-    tokens: usize,
-    bytes: u64,
-    student: f64,
-    teacher: f64,
+    student: Surprise,
+    teacher: Surprise,
     kl: f64,
     same: f64,
 }
@@ -102,8 +91,10 @@ impl Sums {
                 padded.extend(std::iter::repeat_n(0, l - n));
             }
             counted.extend(std::iter::repeat_n(0.0f32, l - n));
-            self.tokens += n;
-            self.bytes += row.bytes;
+            for surprise in [&mut self.student, &mut self.teacher] {
+                surprise.tokens += n as u64;
+                surprise.bytes += row.bytes;
+            }
         }
         let shape = [b as i32, l as i32];
         let batch = Batch {
@@ -112,44 +103,34 @@ impl Sums {
             starts: None,
         };
         let counted = Array::from_slice(&counted, &shape); // (b, l)
-        let targets = batch.next.expand_dims(-1)?; // (b, l, 1)
         let sum = |values: &Array| -> Result<f64> {
             // Row by row in float32, the rows in float64.
             let values = values.multiply(&counted)?.sum_axis(-1, false)?; // (b,)
             Ok(mlx_llamba::floats(&values)?.into_iter().map(f64::from).sum())
         };
-        let logs = |model: Logits<'_>| -> Result<Array> {
-            let logits = model(&batch)?.as_dtype(Dtype::Float32)?;
-            let logits = logits.try_index((.., .., ..vocab as i32))?; // (b, l, vocab)
-            Ok(logits.subtract(logsumexp_axis(&logits, -1, true)?)?)
-        };
-        let surprise = |log: &Array| -> Result<f64> {
-            let taken = take_along_axis(log, &targets, -1)?.squeeze_axes(&[-1])?; // (b, l)
-            Ok(-sum(&taken)?)
-        };
-        let q = logs(student)?;
-        self.student += surprise(&q)?;
+        let logs = |model: Logits<'_>| -> Result<Array> { Ok(log_probs(&model(&batch)?, vocab)?) };
+        let q = logs(student)?; // (b, l, vocab)
+        self.student.nats += sum(&losses(&q, &batch.next)?)?;
         if let Some(teacher) = teacher {
-            let p = logs(teacher)?;
-            self.teacher += surprise(&p)?;
-            self.kl += sum(&p.exp()?.multiply(p.subtract(&q)?)?.sum_axis(-1, false)?)?;
-            let same = argmax_axis(&p, -1, None)?.eq(argmax_axis(&q, -1, None)?)?; // (b, l)
-            self.same += sum(&same.as_dtype(Dtype::Float32)?)?;
+            let p = logs(teacher)?; // (b, l, vocab)
+            self.teacher.nats += sum(&losses(&p, &batch.next)?)?;
+            self.kl += sum(&divergences(&p, &q)?)?;
+            self.same += sum(&agreements(&p, &q)?)?;
         }
         Ok(())
     }
 
     fn metrics(&self, teacher: bool) -> Metrics {
-        let mean = |total: f64| total / self.tokens.max(1) as f64;
-        let bits = |total: f64| total / std::f64::consts::LN_2 / self.bytes.max(1) as f64;
+        let Self { student, teacher: reference, kl, same } = self;
+        let mean = |total: f64| total / student.tokens.max(1) as f64;
         Metrics {
-            tokens: self.tokens,
-            perplexity: mean(self.student).exp(),
-            bits_per_byte: bits(self.student),
-            teacher_perplexity: teacher.then(|| mean(self.teacher).exp()),
-            teacher_bits_per_byte: teacher.then(|| bits(self.teacher)),
-            kl: teacher.then(|| mean(self.kl)),
-            agreement: teacher.then(|| mean(self.same)),
+            tokens: student.tokens as usize,
+            perplexity: student.perplexity(),
+            bits_per_byte: student.bits_per_byte(),
+            teacher_perplexity: teacher.then(|| reference.perplexity()),
+            teacher_bits_per_byte: teacher.then(|| reference.bits_per_byte()),
+            kl: teacher.then(|| mean(*kl)),
+            agreement: teacher.then(|| mean(*same)),
         }
     }
 }
@@ -188,12 +169,14 @@ mod tests {
         let mut sums = Sums::default();
         // A document of one token predicts nothing.
         for document in documents.iter().filter(|d| d.tokens.len() > 1) {
-            sums.bytes += document.bytes;
+            sums.student.bytes += document.bytes;
+            sums.teacher.bytes += document.bytes;
             for pair in document.tokens.windows(2) {
                 let (p, q) = (log(&p, pair[0]), log(&q, pair[0]));
-                sums.tokens += 1;
-                sums.student -= q[pair[1] as usize];
-                sums.teacher -= p[pair[1] as usize];
+                sums.student.tokens += 1;
+                sums.teacher.tokens += 1;
+                sums.student.nats -= q[pair[1] as usize];
+                sums.teacher.nats -= p[pair[1] as usize];
                 sums.kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
                 sums.same += f64::from(u8::from(best(&p) == best(&q)));
             }

@@ -12,6 +12,9 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use common::{MODEL, Server};
+use mlx_llamba::Llamba;
+use mlx_llamba::evaluate::{Asker, Asking, Fields, Question, Score};
+use serde_json::Value;
 
 const KEY: &str = "sesame";
 
@@ -58,7 +61,7 @@ fn openai() {
     assert_eq!(said(&command.output().unwrap()), "ok\n");
 }
 
-/// Loglikelihoods through the server are those of the model's logits, computed here.
+/// Likelihoods and scores through the server are those that the library finds by itself.
 #[test]
 #[ignore = "installs packages from PyPI"]
 fn lm_eval() {
@@ -73,7 +76,41 @@ fn lm_eval() {
     command.env("HF_HUB_OFFLINE", "1").env("HF_DATASETS_OFFLINE", "1");
     command.env("HF_HOME", directory.path());
     let out = said(&command.output().unwrap());
-    assert!(out.ends_with("ok\n"), "{out}");
+    let found: Vec<Value> = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+
+    let llamba = Llamba::embedded().load().unwrap();
+    let lines = std::fs::read_to_string(python_files().join("stories.jsonl")).unwrap();
+    let fields =
+        Fields { context: "beginning".into(), choices: "endings".into(), answer: "right".into() };
+    for (bos, found) in [false, true].into_iter().zip(found) {
+        let asking = Asking { bos, mutual_information: true, ..Asking::default() };
+        let asker = Asker::new(llamba.model(), llamba.tokenizer().unwrap(), asking).unwrap();
+        let mut score = Score::default();
+        for (i, line) in lines.lines().enumerate() {
+            let question = Question::parse(line.as_bytes(), &fields).unwrap();
+            let answer = asker.ask(&question).unwrap();
+            score.add(&question, &answer);
+            let own = [answer.likelihoods, answer.alone.unwrap()].concat();
+            let theirs = numbers(&found["likelihoods"][i]);
+            assert_eq!(own.len(), theirs.len());
+            for (own, theirs) in own.into_iter().zip(theirs) {
+                let error = (own - theirs).abs();
+                assert!(error < 1e-4 * own.abs().max(1.0), "{line}: {own}, {theirs}");
+            }
+        }
+        let own = score.accuracies();
+        let own = [own.acc, own.acc_norm, own.acc_bytes, own.acc_mutual_info.unwrap()];
+        assert_eq!(own.map(|share| share.value).to_vec(), numbers(&found["values"]));
+        for (share, theirs) in own.iter().zip(numbers(&found["errors"])) {
+            assert!((share.error.unwrap() - theirs).abs() < 1e-12, "{share:?} {theirs}");
+        }
+        let values = own.map(|share| share.value);
+        assert!(values.iter().any(|value| *value != values[0]), "the metrics agree: {values:?}");
+    }
+}
+
+fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 /// Whatever the description allows is served, whatever it forbids is refused, and nothing else

@@ -1,52 +1,19 @@
 //! Reading a text without an end: as it comes, at constant memory.
 
 use mlx_rs::Array;
-use mlx_rs::ops::indexing::{TryIndexOp, take_along_axis};
-use mlx_rs::ops::logsumexp_axis;
+use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::Result;
+use crate::evaluate::{Surprise, log_probs, losses};
 use crate::host;
 use crate::llamba::Llamba;
+use crate::pieces::Pieces;
 use crate::tokenizer::Tokenizer;
 
 /// Tokens read in one piece.
 const PIECE: usize = 256;
-/// Bytes that wait for a place to cut the text; then it is cut anywhere.
-const LONGEST: usize = 1 << 16;
-
-/// How well the model predicted some tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Surprise {
-    /// Tokens predicted.
-    pub tokens: u64,
-    /// Bytes of their text.
-    pub bytes: u64,
-    /// Sum of their negative log-likelihoods, in nats.
-    pub nats: f64,
-}
-
-impl Surprise {
-    /// Mean negative log-likelihood of a token, in nats.
-    #[must_use]
-    pub fn nats_per_token(&self) -> f64 {
-        if self.tokens == 0 { 0.0 } else { self.nats / self.tokens as f64 }
-    }
-
-    /// The same in bits a byte of text, which does not depend on the tokenizer.
-    #[must_use]
-    pub fn bits_per_byte(&self) -> f64 {
-        let bits = self.nats / std::f64::consts::LN_2;
-        if self.bytes == 0 { 0.0 } else { bits / self.bytes as f64 }
-    }
-
-    fn add(&mut self, bytes: u64, nats: f64) {
-        self.tokens += 1;
-        self.bytes += bytes;
-        self.nats += nats;
-    }
-}
 
 /// What was predicted since the last report, and in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -59,16 +26,14 @@ pub struct FollowReport {
 
 /// Reads a stream of text and tells how well it was predicted.
 ///
-/// Text is cut into pieces where tokenizers cut it anyway: before a single space between words
-/// and after a single line break between lines. So the tokens are those of the whole text. The
-/// last word waits until it is known to be whole. Bytes that are no UTF-8 count as U+FFFD.
+/// The text is cut as [`Pieces`] cut it: the last word waits until it is known to be whole. Bytes
+/// that are no UTF-8 count as U+FFFD.
 pub struct Follow<'m> {
     llamba: &'m Llamba,
     tokenizer: &'m Tokenizer,
     context: Context,
     every: u64,
-    /// Bytes that are not yet tokens.
-    waiting: Vec<u8>,
+    pieces: Pieces,
     now: FollowReport,
 }
 
@@ -80,21 +45,16 @@ impl<'m> Follow<'m> {
     pub fn new(llamba: &'m Llamba, context: Context, every: u64) -> Result<Self> {
         let tokenizer = llamba.require_tokenizer()?;
         let now = FollowReport::default();
-        Ok(Self { llamba, tokenizer, context, every: every.max(1), waiting: Vec::new(), now })
+        Ok(Self { llamba, tokenizer, context, every: every.max(1), pieces: Pieces::default(), now })
     }
 
     /// Takes the next bytes of the text; `report` is called as often as is due.
     ///
     /// # Errors
     /// Those of the tokenizer and the model.
-    pub fn push(&mut self, bytes: &[u8], report: &mut dyn FnMut(&FollowReport)) -> Result<()> {
-        for bytes in bytes.chunks(LONGEST) {
-            self.waiting.extend_from_slice(bytes);
-            if let Some(cut) = cut(&self.waiting) {
-                let rest = self.waiting.split_off(cut);
-                let piece = std::mem::replace(&mut self.waiting, rest);
-                self.read_text(&piece, report)?;
-            }
+    pub fn push(&mut self, mut bytes: &[u8], report: &mut dyn FnMut(&FollowReport)) -> Result<()> {
+        while let Some(piece) = self.pieces.push(&mut bytes) {
+            self.read_text(&piece, report)?;
         }
         Ok(())
     }
@@ -107,7 +67,7 @@ impl<'m> Follow<'m> {
         mut self,
         report: &mut dyn FnMut(&FollowReport),
     ) -> Result<(FollowReport, Context)> {
-        let piece = std::mem::take(&mut self.waiting);
+        let piece = self.pieces.rest();
         self.read_text(&piece, report)?;
         self.context.state.eval()?;
         Ok((self.now, self.context))
@@ -140,10 +100,9 @@ impl<'m> Follow<'m> {
         let (hidden, state) = model.hidden(&tokens, None, &self.context.state)?;
         let skipped = (inputs.len() - targets.len()) as i32;
         let logits = model.head(&hidden.try_index((0, skipped.., ..))?)?; // (l, vocab)
-        let logits = logits.try_index((.., ..model.config().vocab_size as i32))?;
-        let places = Array::from_slice(targets, &[targets.len() as i32, 1]); // (l, 1)
-        let chosen = take_along_axis(&logits, &places, 1)?; // (l, 1)
-        let losses = host::floats(&logsumexp_axis(&logits, -1, true)?.subtract(chosen)?)?;
+        let log_probs = log_probs(&logits, model.config().vocab_size)?; // (l, vocab)
+        let next = Array::from_slice(targets, &[targets.len() as i32]); // (l)
+        let losses = host::floats(&losses(&log_probs, &next)?)?;
         state.eval()?;
         self.context.state = state;
         self.context.read += inputs.len() as u64;
@@ -159,48 +118,5 @@ impl<'m> Follow<'m> {
             }
         }
         Ok(())
-    }
-}
-
-/// The last place where the text can be cut.
-fn cut(text: &[u8]) -> Option<usize> {
-    let space = |byte: u8| byte.is_ascii_whitespace();
-    let between = |i: &usize| match text[i - 2..=i + 1] {
-        // before| after
-        [_, a, b' ', c] if !space(a) && !space(c) => true,
-        // before\n|after
-        [a, b'\n', b, _] => !space(a) && !space(b),
-        _ => false,
-    };
-    let found = (2..text.len().saturating_sub(1)).rev().find(between);
-    found.or_else(|| (text.len() >= LONGEST).then(|| whole_characters(text)))
-}
-
-/// Up to the beginning of the last character.
-fn whole_characters(text: &[u8]) -> usize {
-    let begins = |i: &usize| text[*i] & 0xc0 != 0x80;
-    (text.len().saturating_sub(4)..text.len()).rev().find(begins).unwrap_or(text.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{LONGEST, cut};
-
-    #[test]
-    fn texts_are_cut_between_words_and_lines() {
-        fn at(text: &str) -> Option<(&str, &str)> {
-            cut(text.as_bytes()).map(|i| text.split_at(i))
-        }
-        assert_eq!(at("one two three"), Some(("one two", " three")));
-        assert_eq!(at("one two "), Some(("one", " two ")));
-        assert_eq!(at("one\ntwo"), Some(("one\n", "two")));
-        assert_eq!(at("one  two"), None);
-        assert_eq!(at("one\n\ntwo"), None);
-        assert_eq!(at("one\r\ntwo"), None);
-        assert_eq!(at("one \u{a0}x"), Some(("one", " \u{a0}x")));
-        assert_eq!(at(" a"), None);
-        assert_eq!(at(""), None);
-        let long = "é".repeat(LONGEST);
-        assert_eq!(at(&long).map(|(head, _)| head.len()), Some(long.len() - 2));
     }
 }

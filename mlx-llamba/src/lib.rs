@@ -40,7 +40,7 @@
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
 //! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
 //! | quantize, convert | [`quantize()`], [`convert()`] |
-//! | measure what quantizing costs | [`compare`] |
+//! | measure perplexity, what quantizing costs, answers to questions | [`evaluate`], [`compare`] |
 //! | generate with another architecture | [`LanguageModel`] |
 //!
 //! The recurrence itself is in the crate `mlx-llamba-kernels`.
@@ -69,7 +69,7 @@ mod detokenize;
 #[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
-mod evaluate;
+pub mod evaluate;
 mod ffi;
 pub mod files;
 mod floats;
@@ -84,6 +84,7 @@ mod linear;
 mod llamba;
 mod model;
 mod named;
+mod pieces;
 mod prefix_cache;
 mod quantize;
 mod random;
@@ -107,9 +108,9 @@ pub use detokenize::Detokenizer;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
-pub use evaluate::{Comparison, compare};
+pub use evaluate::{Comparison, Evaluation, Surprise, Window, compare};
 pub use floats::FloatTensor;
-pub use follow::{Follow, FollowReport, Surprise};
+pub use follow::{Follow, FollowReport};
 pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
@@ -120,6 +121,7 @@ pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::{Borders, Model};
+pub use pieces::Pieces;
 pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;

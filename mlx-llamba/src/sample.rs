@@ -19,6 +19,7 @@ use history::History;
 pub use logprobs::Logprobs;
 pub use options::Sampling;
 use transform::Bias;
+pub(crate) use transform::log_softmax;
 
 /// Draws tokens, one step after another, for every row of a batch.
 ///

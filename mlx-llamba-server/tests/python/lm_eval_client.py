@@ -15,8 +15,9 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 
 tasks = TaskManager(include_path=scratch, include_defaults=False)
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 found = {}
-for batch, concurrent in ((1, 1), (4, 3)):
+for bos, batch, concurrent in ((False, 1, 1), (False, 4, 3), (True, 4, 1)):
     result = lm_eval.simple_evaluate(
         model="local-completions",
         model_args={
@@ -26,17 +27,23 @@ for batch, concurrent in ((1, 1), (4, 3)):
             "tokenizer": tokenizer,
             "num_concurrent": concurrent,
             "max_retries": 1,
+            "add_bos_token": bos,
         },
         tasks=["stories"],
         task_manager=tasks,
         batch_size=batch,
         log_samples=True,
-        bootstrap_iters=0,
+        bootstrap_iters=1,
     )
-    samples = sorted(result["samples"]["stories"], key=lambda sample: sample["doc_id"])
-    found[batch] = [sample["filtered_resps"] for sample in samples]
+    # A sample a metric, all with the same answers.
+    samples = {sample["doc_id"]: sample for sample in result["samples"]["stories"]}
+    answers = [samples[i]["filtered_resps"] for i in sorted(samples)]
     scores = result["results"]["stories"]
-    print(json.dumps(found[batch]))
-    assert scores["acc,none"] >= 0.8, scores
-assert found[1] == found[4], "batches change the result"
-print("ok")
+    assert scores["acc,none"] >= 0.6, scores
+    found[bos, batch] = {
+        "likelihoods": [[float(likelihood) for likelihood, _ in answer] for answer in answers],
+        "values": [scores[metric + ",none"] for metric in METRICS],
+        "errors": [scores[metric + "_stderr,none"] for metric in METRICS],
+    }
+assert found[False, 1] == found[False, 4], "batches change the result"
+print(json.dumps([found[False, 4], found[True, 4]]))

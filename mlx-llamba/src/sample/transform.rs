@@ -128,7 +128,7 @@ pub(crate) fn draw(x: &Array, key: &Array) -> Result<Array> {
     argmax_axis(x.add(noise)?, 1, false)
 }
 
-/// Natural logarithms of the probabilities, (b, vocab).
+/// Natural logarithms of the probabilities, (.., vocab).
 pub(crate) fn log_softmax(x: &Array) -> Result<Array> {
-    x.subtract(logsumexp_axis(x, 1, true)?)
+    x.subtract(logsumexp_axis(x, -1, true)?)
 }

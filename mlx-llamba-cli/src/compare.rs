@@ -1,0 +1,73 @@
+//! `mlx-llamba compare`
+
+use anyhow::Result;
+use mlx_llamba::evaluate::Pair;
+use mlx_llamba::{LanguageModel, Tokenizer};
+
+use crate::model::{Loaded, PairArgs};
+use crate::output::show;
+use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
+
+/// Measure how far a model is from another one on text
+#[derive(clap::Args)]
+#[command(after_help = "\
+KL is KL(REFERENCE || OTHER), in nats a token. The errors of the ratio of the perplexities are those
+of the difference token by token. If one of the two can read only so far, both read through its
+window.
+
+Examples:
+  mlx-llamba compare ./llamba ./llamba-4bit held-out.txt
+  mlx-llamba compare llama.gguf ./student --data stories.jsonl --every 100
+  mlx-llamba compare llamba-stories ./mine --data stories.jsonl --json")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    models: PairArgs,
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        use Loaded::{Llamba, Teacher};
+        let (reference, other, tokenizer) = self.models.load()?;
+        match (&reference, &other) {
+            (Llamba(p), Llamba(q)) => self.measure(p.model(), q.model(), &tokenizer),
+            (Llamba(p), Teacher(q)) => self.measure(p.model(), q.llama(), &tokenizer),
+            (Teacher(p), Llamba(q)) => self.measure(p.llama(), q.model(), &tokenizer),
+            (Teacher(p), Teacher(q)) => self.measure(p.llama(), q.llama(), &tokenizer),
+        }
+    }
+
+    fn measure(
+        &self,
+        reference: &impl LanguageModel,
+        other: &impl LanguageModel,
+        tokenizer: &Tokenizer,
+    ) -> Result<()> {
+        let (report, time) = self.texts.read(Pair::new(reference, other)?, tokenizer)?;
+        expect_tokens(report.tokens, &self.texts)?;
+        let names = [("reference", &self.models.reference), ("other", &self.models.other)];
+        if self.json {
+            let names = serde_json::json!({
+                "models": names.map(|(_, name)| name), "text": self.texts.name(),
+            });
+            return show(&time.json(&report, report.tokens, names)?);
+        }
+        for ((role, name), found) in names.into_iter().zip([&report.reference, &report.other]) {
+            show(&format!("{role}: {name}\n{}", prediction(found)))?;
+        }
+        show(&format!(
+            "other against reference\n\
+             perplexity      x {}\n\
+             mean KL         {} nats\n\
+             same likeliest  {}\n",
+            estimate(&report.perplexity_ratio),
+            estimate(&report.mean_kl),
+            estimate(&report.top1_agreement)
+        ))?;
+        show(&time.line(report.tokens, report.bytes, report.documents))
+    }
+}

@@ -1,0 +1,164 @@
+//! `mlx-llamba eval`
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::evaluate::{Accuracies, Answer, Asker, Asking, Estimate, Fields, Question, Score};
+use mlx_llamba::{LanguageModel, Tokenizer};
+use serde::Serialize;
+
+use crate::model::{Loaded, ModelArgs};
+use crate::output::show;
+use crate::progress::{Progress, Unit};
+use crate::texts::estimate;
+
+/// Ask a model multiple-choice questions
+#[derive(clap::Args)]
+#[command(after_help = "\
+Every line of the data is a question:
+  {\"context\": \"The sky is\", \"choices\": [\"green.\", \"blue.\"], \"answer\": 1}
+The answer is the number of the right choice, counted from 0, or its text. A model answers with the
+choice that it finds likeliest after the context: acc. Weighed per character of the choice: acc_norm;
+per byte: acc_bytes; against the choice without the context: acc_mutual_info. The numbers are those
+of lm-evaluation-harness (local-completions, output_type multiple_choice) on the same questions;
+--bos is its add_bos_token.
+
+Examples:
+  mlx-llamba eval --model ./llamba --data questions.jsonl
+  mlx-llamba eval --data stories.jsonl --context beginning --choices endings --answer right
+  mlx-llamba eval --model llama.gguf --data questions.jsonl --mutual-information --json --each")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The questions, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Field of the text before the choices
+    #[arg(long, value_name = "NAME", default_value = "context")]
+    context: String,
+    /// Field of the choices
+    #[arg(long, value_name = "NAME", default_value = "choices")]
+    choices: String,
+    /// Field of the answer
+    #[arg(long, value_name = "NAME", default_value = "answer")]
+    answer: String,
+    /// What stands between context and choice
+    #[arg(long, value_name = "TEXT", default_value = " ", hide_default_value = true)]
+    delimiter: String,
+    /// Begin every context with the tokenizer's begin-of-text token
+    #[arg(long)]
+    bos: bool,
+    /// Also weigh choices by what the context adds to their likelihood
+    #[arg(long)]
+    mutual_information: bool,
+    /// Ask only so many questions
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print a line for every question before that (with --json)
+    #[arg(long, requires = "json")]
+    each: bool,
+}
+
+#[derive(Serialize)]
+struct Each<'a> {
+    question: usize,
+    answer: usize,
+    #[serde(flatten)]
+    given: &'a Answer,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        // Questions that make no sense are told before the model is there.
+        let questions = self.questions(&self.data)?;
+        match self.model.load_any()? {
+            Loaded::Llamba(llamba) => {
+                self.ask(llamba.model(), llamba.require_tokenizer()?, &questions)
+            }
+            Loaded::Teacher(teacher) => {
+                self.ask(teacher.llama(), teacher.require_tokenizer()?, &questions)
+            }
+        }
+    }
+
+    fn questions(&self, path: &Path) -> Result<Vec<Question>> {
+        let name = path.display();
+        let cannot = || format!("cannot read {name}");
+        let file = std::fs::File::open(path).with_context(cannot)?;
+        let fields = Fields {
+            context: self.context.clone(),
+            choices: self.choices.clone(),
+            answer: self.answer.clone(),
+        };
+        let mut questions = Vec::new();
+        for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
+            if self.limit.is_some_and(|limit| questions.len() >= limit) {
+                break;
+            }
+            let line = line.with_context(cannot)?;
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            match Question::parse(&line, &fields) {
+                Ok(question) => questions.push(question),
+                Err(reason) => bail!("{name}, line {}: {reason}", number + 1),
+            }
+        }
+        if questions.is_empty() {
+            bail!("{name} has no questions");
+        }
+        Ok(questions)
+    }
+
+    fn ask(
+        &self,
+        model: &impl LanguageModel,
+        tokenizer: &Tokenizer,
+        questions: &[Question],
+    ) -> Result<()> {
+        let asking = Asking {
+            delimiter: self.delimiter.clone(),
+            bos: self.bos,
+            mutual_information: self.mutual_information,
+        };
+        let asker = Asker::new(model, tokenizer, asking)?;
+        let progress = Progress::new("asking", Unit::Questions);
+        let mut score = Score::default();
+        for (number, question) in questions.iter().enumerate() {
+            let given = asker.ask(question)?;
+            score.add(question, &given);
+            if self.each {
+                let each = Each { question: number, answer: question.answer, given: &given };
+                show(&(serde_json::to_string(&each)? + "\n"))?;
+            }
+            progress.at(number + 1, questions.len());
+        }
+        self.print(&score.accuracies())
+    }
+
+    fn print(&self, found: &Accuracies) -> Result<()> {
+        if self.json {
+            let mut all = serde_json::to_value(found)?;
+            all["model"] = self.model.name().into();
+            all["data"] = self.data.display().to_string().into();
+            let text = if self.each { all.to_string() } else { format!("{all:#}") };
+            return show(&(text + "\n"));
+        }
+        let row = |name: &str, share: &Estimate| show(&format!("{name}{}\n", estimate(share)));
+        row("acc              ", &found.acc)?;
+        row("acc_norm         ", &found.acc_norm)?;
+        row("acc_bytes        ", &found.acc_bytes)?;
+        if let Some(share) = &found.acc_mutual_info {
+            row("acc_mutual_info  ", share)?;
+        }
+        let cut = match found.cut {
+            0 => String::new(),
+            cut => format!("; the context of {cut} was cut at its beginning"),
+        };
+        show(&format!("{} questions{cut}\n", found.questions))
+    }
+}

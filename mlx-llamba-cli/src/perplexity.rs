@@ -1,0 +1,54 @@
+//! `mlx-llamba perplexity`
+
+use anyhow::Result;
+use mlx_llamba::evaluate::Alone;
+use mlx_llamba::{LanguageModel, Tokenizer};
+
+use crate::model::{Loaded, ModelArgs};
+use crate::output::show;
+use crate::texts::{TextArgs, expect_tokens, prediction};
+
+/// Measure how well a model predicts text
+#[derive(clap::Args)]
+#[command(after_help = "\
+A Llamba reads a text of any length at constant memory. A Transformer reads it through a window of
+as many tokens as it was trained on, which moves on by --stride tokens.
+
+Standard errors take tokens as independent of each other, which those of one text are not; over
+documents, they take documents as independent, which is the one to trust.
+
+Examples:
+  mlx-llamba perplexity --model ./llamba book.txt
+  mlx-llamba perplexity --model ./llamba --data stories.jsonl --every 100 --json
+  zcat log.gz | mlx-llamba perplexity --model ./llamba -
+  mlx-llamba perplexity --model llama.gguf --stride 128 book.txt")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    texts: TextArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.model.load_any()? {
+            Loaded::Llamba(llamba) => self.measure(llamba.model(), llamba.require_tokenizer()?),
+            Loaded::Teacher(teacher) => self.measure(teacher.llama(), teacher.require_tokenizer()?),
+        }
+    }
+
+    fn measure(&self, model: &impl LanguageModel, tokenizer: &Tokenizer) -> Result<()> {
+        let (report, time) = self.texts.read(Alone::new(model)?, tokenizer)?;
+        expect_tokens(report.tokens, &self.texts)?;
+        if self.json {
+            let names =
+                serde_json::json!({ "model": self.model.name(), "text": self.texts.name() });
+            return show(&time.json(&report, report.tokens, names)?);
+        }
+        show(&prediction(&report.prediction))?;
+        show(&time.line(report.tokens, report.bytes, report.documents))
+    }
+}

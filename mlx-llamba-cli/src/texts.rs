@@ -1,0 +1,221 @@
+//! The texts that models are measured on, and the numbers that come of it.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::evaluate::{Document, Estimate, Evaluation, Prediction, Reader};
+use mlx_llamba::{Pieces, Tokenizer, Window};
+use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out};
+
+use crate::progress::{Progress, Unit};
+
+/// Bytes read at once.
+const PIECE: usize = 1 << 16;
+
+#[derive(clap::Args)]
+pub(crate) struct TextArgs {
+    /// A text, read once from its beginning to its end, however long; - is standard input
+    #[arg(value_name = "TEXT FILE", required_unless_present = "data", conflicts_with = "data")]
+    text: Option<PathBuf>,
+    /// Documents, each read from an empty state, with the tokens that begin and end a text: a
+    /// .jsonl file has one a line, any other file in a directory is one
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Field of the text in a line of JSONL
+    #[arg(long, value_name = "NAME", default_value = "text", requires = "data")]
+    field: String,
+    /// Only documents 0, K, 2K and so on: those that training with heldout_every = K holds out
+    #[arg(
+        long, value_name = "K", default_value_t = 1, hide_default_value = true, requires = "data",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    every: u64,
+    /// Only so many documents
+    #[arg(long, value_name = "N", requires = "data")]
+    limit: Option<usize>,
+    /// Tokens that are read from an empty state before a window begins anew [default: as many as
+    /// the models can read]
+    #[arg(long, value_name = "N")]
+    window: Option<usize>,
+    /// Tokens from one window to the next; what they share is read twice [default: half a window]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+}
+
+/// How long it took.
+pub(crate) struct Time {
+    seconds: f64,
+}
+
+impl TextArgs {
+    /// Reads the texts; gives what `reader` found, and how long it took.
+    pub(crate) fn read<R: Reader>(
+        &self,
+        reader: R,
+        tokenizer: &Tokenizer,
+    ) -> Result<(R::Report, Time)> {
+        let vocab = reader.vocab_size();
+        let window = Window { length: self.window, stride: self.stride };
+        let mut evaluation = Evaluation::new(reader, window, tokenizer.bos_id())?;
+        let start = Instant::now();
+        match (&self.data, &self.text) {
+            (Some(data), _) => self.documents(data, vocab, tokenizer, &mut evaluation)?,
+            (None, Some(text)) => {
+                tokenizer.check_vocabulary(vocab)?;
+                stream(text, tokenizer, &mut evaluation)?;
+            }
+            (None, None) => bail!("no text: give a file or --data"),
+        }
+        let time = Time { seconds: start.elapsed().as_secs_f64() };
+        Ok((evaluation.report(), time))
+    }
+
+    fn documents<R: Reader>(
+        &self,
+        data: &Path,
+        vocab: usize,
+        tokenizer: &Tokenizer,
+        evaluation: &mut Evaluation<R>,
+    ) -> Result<()> {
+        let sources = Sources::new(data, &self.field)?;
+        let encoder = Encoder::new(tokenizer, String::new(), vocab, None, None)?;
+        let progress = Progress::new("reading", Unit::Bytes);
+        let numbered = sources.texts().enumerate();
+        let wanted = numbered.filter(|(number, _)| is_held_out(*number, self.every as usize));
+        for (_, text) in wanted.take(self.limit.unwrap_or(usize::MAX)) {
+            let text = text?;
+            let tokens = encoder.encode(&text.text)?;
+            evaluation.document(&Document { tokens, bytes: text.text.len() as u64 })?;
+            progress.at(text.end as usize, sources.bytes() as usize);
+        }
+        Ok(())
+    }
+
+    /// What the texts are called, in JSON.
+    pub(crate) fn name(&self) -> serde_json::Value {
+        let path = self.data.as_ref().or(self.text.as_ref());
+        path.map(|path| path.display().to_string()).into()
+    }
+}
+
+/// Reads a text as it comes, at constant memory.
+fn stream<R: Reader>(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    evaluation: &mut Evaluation<R>,
+) -> Result<()> {
+    let from_stdin = path == Path::new("-");
+    let name = if from_stdin { "standard input".into() } else { path.display().to_string() };
+    let cannot = || format!("cannot read {name}");
+    let (mut input, length): (Box<dyn Read>, u64) = if from_stdin {
+        (Box::new(std::io::stdin().lock()), 0)
+    } else {
+        let file = File::open(path).with_context(cannot)?;
+        let length = file.metadata().with_context(cannot)?.len();
+        (Box::new(file), length)
+    };
+    let progress = Progress::new("reading", Unit::Bytes);
+    let (mut pieces, mut bytes) = (Pieces::default(), 0);
+    let mut read = |piece: &[u8]| -> Result<()> {
+        let text = std::str::from_utf8(piece).map_err(|error| {
+            let at = bytes + error.valid_up_to() as u64;
+            anyhow::anyhow!("{name} is not UTF-8 text: byte {at}")
+        })?;
+        if !text.is_empty() {
+            evaluation.push(&tokenizer.encode(text, bytes == 0)?)?;
+        }
+        bytes += piece.len() as u64;
+        progress.at(bytes as usize, length.max(bytes + u64::from(length == 0)) as usize);
+        Ok(())
+    };
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            count => count.with_context(cannot)?,
+        };
+        if count == 0 {
+            break;
+        }
+        let mut rest = &buffer[..count];
+        while let Some(piece) = pieces.push(&mut rest) {
+            read(&piece)?;
+        }
+    }
+    read(&pieces.rest())?;
+    evaluation.end(bytes);
+    Ok(())
+}
+
+/// Refuses numbers of nothing.
+pub(crate) fn expect_tokens(tokens: u64, texts: &TextArgs) -> Result<()> {
+    if tokens == 0 {
+        let name = texts.name();
+        bail!("{}: no token to predict; a text needs two", name.as_str().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// A number with its errors.
+pub(crate) fn estimate(estimate: &Estimate) -> String {
+    let digits = 4;
+    let mut text = format!("{:.digits$}", estimate.value);
+    if let Some(error) = estimate.error {
+        text += &format!(" ± {error:.digits$}");
+    }
+    if let Some(error) = estimate.document_error {
+        text += &format!(" (over documents ± {error:.digits$})");
+    }
+    text
+}
+
+/// How well a model predicts, a line a number.
+pub(crate) fn prediction(prediction: &Prediction) -> String {
+    let mut text = format!(
+        "perplexity      {}\nnats per token  {}\n",
+        estimate(&prediction.perplexity),
+        estimate(&prediction.nats_per_token)
+    );
+    if let Some(bits) = &prediction.bits_per_byte {
+        text += &format!("bits per byte   {}\n", estimate(bits));
+    }
+    text
+}
+
+impl Time {
+    /// What was read, in a line.
+    pub(crate) fn line(&self, tokens: u64, bytes: u64, documents: u64) -> String {
+        let texts = match documents {
+            1 => "1 text".to_owned(),
+            _ => format!("{documents} texts"),
+        };
+        let speed = self.speed(tokens);
+        format!("{tokens} tokens, {bytes} bytes in {texts}; {speed:.1} tok/s\n")
+    }
+
+    fn speed(&self, tokens: u64) -> f64 {
+        tokens as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Adds the time, and what else there is to say, to a report in JSON.
+    pub(crate) fn json(
+        &self,
+        report: &impl serde::Serialize,
+        tokens: u64,
+        others: serde_json::Value,
+    ) -> Result<String> {
+        let mut all = others;
+        let time = serde_json::json!({
+            "seconds": self.seconds, "tokens_per_second": self.speed(tokens),
+        });
+        for part in [serde_json::to_value(report)?, time] {
+            if let (Some(all), serde_json::Value::Object(part)) = (all.as_object_mut(), part) {
+                all.extend(part);
+            }
+        }
+        Ok(format!("{all:#}\n"))
+    }
+}
