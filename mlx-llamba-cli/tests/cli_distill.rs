@@ -156,23 +156,16 @@ fn stages_and_totals() {
     };
     assert_eq!(["orientation", "alignment", "distillation"].map(count), [0, 7, 14]);
     // One stage after the other is all of them at once.
-    ok(&place.distill("one", &["--stage", "1+2", "--set", "student.copy_qkvo=false"]));
-    ok(&place.distill(
-        "first",
-        &["--stage", "1", "--tokens", "160", "--set", "student.copy_qkvo=false"],
-    ));
+    let shares = "--set orientation.tokens=160 --set alignment.tokens=480 \
+                  --set student.copy_qkvo=false --stage";
+    let with = |more: &[&'static str]| -> Vec<&str> {
+        shares.split_whitespace().chain(more.iter().copied()).collect()
+    };
+    ok(&place.distill("one", &with(&["1+2"])));
+    ok(&place.distill("first", &with(&["1", "--tokens", "160"])));
     let student = place.name("first");
-    let rest = [
-        "--stage",
-        "2",
-        "--tokens",
-        "480",
-        "--set",
-        "student.copy_qkvo=false",
-        "--student",
-        &student,
-    ];
-    ok(&place.distill("second", &rest));
+    let rest = with(&["2", "--tokens", "480", "--student"]);
+    ok(&place.distill("second", &[rest.as_slice(), &[student.as_str()]].concat()));
     assert_eq!(place.model("second"), place.model("one"));
 }
 
