@@ -239,7 +239,9 @@ fn gradients_are_those_of_the_plain_product() {
         let slope = array(3, &[b, l, out], Dtype::Float32);
         let gradients = |product: fn(&Array, &Array) -> Array| {
             let f = |inputs: &[Array]| vec![product(&inputs[0], &inputs[1])];
-            mlx_rs::transforms::vjp(f, &[x.clone(), w.clone()], &[slope.clone()]).unwrap().1
+            mlx_rs::transforms::vjp(f, &[x.clone(), w.clone()], std::slice::from_ref(&slope))
+                .unwrap()
+                .1
         };
         let found = gradients(|x, w| cpu::matmul(x, &Weight::Dense(w.clone())).unwrap());
         let expected = gradients(|x, w| x.matmul(w.t()).unwrap());

@@ -68,6 +68,7 @@ fn the_model_inside_can_be_written_and_quantized_again() {
         names(Path::new(&same)),
         [
             "README.md",
+            "chat_template.jinja",
             "config.json",
             "generation_config.json",
             "model.safetensors",
