@@ -132,5 +132,5 @@ pub use state::State;
 pub use stop::StopMatcher;
 pub use store::{OnProgress, Progress};
 pub use stream::Stream;
-pub use template::{ChatOptions, Json, Message, Template};
+pub use template::{ChatOptions, Json, Message, Rendered, Template};
 pub use tokenizer::{Tokenizer, TokenizerFiles};

@@ -5,8 +5,11 @@
 
 mod builtin;
 mod environment;
+mod guard;
 mod json;
+mod rendered;
 mod source;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, printable};
 use crate::tokenizer::Tokenizer;
+use guard::Guard;
 pub use json::Json;
+pub use rendered::Rendered;
 pub(crate) use source::Sources;
 
 /// What a template may spend on any conversation, and for each byte of it: steps, or 64 bytes of
@@ -84,6 +89,8 @@ struct Compiled {
     name: String,
     source: String,
     special: Vec<(String, String)>,
+    /// Whose special tokens messages may not write.
+    tokenizer: Option<Tokenizer>,
     env: Environment<'static>,
 }
 
@@ -131,12 +138,18 @@ impl Template {
             let bos = tokenizer.bos_id().and_then(|id| tokenizer.token(id));
             special.extend(bos.map(|text| ("bos_token".to_owned(), text)));
         }
-        Self::with_special(name, source, special)
+        Self::compile(name, source, special, Some(tokenizer.clone()))
     }
 
-    fn with_special(name: &str, source: &str, special: Vec<(String, String)>) -> Result<Self> {
+    fn compile(
+        name: &str,
+        source: &str,
+        special: Vec<(String, String)>,
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<Self> {
         let env = environment::compile(source).map_err(|e| failed(name, &e))?;
-        Ok(Self(Arc::new(Compiled { name: name.into(), source: source.into(), special, env })))
+        let (name, source) = (name.to_owned(), source.to_owned());
+        Ok(Self(Arc::new(Compiled { name, source, special, tokenizer, env })))
     }
 
     /// The program.
@@ -153,8 +166,10 @@ impl Template {
 
     /// The text of a conversation; with `reply`, up to where the assistant is to go on.
     ///
-    /// Special tokens that are spelled out in a message become special tokens, as everywhere
-    /// with chat templates.
+    /// Special tokens that are spelled out in a message, or in what else the template is given,
+    /// stay text when it is encoded with
+    /// [`Tokenizer::encode_rendered`](crate::Tokenizer::encode_rendered): nobody ends a message,
+    /// or writes one of another role, by spelling the tokens for it.
     ///
     /// # Errors
     /// [`Error::Template`] with the template's own complaint, or if it takes too much work.
@@ -163,7 +178,7 @@ impl Template {
         messages: &[Message],
         reply: bool,
         options: &ChatOptions,
-    ) -> Result<String> {
+    ) -> Result<Rendered> {
         let messages: Vec<&Message> = messages.iter().collect();
         self.render_refs(&messages, reply, options)
     }
@@ -173,7 +188,7 @@ impl Template {
         messages: &[&Message],
         reply: bool,
         options: &ChatOptions,
-    ) -> Result<String> {
+    ) -> Result<Rendered> {
         let bad = |e: &minijinja::Error| failed(&self.0.name, e);
         let mut env = self.0.env.clone();
         let now = Timestamp::from_second(options.now).map_err(|e| Error::Option {
@@ -186,17 +201,22 @@ impl Template {
         env.set_fuel(Some(FUEL + FUEL_A_BYTE * bytes as u64));
 
         let list = |value: &Option<Json>| value.as_ref().map_or(Value::from(()), |v| v.0.clone());
-        let variables = options.variables.iter().map(|(key, value)| (key.clone(), value.0.clone()));
-        let special = self.0.special.iter().map(|(key, text)| (key.clone(), Value::from(text)));
-        let given = [
-            ("messages".to_owned(), messages.iter().map(|m| value(m)).collect::<Value>()),
-            ("add_generation_prompt".to_owned(), Value::from(reply)),
-            ("tools".to_owned(), list(&options.tools)),
-            ("documents".to_owned(), list(&options.documents)),
-        ];
-        let context = Value::from_pairs(special.chain(variables).chain(given));
+        let (names, mut input): (Vec<&str>, Vec<Value>) =
+            options.variables.iter().map(|(key, value)| (key.as_str(), value.0.clone())).unzip();
+        input.push(messages.iter().map(|m| value(m)).collect());
+        input.extend([list(&options.tools), list(&options.documents)]);
+        let guard = Guard::new(self.0.tokenizer.as_ref(), &self.0.source, &input);
+        let names = names.into_iter().chain(["messages", "tools", "documents"]);
+        let given = names.zip(input.iter().map(|value| guard.marked(value)));
+        let special = self.0.special.iter().map(|(key, text)| (key.as_str(), Value::from(text)));
+        let reply = [("add_generation_prompt", Value::from(reply))];
+        let context = Value::from_pairs(special.chain(given).chain(reply));
         let template = env.get_template(environment::NAME).map_err(|e| bad(&e))?;
-        template.render(context).map_err(|e| bad(&e))
+        let text = template.render(context).map_err(|e| bad(&e))?;
+        Ok(match guard.mark() {
+            Some(mark) => Rendered::without(mark, &text),
+            None => Rendered::plain(text),
+        })
     }
 }
 

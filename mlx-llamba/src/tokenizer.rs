@@ -1,6 +1,7 @@
 //! Text to token ids and back, with the special tokens that a model's files name.
 
 mod files;
+mod spelled;
 #[cfg(test)]
 mod tests;
 
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::hash;
-use crate::template::Sources;
+use crate::template::{Rendered, Sources};
 use crate::{Error, Result};
 use files::SpecialTokens;
 pub use files::TokenizerFiles;
+use spelled::Spelled;
 
 /// A tokenizer in the format of the `tokenizers` library, byte-level as Llama 3's.
 ///
@@ -26,6 +28,7 @@ struct Loaded {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special: SpecialTokens,
+    spelled: Spelled,
     fingerprint: String,
 }
 
@@ -54,8 +57,10 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let special = SpecialTokens::find(&inner, path, files)?;
+        let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
+        let spelled = Spelled::new(&inner, &ends);
         let fingerprint = hash::hex(&Sha256::digest(&files.tokenizer));
-        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special, fingerprint })))
+        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special, spelled, fingerprint })))
     }
 
     /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
@@ -84,6 +89,28 @@ impl Tokenizer {
             _ => {}
         }
         Ok(ids)
+    }
+
+    /// Token ids of what a chat template made. Special tokens that the template wrote become their
+    /// ids; those that a message spells out stay text, as does what else the caller gave the
+    /// template. Without such, the ids are those of [`encode`](Self::encode) without `special`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
+    pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>> {
+        let (text, guards) = (rendered.text(), rendered.guards());
+        if !guards.is_empty() {
+            let encode = || self.0.spelled.encode(&self.0.inner, text, guards);
+            if let Some(ids) = files::guarded(encode).map_err(|reason| self.failed(reason))? {
+                return Ok(ids);
+            }
+        }
+        self.encode(text, false)
+    }
+
+    /// The characters of a text that must not become part of a special token.
+    pub(crate) fn guards(&self, text: &str) -> Vec<usize> {
+        self.0.spelled.guards(&self.0.inner, text)
     }
 
     /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD; unknown ids are left out, and so are

@@ -128,10 +128,10 @@ fn prepare(
         None => {
             let template = app.engine.template().ok_or_else(Problem::no_template)?;
             let options = ChatOptions { tools: tools(request.tools)?, ..ChatOptions::default() };
-            let text = template.render(&messages, true, &options)?;
-            let prompt = app.engine.tokenizer().encode(&text, false)?;
+            let rendered = template.render(&messages, true, &options)?;
+            let prompt = app.engine.tokenizer().encode_rendered(&rendered)?;
             app.check_prompt("messages", &prompt)?;
-            (prompt, text, None)
+            (prompt, rendered.into_text(), None)
         }
         Some(_) if n > 1 => return Err(Problem::parameter("n", "a session has one next message")),
         Some(_) if request.tools.is_some() => {

@@ -116,20 +116,20 @@ impl Transcript {
             self.template.render_refs(&seen[..count], reply, &self.options)
         };
         let full = render(to, reply)?;
-        let base = match (from, full.rfind(&marker)) {
+        let base = match (from, full.text().rfind(&marker)) {
             (0, _) => 0,
             (_, Some(at)) => at + marker.len(),
             (_, None) => return Err(self.bad("it leaves out a message that was read already")),
         };
         // Renderings of fewer messages show where each message ends.
         let border = |count: usize| {
-            let text = render(count, false).ok()?;
-            (text.len() >= base && full.starts_with(&text)).then(|| text.len() - base)
+            let text = render(count, false).ok()?.into_text();
+            (text.len() >= base && full.text().starts_with(&text)).then(|| text.len() - base)
         };
-        let tail = &full[base..];
-        let ids = self.tokenizer.encode(tail, false)?;
+        let tail = full.part(base, full.text().len());
+        let ids = self.tokenizer.encode_rendered(&tail)?;
         let place = |border: usize| {
-            let head = self.tokenizer.encode(&tail[..border], false).ok()?;
+            let head = self.tokenizer.encode_rendered(&tail.part(0, border)).ok()?;
             ids.starts_with(&head).then_some(head.len())
         };
 

@@ -4,7 +4,7 @@ use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind};
 
-use super::json;
+use super::{json, sums};
 
 /// The name of the template in its environment.
 pub(super) const NAME: &str = "chat template";
@@ -22,7 +22,13 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     env.add_function("raise_exception", |reason: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, reason))
     });
-    env.add_template_owned(NAME, without_marks(source))?;
+    sums::add_to_environment(&mut env);
+    let source = without_marks(source);
+    env.template_from_str(&source)?; // what is wrong with it is said in its own words
+    let Some(weighed) = sums::weigh(&source) else {
+        return Err(Error::new(ErrorKind::SyntaxError, "it cannot be cut into tokens"));
+    };
+    env.add_template_owned(NAME, weighed)?;
     Ok(env)
 }
 

@@ -34,7 +34,7 @@ fn special() -> Vec<(String, String)> {
 }
 
 fn template(source: &str) -> Result<Template> {
-    Template::with_special("test", source, special())
+    Template::compile("test", source, special(), None)
 }
 
 #[test]
@@ -50,6 +50,7 @@ fn texts_equal_those_of_jinja2() {
             now: case.now,
         };
         let found = template(source).unwrap().render(&case.messages, case.reply, &options);
+        let found = found.map(Rendered::into_text);
         let what = format!("{} {} {}", case.template, case.name, case.reply);
         match (found, &case.text, &case.error) {
             (Ok(found), Some(expected), _) => {
@@ -75,7 +76,8 @@ fn texts_equal_those_of_jinja2() {
 }
 
 fn rendered(source: &str) -> Result<String> {
-    template(source)?.render(&[Message::new("user", "hi")], true, &ChatOptions::default())
+    let messages = [Message::new("user", "hi")];
+    template(source)?.render(&messages, true, &ChatOptions::default()).map(Rendered::into_text)
 }
 
 #[test]
@@ -88,7 +90,21 @@ fn hostile_templates_end_soon_and_small() {
     let repeated = "{{ 'x' * 99999999999 }}";
     let json = "{% set x = [range(9999)|list] * 9999 %}{{ x|tojson }}";
     let wide = "{{ [1]|tojson(indent=999999999) }}";
-    for source in [doubling, loops, macros, repeated, json, wide] {
+    let lists = "{% set ns = namespace(l=[1, 2]) %}{% for i in range(60) %}\
+        {% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l|length }}";
+    let right = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}\
+        {% set ns.l = [] + (2 * ns.l) %}{% endfor %}{{ ns.l|length }}";
+    let large = "{% set ns = namespace(l=[1] * 999999999) %}{% for i in range(60) %}\
+        {% set ns.l = [] + ns.l %}{% endfor %}{{ ns.l|length }}";
+    let called = "{% macro f(l, n) %}{{ f(l+l, n+1) if n < 60 }}{% endmacro %}{{ f([1], 0) }}";
+    let streams = "{% set ns = namespace(l=[1]|map('abs')) %}{% for i in range(60) %}\
+        {% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l|list|length }}";
+    let sums = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}\
+        {% set ns.l = [ns.l, ns.l]|sum(start=[]) %}{% endfor %}{{ ns.l|length }}";
+    let chains = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}\
+        {% set ns.l = ns.l|chain(ns.l) %}{% endfor %}{{ ns.l|length }}";
+    let joined = [lists, right, large, called, streams, sums, chains];
+    for source in [doubling, loops, macros, repeated, json, wide].into_iter().chain(joined) {
         let start = Instant::now();
         let error = rendered(source).unwrap_err();
         assert!(matches!(error, Error::Template { .. }), "{source}: {error}");
@@ -120,7 +136,7 @@ fn long_conversations_are_rendered() {
     template(source).unwrap().render(&many, true, &options).unwrap();
     let huge = [Message::new("user", "word ".repeat(4 << 20))];
     let text = template(TEMPLATES[0].1).unwrap().render(&huge, true, &options).unwrap();
-    assert!(text.len() > 20 << 20);
+    assert!(text.text().len() > 20 << 20);
 }
 
 #[test]
@@ -163,4 +179,47 @@ fn templates_of_a_tokenizer() {
     assert_eq!(get(&sources("{}", None), "default"), None);
     assert!(sources(r#"{"chat_template": 3}"#, None).unwrap_err().contains("a number"));
     assert!(sources(r#"{"chat_template": [{"name": "x"}]}"#, None).is_err());
+}
+
+/// Operands of sums are paid for wherever they stand, and nothing else changes.
+#[test]
+fn sums_are_weighed() {
+    let weighed = |source: &str| sums::weigh(source).unwrap();
+    for same in [
+        "a + b {# c + d #} {% raw %}{{ a + b }}{% endraw %} {{ 'a + b' }} {{ 1e+5 }} {{- x +}}",
+        "{%+ if a %}{{ -a - b }}{%- endif +%}{{ \"}} + \\\" + \" }}",
+    ] {
+        assert_eq!(weighed(same), same);
+    }
+    for (source, expected) in [
+        ("{{ a + b }}", "{{ (a)|weighed + (b)|weighed }}"),
+        ("{{a.b['+']|c('x',d=1)+-e}}", "{{(a.b['+']|c('x',d=1))|weighed+(-e)|weighed}}"),
+        (
+            "{{ a - b * 2 + 0x1e+c ~ d }}",
+            "{{ a - (b * 2)|weighed + (0x1e)|weighed+(c ~ d)|weighed }}",
+        ),
+        (
+            "{{ f([a+b], x=c + (d+e)) }}",
+            "{{ f([(a)|weighed+(b)|weighed], x=(c)|weighed + (((d)|weighed+(e)|weighed))|weighed) }}",
+        ),
+        (
+            "{% if not a + b is none and c in d+e %}",
+            "{% if not (a)|weighed + (b)|weighed is none and c in (d)|weighed+(e)|weighed %}",
+        ),
+        (
+            "{%- set n.l = n.l + [x] if x else y -%}",
+            "{%- set n.l = (n.l)|weighed + ([x])|weighed if x else y -%}",
+        ),
+        ("{% for a in b + c recursive %}", "{% for a in (b)|weighed + (c)|weighed recursive %}"),
+        (
+            "{% raw %}{{{% endraw -%}{{ {'a': b + c}['a'] }}",
+            "{% raw %}{{{% endraw -%}{{ {'a': (b)|weighed + (c)|weighed}['a'] }}",
+        ),
+    ] {
+        assert_eq!(weighed(source), expected);
+    }
+    assert!(sums::weigh("{{ a").is_none() && sums::weigh("{{ ) + a }}").is_none());
+    let counted = "{{ ([1] + [2] + 'a b'.split())|length - 1 + 2 * 3 }}";
+    assert_eq!(rendered(counted).unwrap(), "9");
+    assert_eq!(rendered("{{ 'x' + nothing|default('y') }}").unwrap(), "xy");
 }
