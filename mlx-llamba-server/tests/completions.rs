@@ -43,8 +43,8 @@ fn completions_are_the_librarys() {
     }
 
     // Stop strings end a text before them.
-    let stop = llamba.generate(PROMPT, &Generation::greedy().max_tokens(20).stop(" was")).unwrap();
-    let found = complete(&server, &json!({ "temperature": 0, "stop": [" was"] }));
+    let stop = llamba.generate(PROMPT, &Generation::greedy().max_tokens(20).stop(" a")).unwrap();
+    let found = complete(&server, &json!({ "temperature": 0, "stop": [" a"] }));
     assert_eq!(found["choices"][0]["text"], stop.text);
     assert_eq!(found["choices"][0]["finish_reason"], "stop");
 
