@@ -25,16 +25,17 @@ pub(crate) struct TextArgs {
     #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
     /// Field of the text in a line of JSONL
-    #[arg(long, value_name = "NAME", default_value = "text", requires = "data")]
+    #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "text")]
     field: String,
     /// Only documents 0, K, 2K and so on: those that training with heldout_every = K holds out
     #[arg(
-        long, value_name = "K", default_value_t = 1, hide_default_value = true, requires = "data",
+        long, value_name = "K", default_value_t = 1, hide_default_value = true,
+        conflicts_with = "text",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     every: u64,
     /// Only so many documents
-    #[arg(long, value_name = "N", requires = "data")]
+    #[arg(long, value_name = "N", conflicts_with = "text")]
     limit: Option<usize>,
     /// Tokens that are read from an empty state before a window begins anew [default: as many as
     /// the models can read]

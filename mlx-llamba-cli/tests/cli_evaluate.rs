@@ -207,7 +207,7 @@ fn teachers_and_students_of_one_vocabulary() {
     CLI.fails(&args, &["--window 65: expected 1 to 64 tokens"]);
     CLI.fails(&["perplexity", "--stride", "5", &text], &["--stride 5", "--window too"]);
     let args = ["compare", "llamba-stories", &teacher, &text];
-    CLI.fails(&args, &["vocab_size = 277: expected 2048, as in the reference"]);
+    CLI.fails(&args, &["vocab_size = 277: expected 4096, as in the reference"]);
     let args = ["compare", &student, &student, &text];
     CLI.fails(&args, &["no tokenizer for", "--tokenizer"]);
 }
