@@ -179,10 +179,8 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
             fs::rename(&partial, &runtime).map_err(io)?;
         }
     }
-    let stem = path.with_extension(format!("{}", std::process::id()));
-    let cpp = stem.with_extension("cpp");
-    let object = stem.with_extension("o");
-    let partial = stem.with_extension("partial");
+    let own = |extension: &str| path.with_extension(format!("{}.{extension}", std::process::id()));
+    let [cpp, object, partial] = ["cpp", "o", "partial"].map(own);
     fs::write(&cpp, source).map_err(io)?;
     let mut command = Command::new(compiler());
     command.args(KERNEL_FLAGS).arg("-isystem").arg(directory).arg("-c").arg(&cpp);
