@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use anyhow::Result;
 use clap::ValueEnum;
 use mlx_llamba::{
-    Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba, Tokenizer,
+    Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
+    Tokenizer,
 };
 use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
@@ -35,7 +36,7 @@ pub(crate) struct SourceArgs {
     offline: bool,
 }
 
-#[derive(clap::Args)]
+#[derive(Clone, Copy, clap::Args)]
 pub(crate) struct ComputeArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
@@ -44,6 +45,16 @@ pub(crate) struct ComputeArgs {
     /// precision, or bfloat16]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
+    /// What products with 2-, 4- and 8-bit weights take on a CPU: int8 is faster and rounds
+    /// [default: what MLX_LLAMBA_ACTIVATIONS says, else float32]
+    #[arg(long, value_enum)]
+    activations: Option<ActivationsArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ActivationsArg {
+    Float32,
+    Int8,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,9 +95,11 @@ impl ModelArgs {
         self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)
     }
 
-    /// As for [`ComputeArgs`].
-    pub(crate) fn select(&self) -> Result<Dtype> {
-        self.compute.select()
+    /// Chooses the device; the dtype of the activations of a model without a checkpoint, and what
+    /// computes it.
+    pub(crate) fn select(&self) -> Result<(Dtype, Backend)> {
+        let dtype = self.compute.select()?;
+        Ok((dtype, self.compute.backend(dtype)?))
     }
 
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
@@ -122,7 +135,7 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
         return Ok(Loaded::Llamba(builder.load()?));
     };
     let dtype = compute.select()?;
-    let llama = Llama::open(&path, dtype, Backend::select(dtype)?)?;
+    let llama = Llama::open(&path, dtype, compute.backend(dtype)?)?;
     let tokenizer = if text { Some(tokenizer(&builder)?) } else { None };
     let teacher = Teacher::new(llama, tokenizer)?;
     teacher.llama().materialize(|done, total| progress.at(done, total))?;
@@ -157,6 +170,9 @@ pub(crate) struct PairArgs {
     offline: bool,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Other activations for the other model, to see what rounding them costs
+    #[arg(long, value_enum, value_name = "ACTIVATIONS")]
+    other_activations: Option<ActivationsArg>,
 }
 
 impl PairArgs {
@@ -177,8 +193,11 @@ impl PairArgs {
             }
             found => found,
         }?;
-        let load = |name| load_any(builder(name), &self.compute, false);
-        Ok((load(&self.reference)?, load(&self.other)?, tokenizer))
+        let reference = load_any(builder(&self.reference), &self.compute, false)?;
+        let activations = self.other_activations.or(self.compute.activations);
+        let compute = ComputeArgs { activations, ..self.compute };
+        let other = load_any(compute.apply(builder(&self.other)), &compute, false)?;
+        Ok((reference, other, tokenizer))
     }
 }
 
@@ -230,10 +249,19 @@ impl ComputeArgs {
 
     fn apply(&self, builder: Builder) -> Builder {
         let builder = builder.compute(self.device.into());
-        match self.dtype {
+        let builder = match self.dtype {
             Some(dtype) => builder.dtype(dtype.into()),
             None => builder,
+        };
+        match self.activations {
+            Some(activations) => builder.activations(activations.into()),
+            None => builder,
         }
+    }
+
+    /// What computes activations of `dtype`.
+    fn backend(&self, dtype: Dtype) -> Result<Backend> {
+        Ok(Backend::select_with(dtype, self.activations.map(Into::into))?)
     }
 }
 
@@ -243,6 +271,15 @@ impl From<DeviceArg> for Compute {
             DeviceArg::Auto => Self::Auto,
             DeviceArg::Gpu => Self::Gpu,
             DeviceArg::Cpu => Self::Cpu,
+        }
+    }
+}
+
+impl From<ActivationsArg> for Activations {
+    fn from(activations: ActivationsArg) -> Self {
+        match activations {
+            ActivationsArg::Float32 => Self::Float32,
+            ActivationsArg::Int8 => Self::Int8,
         }
     }
 }

@@ -118,7 +118,9 @@ pub use inspect::Summary;
 pub use language::LanguageModel;
 pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::{Activation, Backend, Dims, Mode, Quantized, Scheme, Weight};
+pub use mlx_llamba_kernels::{
+    Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
+};
 pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::{Borders, Model};
 pub use pieces::Pieces;

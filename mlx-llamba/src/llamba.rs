@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mlx_llamba_kernels::{Activations, Backend};
 use mlx_rs::{Device, DeviceType, Dtype};
 
 use crate::checkpoint::Checkpoint;
@@ -193,6 +194,7 @@ pub struct Builder {
     hub: Option<HubOptions>,
     compute: Compute,
     dtype: Option<Dtype>,
+    activations: Option<Activations>,
     progress: Option<Progress>,
 }
 
@@ -205,6 +207,7 @@ impl Builder {
             hub: None,
             compute: Compute::default(),
             dtype: None,
+            activations: None,
             progress: None,
         }
     }
@@ -243,6 +246,14 @@ impl Builder {
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = Some(dtype);
+        self
+    }
+
+    /// What products with quantized matrices take. Default: as `MLX_LLAMBA_ACTIVATIONS` says, else
+    /// float32.
+    #[must_use]
+    pub fn activations(mut self, activations: Activations) -> Self {
+        self.activations = Some(activations);
         self
     }
 
@@ -306,7 +317,8 @@ impl Builder {
         let device = self.compute.select()?;
         let checkpoint = self.checkpoint()?;
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
-        let model = Model::new(&checkpoint, dtype)?;
+        let backend = Backend::select_with(dtype, self.activations)?;
+        let model = Model::with_backend(&checkpoint, dtype, backend)?;
         let tokenizer =
             if self.without_tokenizer { None } else { Some(self.find_tokenizer(&checkpoint)?) };
         if let Some(tokenizer) = &tokenizer {
