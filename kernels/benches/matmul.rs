@@ -60,7 +60,7 @@ fn main() {
         let bytes = weight.arrays().iter().map(|array| array.nbytes()).sum();
         mlx_rs::transforms::eval(weight.arrays()).unwrap();
         line(name, bytes, &|x| cpu::matmul(x, weight).unwrap());
-        if matches!(name.as_str(), "2 bits" | "4 bits" | "8 bits") {
+        if matches!(name.as_str(), "4 bits" | "8 bits") {
             let int8 = |x: &Array| cpu::matmul_with(x, weight, Activations::Int8).unwrap();
             line(&format!("{name} x int8"), bytes, &int8);
         }

@@ -1,29 +1,59 @@
 // Sums of products of codes with int8. Part of `int8.simd.cpp`.
 #pragma once
 
+#include "int8.h"
 #include "simd.h"
-#include "weights.h"
 
 namespace mlx_llamba::SIMD_LEVEL {
 
-constexpr size_t PART = 64; // bytes between the parts of a block of activations
+// Bytes between the numbers for one part of the codes of a step and those for the next.
+constexpr size_t PART = 64;
 
-// The codes of a vector of words: part v has those that stand v-th in their bytes, a byte each.
+// The codes of four words a lane, a byte each: part m * (8 / BITS) + v has those that stand v-th in
+// the bytes of the m-th words.
 template <int BITS>
-struct Unpacked8 {
-  static constexpr int PARTS = 8 / BITS;
+struct Bytes {
+  static constexpr int EACH = 8 / BITS, PARTS = 4 * EACH;
   Ints part[PARTS];
 };
 
+// Puts what is in lane 4 j + e of words m into lane 4 j + m of words e.
+INLINE void transpose(Ints (&words)[4]) {
+#if defined(SIMD_AVX512)
+  const auto low = [](Ints a, Ints b) { return (Ints)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b); };
+  const auto high = [](Ints a, Ints b) { return (Ints)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b); };
+  const auto low2 = [](Ints a, Ints b) { return (Ints)_mm512_unpacklo_epi64((__m512i)a, (__m512i)b); };
+  const auto high2 = [](Ints a, Ints b) { return (Ints)_mm512_unpackhi_epi64((__m512i)a, (__m512i)b); };
+#elif defined(SIMD_AVX2)
+  const auto low = [](Ints a, Ints b) { return (Ints)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b); };
+  const auto high = [](Ints a, Ints b) { return (Ints)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b); };
+  const auto low2 = [](Ints a, Ints b) { return (Ints)_mm256_unpacklo_epi64((__m256i)a, (__m256i)b); };
+  const auto high2 = [](Ints a, Ints b) { return (Ints)_mm256_unpackhi_epi64((__m256i)a, (__m256i)b); };
+#else
+  const auto low = [](Ints a, Ints b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); };
+  const auto high = [](Ints a, Ints b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); };
+  const auto low2 = [](Ints a, Ints b) { return __builtin_shufflevector(a, b, 0, 1, 4, 5); };
+  const auto high2 = [](Ints a, Ints b) { return __builtin_shufflevector(a, b, 2, 3, 6, 7); };
+#endif
+  const Ints low01 = low(words[0], words[1]), low23 = low(words[2], words[3]);
+  const Ints high01 = high(words[0], words[1]), high23 = high(words[2], words[3]);
+  words[0] = low2(low01, low23);
+  words[1] = high2(low01, low23);
+  words[2] = low2(high01, high23);
+  words[3] = high2(high01, high23);
+}
+
 template <int BITS>
-INLINE Unpacked8<BITS> unpack8(Ints words) {
-  Unpacked8<BITS> codes;
-  if constexpr (BITS == 8) {
-    codes.part[0] = words;
-  } else {
-    constexpr int32_t mask = BITS == 4 ? 0x0f0f0f0f : 0x03030303;
+INLINE Bytes<BITS> unpack(const Ints (&words)[4]) {
+  Bytes<BITS> codes;
 #pragma GCC unroll 4
-    for (int v = 0; v < 8 / BITS; v++) codes.part[v] = (words >> (v * BITS)) & mask;
+  for (int m = 0; m < 4; m++) {
+    if constexpr (BITS == 8) {
+      codes.part[m] = words[m];
+    } else {
+      codes.part[2 * m] = words[m] & 0x0f0f0f0f;
+      codes.part[2 * m + 1] = (words[m] >> 4) & 0x0f0f0f0f;
+    }
   }
   return codes;
 }
@@ -34,17 +64,18 @@ INLINE Ints load_bytes(const char* from) {
   return value;
 }
 
-// `dot`: for each lane the sum of products of the codes of its word with int8; the numbers for part v
-// are at `x + v * PART`. This one takes four products a lane and instruction; it is for processors with AVX-512 VNNI.
+// `dot`: for each lane the sum of products of its codes with int8; the numbers for part p are at
+// `x + p * PART`. This one takes four products a lane and instruction; it is for processors with
+// AVX-512 VNNI.
 #if defined(SIMD_AVX512)
 #define VNNI __attribute__((target("avx512vnni")))
 struct Fused {
   template <int BITS>
-  VNNI static inline __attribute__((always_inline)) Ints dot(const Unpacked8<BITS>& codes, const char* x) {
+  VNNI static inline __attribute__((always_inline)) Ints dot(const Bytes<BITS>& codes, const char* x) {
     __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 4
-    for (int v = 0; v < 8 / BITS; v++) {
-      sum = _mm512_dpbusd_epi32(sum, (__m512i)codes.part[v], (__m512i)load_bytes(x + v * PART));
+#pragma GCC unroll 8
+    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+      sum = _mm512_dpbusd_epi32(sum, (__m512i)codes.part[p], (__m512i)load_bytes(x + (size_t)p * PART));
     }
     return (Ints)sum;
   }
@@ -52,7 +83,7 @@ struct Fused {
 #endif
 
 #if defined(SIMD_AVX2)
-// Products of unsigned and signed bytes, pairs added in 16 bits: at most 15 * 127 * 2 at a time.
+// Products of unsigned and signed bytes, pairs added in 16 bits.
 INLINE Ints pairs(Ints codes, Ints x) {
 #if defined(SIMD_AVX512)
   return (Ints)_mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
@@ -76,28 +107,31 @@ INLINE Ints quads(Ints pairs, int16_t factor) {
   return (Ints)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(factor));
 #endif
 }
-#endif
 
 struct Portable {
   template <int BITS>
-  INLINE_MEMBER static Ints dot(const Unpacked8<BITS>& codes, const char* x) {
-#if defined(SIMD_AVX2)
-    if constexpr (BITS == 8) {
-      // Whole bytes would overflow 16 bits; their halves do not.
-      const Ints value = load_bytes(x), code = codes.part[0];
-      const Ints low = pairs(code & 0x0f0f0f0f, value), high = pairs((code >> 4) & 0x0f0f0f0f, value);
-      return quads(low, 1) + quads(high, 16);
-    } else {
-      Ints sum = pairs(codes.part[0], load_bytes(x));
-#pragma GCC unroll 4
-      for (int v = 1; v < 8 / BITS; v++) sum = add_pairs(sum, pairs(codes.part[v], load_bytes(x + v * PART)));
-      return quads(sum, 1);
+  INLINE_MEMBER static Ints dot(const Bytes<BITS>& codes, const char* x) {
+    // 16 bits hold eight pairs of products of half a byte: 8 * 2 * 15 * 127 = 30480. Whole bytes
+    // would overflow them, so their halves are taken apart.
+    Ints low = {}, high = {};
+#pragma GCC unroll 8
+    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+      const Ints value = load_bytes(x + (size_t)p * PART);
+      low = add_pairs(low, pairs(BITS == 8 ? codes.part[p] & 0x0f0f0f0f : codes.part[p], value));
+      if (BITS == 8) high = add_pairs(high, pairs((codes.part[p] >> 4) & 0x0f0f0f0f, value));
     }
+    return BITS == 8 ? quads(low, 1) + quads(high, 16) : quads(low, 1);
+  }
+};
 #else
+struct Portable {
+  template <int BITS>
+  INLINE_MEMBER static Ints dot(const Bytes<BITS>& codes, const char* x) {
     typedef int16_t Shorts __attribute__((vector_size(16)));
     Ints sum = {};
-    for (int v = 0; v < 8 / BITS; v++) {
-      const Shorts value = (Shorts)load_bytes(x + v * PART), code = (Shorts)codes.part[v];
+#pragma GCC unroll 8
+    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+      const Shorts value = (Shorts)load_bytes(x + (size_t)p * PART), code = (Shorts)codes.part[p];
       // Bytes of even and of odd places, widened; 255 * 127 fits into 16 bits.
       const Shorts value0 = (value << 8) >> 8, value1 = value >> 8;
       const Shorts code0 = code & 0xff, code1 = (code >> 8) & 0xff;
@@ -113,8 +147,8 @@ struct Portable {
 #endif
     }
     return sum;
-#endif
   }
 };
+#endif
 
 } // namespace mlx_llamba::SIMD_LEVEL

@@ -1,6 +1,7 @@
 #include "int8.h"
 
-#include "codes.h"
+#include "weights.h"
+
 #include "dot.h"
 #include "simd.h"
 
@@ -10,22 +11,85 @@ namespace {
 #if !defined(SIMD_AVX512)
 #define VNNI
 #endif
+#define INLINE_VNNI VNNI static inline __attribute__((always_inline))
 
-// Vectors for the words of a block, each with a chain of sums of its own.
-constexpr int CHAINS = (int)INT8_WORDS / LANES;
+// Vectors for the chains of sums: lane l of vector c is chain c * LANES + l.
+constexpr int VECTORS = (int)INT8_CHAINS / LANES;
 
-// A product of one row and one output, open: lane l of chain c has what words c * LANES + l gave.
-struct Sum {
-  Floats chain[CHAINS];
+// A piece of a row of codes.
+template <int BITS>
+struct Piece {
+  static constexpr int CODES = 32 / BITS; // of a word
+
+  const int32_t* words;
+  size_t ahead; // bytes to what the next tile reads
+  size_t groups;
+  // Of the groups, with zeros up to what the last step reads.
+  float scales[PIECE / 32 + INT8_CHAINS], biases[PIECE / 32 + LANES];
+
+  void stand_on(const Weight& w, size_t row, size_t column, size_t numbers, size_t outputs) {
+    words = static_cast<const int32_t*>(w.values) + (row * w.in + column) / CODES;
+    ahead = outputs * w.in * BITS / 8;
+    const int group_bits = __builtin_ctzll(w.group); // groups are powers of two
+    groups = numbers >> group_bits;
+    const size_t first = (row * w.in + column) >> group_bits;
+    widen(w.format, w.scales, first, groups, scales);
+    widen(w.format, w.biases, first, groups, biases);
+    const size_t whole = (groups + LANES - 1) / LANES * LANES;
+    if (whole < PIECE / 32) __builtin_memset(scales + whole, 0, INT8_CHAINS * sizeof(float));
+  }
+
+  // The codes of the chains of vector c in a step, of whose words `left` are there.
+  INLINE_MEMBER Bytes<BITS> codes(size_t step, int c, int left) const {
+    Ints four[4];
+#pragma GCC unroll 4
+    for (int e = 0; e < 4; e++) {
+      const int at = e * (int)INT8_CHAINS + c * LANES;
+      const int32_t* from = words + step * INT8_WORDS + at;
+      __builtin_prefetch(reinterpret_cast<const char*>(from) + ahead);
+      if (left - at >= LANES) {
+        four[e] = load_ints(from, LANES);
+      } else {
+        four[e] = left > at ? load_ints(from, left - at) : Ints{};
+      }
+    }
+    transpose(four);
+    return unpack<BITS>(four);
+  }
 };
 
-// In the order in which `sum` adds 16 lanes.
-INLINE float total(const Sum& a) {
-  if constexpr (CHAINS == 1) return sum(a.chain[0]);
-  if constexpr (CHAINS == 2) return sum(a.chain[0] + a.chain[1]);
-  const Floats half0 = a.chain[0] + a.chain[2 % CHAINS], half1 = a.chain[1 % CHAINS] + a.chain[3 % CHAINS];
-  return sum(half0 + half1);
-}
+// For each chain of a vector the place of its group among those of a step.
+struct Places {
+  Ints chains[VECTORS];
+  int group_bits;
+
+  template <int BITS>
+  INLINE_MEMBER void set(const Weight& w) {
+    group_bits = __builtin_ctzll(w.group);
+    for (int c = 0; c < VECTORS; c++) {
+      for (int lane = 0; lane < LANES; lane++) {
+        const int chain = c * LANES + lane;
+        chains[c][lane] = (chain / 4 * 4 + chain % 4 * 16) * (32 / BITS) >> group_bits;
+      }
+    }
+  }
+
+  // A chain's own of the numbers of a step's groups.
+  INLINE_MEMBER Floats spread(const float* from, int c) const {
+#if defined(SIMD_AVX512)
+    return _mm512_permutexvar_ps((__m512i)chains[c], load(from));
+#elif defined(SIMD_AVX2)
+    const __m256i places = (__m256i)chains[c];
+    const __m256 low = _mm256_permutevar8x32_ps(load(from), places);
+    const __m256 high = _mm256_permutevar8x32_ps(load(from + LANES), places);
+    return _mm256_blendv_ps(low, high, (__m256)_mm256_cmpgt_epi32(places, _mm256_set1_epi32(LANES - 1)));
+#else
+    Floats value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = from[chains[c][lane]];
+    return value;
+#endif
+  }
+};
 
 struct Row {
   const char* codes;
@@ -33,79 +97,92 @@ struct Row {
   const float* sums; // of rounded activations, of the groups of the weight
 };
 
-// Adds the products of `units` words from word `at` on.
 template <class Dot, int BITS, int R, int O>
-VNNI static inline __attribute__((always_inline)) void add_words(
-    const Codes<BITS> (&w)[O], const Row (&x)[R], size_t block, int chain, int units, Sum (&acc)[R][O]) {
-  const size_t vector = block * CHAINS + (size_t)chain;
-  Unpacked8<BITS> codes[O];
-  Floats scale[O];
+INLINE_VNNI void add_step(
+    const Piece<BITS> (&w)[O], const Row (&x)[R], const Places& places, size_t step, int left,
+    Floats (&acc)[VECTORS][R][O]) {
+  const size_t groups = step * INT8_WORDS * Piece<BITS>::CODES >> places.group_bits;
 #pragma GCC unroll 4
-  for (int o = 0; o < O; o++) {
-    const auto open = w[o].open(vector, units);
-    codes[o] = unpack8<BITS>(open.words);
-    scale[o] = open.scale;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    const Floats own = load(x[r].scales + vector * LANES);
-    const char* from = x[r].codes + block * (8 / BITS) * PART + (size_t)chain * LANES * 4;
+  for (int c = 0; c < VECTORS; c++) {
+    Bytes<BITS> codes[O];
+    Floats scale[O];
 #pragma GCC unroll 4
     for (int o = 0; o < O; o++) {
-      const Ints sum = Dot::template dot<BITS>(codes[o], from);
-      acc[r][o].chain[chain] = fma(__builtin_convertvector(sum, Floats), scale[o] * own, acc[r][o].chain[chain]);
+      codes[o] = w[o].codes(step, c, left);
+      scale[o] = places.spread(w[o].scales + groups, c);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const Floats own = load(x[r].scales + step * INT8_CHAINS + c * LANES);
+      const char* from = x[r].codes + step * Bytes<BITS>::PARTS * PART + c * LANES * 4;
+#pragma GCC unroll 4
+      for (int o = 0; o < O; o++) {
+        const Ints sum = Dot::template dot<BITS>(codes[o], from);
+        acc[c][r][o] = fma(__builtin_convertvector(sum, Floats), scale[o] * own, acc[c][r][o]);
+      }
     }
   }
 }
 
-template <class Dot, int BITS, int R, int O>
-VNNI static inline __attribute__((always_inline)) void tile(
-    Codes<BITS> (&w)[O], const Row (&x)[R], size_t numbers, bool first, float* y, size_t y_stride, int rows,
-    int outputs) {
-  Sum acc[R][O] = {};
-  const size_t words = numbers / Codes<BITS>::VECTORS, blocks = words / INT8_WORDS;
-  for (size_t block = 0; block < blocks; block++) {
+// Adds the products of the biases, 16 groups at a time.
+template <int BITS, int R, int O>
+INLINE void add_biases(const Piece<BITS> (&w)[O], const Row (&x)[R], Floats (&acc)[VECTORS][R][O]) {
+  for (int group = 0; group < (int)w[0].groups; group += (int)INT8_CHAINS) {
 #pragma GCC unroll 4
-    for (int chain = 0; chain < CHAINS; chain++) add_words<Dot>(w, x, block, chain, LANES, acc);
-  }
-  const int rest = (int)(words - blocks * INT8_WORDS);
-#pragma GCC unroll 4
-  for (int chain = 0; chain < CHAINS; chain++) {
-    const int left = rest - chain * LANES;
-    if (left > 0) add_words<Dot>(w, x, blocks, chain, left < LANES ? left : LANES, acc);
-  }
-  // The biases, 16 groups at a time.
-  const int groups = (int)(numbers >> w[0].group_bits);
-  for (int group = 0; group < groups; group += (int)INT8_WORDS) {
-#pragma GCC unroll 4
-    for (int chain = 0; chain < CHAINS; chain++) {
-      const int at = group + chain * LANES, left = groups - at;
-      if (left <= 0) break;
-      const int count = left < LANES ? left : LANES;
+    for (int c = 0; c < VECTORS; c++) {
+      const int at = group + c * LANES, left = (int)w[0].groups - at;
+      if (left <= 0) continue;
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) {
-        const Floats own = load(x[r].sums + at, count);
+        const Floats own = load(x[r].sums + at, left < LANES ? left : LANES);
 #pragma GCC unroll 4
-        for (int o = 0; o < O; o++) {
-          acc[r][o].chain[chain] = fma(load(w[o].biases + at, count), own, acc[r][o].chain[chain]);
-        }
+        for (int o = 0; o < O; o++) acc[c][r][o] = fma(load(w[o].biases + at), own, acc[c][r][o]);
       }
     }
+  }
+}
+
+// In the order in which `sum` adds 16 lanes.
+template <int R, int O>
+INLINE float add_chains(const Floats (&acc)[VECTORS][R][O], int r, int o) {
+  if constexpr (VECTORS == 1) return sum(acc[0][r][o]);
+  if constexpr (VECTORS == 2) return sum(acc[0][r][o] + acc[1 % VECTORS][r][o]);
+  const Floats half0 = acc[0][r][o] + acc[2 % VECTORS][r][o];
+  const Floats half1 = acc[1 % VECTORS][r][o] + acc[3 % VECTORS][r][o];
+  return sum(half0 + half1);
+}
+
+// Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
+// `rows` and `outputs` are there; the others repeat the last.
+template <class Dot, int BITS, int R, int O>
+INLINE_VNNI void tile(
+    const Piece<BITS> (&w)[O], const Row (&x)[R], const Places& places, size_t words, bool first, float* y,
+    size_t y_stride, int rows, int outputs) {
+  Floats acc[VECTORS][R][O] = {};
+  const size_t steps = words / INT8_WORDS;
+  for (size_t step = 0; step < steps; step++) add_step<Dot>(w, x, places, step, (int)INT8_WORDS, acc);
+  if (words % INT8_WORDS) add_step<Dot>(w, x, places, steps, (int)(words % INT8_WORDS), acc);
+  add_biases(w, x, acc);
+  float values[R][O];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+#pragma GCC unroll 4
+    for (int o = 0; o < O; o++) values[r][o] = add_chains(acc, r, o);
   }
   for (int r = 0; r < rows; r++) {
     for (int o = 0; o < outputs; o++) {
       float& to = y[(size_t)r * y_stride + (size_t)o];
-      to = first ? total(acc[r][o]) : to + total(acc[r][o]);
+      to = first ? values[r][o] : to + values[r][o];
     }
   }
 }
 
-// Outputs in a tile of so many rows, for the registers there are.
+// Outputs in a tile of so many rows: 4-bit codes of one take 8 registers.
 constexpr int outputs_at_once(int rows) {
 #if defined(SIMD_AVX512)
-  return rows <= 4 ? 4 : 2;
+  return rows <= 2 ? 2 : 1;
 #else
-  return rows == 1 ? 2 : 1;
+  return rows ? 1 : 1;
 #endif
 }
 
@@ -113,22 +190,28 @@ template <class Dot, int BITS, int R>
 VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
   constexpr int O = outputs_at_once(R);
   const Int8Layout layout = int8_layout(w);
+  Places places;
+  places.set<BITS>(w);
+  Piece<BITS> pieces[O];
   for (size_t o = begin; o < end; o += O) {
     const int outputs = end - o < O ? (int)(end - o) : O;
     for (size_t column = 0; column < w.in; column += PIECE) {
-      Codes<BITS> readers[O];
-      for (int i = 0; i < O; i++) readers[i].stand_on(w, o + (size_t)(i < outputs ? i : outputs - 1), column, O);
       const size_t numbers = w.in - column < PIECE ? w.in - column : PIECE;
+      for (int i = 0; i < O; i++) {
+        pieces[i].stand_on(w, o + (size_t)(i < outputs ? i : outputs - 1), column, numbers, O);
+      }
       for (size_t row = 0; row < x.rows; row += R) {
         const int rows = x.rows - row < R ? (int)(x.rows - row) : R;
         Row values[R];
         for (int r = 0; r < R; r++) {
           const char* from = x.values + (row + (size_t)(r < rows ? r : rows - 1)) * layout.stride;
+          const size_t chains = column / (INT8_WORDS * Piece<BITS>::CODES) * INT8_CHAINS;
           values[r].codes = from + column;
-          values[r].scales = (const float*)(from + layout.scales) + column * BITS / 32;
-          values[r].sums = (const float*)(from + layout.sums) + column / w.group;
+          values[r].scales = reinterpret_cast<const float*>(from + layout.scales) + chains;
+          values[r].sums = reinterpret_cast<const float*>(from + layout.sums) + (column >> places.group_bits);
         }
-        tile<Dot>(readers, values, numbers, column == 0, y + row * w.out + o, w.out, rows, outputs);
+        float* to = y + row * w.out + o;
+        tile<Dot>(pieces, values, places, numbers / Piece<BITS>::CODES, column == 0, to, w.out, rows, outputs);
       }
     }
   }
@@ -147,11 +230,8 @@ void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t
 
 template <class Dot>
 void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-  switch (w.bits) {
-    case 2: return products<Dot, 2>(w, x, y, begin, end);
-    case 4: return products<Dot, 4>(w, x, y, begin, end);
-    default: return products<Dot, 8>(w, x, y, begin, end);
-  }
+  if (w.bits == 4) return products<Dot, 4>(w, x, y, begin, end);
+  products<Dot, 8>(w, x, y, begin, end);
 }
 
 void all_products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
@@ -163,7 +243,7 @@ void all_products(const Weight& w, const Int8Rows& x, float* y, size_t begin, si
 }
 
 // Rounds a block of numbers to whole multiples of its scale, which it returns.
-INLINE float round_block(const float* x, int32_t* codes, int32_t& sum) {
+INLINE float round_block(const float* x, int8_t* codes, int32_t& sum) {
   // As whole numbers, the bits of |x| are in the order of |x|, with NaN above infinity.
   int32_t most = 0;
   for (size_t i = 0; i < INT8_BLOCK; i++) {
@@ -175,57 +255,61 @@ INLINE float round_block(const float* x, int32_t* codes, int32_t& sum) {
   float largest;
   __builtin_memcpy(&largest, &most, sizeof largest);
   const bool finite = most < 0x7f800000;
+  sum = 0;
   // Below that the inverse of the scale is no float.
   if (!finite || largest < 1e-36f) {
-    __builtin_memset(codes, 0, INT8_BLOCK * sizeof *codes);
-    sum = 0;
+    __builtin_memset(codes, 0, INT8_BLOCK);
     return finite ? 0.0f : __builtin_nanf("");
   }
   const float inverse = 127.0f / largest;
-  sum = 0;
   for (size_t i = 0; i < INT8_BLOCK; i++) {
     // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
     const float shifted = x[i] * inverse + 0x1.8p23f;
     int32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
-    codes[i] = bits - 0x4b400000;
-    sum += codes[i];
+    codes[i] = (int8_t)(bits - 0x4b400000);
+    sum += bits - 0x4b400000;
   }
   return largest / 127.0f;
 }
 
 template <int BITS>
 void round(const Weight& w, const float* x, char* to, size_t begin, size_t end) {
-  constexpr size_t PARTS = 8 / BITS, NUMBERS = PART * PARTS, WORD = 32 / BITS;
+  constexpr size_t CODES = 32 / BITS, EACH = 8 / BITS, NUMBERS = INT8_WORDS * CODES;
   const Int8Layout layout = int8_layout(w);
   for (size_t row = begin; row < end; row++) {
     char* bytes = to + row * layout.stride;
-    float* scales = (float*)(bytes + layout.scales);
-    float* sums = (float*)(bytes + layout.sums);
+    float* scales = reinterpret_cast<float*>(bytes + layout.scales);
+    float* sums = reinterpret_cast<float*>(bytes + layout.sums);
     __builtin_memset(sums, 0, w.in / w.group * sizeof(float));
-    for (size_t column = 0; column < layout.blocks * NUMBERS; column += INT8_BLOCK) {
-      int32_t codes[INT8_BLOCK] = {}, sum = 0;
+    for (size_t column = 0; column < layout.steps * NUMBERS; column += INT8_BLOCK) {
+      int8_t codes[INT8_BLOCK] = {};
+      int32_t sum = 0;
       float scale = 0;
       // Rows are whole groups, and groups whole blocks; behind them are zeros.
       if (column < w.in) {
         scale = round_block(x + row * w.in + column, codes, sum);
         sums[column / w.group] += scale * (float)sum;
       }
-      char* part = bytes + column / NUMBERS * NUMBERS + column % NUMBERS / PARTS;
-      for (size_t v = 0; v < PARTS; v++) {
-        for (size_t i = 0; i < INT8_BLOCK / PARTS; i++) part[v * PART + i] = (char)codes[i * PARTS + v];
+      const size_t step = column / NUMBERS;
+      for (size_t word = 0; word < INT8_BLOCK / CODES; word++) {
+        const size_t at = column % NUMBERS / CODES + word;
+        const size_t e = at / 16, chain = at % 16 / 4 * 4 + e, m = at % 4;
+        char* part = bytes + step * NUMBERS + m * EACH * PART + chain * 4;
+        for (size_t v = 0; v < EACH; v++) {
+          char four[4];
+          for (size_t b = 0; b < 4; b++) four[b] = (char)codes[word * CODES + b * EACH + v];
+          __builtin_memcpy(part + v * PART, four, sizeof four);
+        }
+        scales[step * INT8_CHAINS + chain] = scale;
       }
-      for (size_t word = 0; word < INT8_BLOCK / WORD; word++) scales[column / WORD + word] = scale;
     }
   }
 }
 
 void round_all(const Weight& w, const float* x, char* to, size_t begin, size_t end) {
-  switch (w.bits) {
-    case 2: return round<2>(w, x, to, begin, end);
-    case 4: return round<4>(w, x, to, begin, end);
-    default: return round<8>(w, x, to, begin, end);
-  }
+  if (w.bits == 4) return round<4>(w, x, to, begin, end);
+  round<8>(w, x, to, begin, end);
 }
 
 } // namespace

@@ -30,8 +30,8 @@ pub enum Activations {
     /// Float32, as they are.
     #[default]
     Float32,
-    /// Rounded to int8 in blocks of 32 that share a scale, in products with affine codes of 2, 4
-    /// or 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of
+    /// Rounded to int8 in blocks of 32 that share a scale, in products with affine codes of 4 or
+    /// 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of
     /// what a product adds up, in place of 1e-7.
     Int8,
 }

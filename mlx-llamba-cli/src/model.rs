@@ -45,7 +45,7 @@ pub(crate) struct ComputeArgs {
     /// precision, or bfloat16]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-    /// What products with 2-, 4- and 8-bit weights take on a CPU: int8 is faster and rounds
+    /// What products with 4- and 8-bit weights take on a CPU: int8 is faster and rounds
     /// [default: what MLX_LLAMBA_ACTIVATIONS says, else float32]
     #[arg(long, value_enum)]
     activations: Option<ActivationsArg>,

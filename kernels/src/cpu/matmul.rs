@@ -30,7 +30,7 @@ pub fn matmul(x: &Array, weight: &Weight) -> Result<Array> {
     matmul_with(x, weight, Activations::Float32)
 }
 
-/// [`matmul`]; with [`Activations::Int8`], products with codes of 2, 4 and 8 bits round `x` first.
+/// [`matmul`]; with [`Activations::Int8`], products with codes of 4 and 8 bits round `x` first.
 ///
 /// # Errors
 /// As [`matmul`].
