@@ -42,6 +42,10 @@ static inline __attribute__((always_inline)) Int8Layout int8_layout(const Weight
   return {steps, scales, sums, sums + groups + 64};
 }
 
+// Numbers of a row that are summed in the registers, before the chains are added: as many as 8 rows
+// of them stay in the first cache.
+constexpr size_t INT8_PIECE = 2048;
+
 struct Int8Rows {
   const char* values;
   size_t rows;

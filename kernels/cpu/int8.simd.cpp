@@ -25,7 +25,7 @@ struct Piece {
   size_t ahead; // bytes to what the next tile reads
   size_t groups;
   // Of the groups, with zeros up to what the last step reads.
-  float scales[PIECE / 32 + INT8_CHAINS], biases[PIECE / 32 + LANES];
+  float scales[INT8_PIECE / 32 + INT8_CHAINS], biases[INT8_PIECE / 32 + LANES];
 
   void stand_on(const Weight& w, size_t row, size_t column, size_t numbers, size_t outputs) {
     words = static_cast<const int32_t*>(w.values) + (row * w.in + column) / CODES;
@@ -36,7 +36,7 @@ struct Piece {
     widen(w.format, w.scales, first, groups, scales);
     widen(w.format, w.biases, first, groups, biases);
     const size_t whole = (groups + LANES - 1) / LANES * LANES;
-    if (whole < PIECE / 32) __builtin_memset(scales + whole, 0, INT8_CHAINS * sizeof(float));
+    if (whole < INT8_PIECE / 32) __builtin_memset(scales + whole, 0, INT8_CHAINS * sizeof(float));
   }
 
   // The codes of the chains of vector c in a step, of whose words `left` are there.
@@ -142,14 +142,29 @@ INLINE void add_biases(const Piece<BITS> (&w)[O], const Row (&x)[R], Floats (&ac
   }
 }
 
-// In the order in which `sum` adds 16 lanes.
+// Adds the chains of each product: those of vectors first, then lanes in the order of `sum`, four at
+// a time where there are four.
 template <int R, int O>
-INLINE float add_chains(const Floats (&acc)[VECTORS][R][O], int r, int o) {
-  if constexpr (VECTORS == 1) return sum(acc[0][r][o]);
-  if constexpr (VECTORS == 2) return sum(acc[0][r][o] + acc[1 % VECTORS][r][o]);
-  const Floats half0 = acc[0][r][o] + acc[2 % VECTORS][r][o];
-  const Floats half1 = acc[1 % VECTORS][r][o] + acc[3 % VECTORS][r][o];
-  return sum(half0 + half1);
+INLINE void add_chains(const Floats (&acc)[VECTORS][R][O], float (&values)[R][O]) {
+  Floats all[R * O];
+#pragma GCC unroll 8
+  for (int i = 0; i < R * O; i++) {
+    const int r = i / O, o = i % O;
+    if constexpr (VECTORS == 4) {
+      all[i] = (acc[0][r][o] + acc[2 % VECTORS][r][o]) + (acc[1 % VECTORS][r][o] + acc[3 % VECTORS][r][o]);
+    } else {
+      all[i] = VECTORS == 2 ? acc[0][r][o] + acc[1 % VECTORS][r][o] : acc[0][r][o];
+    }
+  }
+  float* to = &values[0][0];
+  int i = 0;
+#pragma GCC unroll 8
+  for (; i + 4 <= R * O; i += 4) {
+    const Four four = sums(all[i], all[i + 1], all[i + 2], all[i + 3]);
+    __builtin_memcpy(to + i, &four, sizeof four);
+  }
+#pragma GCC unroll 4
+  for (; i < R * O; i++) to[i] = sum(all[i]);
 }
 
 // Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
@@ -164,11 +179,7 @@ INLINE_VNNI void tile(
   if (words % INT8_WORDS) add_step<Dot>(w, x, places, steps, (int)(words % INT8_WORDS), acc);
   add_biases(w, x, acc);
   float values[R][O];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-#pragma GCC unroll 4
-    for (int o = 0; o < O; o++) values[r][o] = add_chains(acc, r, o);
-  }
+  add_chains(acc, values);
   for (int r = 0; r < rows; r++) {
     for (int o = 0; o < outputs; o++) {
       float& to = y[(size_t)r * y_stride + (size_t)o];
@@ -177,13 +188,9 @@ INLINE_VNNI void tile(
   }
 }
 
-// Outputs in a tile of so many rows: 4-bit codes of one take 8 registers.
+// Outputs in a tile of so many rows: the codes of one take 8 registers, which several rows share.
 constexpr int outputs_at_once(int rows) {
-#if defined(SIMD_AVX512)
-  return rows <= 2 ? 2 : 1;
-#else
-  return rows ? 1 : 1;
-#endif
+  return rows == 1 ? 4 : LANES == 16 ? 2 : 1;
 }
 
 template <class Dot, int BITS, int R>
@@ -195,8 +202,8 @@ VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, s
   Piece<BITS> pieces[O];
   for (size_t o = begin; o < end; o += O) {
     const int outputs = end - o < O ? (int)(end - o) : O;
-    for (size_t column = 0; column < w.in; column += PIECE) {
-      const size_t numbers = w.in - column < PIECE ? w.in - column : PIECE;
+    for (size_t column = 0; column < w.in; column += INT8_PIECE) {
+      const size_t numbers = w.in - column < INT8_PIECE ? w.in - column : INT8_PIECE;
       for (int i = 0; i < O; i++) {
         pieces[i].stand_on(w, o + (size_t)(i < outputs ? i : outputs - 1), column, numbers, O);
       }
@@ -221,10 +228,8 @@ template <class Dot, int BITS>
 void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
   if (x.rows == 1) return products<Dot, BITS, 1>(w, x, y, begin, end);
   if (x.rows == 2) return products<Dot, BITS, 2>(w, x, y, begin, end);
-#if defined(SIMD_AVX512)
-  if (x.rows == 5 || x.rows == 6) return products<Dot, BITS, 6>(w, x, y, begin, end);
-  if (x.rows > 6) return products<Dot, BITS, 8>(w, x, y, begin, end);
-#endif
+  // Tiles of the height that wastes less. Eight rows and one output take a load for each product.
+  if ((x.rows + 2) / 3 * 3 < (x.rows + 3) / 4 * 4) return products<Dot, BITS, 3>(w, x, y, begin, end);
   products<Dot, BITS, 4>(w, x, y, begin, end);
 }
 
