@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod compare;
 mod completions;
+mod config;
 mod convert;
 mod distill;
 mod eval;
@@ -22,6 +23,7 @@ mod rewrite;
 mod sampling;
 mod serve;
 mod session;
+mod settings;
 mod texts;
 mod train;
 mod training;
@@ -66,11 +68,18 @@ enum Command {
     Serve(Box<serve::Args>),
     Distill(Box<distill::Args>),
     Train(Box<train::Args>),
+    Config(config::Args),
     Completions(completions::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match settings::parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("error: {}", output::describe(&error));
+            return ExitCode::FAILURE;
+        }
+    };
     env_logger::Builder::new()
         .filter_level(cli.log_level)
         .format(|out, record| {
@@ -93,6 +102,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Distill(args) => args.run(),
         Command::Train(args) => args.run(),
+        Command::Config(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {

@@ -11,16 +11,36 @@ use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
+use crate::settings::Explicit;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository
-    #[arg(long)]
-    tokenizer: Option<String>,
+    source: Explicit<SourceArgs>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TokenizerArgs {
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
+    /// model's own]
+    #[arg(long)]
+    tokenizer: Option<String>,
+}
+
+impl Explicit<TokenizerArgs> {
+    /// A tokenizer that was asked for replaces the model's; one that is only somebody's default is
+    /// for models that have none.
+    fn apply(&self, builder: Builder) -> Builder {
+        match &self.tokenizer {
+            Some(tokenizer) if self.is_given("tokenizer") => builder.tokenizer(tokenizer),
+            Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
+            None => builder,
+        }
+    }
 }
 
 /// Which checkpoint.
@@ -64,18 +84,13 @@ pub(crate) enum DtypeArg {
 impl ModelArgs {
     /// The builder, with nothing read yet.
     pub(crate) fn builder(&self) -> Builder {
-        let builder = self.source.builder();
-        let builder = match &self.tokenizer {
-            Some(tokenizer) => builder.tokenizer(tokenizer),
-            None => builder,
-        };
-        self.compute.apply(builder)
+        self.compute.apply(self.tokenizer.apply(self.source.builder()))
     }
 
     /// Takes this checkpoint unless another one was asked for.
     pub(crate) fn set_default(&mut self, model: &str) {
-        if self.source.model.is_none() && model != EMBEDDED_MODEL && !model.is_empty() {
-            self.source.model = Some(model.to_owned());
+        if !self.source.is_given("model") && !model.is_empty() {
+            self.source.model = Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
         }
     }
 
@@ -148,10 +163,8 @@ pub(crate) struct PairArgs {
     pub(crate) reference: String,
     /// The other model, of the same vocabulary
     pub(crate) other: String,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
-    /// reference's, or the other's]
-    #[arg(long)]
-    tokenizer: Option<String>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     /// Use only what the hub's cache has; download nothing
     #[arg(long)]
     offline: bool,
@@ -164,11 +177,7 @@ impl PairArgs {
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
         let builder = |name: &str| {
             let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
-            let builder = match &self.tokenizer {
-                Some(tokenizer) => builder.tokenizer(tokenizer),
-                None => builder,
-            };
-            self.compute.apply(builder)
+            self.compute.apply(self.tokenizer.apply(builder))
         };
         let tokenizer = match tokenizer(&builder(&self.reference)) {
             Err(missing) if is_missing(&missing) => {
