@@ -63,8 +63,18 @@ pub(super) fn values(arg: &Arg, values: &[Value]) -> Result<Vec<String>, String>
     };
     let given = values.iter().map(|value| format!("--value={value}"));
     let parsed = Command::new("").no_binary_name(true).arg(option).try_get_matches_from(given);
-    parsed.map_err(|error| expected(&error))?;
+    parsed.map_err(|error| match expected(&error) {
+        said if is_number(arg) => format!("expected a number: {said}"),
+        said => said,
+    })?;
     Ok(values)
+}
+
+fn is_number(arg: &Arg) -> bool {
+    let kind = arg.get_value_parser().type_id();
+    let floats = [TypeId::of::<f32>(), TypeId::of::<f64>()];
+    let counts = [TypeId::of::<usize>(), TypeId::of::<u64>(), TypeId::of::<u32>()];
+    floats.into_iter().chain(counts).any(|number| kind == number)
 }
 
 /// What clap's error has to say, without the command line that it speaks of.

@@ -16,7 +16,7 @@ pub(crate) fn variable(path: &[String], option: &str) -> String {
 /// All settings in the environment that an option reads. Empty variables count as not set.
 pub(super) fn read(command: &Command) -> Result<Vec<Setting>> {
     let mut found: Vec<Setting> = Vec::new();
-    let mut problem = None;
+    let mut refused = Vec::new();
     each_option(command, &mut |path, arg| {
         let Some(option) = arg.get_long() else { return };
         let common = Some(&[][..]).filter(|_| has_common_default(arg));
@@ -34,21 +34,20 @@ pub(super) fn read(command: &Command) -> Result<Vec<Setting>> {
                         found.push(Setting { scope, option, values: vec![value], origin });
                     }
                 }
-                Some(Err(refusal)) => problem = problem.take().or(Some((variable, refusal))),
+                Some(Err(refusal)) => refused.push((variable, refusal)),
                 None => {}
             }
         }
     });
-    match problem {
-        // Another command's option of that name may accept it.
-        Some((variable, refusal))
-            if !found
-                .iter()
-                .any(|s| s.origin == Origin::Environment { variable: variable.clone() }) =>
-        {
-            bail!("{variable} in the environment: {refusal}")
-        }
-        _ => Ok(found),
+    // Another command's option of that name may accept it.
+    let accepted = |variable: &str| {
+        found
+            .iter()
+            .any(|s| matches!(&s.origin, Origin::Environment { variable: v } if v == variable))
+    };
+    match refused.into_iter().find(|(variable, _)| !accepted(variable)) {
+        Some((variable, refusal)) => bail!("{variable} in the environment: {refusal}"),
+        None => Ok(found),
     }
 }
 
@@ -59,9 +58,5 @@ fn accepted(arg: &Arg, variable: &str) -> Option<Result<Value, String>> {
         return Some(Err("it is not UTF-8".to_owned()));
     };
     let value = Value::Plain(text);
-    Some(match check::values(arg, std::slice::from_ref(&value)) {
-        Ok(_) => Ok(value),
-        // What is secret is not repeated.
-        Err(refusal) => Err(refusal),
-    })
+    Some(check::values(arg, std::slice::from_ref(&value)).map(|_| value))
 }
