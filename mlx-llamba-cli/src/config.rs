@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Arg, CommandFactory as _, Subcommand};
 use serde_json::{Value, json};
 
-use crate::output::show;
+use crate::output::{printable, show};
 use crate::settings::{self, Settings};
 
 /// Show and begin the configuration file: defaults for options
@@ -108,7 +108,7 @@ fn show_settings(wanted: &[String], json: bool) -> Result<()> {
     // One line for what many commands have from one place.
     let mut lines: Vec<(String, Vec<String>)> = Vec::new();
     for found in all {
-        let line = format!("{} = {}  ({})", found.option, plain(&found.value), found.origin);
+        let line = format!("{} = {}  ({})", found.option, printable(&found.value), found.origin);
         let name = if found.path.is_empty() { "all".to_owned() } else { found.path.join(" ") };
         match lines.iter_mut().find(|(known, _)| *known == line) {
             Some((_, names)) => names.push(name),
@@ -128,14 +128,6 @@ fn built_in(arg: &Arg) -> String {
     let values = arg.get_default_values().iter().map(|value| value.to_string_lossy());
     let values = values.collect::<Vec<_>>().join(" ");
     if values.is_empty() && !arg.get_action().takes_values() { "false".to_owned() } else { values }
-}
-
-/// Values without terminal codes.
-fn plain(value: &str) -> String {
-    value
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
 }
 
 fn as_json(all: &[InForce]) -> Result<Value> {

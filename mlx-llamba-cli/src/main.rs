@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod convert;
 mod distill;
+mod doctor;
 mod eval;
 mod follow;
 mod generate;
@@ -14,6 +15,7 @@ mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod models;
 mod output;
 mod perplexity;
 mod places;
@@ -68,6 +70,8 @@ enum Command {
     Serve(Box<serve::Args>),
     Distill(Box<distill::Args>),
     Train(Box<train::Args>),
+    Models(models::Args),
+    Doctor(doctor::Args),
     Config(config::Args),
     Completions(completions::Args),
 }
@@ -102,6 +106,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Distill(args) => args.run(),
         Command::Train(args) => args.run(),
+        Command::Models(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Completions(args) => args.run(),
     };

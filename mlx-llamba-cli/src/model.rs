@@ -202,9 +202,15 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         None => Llamba::embedded(),
     };
     // Without a home directory there is no cache; whoever needs one is told then.
-    let Ok(mut hub) = HubOptions::from_env() else {
-        return builder;
-    };
+    match hub(offline) {
+        Ok(hub) => builder.hub(hub),
+        Err(_) => builder,
+    }
+}
+
+/// How to reach the hub, with a progress bar for downloads.
+pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
+    let mut hub = HubOptions::from_env()?;
     hub.offline |= offline;
     let bar = Mutex::new(None::<(String, Progress)>);
     hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
@@ -216,7 +222,7 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
             bar.at(now.bytes as usize, now.total as usize);
         }
     }));
-    builder.hub(hub)
+    Ok(hub)
 }
 
 impl SourceArgs {

@@ -10,6 +10,7 @@ mod environment;
 mod explicit;
 mod file;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -61,6 +62,11 @@ impl Settings {
         Ok(Self(settings))
     }
 
+    /// All of them, as they were found.
+    pub(crate) fn all(&self) -> &[Setting] {
+        &self.0
+    }
+
     /// The setting for an option of the command at `path`, if there is one that it accepts, and its
     /// values: the environment's before the file's, the command's own before that of all.
     pub(crate) fn find(&self, path: &[String], arg: &Arg) -> Option<(&Setting, Vec<String>)> {
@@ -105,6 +111,22 @@ pub(crate) fn each_option<'c>(command: &'c Command, visit: &mut dyn FnMut(&[Stri
         }
     }
     walk(command, &mut Vec::new(), visit);
+}
+
+/// Variables of this project that set no option: directories, kernels, builds.
+const OTHERS: [&str; 7] = ["CONFIG", "DATA", "KERNELS", "THREADS", "SIMD", "CACHE", "RELOCATABLE"];
+
+/// All variables of this project.
+pub(crate) fn variables(command: &Command) -> BTreeSet<String> {
+    let mut known: BTreeSet<String> = OTHERS.map(|name| format!("MLX_LLAMBA_{name}")).into();
+    each_option(command, &mut |path, arg| {
+        let Some(option) = arg.get_long() else { return };
+        known.insert(environment::variable(path, option));
+        if has_common_default(arg) {
+            known.insert(environment::variable(&[], option));
+        }
+    });
+    known
 }
 
 /// These work, and help to put it right, while a setting is wrong.

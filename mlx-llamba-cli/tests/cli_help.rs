@@ -5,7 +5,7 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 18] = [
     "generate",
     "chat",
     "session",
@@ -21,6 +21,8 @@ const COMMANDS: [&str; 16] = [
     "distill",
     "train",
     "config",
+    "doctor",
+    "models",
     "completions",
 ];
 
