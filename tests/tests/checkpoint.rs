@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Checkpoint, Layout};
+use mlx_llamba::{Checkpoint, Dtype, Layout, Llamba, QuantizeOptions, quantize};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
 use safetensors::SafeTensors;
 
@@ -175,7 +175,11 @@ fn the_size_of_weights_follows_from_the_configuration() {
     // The published form of a quantized model: groups of 64, everything else in half precision.
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("small");
-    let options = QuantizeOptions { bits: 4, dtype: Some(Dtype::Float16), ..Default::default() };
+    let options = QuantizeOptions {
+        requantize: true,
+        dtype: Some(Dtype::Float16),
+        ..QuantizeOptions::default()
+    };
     quantize(&Llamba::embedded().checkpoint().unwrap(), &output, &options, &mut |_| {
         std::ops::ControlFlow::Continue(())
     })
