@@ -60,6 +60,14 @@ pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// The system's own words, without the temporary name that tempfile adds: nobody asked for that.
+pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => std::io::Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
+}
+
 /// Bytes for people.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes as f64 {

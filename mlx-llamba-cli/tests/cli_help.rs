@@ -5,7 +5,7 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "generate",
     "chat",
     "session",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 18] = [
     "train",
     "config",
     "doctor",
+    "man",
     "models",
     "completions",
 ];

@@ -8,7 +8,7 @@ use mlx_llamba::hub;
 use serde_json::json;
 
 use super::Finding;
-use crate::output::size;
+use crate::output::{plain, size};
 use crate::places;
 use crate::settings::{self, Settings};
 
@@ -116,15 +116,9 @@ fn directory_of(topic: &'static str, directory: &Path, variable: &str) -> Findin
         Ok(_) => Finding::good(topic, format!("{name} (made when it is needed)")),
         Err(error) => Finding::problem(
             topic,
-            format!("{name} cannot be written: {}: {}", nearest.display(), plain(&error)),
+            format!("{name} cannot be written: {}: {}", nearest.display(), plain(error)),
             format!("make {} writable, or set {variable} to another directory", nearest.display()),
         ),
     }
     .with(details)
-}
-
-/// The system's own words, without the temporary name.
-fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" at path").next().unwrap_or_default().to_owned()
 }
