@@ -1,5 +1,6 @@
 //! The options that choose a model and where it runs.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -127,6 +128,18 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
     let teacher = Teacher::new(llama, tokenizer)?;
     teacher.llama().materialize(|done, total| progress.at(done, total))?;
     Ok(Loaded::Teacher(teacher))
+}
+
+impl ComputeArgs {
+    /// Loads a teacher with its tokenizer, or another's, with a progress bar.
+    pub(crate) fn teacher(&self, path: &Path, other: Option<&Path>) -> Result<Teacher> {
+        let dtype = self.select()?;
+        let llama = Llama::open(path, dtype, Backend::select(dtype)?)?;
+        let teacher = Teacher::new(llama, Some(tokenizer_of(other.unwrap_or(path))?))?;
+        let progress = Progress::new("loading", Unit::Bytes);
+        teacher.llama().materialize(|done, total| progress.at(done, total))?;
+        Ok(teacher)
+    }
 }
 
 /// The tokenizer of a Llamba or a teacher.

@@ -17,6 +17,7 @@ mod watch;
 
 pub use adamw::AdamW;
 pub use checkpoint::{Checkpoints, Identity, Moments, Progress, State};
+pub(crate) use checkpoint::differences;
 pub(crate) use files::{Whole, io, write_whole};
 pub use gradient::{clip_factor, global_norm, value_and_gradient};
 pub use log::{Log, Record};
