@@ -143,7 +143,7 @@ pub enum Error {
     },
     /// Texts would have no first token.
     #[error(
-        "the tokenizer begins no text with a token of its own: name one to begin with, or give prompts"
+        "the tokenizer begins no text with a token of its own: name one with --begin, or give --prompts"
     )]
     NoBeginning,
     /// There is a run already.

@@ -65,10 +65,7 @@ struct Line {
 /// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] of a file that was begun, unless it is
 /// to be gone on with; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
 /// [`Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
-pub fn synthesize(
-    job: &Job<'_>,
-    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Made> {
+pub fn synthesize(job: &Job<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Made> {
     if job.output.exists() {
         return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());
     }
@@ -114,13 +111,14 @@ impl Partial {
         let mut file =
             OpenOptions::new().read(true).append(true).open(&path).map_err(io("read", &path))?;
         let mut reader = BufReader::new(&mut file);
-        let mut next = || -> Result<Option<String>> {
-            let mut line = String::new();
-            reader.read_line(&mut line).map_err(io("read", &path))?;
-            Ok(Some(line).filter(|line| line.ends_with('\n')))
+        // The last line may be cut anywhere.
+        let mut next = || -> Result<Option<Vec<u8>>> {
+            let mut line = Vec::new();
+            reader.read_until(b'\n', &mut line).map_err(io("read", &path))?;
+            Ok(Some(line).filter(|line| line.ends_with(b"\n")))
         };
         let first = next()?.unwrap_or_default();
-        let known: Identity = serde_json::from_str(&first).unwrap_or_default();
+        let known: Identity = serde_json::from_slice(&first).unwrap_or_default();
         let differences = differences(&known, identity);
         if !differences.is_empty() {
             return Err(Error::OtherRun { path, differences });
@@ -130,7 +128,7 @@ impl Partial {
             let (mut more, mut length) = (0, 0);
             for _ in 0..batch {
                 let Some(line) = next()? else { break 'groups };
-                let Ok(parsed) = serde_json::from_str::<Line>(&line) else { break 'groups };
+                let Ok(parsed) = serde_json::from_slice::<Line>(&line) else { break 'groups };
                 more += parsed.tokens as u64;
                 length += line.len() as u64;
             }

@@ -148,7 +148,8 @@ impl<'a> Writer<'a> {
             // Leaving a row out copies the others: that pays once a quarter of them is idle.
             let mut ids = drawn;
             if left <= rows.len() * 3 / 4 {
-                let kept: Vec<u32> = (0..).zip(&rows).filter(|(_, r)| open(r)).map(|k| k.0).collect();
+                let kept: Vec<u32> =
+                    (0..).zip(&rows).filter(|(_, r)| open(r)).map(|k| k.0).collect();
                 rows.retain(open);
                 cache = cache.rows(&kept)?;
                 ids = ids.try_index(&Array::from_slice(&kept, &[kept.len() as i32]))?;
