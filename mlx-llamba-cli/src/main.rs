@@ -22,6 +22,7 @@ mod rewrite;
 mod sampling;
 mod serve;
 mod session;
+mod synthesize;
 mod texts;
 mod train;
 mod training;
@@ -66,6 +67,7 @@ enum Command {
     Serve(Box<serve::Args>),
     Distill(Box<distill::Args>),
     Train(Box<train::Args>),
+    Synthesize(Box<synthesize::Args>),
     Completions(completions::Args),
 }
 
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Distill(args) => args.run(),
         Command::Train(args) => args.run(),
+        Command::Synthesize(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
     match result {
