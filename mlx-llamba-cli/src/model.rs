@@ -12,16 +12,36 @@ use mlx_llamba_mohawk::teacher::{Llama, Teacher, Window, is_teacher, tokenizer_o
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
+use crate::settings::Explicit;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository
-    #[arg(long)]
-    tokenizer: Option<String>,
+    source: Explicit<SourceArgs>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TokenizerArgs {
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
+    /// model's own]
+    #[arg(long)]
+    tokenizer: Option<String>,
+}
+
+impl Explicit<TokenizerArgs> {
+    /// A tokenizer that was asked for replaces the model's; one that is only somebody's default is
+    /// for models that have none.
+    fn apply(&self, builder: Builder) -> Builder {
+        match &self.tokenizer {
+            Some(tokenizer) if self.is_given("tokenizer") => builder.tokenizer(tokenizer),
+            Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
+            None => builder,
+        }
+    }
 }
 
 /// Which checkpoint.
@@ -65,18 +85,13 @@ pub(crate) enum DtypeArg {
 impl ModelArgs {
     /// The builder, with nothing read yet.
     pub(crate) fn builder(&self) -> Builder {
-        let builder = self.source.builder();
-        let builder = match &self.tokenizer {
-            Some(tokenizer) => builder.tokenizer(tokenizer),
-            None => builder,
-        };
-        self.compute.apply(builder)
+        self.compute.apply(self.tokenizer.apply(self.source.builder()))
     }
 
     /// Takes this checkpoint unless another one was asked for.
     pub(crate) fn set_default(&mut self, model: &str) {
-        if self.source.model.is_none() && model != EMBEDDED_MODEL && !model.is_empty() {
-            self.source.model = Some(model.to_owned());
+        if !self.source.is_given("model") && !model.is_empty() {
+            self.source.model = Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
         }
     }
 
@@ -196,10 +211,8 @@ pub(crate) struct PairArgs {
     pub(crate) reference: String,
     /// The other model, of the same vocabulary
     pub(crate) other: String,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
-    /// reference's, or the other's]
-    #[arg(long)]
-    tokenizer: Option<String>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     /// Use only what the hub's cache has; download nothing
     #[arg(long)]
     offline: bool,
@@ -212,11 +225,7 @@ impl PairArgs {
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
         let builder = |name: &str| {
             let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
-            let builder = match &self.tokenizer {
-                Some(tokenizer) => builder.tokenizer(tokenizer),
-                None => builder,
-            };
-            self.compute.apply(builder)
+            self.compute.apply(self.tokenizer.apply(builder))
         };
         let tokenizer = match tokenizer(&builder(&self.reference)) {
             Err(missing) if is_missing(&missing) => {
@@ -241,9 +250,15 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         None => Llamba::embedded(),
     };
     // Without a home directory there is no cache; whoever needs one is told then.
-    let Ok(mut hub) = HubOptions::from_env() else {
-        return builder;
-    };
+    match hub(offline) {
+        Ok(hub) => builder.hub(hub),
+        Err(_) => builder,
+    }
+}
+
+/// How to reach the hub, with a progress bar for downloads.
+pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
+    let mut hub = HubOptions::from_env()?;
     hub.offline |= offline;
     let bar = Mutex::new(None::<(String, Progress)>);
     hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
@@ -255,7 +270,7 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
             bar.at(now.bytes as usize, now.total as usize);
         }
     }));
-    builder.hub(hub)
+    Ok(hub)
 }
 
 impl SourceArgs {

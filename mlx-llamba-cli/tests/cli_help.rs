@@ -5,7 +5,7 @@
 use mlx_llamba_tests::command::Cli;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 19] = [
     "generate",
     "chat",
     "session",
@@ -20,6 +20,10 @@ const COMMANDS: [&str; 15] = [
     "eval",
     "distill",
     "train",
+    "config",
+    "doctor",
+    "man",
+    "models",
     "completions",
 ];
 
