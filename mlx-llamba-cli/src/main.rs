@@ -27,6 +27,7 @@ mod sampling;
 mod serve;
 mod session;
 mod settings;
+mod synthesize;
 mod texts;
 mod train;
 mod training;
@@ -94,6 +95,7 @@ enum Command {
     Models(models::Args),
     Doctor(doctor::Args),
     Config(config::Args),
+    Synthesize(Box<synthesize::Args>),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -131,6 +133,7 @@ fn main() -> ExitCode {
         Command::Models(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Config(args) => args.run(),
+        Command::Synthesize(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
     };

@@ -1,13 +1,14 @@
 //! The options that choose a model and where it runs.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mlx_llamba::{
     Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba, Tokenizer,
 };
-use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
+use mlx_llamba_mohawk::teacher::{Llama, Teacher, Window, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
@@ -128,6 +129,41 @@ impl ModelArgs {
     }
 }
 
+/// What a Transformer attends to.
+#[derive(clap::Args)]
+pub(crate) struct AttentionArgs {
+    /// Let a Transformer attend to the last N tokens only: what it can do with bounded memory and
+    /// no training
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 28))]
+    attention_window: Option<u32>,
+    /// And to the first N tokens of the text
+    #[arg(
+        long, value_name = "N", default_value_t = 4, requires = "attention_window",
+        value_parser = clap::value_parser!(u32).range(..1 << 28)
+    )]
+    sinks: u32,
+}
+
+impl AttentionArgs {
+    /// The model `name` as it is to be measured.
+    pub(crate) fn apply(&self, name: &str, model: Loaded) -> Result<Loaded> {
+        let Some(size) = self.attention_window else { return Ok(model) };
+        let Loaded::Teacher(teacher) = model else {
+            bail!("{name} has no attention to limit: --attention-window is for Transformers");
+        };
+        let window = Window { size: size as usize, sinks: self.sinks as usize };
+        Ok(Loaded::Teacher(teacher.with_window(Some(window))))
+    }
+
+    /// The limit in JSON, null without one.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        match self.attention_window {
+            Some(size) => serde_json::json!({ "size": size, "sinks": self.sinks }),
+            None => serde_json::Value::Null,
+        }
+    }
+}
+
 /// Loads a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is needed.
 fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loaded> {
     let progress = Progress::new("loading", Unit::Bytes);
@@ -142,6 +178,18 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
     let teacher = Teacher::new(llama, tokenizer)?;
     teacher.llama().materialize(|done, total| progress.at(done, total))?;
     Ok(Loaded::Teacher(teacher))
+}
+
+impl ComputeArgs {
+    /// Loads a teacher with its tokenizer, or another's, with a progress bar.
+    pub(crate) fn teacher(&self, path: &Path, other: Option<&Path>) -> Result<Teacher> {
+        let dtype = self.select()?;
+        let llama = Llama::open(path, dtype, Backend::select(dtype)?)?;
+        let teacher = Teacher::new(llama, Some(tokenizer_of(other.unwrap_or(path))?))?;
+        let progress = Progress::new("loading", Unit::Bytes);
+        teacher.llama().materialize(|done, total| progress.at(done, total))?;
+        Ok(teacher)
+    }
 }
 
 /// The tokenizer of a Llamba or a teacher.

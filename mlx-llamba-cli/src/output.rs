@@ -39,12 +39,20 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The error and its causes on one line, each said once: some errors repeat their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut text = match error.downcast_ref() {
-        Some(Error::Option { option, value, expected }) => {
+    // Distillation hands errors of the library on.
+    let option = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(mlx_llamba_mohawk::Error::Llamba(found)), _) => Some(found),
+        (None, found) => found,
+        _ => None,
+    };
+    let mut text = match (option, error.downcast_ref()) {
+        (Some(Error::Option { option, value, expected }), _) => {
             format!("{}: expected {expected}", argument(option, value))
         }
-        Some(Error::OutputExists { .. }) => format!("{error} (--overwrite replaces a model)"),
-        Some(Error::AlreadyQuantized { .. }) => format!("{error} (--requantize)"),
+        (_, Some(Error::OutputExists { .. })) => {
+            format!("{error} (--overwrite replaces a model)")
+        }
+        (_, Some(Error::AlreadyQuantized { .. })) => format!("{error} (--requantize)"),
         _ => error.to_string(),
     };
     for cause in error.chain().skip(1).map(ToString::to_string) {
