@@ -1,6 +1,7 @@
 //! `mlx-llamba doctor`
 
 mod machine;
+mod memory;
 mod network;
 mod places;
 

@@ -3,8 +3,8 @@
 use mlx_llamba::{Array, Backend, Blas, Compute, DeviceType, Dtype, Preset, Runtime};
 use mlx_llamba_kernels::cpu;
 use serde_json::json;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::memory::{Memory, of_machine};
 use super::{Finding, gib};
 
 pub(super) fn look() -> Vec<Finding> {
@@ -107,18 +107,9 @@ fn blas(blas: &Blas) -> Finding {
 }
 
 fn memory(gpu: bool) -> Vec<Finding> {
-    let kind = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    let unknown = || vec![Finding::good("memory", "this system does not tell its memory")];
-    let Ok(system) = System::new_with_specifics(kind) else { return unknown() };
-    let (mut total, mut available) = (system.total_memory(), system.available_memory());
-    // A container may have less than its machine.
-    if let Some(limits) = system.cgroup_limits().filter(|limits| limits.total_memory < total) {
-        total = limits.total_memory;
-        available = available.min(limits.free_memory);
-    }
-    if total == 0 {
-        return unknown();
-    }
+    let Some(Memory { total, available }) = of_machine() else {
+        return vec![Finding::good("memory", "this system does not tell its memory")];
+    };
     let text = format!("{} of {} available", gib(available), gib(total));
     let mut found =
         vec![Finding::good("memory", text).with(json!({ "total": total, "available": available }))];
