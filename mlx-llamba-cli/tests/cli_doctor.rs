@@ -1,6 +1,6 @@
 //! `mlx-llamba doctor` on a machine where all is well, and on ones where something is broken.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 use mlx_llamba_tests::command::{Cli, Run, names};
 use mlx_llamba_tests::fake_hub::{Access, FakeHub};
