@@ -21,11 +21,25 @@ def held_out(run):
     return [(record["tokens"], record["held_out"]) for record in records(run) if record.get("held_out")]
 
 
+def compare(command, reference, other, data, *options):
+    """What `compare` says of held-out text, under the names of the log."""
+    answer = subprocess.run(
+        [command, "compare", "--json", str(reference), str(other), "--data", data, "--every", "50", *options],
+        check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    found = json.loads(answer.stdout)
+    return {
+        "perplexity": found["other"]["perplexity"]["value"],
+        "kl": found["mean_kl"]["value"],
+        "agreement": found["top1_agreement"]["value"],
+    }
+
+
 def row(name, tokens, metrics, teacher):
     share = f"{100 * tokens / teacher[0]:.0f} %" if tokens else ""
     kl, same = metrics.get("kl"), metrics.get("agreement")
     print(
-        f"| {name} | {tokens:,} | {share} | {metrics['perplexity']:.3f} "
+        f"| {name} | {f'{tokens:,}' if tokens else ''} | {share} | {metrics['perplexity']:.3f} "
         f"| {metrics['perplexity'] / teacher[1]['perplexity']:.3f} "
         f"| {'' if kl is None else f'{kl:.3f}'} | {'' if same is None else f'{100 * same:.1f} %'} |"
     )
@@ -46,15 +60,10 @@ def main(command, out, data, plot=None):
         what = "Q, K, V, O copied" if copy == "true" else "random mixers"
         row(f"student, stages {dict(ARMS)[arm]}, {what}", *evaluations[-1], teacher)
     best = "student-all-copy-true"
-    tokens = runs["all", "true"][-1][0]
-    answer = subprocess.run(
-        [command, "compare", "--json", str(out / "teacher"), str(out / f"{best}-4bit"),
-         "--data", data, "--every", "50"],
-        check=True, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    four = json.loads(answer.stdout)
-    metrics = {"perplexity": four["perplexity"], "kl": four["mean_kl"], "agreement": four["top1_agreement"]}
-    row("student, stages 1+2+3, 4 bits", tokens, metrics, teacher)
+    four = compare(command, out / "teacher", out / f"{best}-4bit", data)
+    row("student, stages 1+2+3, 4 bits", runs["all", "true"][-1][0], four, teacher)
+    limited = compare(command, out / "teacher", out / "teacher", data, "--attention-window", "64", "--sinks", "4")
+    row("teacher that sees the last 64 tokens and the first 4", None, limited, teacher)
     if plot:
         draw(runs, teacher, plot)
 

@@ -192,7 +192,7 @@ impl Running {
             let mut signals = running.0.lock().unwrap_or_else(PoisonError::into_inner);
             match signals.reply.take() {
                 Some(reply) => reply.cancel(),
-                None => std::process::exit(130),
+                None => std::process::exit(crate::INTERRUPTED.into()),
             }
             (signals.stopped, signals.ended) = (true, signals.ended | end);
         })

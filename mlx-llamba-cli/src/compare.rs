@@ -4,7 +4,7 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Pair;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{Loaded, PairArgs};
+use crate::model::{AttentionArgs, Loaded, PairArgs};
 use crate::output::show;
 use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
 
@@ -13,18 +13,22 @@ use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
 #[command(after_help = "\
 KL is KL(REFERENCE || OTHER), in nats a token. The errors of the ratio of the perplexities are those
 of the difference token by token. If one of the two can read only so far, both read through its
-window.
+window. --attention-window limits the other model: given a Transformer twice, it says what a student has
+to be better than.
 
 Examples:
   mlx-llamba compare ./llamba ./llamba-4bit held-out.txt
   mlx-llamba compare ./llamba-4bit ./llamba-4bit held-out.txt --other-activations int8
   mlx-llamba compare llama.gguf ./student --data stories.jsonl --every 100
+  mlx-llamba compare llama.gguf llama.gguf --attention-window 64 --sinks 4 held-out.txt
   mlx-llamba compare llamba-stories ./mine --data stories.jsonl --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     models: PairArgs,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    attention: AttentionArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,6 +38,7 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         use Loaded::{Llamba, Teacher};
         let (reference, other, tokenizer) = self.models.load()?;
+        let other = self.attention.apply(&self.models.other, other)?;
         match (&reference, &other) {
             (Llamba(p), Llamba(q)) => self.measure(p.model(), q.model(), &tokenizer),
             (Llamba(p), Teacher(q)) => self.measure(p.model(), q.llama(), &tokenizer),
@@ -54,6 +59,7 @@ impl Args {
         if self.json {
             let names = serde_json::json!({
                 "models": names.map(|(_, name)| name), "text": self.texts.name(),
+                "attention_window": self.attention.json(),
             });
             return show(&time.json(&report, report.tokens, names)?);
         }

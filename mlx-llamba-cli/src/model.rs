@@ -1,27 +1,48 @@
 //! The options that choose a model and where it runs.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mlx_llamba::{
     Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
     Tokenizer,
 };
-use mlx_llamba_mohawk::teacher::{Llama, Teacher, is_teacher, tokenizer_of};
+use mlx_llamba_mohawk::teacher::{Llama, Teacher, Window, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
+use crate::settings::Explicit;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository
-    #[arg(long)]
-    tokenizer: Option<String>,
+    source: Explicit<SourceArgs>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TokenizerArgs {
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
+    /// model's own]
+    #[arg(long)]
+    tokenizer: Option<String>,
+}
+
+impl Explicit<TokenizerArgs> {
+    /// A tokenizer that was asked for replaces the model's; one that is only somebody's default is
+    /// for models that have none.
+    fn apply(&self, builder: Builder) -> Builder {
+        match &self.tokenizer {
+            Some(tokenizer) if self.is_given("tokenizer") => builder.tokenizer(tokenizer),
+            Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
+            None => builder,
+        }
+    }
 }
 
 /// Which checkpoint.
@@ -75,18 +96,13 @@ pub(crate) enum DtypeArg {
 impl ModelArgs {
     /// The builder, with nothing read yet.
     pub(crate) fn builder(&self) -> Builder {
-        let builder = self.source.builder();
-        let builder = match &self.tokenizer {
-            Some(tokenizer) => builder.tokenizer(tokenizer),
-            None => builder,
-        };
-        self.compute.apply(builder)
+        self.compute.apply(self.tokenizer.apply(self.source.builder()))
     }
 
     /// Takes this checkpoint unless another one was asked for.
     pub(crate) fn set_default(&mut self, model: &str) {
-        if self.source.model.is_none() && model != EMBEDDED_MODEL && !model.is_empty() {
-            self.source.model = Some(model.to_owned());
+        if !self.source.is_given("model") && !model.is_empty() {
+            self.source.model = Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
         }
     }
 
@@ -126,6 +142,41 @@ impl ModelArgs {
     }
 }
 
+/// What a Transformer attends to.
+#[derive(clap::Args)]
+pub(crate) struct AttentionArgs {
+    /// Let a Transformer attend to the last N tokens only: what it can do with bounded memory and
+    /// no training
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 28))]
+    attention_window: Option<u32>,
+    /// And to the first N tokens of the text
+    #[arg(
+        long, value_name = "N", default_value_t = 4, requires = "attention_window",
+        value_parser = clap::value_parser!(u32).range(..1 << 28)
+    )]
+    sinks: u32,
+}
+
+impl AttentionArgs {
+    /// The model `name` as it is to be measured.
+    pub(crate) fn apply(&self, name: &str, model: Loaded) -> Result<Loaded> {
+        let Some(size) = self.attention_window else { return Ok(model) };
+        let Loaded::Teacher(teacher) = model else {
+            bail!("{name} has no attention to limit: --attention-window is for Transformers");
+        };
+        let window = Window { size: size as usize, sinks: self.sinks as usize };
+        Ok(Loaded::Teacher(teacher.with_window(Some(window))))
+    }
+
+    /// The limit in JSON, null without one.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        match self.attention_window {
+            Some(size) => serde_json::json!({ "size": size, "sinks": self.sinks }),
+            None => serde_json::Value::Null,
+        }
+    }
+}
+
 /// Loads a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is needed.
 fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loaded> {
     let progress = Progress::new("loading", Unit::Bytes);
@@ -140,6 +191,18 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
     let teacher = Teacher::new(llama, tokenizer)?;
     teacher.llama().materialize(|done, total| progress.at(done, total))?;
     Ok(Loaded::Teacher(teacher))
+}
+
+impl ComputeArgs {
+    /// Loads a teacher with its tokenizer, or another's, with a progress bar.
+    pub(crate) fn teacher(&self, path: &Path, other: Option<&Path>) -> Result<Teacher> {
+        let dtype = self.select()?;
+        let llama = Llama::open(path, dtype, Backend::select(dtype)?)?;
+        let teacher = Teacher::new(llama, Some(tokenizer_of(other.unwrap_or(path))?))?;
+        let progress = Progress::new("loading", Unit::Bytes);
+        teacher.llama().materialize(|done, total| progress.at(done, total))?;
+        Ok(teacher)
+    }
 }
 
 /// The tokenizer of a Llamba or a teacher.
@@ -161,10 +224,8 @@ pub(crate) struct PairArgs {
     pub(crate) reference: String,
     /// The other model, of the same vocabulary
     pub(crate) other: String,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
-    /// reference's, or the other's]
-    #[arg(long)]
-    tokenizer: Option<String>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     /// Use only what the hub's cache has; download nothing
     #[arg(long)]
     offline: bool,
@@ -180,11 +241,7 @@ impl PairArgs {
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
         let builder = |name: &str| {
             let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
-            let builder = match &self.tokenizer {
-                Some(tokenizer) => builder.tokenizer(tokenizer),
-                None => builder,
-            };
-            self.compute.apply(builder)
+            self.compute.apply(self.tokenizer.apply(builder))
         };
         let tokenizer = match tokenizer(&builder(&self.reference)) {
             Err(missing) if is_missing(&missing) => {
@@ -212,9 +269,15 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         None => Llamba::embedded(),
     };
     // Without a home directory there is no cache; whoever needs one is told then.
-    let Ok(mut hub) = HubOptions::from_env() else {
-        return builder;
-    };
+    match hub(offline) {
+        Ok(hub) => builder.hub(hub),
+        Err(_) => builder,
+    }
+}
+
+/// How to reach the hub, with a progress bar for downloads.
+pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
+    let mut hub = HubOptions::from_env()?;
     hub.offline |= offline;
     let bar = Mutex::new(None::<(String, Progress)>);
     hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
@@ -226,7 +289,7 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
             bar.at(now.bytes as usize, now.total as usize);
         }
     }));
-    builder.hub(hub)
+    Ok(hub)
 }
 
 impl SourceArgs {

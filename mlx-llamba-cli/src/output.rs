@@ -39,12 +39,20 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The error and its causes on one line, each said once: some errors repeat their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    let mut text = match error.downcast_ref() {
-        Some(Error::Option { option, value, expected }) => {
+    // Distillation hands errors of the library on.
+    let option = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(mlx_llamba_mohawk::Error::Llamba(found)), _) => Some(found),
+        (None, found) => found,
+        _ => None,
+    };
+    let mut text = match (option, error.downcast_ref()) {
+        (Some(Error::Option { option, value, expected }), _) => {
             format!("{}: expected {expected}", argument(option, value))
         }
-        Some(Error::OutputExists { .. }) => format!("{error} (--overwrite replaces a model)"),
-        Some(Error::AlreadyQuantized { .. }) => format!("{error} (--requantize)"),
+        (_, Some(Error::OutputExists { .. })) => {
+            format!("{error} (--overwrite replaces a model)")
+        }
+        (_, Some(Error::AlreadyQuantized { .. })) => format!("{error} (--requantize)"),
         _ => error.to_string(),
     };
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -53,6 +61,28 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// A line from elsewhere without terminal codes.
+pub(crate) fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The system's own words, without the temporary name that tempfile adds: nobody asked for that.
+pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => std::io::Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.1} kB", b / 1e3),
+    }
 }
 
 /// An option of the library, as it is given to the command.

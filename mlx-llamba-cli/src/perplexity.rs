@@ -4,7 +4,7 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Alone;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{Loaded, ModelArgs};
+use crate::model::{AttentionArgs, Loaded, ModelArgs};
 use crate::output::show;
 use crate::texts::{TextArgs, expect_tokens, prediction};
 
@@ -21,12 +21,15 @@ Examples:
   mlx-llamba perplexity --model ./llamba book.txt
   mlx-llamba perplexity --model ./llamba --data stories.jsonl --every 100 --json
   zcat log.gz | mlx-llamba perplexity --model ./llamba -
-  mlx-llamba perplexity --model llama.gguf --stride 128 book.txt")]
+  mlx-llamba perplexity --model llama.gguf --stride 128 book.txt
+  mlx-llamba perplexity --model llama.gguf --attention-window 64 --sinks 4 book.txt")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     texts: TextArgs,
+    #[command(flatten)]
+    attention: AttentionArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,7 +37,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        match self.model.load_any()? {
+        match self.attention.apply(self.model.name(), self.model.load_any()?)? {
             Loaded::Llamba(llamba) => self.measure(llamba.model(), llamba.require_tokenizer()?),
             Loaded::Teacher(teacher) => self.measure(teacher.llama(), teacher.require_tokenizer()?),
         }
@@ -44,8 +47,10 @@ impl Args {
         let (report, time) = self.texts.read(Alone::new(model)?, tokenizer)?;
         expect_tokens(report.tokens, &self.texts)?;
         if self.json {
-            let names =
-                serde_json::json!({ "model": self.model.name(), "text": self.texts.name() });
+            let names = serde_json::json!({
+                "model": self.model.name(), "text": self.texts.name(),
+                "attention_window": self.attention.json(),
+            });
             return show(&time.json(&report, report.tokens, names)?);
         }
         show(&prediction(&report.prediction))?;

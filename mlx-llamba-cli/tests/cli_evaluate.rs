@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{Llamba, floats};
+use mlx_llamba::{Backend, Dtype, Llamba, floats};
 use mlx_llamba_tests::command::Cli;
 use mlx_llamba_tests::tiny::Tiny;
 use serde_json::{Value, json};
@@ -291,4 +291,59 @@ fn bad_input_is_named() {
     let mut file = std::fs::File::options().append(true).open(&text).unwrap();
     file.write_all(" And more.".repeat(20).as_bytes()).unwrap();
     assert_eq!(run(&["perplexity", &text])["bytes"], 12 + 200);
+}
+
+/// The logits of the teacher after each single token, from nothing.
+fn alone(ids: &[u32]) -> Vec<Vec<f64>> {
+    use mlx_llamba_mohawk::teacher::Llama;
+    let llama = Llama::open(teacher(), Dtype::Float32, Backend::Plain).unwrap();
+    let tokens = mlx_rs::Array::from_slice(ids, &[ids.len() as i32, 1]);
+    let logits = llama.logits(&llama.documents(&tokens, None).unwrap()).unwrap();
+    let rows = floats(&logits).unwrap();
+    rows.chunks(277).map(|row| row.iter().map(|&x| f64::from(x)).collect()).collect()
+}
+
+#[test]
+fn a_transformer_attends_to_a_window() {
+    let (files, model) = (Files::new(), teacher());
+    let text = files.write("text.txt", "The boats went out. The boats came in.");
+    let measure = |more: &[&str]| run(&[&["perplexity", "-m", &model, &text], more].concat());
+    let nats = |found: &Value| number(&found["nats_per_token"]["value"]);
+    // A window of one token: each token sees itself alone, wherever it stands.
+    let tokenizer = mlx_llamba_mohawk::teacher::tokenizer_of(Path::new(&model)).unwrap();
+    let ids = tokenizer.encode("The boats went out. The boats came in.", true).unwrap();
+    assert!(ids.len() > 20 && ids.len() < 60);
+    let rows = alone(&ids);
+    let expected = rows
+        .iter()
+        .zip(&ids[1..])
+        .map(|(row, &next)| row.iter().map(|x| x.exp()).sum::<f64>().ln() - row[next as usize]);
+    let expected = expected.sum::<f64>() / (ids.len() - 1) as f64;
+    let found = measure(&["--attention-window", "1", "--sinks", "0"]);
+    assert!((nats(&found) - expected).abs() < 1e-5 * expected, "{found} {expected}");
+    assert_eq!(found["attention_window"], json!({ "size": 1, "sinks": 0 }));
+    // A window over everything changes nothing, nor do sinks that reach it; others do.
+    let whole = measure(&[]);
+    assert_eq!(whole["attention_window"], Value::Null);
+    for (window, sinks, same) in [("80", "4", true), ("2", "70", true), ("2", "4", false)] {
+        let found = measure(&["--attention-window", window, "--sinks", sinks]);
+        let near = (nats(&found) - nats(&whole)).abs() < 1e-6;
+        assert_eq!(near, same, "{window} {sinks}: {found} {whole}");
+    }
+    // In a comparison, it is the other model that has one.
+    let compare = ["compare", &model, &model, &text, "--attention-window", "1", "--sinks", "0"];
+    let found = run(&compare);
+    assert_eq!(nats(&found["reference"]), nats(&whole));
+    assert!((nats(&found["other"]) - expected).abs() < 1e-5 * expected, "{found}");
+    assert!(number(&found["mean_kl"]["value"]) > 0.0);
+
+    let limit = ["--attention-window", "4"];
+    let refused = ["llamba-stories has no attention to limit", "for Transformers"];
+    CLI.fails(&[&["perplexity", &text][..], &limit].concat(), &refused);
+    let pair = ["compare", "llamba-stories", "llamba-stories", &text];
+    CLI.fails(&[&pair[..], &limit].concat(), &refused);
+    for wrong in [&["--sinks", "4"][..], &["--attention-window", "0"]] {
+        let run = CLI.run(&[&["perplexity", "-m", &model, &text], wrong].concat());
+        assert_eq!(run.code, Some(2), "{run:?}");
+    }
 }

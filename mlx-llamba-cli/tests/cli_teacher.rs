@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba_tests::command::Cli;
+use mlx_llamba_tests::command::{Cli, signal, wait_for};
 use serde_json::Value;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
@@ -117,4 +117,66 @@ fn weights_that_are_no_numbers_are_warned_of() {
     let run = CLI.run(&["generate", "-m", file.to_str().unwrap(), "-n", "1", "The"]);
     let expected = "model.layers.2.mlp.up_proj.weight holds NaN or infinity";
     assert!(run.err.contains(expected), "{run:?}");
+}
+
+#[test]
+fn a_teacher_writes_its_own_data() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let (model, texts) = (fixture("mixed.gguf"), path("texts.jsonl"));
+    let write = |output: &str| -> Vec<String> {
+        let base = "synthesize --tokens 700 --length 20 --batch 6 --seed 4 --top-k 100 \
+                    --begin <|im_start|>";
+        let base = base.split_whitespace().map(String::from);
+        base.chain(["--teacher", &model, "--output", output].map(String::from)).collect()
+    };
+    let run = |arguments: &[String], more: &[&str]| {
+        let given: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        CLI.run(&[&given[..], more].concat())
+    };
+    let out = run(&write(&texts), &[]);
+    assert!((out.code, out.err.as_str()) == (Some(0), ""), "{out:?}");
+    assert!(out.out.contains("texts.jsonl: 7") && out.out.contains("tok/s"), "{out:?}");
+    run(&write(&texts), &[]).fails(&["texts.jsonl exists already"]);
+    assert_eq!(run(&write(&path("again.jsonl")), &[]).code, Some(0));
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    assert_eq!(read("again.jsonl"), read("texts.jsonl"));
+
+    // Stopped by force, it goes on to the same file.
+    let longer = |word: String| if word == "700" { "8000".to_owned() } else { word };
+    let slow: Vec<String> = write(&path("slow.jsonl")).into_iter().map(longer).collect();
+    let whole = slow.iter().map(|word| word.replace("slow.jsonl", "whole.jsonl"));
+    assert_eq!(run(&whole.collect::<Vec<_>>(), &[]).code, Some(0));
+    let arguments: Vec<&str> = slow.iter().map(String::as_str).collect();
+    let mut child = CLI.spawn(&arguments, std::process::Stdio::null());
+    let partial = path("slow.jsonl.partial");
+    wait_for("a group", || (std::fs::metadata(&partial).ok()?.len() > 3000).then_some(()));
+    signal(&child, "KILL");
+    child.wait().unwrap();
+    run(&slow, &[]).fails(&["slow.jsonl.partial holds a run already; resume it"]);
+    run(&slow, &["--temperature", "0.5", "--resume"]).fails(&["temperature was \"1\", is \"0.5\""]);
+    assert_eq!(run(&slow, &["--resume"]).code, Some(0));
+    assert_eq!(read("slow.jsonl"), read("whole.jsonl"));
+
+    // And a student learns of it.
+    let recipe = "--config tiny --length 16 --tokens 200 --set data.heldout_every=4";
+    let student = path("student");
+    let base = ["distill", "--teacher", &model, "--data", &texts, "--output", &student];
+    CLI.ok(&[&base[..], &recipe.split(' ').collect::<Vec<_>>()].concat());
+
+    let nothing = ["synthesize", "--teacher", &model, "--tokens", "9", "-o"];
+    let refused = |more: &[&str], parts: &[&str]| {
+        CLI.fails(&[&nothing[..], &[&path("no.jsonl")], more].concat(), parts);
+    };
+    refused(&["--length", "20"], &["name one with --begin"]);
+    refused(&["--begin", "<no>"], &["no token \"<no>\""]);
+    refused(&["--length", "900"], &["900", "context of 64 tokens"]);
+    refused(&["--length", "20", "--prompts", "/nowhere"], &["cannot read /nowhere"]);
+    refused(&["--begin", "<|im_end|>", "--length", "20", "--top-p", "0"], &["--top-p 0"]);
+    let llamba = mlx_llamba_tests::fixtures::path("a_base").display().to_string();
+    CLI.fails(
+        &["synthesize", "--teacher", &llamba, "--tokens", "9", "-o", &path("no.jsonl")],
+        &["architecture llamba"],
+    );
+    assert!(!std::path::Path::new(&path("no.jsonl.partial")).exists());
 }

@@ -141,6 +141,11 @@ pub enum Error {
         /// What differs: key, what it was, what it is.
         differences: Vec<String>,
     },
+    /// Texts would have no first token.
+    #[error(
+        "the tokenizer begins no text with a token of its own: name one with --begin, or give --prompts"
+    )]
+    NoBeginning,
     /// There is a run already.
     #[error("{path} holds a run already; resume it, or choose another output", path = path.display())]
     RunExists {
@@ -154,7 +159,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no run.
-    #[error("{path} holds no run to resume", path = path.display())]
+    #[error("{path} holds no run to resume: none was begun, or it ended before its first checkpoint; begin without resuming", path = path.display())]
     NothingToResume {
         /// The directory.
         path: PathBuf,

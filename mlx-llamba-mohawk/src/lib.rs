@@ -17,6 +17,7 @@ mod run;
 pub mod scratch;
 pub mod stages;
 pub mod student;
+pub mod synthesize;
 pub mod teacher;
 pub mod train;
 

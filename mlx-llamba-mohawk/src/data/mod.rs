@@ -12,6 +12,7 @@ pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
 pub use encoder::Encoder;
 pub(crate) use map::Map;
+pub(crate) use shuffle::Stream;
 pub use source::{Sources, Text};
 pub use windows::{Position, Windows};
 

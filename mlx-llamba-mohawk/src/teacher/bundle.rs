@@ -9,6 +9,7 @@ use mlx_llamba::{
 use super::cache::KvCache;
 use super::gguf::gguf_tokenizer;
 use super::llama::Llama;
+use super::mask::Window;
 use super::open::is_gguf;
 use crate::error::Result;
 
@@ -37,6 +38,12 @@ impl Teacher {
     pub fn open(path: impl AsRef<Path>, dtype: Dtype, backend: Backend) -> Result<Self> {
         let path = path.as_ref();
         Self::new(Llama::open(path, dtype, backend)?, Some(tokenizer_of(path)?))
+    }
+
+    /// The same teacher that attends to a window of its text only: see [`Llama::with_window`].
+    #[must_use]
+    pub fn with_window(self, window: Option<Window>) -> Self {
+        Self { llama: self.llama.with_window(window), ..self }
     }
 
     /// The model.

@@ -1,7 +1,7 @@
 //! What a Llama remembers of a text: the keys and values of all its tokens.
 
 use mlx_rs::Array;
-use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp, take_axis};
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 /// Tokens by which room grows: a token is written into room that is there.
@@ -13,6 +13,8 @@ const STEP: usize = 256;
 pub struct KvCache {
     layers: Vec<Pair>,
     read: usize,
+    /// Where each text begins (b,); `None`: all at 0.
+    first: Option<Array>,
 }
 
 /// Keys and values of a layer, (b, g, room, k), turned to their positions.
@@ -23,8 +25,37 @@ pub(super) struct Pair {
 }
 
 impl KvCache {
-    pub(super) fn new(layers: Vec<Pair>, read: usize) -> Self {
-        Self { layers, read }
+    pub(super) fn new(layers: Vec<Pair>, read: usize, first: Option<Array>) -> Self {
+        Self { layers, read, first }
+    }
+
+    /// An empty cache for texts of different lengths, one a row, that are padded on the left: so
+    /// many tokens of each row come before its text, and are not seen by it.
+    #[must_use]
+    pub fn padded(padding: &[usize]) -> Self {
+        if padding.iter().all(|&tokens| tokens == 0) {
+            return Self::default();
+        }
+        let first: Vec<i32> = padding.iter().map(|&tokens| tokens as i32).collect();
+        let first = Array::from_slice(&first, &[first.len() as i32]);
+        Self { first: Some(first), ..Self::default() }
+    }
+
+    /// The cache of some of its texts alone, in this order.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    pub fn rows(&self, rows: &[u32]) -> mlx_rs::error::Result<Self> {
+        let rows = Array::from_slice(rows, &[rows.len() as i32]);
+        let part = |pair: &Pair| -> mlx_rs::error::Result<Pair> {
+            let (keys, values) = (&pair.keys, &pair.values);
+            Ok(Pair { keys: take_axis(keys, &rows, 0)?, values: take_axis(values, &rows, 0)? })
+        };
+        Ok(Self {
+            layers: self.layers.iter().map(part).collect::<Result<_, _>>()?,
+            read: self.read,
+            first: self.first.as_ref().map(|first| take_axis(first, &rows, 0)).transpose()?,
+        })
     }
 
     /// Tokens read.
@@ -40,6 +71,10 @@ impl KvCache {
     /// All arrays, layer by layer.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(|pair| [&pair.keys, &pair.values])
+    }
+
+    pub(super) fn first(&self) -> Option<&Array> {
+        self.first.as_ref()
     }
 
     pub(super) fn layer(&self, i: usize) -> Option<&Pair> {

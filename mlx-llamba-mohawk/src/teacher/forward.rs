@@ -47,7 +47,7 @@ impl Llama {
     /// What MLX reports of shapes that do not fit.
     pub fn trace(&self, tokens: &Array, starts: Option<&Array>, wanted: Wanted) -> Result<Trace> {
         let mut trace = Trace::default();
-        let mask = visible(tokens.dim(1) as usize, 0, starts, self.window)?;
+        let mask = visible(tokens.dim(1) as usize, 0, None, starts, self.window)?;
         let (u, _) = self.read(tokens, mask, None, wanted, &mut trace)?;
         if wanted.logits {
             trace.logits = Some(self.logits(&u)?);
@@ -61,7 +61,8 @@ impl Llama {
     /// # Errors
     /// What MLX reports of shapes that do not fit.
     pub fn hidden(&self, tokens: &Array, cache: &KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
-        let mask = visible(tokens.dim(1) as usize, cache.read(), None, self.window)?;
+        let l = tokens.dim(1) as usize;
+        let mask = visible(l, cache.read(), cache.first(), None, self.window)?;
         self.read(tokens, mask, Some(cache), Wanted::default(), &mut Trace::default())
     }
 
@@ -71,7 +72,7 @@ impl Llama {
     /// # Errors
     /// As [`trace`](Self::trace).
     pub fn documents(&self, tokens: &Array, starts: Option<&Array>) -> Result<Array> {
-        let mask = visible(tokens.dim(1) as usize, 0, starts, self.window)?;
+        let mask = visible(tokens.dim(1) as usize, 0, None, starts, self.window)?;
         let (u, _) = self.read(tokens, mask, None, Wanted::default(), &mut Trace::default())?;
         Ok(u)
     }
@@ -122,7 +123,8 @@ impl Llama {
             trace.hidden.push(x);
         }
         let read = cache.map_or(0, KvCache::read) + tokens.dim(1) as usize;
-        Ok((u, KvCache::new(pairs, read)))
+        let first = cache.and_then(KvCache::first).cloned();
+        Ok((u, KvCache::new(pairs, read, first)))
     }
 
     /// The norm before block `i`; after the last block, the final norm.

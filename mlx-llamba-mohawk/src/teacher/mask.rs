@@ -17,16 +17,18 @@ pub struct Window {
 
 /// What queries at `offset..offset + l` see of keys at `0..offset + l`: (1 or b, 1, l, offset + l)
 /// bool, true where they see. `None` if they see everything. `starts` (b, l) goes with an offset
-/// of 0 only.
+/// of 0 only. Texts begin at `first` (b,): what stands before is padding and sees itself alone, so
+/// that its numbers stay finite.
 pub(super) fn visible(
     l: usize,
     offset: usize,
+    first: Option<&Array>,
     starts: Option<&Array>,
     window: Option<Window>,
 ) -> mlx_rs::error::Result<Option<Array>> {
     let end = (offset + l) as i32;
     let bounded = window.is_some_and(|w| w.size.saturating_add(w.sinks) < offset + l);
-    if l == 1 && !bounded && starts.is_none() {
+    if l == 1 && !bounded && starts.is_none() && first.is_none() {
         return Ok(None);
     }
     let query = arange::<_, i32>(offset as i32, end, None)?.reshape(&[-1, 1])?; // (l, 1)
@@ -42,6 +44,11 @@ pub(super) fn visible(
         mask = mask.logical_and(of_query.eq(of_key)?)?; // (b, l, l)
         let first = select(starts, &key, Array::from_int(0))?.cummax(-1, None, None)?; // (b, l)
         index = expand_dims(&key.subtract(first)?, -2)?; // (b, 1, l)
+    }
+    if let Some(first) = first {
+        index = key.subtract(first.reshape(&[-1, 1, 1])?)?; // (b, 1, t)
+        let real = index.ge(Array::from_int(0))?;
+        mask = mask.logical_and(real)?.logical_or(key.eq(&query)?)?; // (b, l, t)
     }
     if let Some(window) = window.filter(|_| bounded) {
         let near = query.subtract(Array::from_int(window.size as i32))?.lt(&key)?; // (l, t)

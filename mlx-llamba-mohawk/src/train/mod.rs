@@ -16,6 +16,7 @@ mod step;
 mod watch;
 
 pub use adamw::AdamW;
+pub(crate) use checkpoint::differences;
 pub use checkpoint::{Checkpoints, Identity, Moments, Progress, State};
 pub(crate) use files::{Whole, io, write_whole};
 pub use gradient::{clip_factor, global_norm, value_and_gradient};

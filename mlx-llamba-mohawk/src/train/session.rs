@@ -5,10 +5,11 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::differences;
 use super::files::io;
 use super::log::{Log, Record};
-use super::{Checkpoints, Identity, StageOptions, State, Step, Trainer, plot, write_whole};
+use super::{
+    Checkpoints, Identity, StageOptions, State, Step, Trainer, differences, plot, write_whole,
+};
 use crate::data::Windows;
 use crate::evaluate::Metrics;
 use crate::{Error, Objective, Parameters, Result};

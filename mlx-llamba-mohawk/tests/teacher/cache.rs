@@ -71,3 +71,52 @@ fn a_copy_of_a_cache_goes_its_own_way() {
     let again = llama.hidden(&next, &fork).unwrap().0;
     assert_close("fork", &again, &first, 0.0);
 }
+
+#[test]
+fn padded_texts_are_read_as_if_alone() {
+    let lengths = [5, 9, 2, 9];
+    for name in VARIANTS {
+        for window in [None, Some(Window { size: 3, sinks: 2 })] {
+            let llama = open(name, Backend::Plain).with_window(window);
+            let texts = tokens(&llama, 4, 12);
+            let own = |row: usize| {
+                let row = row as i32;
+                texts.try_index((row..row + 1, ..)).unwrap() // (1, 12)
+            };
+            let padded: Vec<Array> = (0..4)
+                .map(|row| {
+                    let fill = Array::from_slice(
+                        &[7_u32; 9][lengths[row]..],
+                        &[1, 9 - lengths[row] as i32],
+                    );
+                    let start = own(row).try_index((.., ..lengths[row] as i32)).unwrap();
+                    concatenate(&[fill, start], 1).unwrap() // (1, 9)
+                })
+                .collect();
+            let cache = KvCache::padded(&lengths.map(|length| 9 - length));
+            let (hidden, cache) = llama.hidden(&concatenate(&padded, 0).unwrap(), &cache).unwrap();
+            // The first text goes; the others go on, in another order.
+            let kept = [3_u32, 1, 2];
+            let cache = cache.rows(&kept).unwrap();
+            let next: Vec<Array> = kept
+                .iter()
+                .map(|&row| {
+                    let at = lengths[row as usize] as i32;
+                    own(row as usize).try_index((.., at..at + 2)).unwrap()
+                })
+                .collect();
+            let (after, cache) = llama.hidden(&concatenate(&next, 0).unwrap(), &cache).unwrap();
+            assert_eq!(cache.read(), 11);
+            for (place, &row) in kept.iter().enumerate() {
+                let (row, place) = (row as usize, place as i32);
+                let length = lengths[row] as i32;
+                let alone = own(row).try_index((.., ..length + 2)).unwrap();
+                let whole = llama.documents(&alone, None).unwrap();
+                let before = hidden.try_index((row as i32, 9 - length.., ..)).unwrap();
+                let found = concatenate(&[before, after.try_index((place, .., ..)).unwrap()], 0);
+                let expected = whole.try_index(0).unwrap();
+                assert_close(&format!("{name} {window:?} {row}"), &found.unwrap(), &expected, 1e-5);
+            }
+        }
+    }
+}

@@ -9,3 +9,4 @@ mod gguf;
 mod golden;
 mod gradients;
 mod support;
+mod synthesize;

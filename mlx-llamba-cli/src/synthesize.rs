@@ -1,0 +1,155 @@
+//! `mlx-llamba synthesize`
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use mlx_llamba::{LanguageModel, Sampling, Tokenizer};
+use mlx_llamba_mohawk::Error;
+use mlx_llamba_mohawk::synthesize::{Job, Options, prompts, synthesize};
+
+use crate::interrupt;
+use crate::model::ComputeArgs;
+use crate::output::{check_parent, show};
+use crate::progress::{Progress, Unit};
+
+/// Have a teacher write texts for a student to learn from: distillation without other data
+#[derive(clap::Args)]
+#[command(after_help = "\
+Every line of the output is a text, for distill --data:
+  {\"ended\":true,\"text\":\"...\",\"tokens\":187}
+A text that was still going at --length is cut there. Until all is written, the output is called
+NAME.partial; a run that was stopped in any way goes on with --resume and ends with the same file.
+The same options with the same seed give the same texts.
+
+Prompts are used in turns. A line of a .jsonl file is {\"text\": \"The beginning of a text\"} or
+{\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, which the teacher's chat template turns into
+a question to answer; a line of any other file is the beginning of a text.
+
+Examples:
+  mlx-llamba synthesize --teacher ./llama --tokens 1000000 --output texts.jsonl
+  mlx-llamba synthesize --teacher smollm2.gguf --tokens 200000 --begin '<|endoftext|>' \\
+      --end '<|endoftext|>' --prompts beginnings.txt --output texts.jsonl
+  mlx-llamba synthesize --teacher smollm2.gguf --tokens 5000000 --prompts questions.jsonl \\
+      --batch 128 --device gpu --output answers.jsonl")]
+pub(crate) struct Args {
+    /// The Llama: a directory as on Hugging Face, or a GGUF file
+    #[arg(long, value_name = "PATH")]
+    teacher: PathBuf,
+    /// Tokens of all texts together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    tokens: u64,
+    /// The file of texts, in JSON lines
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// What texts begin with [default: the token that begins a text]
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Token that every text begins with, as data.begin of a recipe; it is not written [default: what
+    /// the tokenizer puts before a text]
+    #[arg(long, value_name = "TOKEN")]
+    begin: Option<String>,
+    /// Token that ends a text; may be given more than once [default: those of the model]
+    #[arg(long, value_name = "TOKEN")]
+    end: Vec<String>,
+    /// Tokens of a text, at most
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    length: usize,
+    /// Texts that are written at a time
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch: usize,
+    /// 1 draws as likely as the teacher says; lower is less varied, 0 always the likeliest
+    #[arg(short, long, allow_negative_numbers = true, default_value_t = 1.0)]
+    temperature: f32,
+    /// Keep only this many of the likeliest tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together reach this probability
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep tokens with at least this share of the largest probability
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
+    min_p: f32,
+    /// Equal seeds give equal texts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Go on with an output that was begun
+    #[arg(long)]
+    resume: bool,
+    /// Tokenizer, if not the teacher's own
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        check_parent(&self.output)?;
+        let teacher = self.compute.teacher(&self.teacher, self.tokenizer.as_deref())?;
+        let tokenizer = teacher.require_tokenizer()?;
+        let prompts = match &self.prompts {
+            Some(path) => prompts(path, "text", tokenizer)?,
+            None => Vec::new(),
+        };
+        let job = Job {
+            path: &self.teacher,
+            llama: teacher.llama(),
+            tokenizer,
+            prompts: &prompts,
+            options: self.options(teacher.llama().eos(), tokenizer)?,
+            tokens: self.tokens,
+            output: &self.output,
+            resume: self.resume,
+        };
+        interrupt::on_first(|| {})?;
+        let progress = Progress::new("writing", Unit::Tokens);
+        let (start, mut first) = (Instant::now(), None);
+        let made = synthesize(&job, &mut |tokens| {
+            first.get_or_insert(tokens);
+            progress.at(tokens as usize, self.tokens as usize);
+            if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if interrupt::happened() && made.is_err() {
+            eprintln!("stopped; --resume goes on with {}.partial", self.output.display());
+        }
+        let made = made?;
+        let new = made.tokens.saturating_sub(first.unwrap_or(made.tokens));
+        show(&format!(
+            "{} texts in {}: {} tokens, {} bytes, {} came to their end; {:.1} tok/s\n",
+            made.texts,
+            self.output.display(),
+            made.tokens,
+            made.bytes,
+            made.ended,
+            new as f64 / start.elapsed().as_secs_f64().max(1e-9)
+        ))
+    }
+
+    fn options(&self, model_ends: &[u32], tokenizer: &Tokenizer) -> Result<Options> {
+        let id = |token: &String| {
+            let missing = || Error::UnknownToken { token: token.clone() };
+            tokenizer.token_id(token).ok_or_else(missing)
+        };
+        let begin = match &self.begin {
+            Some(token) => vec![id(token)?],
+            None => tokenizer.encode("", true)?,
+        };
+        let mut ends = self.end.iter().map(id).collect::<Result<Vec<u32>, _>>()?;
+        if ends.is_empty() {
+            ends = [model_ends, tokenizer.eos_ids()].concat();
+            ends.sort_unstable();
+            ends.dedup();
+        }
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            ..Sampling::plain()
+        };
+        let (seed, length, batch) = (self.seed, self.length, self.batch);
+        Ok(Options { sampling, seed, begin, ends, length, batch })
+    }
+}

@@ -1,0 +1,210 @@
+//! The file that texts are written to, and how its writing goes on after it was stopped.
+//!
+//! Until all is done it is called `NAME.partial`: a line that says what decides the texts, then a
+//! line a text, group by group. A group that is not whole is written anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Options, Prompt, Writer, Written};
+use crate::run::{fingerprint, identify};
+use crate::teacher::Llama;
+use crate::train::{Identity, Whole, differences, io};
+use crate::{Error, Result};
+
+/// What is to be written.
+pub struct Job<'a> {
+    /// Where the teacher is: its files decide the texts.
+    pub path: &'a Path,
+    /// The teacher.
+    pub llama: &'a Llama,
+    /// Its tokenizer.
+    pub tokenizer: &'a mlx_llamba::Tokenizer,
+    /// What texts begin with, in turns; may be none.
+    pub prompts: &'a [Prompt],
+    /// How they are drawn.
+    pub options: Options,
+    /// Tokens of all texts together: the last text is the one that reaches them.
+    pub tokens: u64,
+    /// The file, in JSON lines.
+    pub output: &'a Path,
+    /// Goes on with what was begun.
+    pub resume: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Made {
+    /// Texts that are not empty.
+    pub texts: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Bytes of their texts.
+    pub bytes: u64,
+    /// Texts that came to their end.
+    pub ended: u64,
+}
+
+/// A line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    text: String,
+    tokens: usize,
+    ended: bool,
+}
+
+/// Writes texts until they have enough tokens; `progress` gets the tokens so far, and can stop it:
+/// then what whole groups have written is kept, to be gone on with.
+///
+/// # Errors
+/// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] of a file that was begun, unless it is
+/// to be gone on with; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
+/// [`Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
+pub fn synthesize(job: &Job<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Made> {
+    if job.output.exists() {
+        return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());
+    }
+    let writer = Writer::new(job.llama, job.tokenizer, job.prompts, job.options.clone())?;
+    let mut partial = Partial::open(job)?;
+    while partial.tokens < job.tokens {
+        let before = partial.tokens;
+        let mut told = |tokens: usize| progress(before + tokens as u64);
+        let group = writer.group(partial.texts / job.options.batch as u64, &mut told)?;
+        partial.add(&group)?;
+    }
+    partial.publish(job.output, job.tokens)
+}
+
+struct Partial {
+    path: PathBuf,
+    file: File,
+    texts: u64,
+    tokens: u64,
+}
+
+impl Partial {
+    fn open(job: &Job<'_>) -> Result<Self> {
+        let mut name = job.output.file_name().unwrap_or_default().to_owned();
+        name.push(".partial");
+        let path = job.output.with_file_name(name);
+        let identity = identity(job)?;
+        match (path.exists(), job.resume) {
+            (true, false) => Err(Error::RunExists { path }),
+            (false, true) => Err(Error::NothingToResume { path }),
+            (false, false) => {
+                let file = File::create_new(&path).map_err(io("write", &path))?;
+                let mut partial = Self { path, file, texts: 0, tokens: 0 };
+                partial.write(&(serde_json::json!(identity).to_string() + "\n"))?;
+                Ok(partial)
+            }
+            (true, true) => Self::resume(path, &identity, job.options.batch as u64),
+        }
+    }
+
+    /// Goes on after the last whole group.
+    fn resume(path: PathBuf, identity: &Identity, batch: u64) -> Result<Self> {
+        let mut file =
+            OpenOptions::new().read(true).append(true).open(&path).map_err(io("read", &path))?;
+        let mut reader = BufReader::new(&mut file);
+        // The last line may be cut anywhere.
+        let mut next = || -> Result<Option<Vec<u8>>> {
+            let mut line = Vec::new();
+            reader.read_until(b'\n', &mut line).map_err(io("read", &path))?;
+            Ok(Some(line).filter(|line| line.ends_with(b"\n")))
+        };
+        let first = next()?.unwrap_or_default();
+        let known: Identity = serde_json::from_slice(&first).unwrap_or_default();
+        let differences = differences(&known, identity);
+        if !differences.is_empty() {
+            return Err(Error::OtherRun { path, differences });
+        }
+        let (mut texts, mut tokens, mut end) = (0, 0, first.len() as u64);
+        'groups: loop {
+            let (mut more, mut length) = (0, 0);
+            for _ in 0..batch {
+                let Some(line) = next()? else { break 'groups };
+                let Ok(parsed) = serde_json::from_slice::<Line>(&line) else { break 'groups };
+                more += parsed.tokens as u64;
+                length += line.len() as u64;
+            }
+            (texts, tokens, end) = (texts + batch, tokens + more, end + length);
+        }
+        file.set_len(end).map_err(io("write", &path))?;
+        Ok(Self { path, file, texts, tokens })
+    }
+
+    fn add(&mut self, group: &[Written]) -> Result<()> {
+        let mut lines = String::new();
+        for Written { text, tokens, ended } in group {
+            let line = Line { text: text.clone(), tokens: *tokens, ended: *ended };
+            lines += &(serde_json::json!(line).to_string() + "\n");
+            self.tokens += *tokens as u64;
+        }
+        self.texts += group.len() as u64;
+        self.write(&lines)
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(io("write", &self.path))
+    }
+
+    /// Gives the texts their place; the partial file goes.
+    fn publish(self, output: &Path, enough: u64) -> Result<Made> {
+        let reader = BufReader::new(File::open(&self.path).map_err(io("read", &self.path))?);
+        let mut whole = Whole::create(output)?;
+        let (mut made, mut reached) = (Made::default(), 0);
+        for line in reader.lines().skip(1) {
+            let line = line.map_err(io("read", &self.path))?;
+            let bad = |error: serde_json::Error| Error::Document {
+                path: self.path.clone(),
+                line: None,
+                reason: error.to_string(),
+            };
+            let parsed: Line = serde_json::from_str(&line).map_err(bad)?;
+            reached += parsed.tokens as u64;
+            if !parsed.text.is_empty() {
+                whole.write_all((line + "\n").as_bytes()).map_err(io("write", output))?;
+                made.texts += 1;
+                made.tokens += parsed.tokens as u64;
+                made.bytes += parsed.text.len() as u64;
+                made.ended += u64::from(parsed.ended);
+            }
+            if reached >= enough {
+                break;
+            }
+        }
+        whole.publish()?;
+        fs::remove_file(&self.path).map_err(io("remove", &self.path))?;
+        Ok(made)
+    }
+}
+
+/// Everything that decides the texts, but not how many there are.
+fn identity(job: &Job<'_>) -> Result<Identity> {
+    let Options { sampling, seed, begin, ends, length, batch } = &job.options;
+    let mut hasher = Sha256::new();
+    for prompt in job.prompts {
+        hasher.update(serde_json::json!([prompt.text, prompt.ids, prompt.chat]).to_string());
+    }
+    let mut identity = Identity::new();
+    identify(&mut identity, "teacher", &fingerprint(job.path)?);
+    identify(&mut identity, "tokenizer", &job.tokenizer.fingerprint());
+    identify(&mut identity, "dtype", &format!("{:?}", job.llama.dtype()).to_lowercase());
+    identify(&mut identity, "prompts", &&format!("{:x}", hasher.finalize())[..16]);
+    identify(&mut identity, "temperature", &sampling.temperature.to_string());
+    identify(&mut identity, "top_k", &sampling.top_k);
+    identify(&mut identity, "top_p", &sampling.top_p.to_string());
+    identify(&mut identity, "min_p", &sampling.min_p.to_string());
+    identify(&mut identity, "seed", seed);
+    identify(&mut identity, "begin", begin);
+    identify(&mut identity, "ends", ends);
+    identify(&mut identity, "length", length);
+    identify(&mut identity, "batch", batch);
+    Ok(identity)
+}

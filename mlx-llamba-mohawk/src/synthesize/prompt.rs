@@ -1,0 +1,101 @@
+//! What texts begin with.
+
+use std::path::Path;
+
+use mlx_llamba::{ChatOptions, Message, Template, Tokenizer};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::train::io;
+use crate::{Error, Result};
+
+/// The beginning of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// What it is, as the text says it.
+    pub text: String,
+    /// What the teacher reads of it.
+    pub ids: Vec<u32>,
+    /// A message is to follow: its end is part of the text.
+    pub chat: bool,
+}
+
+impl Prompt {
+    /// A beginning as it is; special tokens that it spells out are tokens.
+    ///
+    /// # Errors
+    /// What the tokenizer reports.
+    pub fn text(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        Ok(Self { text: text.to_owned(), ids: tokenizer.encode(text, false)?, chat: false })
+    }
+
+    /// A conversation, through the tokenizer's template, up to where the assistant answers.
+    ///
+    /// # Errors
+    /// What the template reports.
+    pub fn chat(messages: &[Message], tokenizer: &Tokenizer, template: &Template) -> Result<Self> {
+        // The same text whenever it is made.
+        let options = ChatOptions { now: 0, ..ChatOptions::default() };
+        let rendered = template.render(messages, true, &options)?;
+        let ids = tokenizer.encode_rendered(&rendered)?;
+        Ok(Self { text: rendered.text().to_owned(), ids, chat: true })
+    }
+}
+
+/// Reads prompts: of a `.jsonl` file each line is one, with the beginning of a text in its field
+/// `field` or a conversation in `messages`; of any other file, each line is the beginning of a text.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] of an empty file.
+pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
+    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+    let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
+    let mut template = None;
+    let mut all = Vec::new();
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let prompt = if jsonl {
+            let bad = |reason| {
+                let path = path.to_owned();
+                Error::Document { path, line: Some(number + 1), reason }
+            };
+            match parse(line, field).map_err(bad)? {
+                Line::Text(text) => Prompt::text(&text, tokenizer)?,
+                Line::Chat(messages) => {
+                    let template = match &template {
+                        Some(template) => template,
+                        None => template.insert(Template::of(tokenizer, None)?),
+                    };
+                    Prompt::chat(&messages, tokenizer, template)?
+                }
+            }
+        } else {
+            Prompt::text(line, tokenizer)?
+        };
+        all.push(prompt);
+    }
+    if all.is_empty() {
+        let reason = "every line is empty; each should be the beginning of a text";
+        return Err(Error::NoDocuments { path: path.to_owned(), reason });
+    }
+    Ok(all)
+}
+
+enum Line {
+    Text(String),
+    Chat(Vec<Message>),
+}
+
+fn parse(line: &str, field: &str) -> Result<Line, String> {
+    let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
+    match (&value[field], &value["messages"]) {
+        (Value::String(text), _) => Ok(Line::Text(text.clone())),
+        (Value::Null, Value::Null) => {
+            Err(format!("it has no field {field:?}, and no \"messages\""))
+        }
+        (Value::Null, messages) => {
+            let messages = Vec::<Message>::deserialize(messages);
+            messages.map(Line::Chat).map_err(|error| format!("its \"messages\": {error}"))
+        }
+        _ => Err(format!("its field {field:?} is no text")),
+    }
+}
