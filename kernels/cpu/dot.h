@@ -65,90 +65,69 @@ INLINE Ints load_bytes(const char* from) {
 }
 
 // `dot`: for each lane the sum of products of its codes with int8; the numbers for part p are at
-// `x + p * PART`. This one takes four products a lane and instruction; it is for processors with
-// AVX-512 VNNI.
+// `x + p * PART`. With AVX-512 VNNI, four products a lane and instruction.
 #if defined(SIMD_AVX512)
 #define VNNI __attribute__((target("avx512vnni")))
-struct Fused {
-  template <int BITS>
-  VNNI static inline __attribute__((always_inline)) Ints dot(const Bytes<BITS>& codes, const char* x) {
-    __m512i sum = _mm512_setzero_si512();
+template <int BITS>
+VNNI static inline __attribute__((always_inline)) Ints dot(const Bytes<BITS>& codes, const char* x) {
+  __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
-    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
-      sum = _mm512_dpbusd_epi32(sum, (__m512i)codes.part[p], (__m512i)load_bytes(x + (size_t)p * PART));
-    }
-    return (Ints)sum;
+  for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+    sum = _mm512_dpbusd_epi32(sum, (__m512i)codes.part[p], (__m512i)load_bytes(x + (size_t)p * PART));
   }
-};
-#endif
-
-#if defined(SIMD_AVX2)
+  return (Ints)sum;
+}
+#elif defined(SIMD_AVX2)
 // Products of unsigned and signed bytes, pairs added in 16 bits.
 INLINE Ints pairs(Ints codes, Ints x) {
-#if defined(SIMD_AVX512)
-  return (Ints)_mm512_maddubs_epi16((__m512i)codes, (__m512i)x);
-#else
   return (Ints)_mm256_maddubs_epi16((__m256i)codes, (__m256i)x);
-#endif
 }
 
 INLINE Ints add_pairs(Ints a, Ints b) {
-#if defined(SIMD_AVX512)
-  return (Ints)_mm512_add_epi16((__m512i)a, (__m512i)b);
-#else
   return (Ints)_mm256_add_epi16((__m256i)a, (__m256i)b);
-#endif
 }
 
 INLINE Ints quads(Ints pairs, int16_t factor) {
-#if defined(SIMD_AVX512)
-  return (Ints)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(factor));
-#else
   return (Ints)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(factor));
-#endif
 }
 
-struct Portable {
-  template <int BITS>
-  INLINE_MEMBER static Ints dot(const Bytes<BITS>& codes, const char* x) {
-    // 16 bits hold eight pairs of products of half a byte: 8 * 2 * 15 * 127 = 30480. Whole bytes
-    // would overflow them, so their halves are taken apart.
-    Ints low = {}, high = {};
+template <int BITS>
+INLINE Ints dot(const Bytes<BITS>& codes, const char* x) {
+  // 16 bits hold eight pairs of products of half a byte: 8 * 2 * 15 * 127 = 30480. Whole bytes
+  // would overflow them, so their halves are taken apart.
+  Ints low = {}, high = {};
 #pragma GCC unroll 8
-    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
-      const Ints value = load_bytes(x + (size_t)p * PART);
-      low = add_pairs(low, pairs(BITS == 8 ? codes.part[p] & 0x0f0f0f0f : codes.part[p], value));
-      if (BITS == 8) high = add_pairs(high, pairs((codes.part[p] >> 4) & 0x0f0f0f0f, value));
-    }
-    return BITS == 8 ? quads(low, 1) + quads(high, 16) : quads(low, 1);
+  for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+    const Ints value = load_bytes(x + (size_t)p * PART);
+    low = add_pairs(low, pairs(BITS == 8 ? codes.part[p] & 0x0f0f0f0f : codes.part[p], value));
+    if (BITS == 8) high = add_pairs(high, pairs((codes.part[p] >> 4) & 0x0f0f0f0f, value));
   }
-};
+  return BITS == 8 ? quads(low, 1) + quads(high, 16) : quads(low, 1);
+}
 #else
-struct Portable {
-  template <int BITS>
-  INLINE_MEMBER static Ints dot(const Bytes<BITS>& codes, const char* x) {
-    typedef int16_t Shorts __attribute__((vector_size(16)));
-    Ints sum = {};
+template <int BITS>
+INLINE Ints dot(const Bytes<BITS>& codes, const char* x) {
+  typedef int16_t Shorts __attribute__((vector_size(16)));
+  Ints sum = {};
 #pragma GCC unroll 8
-    for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
-      const Shorts value = (Shorts)load_bytes(x + (size_t)p * PART), code = (Shorts)codes.part[p];
-      // Bytes of even and of odd places, widened; 255 * 127 fits into 16 bits.
-      const Shorts value0 = (value << 8) >> 8, value1 = value >> 8;
-      const Shorts code0 = code & 0xff, code1 = (code >> 8) & 0xff;
+  for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
+    const Shorts value = (Shorts)load_bytes(x + (size_t)p * PART), code = (Shorts)codes.part[p];
+    // Bytes of even and of odd places, widened; 255 * 127 fits into 16 bits.
+    const Shorts value0 = (value << 8) >> 8, value1 = value >> 8;
+    const Shorts code0 = code & 0xff, code1 = (code >> 8) & 0xff;
 #if defined(__x86_64__)
-      sum += (Ints)_mm_madd_epi16((__m128i)code0, (__m128i)value0);
-      sum += (Ints)_mm_madd_epi16((__m128i)code1, (__m128i)value1);
+    sum += (Ints)_mm_madd_epi16((__m128i)code0, (__m128i)value0);
+    sum += (Ints)_mm_madd_epi16((__m128i)code1, (__m128i)value1);
 #elif defined(__ARM_NEON)
-      sum = (Ints)vpadalq_s16((int32x4_t)sum, (int16x8_t)(code0 * value0));
-      sum = (Ints)vpadalq_s16((int32x4_t)sum, (int16x8_t)(code1 * value1));
+    sum = (Ints)vpadalq_s16((int32x4_t)sum, (int16x8_t)(code0 * value0));
+    sum = (Ints)vpadalq_s16((int32x4_t)sum, (int16x8_t)(code1 * value1));
 #else
-      const Shorts product0 = code0 * value0, product1 = code1 * value1;
-      for (int i = 0; i < 8; i++) sum[i / 2] += product0[i] + product1[i];
+    const Shorts product0 = code0 * value0, product1 = code1 * value1;
+    for (int i = 0; i < 8; i++) sum[i / 2] += product0[i] + product1[i];
 #endif
-    }
-    return sum;
   }
-};
+  return sum;
+}
 #endif
 
 } // namespace mlx_llamba::SIMD_LEVEL

@@ -58,7 +58,8 @@ struct Int8Table {
   void (*products)(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end);
 };
 
-PER_LEVEL(Int8Table, int8_table)
+// Of AVX-512 with VNNI: `matmul.cpp` says what a processor without it takes.
+PER_LEVEL(Int8Table, int8_level_table)
 
 // True if there are such products of a matrix of so many bits (0: a dense one).
 static constexpr bool has_int8(int bits) {

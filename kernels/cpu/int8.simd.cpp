@@ -97,7 +97,7 @@ struct Row {
   const float* sums; // of rounded activations, of the groups of the weight
 };
 
-template <class Dot, int BITS, int R, int O>
+template <int BITS, int R, int O>
 INLINE_VNNI void add_step(
     const Piece<BITS> (&w)[O], const Row (&x)[R], const Places& places, size_t step, int left,
     Floats (&acc)[VECTORS][R][O]) {
@@ -117,7 +117,7 @@ INLINE_VNNI void add_step(
       const char* from = x[r].codes + step * Bytes<BITS>::PARTS * PART + c * LANES * 4;
 #pragma GCC unroll 4
       for (int o = 0; o < O; o++) {
-        const Ints sum = Dot::template dot<BITS>(codes[o], from);
+        const Ints sum = dot<BITS>(codes[o], from);
         acc[c][r][o] = fma(__builtin_convertvector(sum, Floats), scale[o] * own, acc[c][r][o]);
       }
     }
@@ -169,14 +169,14 @@ INLINE void add_chains(const Floats (&acc)[VECTORS][R][O], float (&values)[R][O]
 
 // Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
 // `rows` and `outputs` are there; the others repeat the last.
-template <class Dot, int BITS, int R, int O>
+template <int BITS, int R, int O>
 INLINE_VNNI void tile(
     const Piece<BITS> (&w)[O], const Row (&x)[R], const Places& places, size_t words, bool first, float* y,
     size_t y_stride, int rows, int outputs) {
   Floats acc[VECTORS][R][O] = {};
   const size_t steps = words / INT8_WORDS;
-  for (size_t step = 0; step < steps; step++) add_step<Dot>(w, x, places, step, (int)INT8_WORDS, acc);
-  if (words % INT8_WORDS) add_step<Dot>(w, x, places, steps, (int)(words % INT8_WORDS), acc);
+  for (size_t step = 0; step < steps; step++) add_step(w, x, places, step, (int)INT8_WORDS, acc);
+  if (words % INT8_WORDS) add_step(w, x, places, steps, (int)(words % INT8_WORDS), acc);
   add_biases(w, x, acc);
   float values[R][O];
   add_chains(acc, values);
@@ -193,7 +193,7 @@ constexpr int outputs_at_once(int rows) {
   return rows == 1 ? 4 : LANES == 16 ? 2 : 1;
 }
 
-template <class Dot, int BITS, int R>
+template <int BITS, int R>
 VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
   constexpr int O = outputs_at_once(R);
   const Int8Layout layout = int8_layout(w);
@@ -218,33 +218,24 @@ VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, s
           values[r].sums = reinterpret_cast<const float*>(from + layout.sums) + (column >> places.group_bits);
         }
         float* to = y + row * w.out + o;
-        tile<Dot>(pieces, values, places, numbers / Piece<BITS>::CODES, column == 0, to, w.out, rows, outputs);
+        tile(pieces, values, places, numbers / Piece<BITS>::CODES, column == 0, to, w.out, rows, outputs);
       }
     }
   }
 }
 
-template <class Dot, int BITS>
+template <int BITS>
 void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-  if (x.rows == 1) return products<Dot, BITS, 1>(w, x, y, begin, end);
-  if (x.rows == 2) return products<Dot, BITS, 2>(w, x, y, begin, end);
+  if (x.rows == 1) return products<BITS, 1>(w, x, y, begin, end);
+  if (x.rows == 2) return products<BITS, 2>(w, x, y, begin, end);
   // Tiles of the height that wastes less. Eight rows and one output take a load for each product.
-  if ((x.rows + 2) / 3 * 3 < (x.rows + 3) / 4 * 4) return products<Dot, BITS, 3>(w, x, y, begin, end);
-  products<Dot, BITS, 4>(w, x, y, begin, end);
-}
-
-template <class Dot>
-void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-  if (w.bits == 4) return products<Dot, 4>(w, x, y, begin, end);
-  products<Dot, 8>(w, x, y, begin, end);
+  if ((x.rows + 2) / 3 * 3 < (x.rows + 3) / 4 * 4) return products<BITS, 3>(w, x, y, begin, end);
+  products<BITS, 4>(w, x, y, begin, end);
 }
 
 void all_products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-#if defined(SIMD_AVX512)
-  static const bool fused = __builtin_cpu_supports("avx512vnni");
-  if (fused) return products<Fused>(w, x, y, begin, end);
-#endif
-  products<Portable>(w, x, y, begin, end);
+  if (w.bits == 4) return products<4>(w, x, y, begin, end);
+  products<8>(w, x, y, begin, end);
 }
 
 // Rounds a block of numbers to whole multiples of its scale, which it returns.
@@ -319,6 +310,6 @@ void round_all(const Weight& w, const float* x, char* to, size_t begin, size_t e
 
 } // namespace
 
-extern const Int8Table int8_table{round_all, all_products};
+extern const Int8Table int8_level_table{round_all, all_products};
 
 } // namespace mlx_llamba::SIMD_LEVEL

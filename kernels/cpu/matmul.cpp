@@ -76,6 +76,16 @@ void matmul(const Weight& w, const float* x, float* y, size_t rows) {
   }
 }
 
+// The compilation for AVX-512 has instructions of VNNI in it: a processor without them takes the one
+// for AVX2, which gives the same bits.
+const Int8Table& int8_table() {
+#if defined(__x86_64__)
+  static const bool vnni = __builtin_cpu_supports("avx512vnni");
+  if (level() == Level::avx512 && !vnni) return avx2::int8_level_table;
+#endif
+  return int8_level_table();
+}
+
 void matmul_int8(const Weight& w, const float* x, float* y, size_t rows) {
   if (w.in == 0) std::fill_n(y, rows * w.out, 0.0f);
   if (w.in == 0 || w.out == 0) return;

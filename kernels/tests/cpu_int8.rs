@@ -3,7 +3,7 @@
 //!
 //! Errors are relative to the sum of |w x|.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod settings;
 
