@@ -41,6 +41,7 @@ impl Disk {
             move |source| Error::Io { action, path, source }
         };
         std::fs::create_dir_all(&directory).map_err(io("create"))?;
+        atomic::sweep(&directory).map_err(io("list"))?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(io("list"))? {
             let entry = entry.map_err(io("list"))?;
