@@ -126,7 +126,7 @@ pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use sample::{Logprobs, Sampler, Sampling};
-pub use session::{Reply, Session, SessionInfo, SessionStats, Turn};
+pub use session::{Reply, Session, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan};
 pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use stop::StopMatcher;

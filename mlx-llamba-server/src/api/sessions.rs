@@ -96,7 +96,9 @@ pub(crate) async fn create(
     app.check_model(&request.model)?;
     let first = request.messages.unwrap_or_default();
     let first = if first.is_empty() { Vec::new() } else { messages(first)? };
-    let options = ChatOptions { tools: chat::tools(request.tools)?, ..ChatOptions::default() };
+    let template = app.engine.template().ok_or_else(Problem::no_template)?;
+    let tools = chat::tools(template, request.tools)?;
+    let options = ChatOptions { tools, ..ChatOptions::default() };
     let view = app.engine.sessions(|sessions| sessions.create(first, options)).await?;
     Ok(answer(&app, view))
 }
@@ -174,7 +176,5 @@ pub(crate) async fn reply(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let name = id.clone();
-    app.engine.sessions(move |sessions| sessions.view(&name)).await?;
     chat::answer(app, client, &body, Some(id)).await
 }
