@@ -72,3 +72,9 @@ fn argument(option: &str, value: &str) -> String {
         _ => format!("--{} {value}", option.replace('_', "-")),
     }
 }
+
+/// A text without terminal codes, for a person.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use mlx_llamba::SessionInfo;
 
-use crate::output::show;
+use crate::output::{plain, show};
 use crate::places;
 
 /// Look at and remove saved sessions
@@ -196,12 +196,6 @@ fn distance(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f64 {
 
 fn source(info: &SessionInfo) -> String {
     if info.source.is_empty() { "a model".to_owned() } else { plain(&info.source) }
-}
-
-/// A text without terminal codes, for a person.
-fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
 }
 
 fn one_line(text: &str) -> String {
