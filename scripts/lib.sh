@@ -27,6 +27,21 @@ usage() {
   esac
 }
 
+# apt_packages NAMES...: installs packages of Debian.
+apt_packages() {
+  have apt-get || die "install what these packages of Debian hold: $*"
+  local as_root=() install
+  if ((EUID != 0)); then
+    have sudo || die "as root, run: apt-get update && apt-get install $*"
+    as_root=(sudo)
+  fi
+  say "installing $*"
+  install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "$@")
+  "${install[@]}" >/dev/null 2>&1 || {
+    "${as_root[@]}" apt-get update -qq && "${install[@]}" >/dev/null
+  } || die "apt-get could not install $*"
+}
+
 # The toolchain of rust-toolchain.toml: as installed, or from rustup's servers, or, where these are out
 # of reach, the same version under another name.
 use_toolchain() {

@@ -5,10 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use mlx_llamba_kernels::{Mode, Quantized, Scheme, Weight, cpu};
+use mlx_llamba_kernels::{Activations, Mode, Quantized, Scheme, Weight, cpu};
 use mlx_rs::random::uniform;
 use mlx_rs::{Array, Dtype};
 
@@ -28,34 +27,11 @@ fn best(mut call: impl FnMut()) -> f64 {
     best.as_secs_f64()
 }
 
-/// Bytes a second that all threads together read from memory, without doing much else.
-fn read_bandwidth() -> f64 {
-    let numbers = vec![1f32; 1 << 28];
-    let part = numbers.len() / cpu::threads();
-    let sum = |part: &[f32]| {
-        let mut lanes = [0f32; 64];
-        for piece in part.chunks_exact(64) {
-            for (lane, number) in lanes.iter_mut().zip(piece) {
-                *lane += number;
-            }
-        }
-        black_box(lanes);
-    };
-    let seconds = best(|| {
-        std::thread::scope(|scope| {
-            for part in numbers.chunks(part) {
-                scope.spawn(move || sum(part));
-            }
-        });
-    });
-    (numbers.len() * 4) as f64 / seconds
-}
-
 fn main() {
     let numbers: Vec<i32> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let [out, columns] = numbers.try_into().unwrap_or([8192, 2048]);
     println!("{}, {} threads", cpu::simd(), cpu::threads());
-    println!("memory: {:.1} GB/s", read_bandwidth() / 1e9);
+    println!("memory: {:.1} GB/s", cpu::read_bandwidth().unwrap() / 1e9);
     println!("weight ({out}, {columns}); GB/s of weights, GFLOP/s, by rows");
 
     let dense = uniform::<_, f32>(-1.0, 1.0, &[out, columns], None).unwrap();
@@ -70,7 +46,7 @@ fn main() {
         weights.push((format!("{bits} bits"), Weight::Quantized(quantized)));
     }
     let line = |name: &str, bytes: usize, product: &dyn Fn(&Array) -> Array| {
-        print!("{name:9}");
+        print!("{name:13}");
         for rows in ROWS {
             let x = uniform::<_, f32>(-1.0, 1.0, &[rows, columns], None).unwrap();
             x.eval().unwrap();
@@ -84,6 +60,10 @@ fn main() {
         let bytes = weight.arrays().iter().map(|array| array.nbytes()).sum();
         mlx_rs::transforms::eval(weight.arrays()).unwrap();
         line(name, bytes, &|x| cpu::matmul(x, weight).unwrap());
+        if matches!(name.as_str(), "4 bits" | "8 bits") {
+            let int8 = |x: &Array| cpu::matmul_with(x, weight, Activations::Int8).unwrap();
+            line(&format!("{name} x int8"), bytes, &int8);
+        }
     }
     line("MLX's f32", dense.nbytes(), &|x| x.matmul(dense.t()).unwrap());
 }

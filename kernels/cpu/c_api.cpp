@@ -36,6 +36,10 @@ extern "C" int mlx_llamba_set_simd(const char* name) {
   return set_level(name) ? 0 : 1;
 }
 
+extern "C" int mlx_llamba_has_simd(const char* name) {
+  return has_level(name);
+}
+
 extern "C" int mlx_llamba_threads() {
   return threads();
 }

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 namespace mlx_llamba {
@@ -29,19 +30,17 @@ Level best() {
   return has(Level::avx2) ? Level::avx2 : Level::baseline;
 }
 
-// `best()` if there is no such name or the machine has no such level.
-Level named(std::string_view name) {
-  Level level = best();
-  if (name == "baseline") level = Level::baseline;
-  if (name == "avx2") level = Level::avx2;
-  if (name == "avx512") level = Level::avx512;
-  return has(level) ? level : best();
+std::optional<Level> find(std::string_view name) {
+  if (name == "baseline") return Level::baseline;
+  if (name == "avx2" && has(Level::avx2)) return Level::avx2;
+  if (name == "avx512" && has(Level::avx512)) return Level::avx512;
+  return std::nullopt;
 }
 
 std::atomic<Level>& current() {
   static std::atomic<Level> current{[] {
     const char* name = std::getenv("MLX_LLAMBA_SIMD");
-    return named(name ? name : "");
+    return find(name ? name : "").value_or(best());
   }()};
   return current;
 }
@@ -53,8 +52,12 @@ Level level() {
 }
 
 bool set_level(const char* name) {
-  current() = named(name);
-  return std::string_view(name) == "baseline" ? level() == Level::baseline : level_name() == std::string_view(name);
+  current() = find(name).value_or(best());
+  return has_level(name);
+}
+
+bool has_level(const char* name) {
+  return find(name).has_value();
 }
 
 const char* level_name() {

@@ -22,6 +22,9 @@ Level level();
 // Takes another level from now on; false if this machine has no such level. For tests.
 bool set_level(const char* name);
 
+// Whether there is such a level and this machine has it.
+bool has_level(const char* name);
+
 // "avx512", "avx2", "sse2" or "neon".
 const char* level_name();
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "c_api.h"
+#include "int8.h"
 #include "op.h"
 #include "pool.h"
 
@@ -16,6 +17,10 @@ namespace {
 // Rows of x that are arranged at a time: what the outputs share stays in the cache, and weights are
 // unpacked seldom enough.
 constexpr size_t ROWS_AT_ONCE = 512;
+
+// The same of rows that are rounded to int8, from which all outputs are computed: they stay in the
+// second cache.
+constexpr size_t INT8_ROWS_AT_ONCE = 64;
 
 // Below so many multiply-adds the other threads are not worth the call.
 constexpr size_t SMALL = 1 << 14;
@@ -71,6 +76,34 @@ void matmul(const Weight& w, const float* x, float* y, size_t rows) {
   }
 }
 
+// The compilation for AVX-512 has instructions of VNNI in it: a processor without them takes the one
+// for AVX2, which gives the same bits.
+const Int8Table& int8_table() {
+#if defined(__x86_64__)
+  static const bool vnni = __builtin_cpu_supports("avx512vnni");
+  if (level() == Level::avx512 && !vnni) return avx2::int8_level_table;
+#endif
+  return int8_level_table();
+}
+
+void matmul_int8(const Weight& w, const float* x, float* y, size_t rows) {
+  if (w.in == 0) std::fill_n(y, rows * w.out, 0.0f);
+  if (w.in == 0 || w.out == 0) return;
+  const Int8Table& kernels = int8_table();
+  const Int8Layout layout = int8_layout(w);
+  char* rounded = reinterpret_cast<char*>(scratch(std::min(rows, INT8_ROWS_AT_ONCE) * layout.stride / sizeof(float)));
+  for (size_t done = 0; done < rows; done += INT8_ROWS_AT_ONCE) {
+    const Int8Rows part{rounded, std::min(rows - done, INT8_ROWS_AT_ONCE)};
+    const float* from = x + done * w.in;
+    float* to = y + done * w.out;
+    const size_t rows_each = part.rows * w.in < SMALL ? part.rows : 1;
+    parallel_ranges(
+        part.rows, rows_each, [&](size_t begin, size_t end) { kernels.round(w, from, rounded, begin, end); });
+    const size_t grain = w.in * w.out < SMALL ? w.out : 24;
+    parallel_ranges(w.out, grain, [&](size_t begin, size_t end) { kernels.products(w, part, to, begin, end); });
+  }
+}
+
 namespace {
 
 // (.., n), read as (m, n), to (n, m). MLX's own copy walks through one of the two in strides.
@@ -112,12 +145,13 @@ array transpose(const array& a, mlx::core::Stream stream) {
   return array({n, m}, mlx::core::float32, std::make_shared<Transpose>(stream), {contiguous(a, stream)});
 }
 
-array product(std::vector<array> inputs, int bits, int group, mlx::core::Stream stream);
+array product(std::vector<array> inputs, int bits, int group, bool int8, mlx::core::Stream stream);
 
 // Inputs: x (.., in) f32, then the weight (out, in), or the packed weight with its scales and biases.
 class Matmul : public Op {
  public:
-  Matmul(mlx::core::Stream stream, int bits, int group) : Op(stream), bits_(bits), group_(group) {}
+  Matmul(mlx::core::Stream stream, int bits, int group, bool int8)
+      : Op(stream), bits_(bits), group_(group), int8_(int8) {}
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
@@ -125,7 +159,7 @@ class Matmul : public Op {
     const float* x = inputs[0].data<float>();
     float* y = outputs[0].data<float>();
     const size_t rows = w.out ? outputs[0].size() / w.out : 0;
-    enqueue([w, x, y, rows] { matmul(w, x, y, rows); });
+    enqueue([product = int8_ ? matmul_int8 : matmul, w, x, y, rows] { product(w, x, y, rows); });
   }
 
   // Of a dense float32 W: dx = dy W, and dW (out, in) = dy^T x.
@@ -141,8 +175,8 @@ class Matmul : public Op {
     std::vector<array> gradients;
     for (const int i : argnums) {
       gradients.push_back(i == 0
-          ? product({contiguous(dy, stream()), transpose(w, stream())}, 0, 0, stream())
-          : product({transpose(dy, stream()), transpose(x, stream())}, 0, 0, stream()));
+          ? product({contiguous(dy, stream()), transpose(w, stream())}, 0, 0, false, stream())
+          : product({transpose(dy, stream()), transpose(x, stream())}, 0, 0, false, stream()));
     }
     return gradients;
   }
@@ -153,7 +187,7 @@ class Matmul : public Op {
 
   bool is_equivalent(const Primitive& other) const override {
     const auto* matmul = dynamic_cast<const Matmul*>(&other);
-    return matmul && matmul->bits_ == bits_ && matmul->group_ == group_;
+    return matmul && matmul->bits_ == bits_ && matmul->group_ == group_ && matmul->int8_ == int8_;
   }
 
  private:
@@ -172,13 +206,14 @@ class Matmul : public Op {
   }
 
   int bits_, group_;
+  bool int8_;
 };
 
-array product(std::vector<array> inputs, int bits, int group, mlx::core::Stream stream) {
+array product(std::vector<array> inputs, int bits, int group, bool int8, mlx::core::Stream stream) {
   auto shape = inputs[0].shape();
   shape[shape.size() - 1] = inputs[1].shape(0);
   return array(
-      std::move(shape), mlx::core::float32, std::make_shared<Matmul>(stream, bits, group), std::move(inputs));
+      std::move(shape), mlx::core::float32, std::make_shared<Matmul>(stream, bits, group, int8), std::move(inputs));
 }
 
 } // namespace
@@ -186,7 +221,8 @@ array product(std::vector<array> inputs, int bits, int group, mlx::core::Stream 
 
 using namespace mlx_llamba;
 
-// x (.., in) f32, weight (out, in) -> (.., out) f32. The caller has checked shapes and dtypes.
+// x (.., in) f32, weight (out, in) -> (.., out) f32. `int8` rounds activations where there are such
+// products. The caller has checked shapes and dtypes.
 extern "C" int mlx_llamba_matmul(
     void** out,
     const void* x,
@@ -195,6 +231,7 @@ extern "C" int mlx_llamba_matmul(
     const void* biases,
     int bits,
     int group,
+    int int8,
     const void* stream_handle) {
   return guard([&] {
     const auto stream = stream_from_handle(stream_handle);
@@ -202,6 +239,6 @@ extern "C" int mlx_llamba_matmul(
     for (const void* input : {x, weight, scales, biases}) {
       if (input) inputs.push_back(contiguous(from_handle(input), stream));
     }
-    *out = to_handle(product(std::move(inputs), bits, group, stream));
+    *out = to_handle(product(std::move(inputs), bits, group, int8 && has_int8(bits), stream));
   });
 }

@@ -60,4 +60,7 @@ PER_LEVEL(MatmulTable, matmul_table)
 // y (rows, out) = x (rows, in) W^T on all threads.
 void matmul(const Weight& w, const float* x, float* y, size_t rows);
 
+// The same with activations rounded to int8, of a matrix that `has_int8` (see `int8.h`).
+void matmul_int8(const Weight& w, const float* x, float* y, size_t rows);
+
 } // namespace mlx_llamba

@@ -9,14 +9,17 @@ mod elementwise;
 mod matmul;
 mod mixer;
 mod raw;
+mod settings;
 
 use mlx_rs::Array;
 
 pub(crate) use adamw::adamw;
 pub(crate) use cross_entropy::cross_entropy;
 pub use elementwise::{add_rms_norm, exp, gate, rms_norm, softmax, swiglu};
-pub use matmul::{matmul, supports};
+pub use matmul::{matmul, matmul_with, supports};
 pub(crate) use mixer::mixer;
+pub use settings::SettingError;
+pub(crate) use settings::check as check_settings;
 
 /// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `sse2` or `neon`.
 /// `MLX_LLAMBA_SIMD` names a lower one (`baseline` for the lowest).
@@ -40,6 +43,16 @@ pub fn threads() -> usize {
 #[doc(hidden)]
 pub fn set_threads(count: usize) {
     raw::set_threads(count);
+}
+
+/// Bytes a second that the threads together read from memory when they do nothing else: what a
+/// product with one row of activations can reach. The best of several readings; takes some tenths
+/// of a second and 256 MiB.
+///
+/// # Errors
+/// If memory runs out.
+pub fn read_bandwidth() -> mlx_rs::error::Result<f64> {
+    raw::read_bandwidth(256 << 20, 15)
 }
 
 /// The names of the operations that evaluating `outputs` would run, inputs first: what has been

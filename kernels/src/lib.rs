@@ -25,7 +25,7 @@ mod ssd;
 mod weight;
 
 pub use adamw::AdamWStep;
-pub use backend::{Backend, BackendError, VARIABLE};
+pub use backend::{Activations, Backend, BackendError, VARIABLE};
 pub use cross_entropy::{Comparison, Slopes};
 pub use dims::{Activation, Dims, ShapeError};
 pub use mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights};

@@ -32,6 +32,9 @@ from copies of that state. k and M are 1024 and 1048576.
 Peak is the most memory that MLX held during a row, in use is what it holds after it (weights and
 states), and process is all that the system has given to this program.
 
+Generating reads all weights each step; on a CPU their bytes a second are held against the fastest
+that this machine reads memory, measured before the rows.
+
 Examples:
   mlx-llamba bench
   mlx-llamba bench --depth 0,1k,4k,16k,64k -p 512 -n 64 --plot depth.svg
@@ -126,7 +129,7 @@ impl Args {
         };
         interrupt::on_first(|| ())?;
         let format = if self.json { Format::Json } else { self.format };
-        let header = Header::new(model, name);
+        let header = Header::new(model, name)?;
         show(&format.head(&header))?;
         let mut rows = Vec::new();
         let measured = self.measure(&Bench::new(model, self.repetitions), &mut |row| {

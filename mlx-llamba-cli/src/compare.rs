@@ -18,6 +18,7 @@ to be better than.
 
 Examples:
   mlx-llamba compare ./llamba ./llamba-4bit held-out.txt
+  mlx-llamba compare ./llamba-4bit ./llamba-4bit held-out.txt --other-activations int8
   mlx-llamba compare llama.gguf ./student --data stories.jsonl --every 100
   mlx-llamba compare llama.gguf llama.gguf --attention-window 64 --sinks 4 held-out.txt
   mlx-llamba compare llamba-stories ./mine --data stories.jsonl --json")]

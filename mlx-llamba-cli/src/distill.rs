@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
     teacher: Option<PathBuf>,
     /// Text to learn from: a .jsonl or text file, or a directory of them
-    #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
+    #[arg(long, value_name = "PATH", required_unless_present = "print_recipe", hide_env = true)]
     data: Option<PathBuf>,
     /// Directory of the run, and of the student
     #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     student: Option<PathBuf>,
     /// Tokenizer, if not the teacher's own
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", hide_env = true)]
     tokenizer: Option<PathBuf>,
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// The questions, as JSON lines
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_env = true)]
     data: PathBuf,
     /// Field of the text before the choices
     #[arg(long, value_name = "NAME", default_value = "context")]

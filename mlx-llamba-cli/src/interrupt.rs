@@ -15,7 +15,7 @@ pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if HAPPENED.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
+                std::process::exit(crate::INTERRUPTED.into());
             }
             stop();
         }

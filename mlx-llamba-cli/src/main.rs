@@ -4,15 +4,19 @@ mod bench;
 mod chat;
 mod compare;
 mod completions;
+mod config;
 mod convert;
 mod distill;
+mod doctor;
 mod eval;
 mod follow;
 mod generate;
 mod inspect;
 mod interrupt;
 mod logits;
+mod man;
 mod model;
+mod models;
 mod output;
 mod perplexity;
 mod places;
@@ -22,6 +26,7 @@ mod rewrite;
 mod sampling;
 mod serve;
 mod session;
+mod settings;
 mod synthesize;
 mod texts;
 mod train;
@@ -33,7 +38,7 @@ use clap::{Parser, Subcommand};
 
 /// Llamba recurrent language models on MLX.
 #[derive(Parser)]
-#[command(name = "mlx-llamba", version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "mlx-llamba", version, about, max_term_width = 100, after_help = after_help())]
 struct Cli {
     /// Messages on standard error: off, error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
@@ -42,6 +47,19 @@ struct Cli {
     command: Command,
 }
 
+/// What the process ends with.
+const EXIT_STATUS: [(u8, &str); 4] = [
+    (SUCCESS, "success, also if whoever reads the output has seen enough"),
+    (FAILURE, "failure"),
+    (USAGE, "impossible arguments"),
+    (INTERRUPTED, "interrupted, by Ctrl-C or a termination signal"),
+];
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
+/// clap's own.
+const USAGE: u8 = 2;
+const INTERRUPTED: u8 = 130;
+
 const EXAMPLES: &str = "\
 Examples:
   mlx-llamba generate \"Once upon a time\"
@@ -49,7 +67,14 @@ Examples:
   mlx-llamba generate --model cartesia-ai/Llamba-1B-4bit-mlx \\
       --tokenizer meta-llama/Llama-3.2-1B-Instruct \"Rene Descartes was\"
 
-Exit status: 0 success, 1 failure, 2 impossible arguments, 130 interrupted.";
+Exit status:
+";
+
+/// What stands below the options.
+fn after_help() -> String {
+    let statuses = EXIT_STATUS.map(|(status, meaning)| format!("  {status:3}  {meaning}"));
+    format!("{EXAMPLES}{}", statuses.join("\n"))
+}
 
 #[derive(Subcommand)]
 enum Command {
@@ -67,12 +92,22 @@ enum Command {
     Serve(Box<serve::Args>),
     Distill(Box<distill::Args>),
     Train(Box<train::Args>),
+    Models(models::Args),
+    Doctor(doctor::Args),
+    Config(config::Args),
     Synthesize(Box<synthesize::Args>),
     Completions(completions::Args),
+    Man(man::Args),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match settings::parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("error: {}", output::describe(&error));
+            return ExitCode::from(FAILURE);
+        }
+    };
     env_logger::Builder::new()
         .filter_level(cli.log_level)
         .format(|out, record| {
@@ -95,18 +130,22 @@ fn main() -> ExitCode {
         Command::Serve(args) => args.run(),
         Command::Distill(args) => args.run(),
         Command::Train(args) => args.run(),
+        Command::Models(args) => args.run(),
+        Command::Doctor(args) => args.run(),
+        Command::Config(args) => args.run(),
         Command::Synthesize(args) => args.run(),
         Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
     };
     match result {
-        Ok(()) if interrupt::happened() => ExitCode::from(130),
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
+        Ok(()) => ExitCode::from(SUCCESS),
         // Whoever read our output has seen enough.
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(_) if interrupt::happened() => ExitCode::from(130),
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::from(SUCCESS),
+        Err(_) if interrupt::happened() => ExitCode::from(INTERRUPTED),
         Err(error) => {
             eprintln!("error: {}", output::describe(&error));
-            ExitCode::FAILURE
+            ExitCode::from(FAILURE)
         }
     }
 }

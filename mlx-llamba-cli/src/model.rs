@@ -6,22 +6,43 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mlx_llamba::{
-    Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba, Tokenizer,
+    Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
+    Tokenizer,
 };
 use mlx_llamba_mohawk::teacher::{Llama, Teacher, Window, is_teacher, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
+use crate::settings::Explicit;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository
-    #[arg(long)]
-    tokenizer: Option<String>,
+    source: Explicit<SourceArgs>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct TokenizerArgs {
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
+    /// model's own]
+    #[arg(long)]
+    tokenizer: Option<String>,
+}
+
+impl Explicit<TokenizerArgs> {
+    /// A tokenizer that was asked for replaces the model's; one that is only somebody's default is
+    /// for models that have none.
+    fn apply(&self, builder: Builder) -> Builder {
+        match &self.tokenizer {
+            Some(tokenizer) if self.is_given("tokenizer") => builder.tokenizer(tokenizer),
+            Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
+            None => builder,
+        }
+    }
 }
 
 /// Which checkpoint.
@@ -36,7 +57,7 @@ pub(crate) struct SourceArgs {
     offline: bool,
 }
 
-#[derive(clap::Args)]
+#[derive(Clone, Copy, clap::Args)]
 pub(crate) struct ComputeArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
@@ -45,6 +66,16 @@ pub(crate) struct ComputeArgs {
     /// precision, or bfloat16]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
+    /// What products with 4- and 8-bit weights take on a CPU: int8 is faster and rounds
+    /// [default: what MLX_LLAMBA_ACTIVATIONS says, else float32]
+    #[arg(long, value_enum)]
+    activations: Option<ActivationsArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum ActivationsArg {
+    Float32,
+    Int8,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -65,18 +96,13 @@ pub(crate) enum DtypeArg {
 impl ModelArgs {
     /// The builder, with nothing read yet.
     pub(crate) fn builder(&self) -> Builder {
-        let builder = self.source.builder();
-        let builder = match &self.tokenizer {
-            Some(tokenizer) => builder.tokenizer(tokenizer),
-            None => builder,
-        };
-        self.compute.apply(builder)
+        self.compute.apply(self.tokenizer.apply(self.source.builder()))
     }
 
     /// Takes this checkpoint unless another one was asked for.
     pub(crate) fn set_default(&mut self, model: &str) {
-        if self.source.model.is_none() && model != EMBEDDED_MODEL && !model.is_empty() {
-            self.source.model = Some(model.to_owned());
+        if !self.source.is_given("model") && !model.is_empty() {
+            self.source.model = Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
         }
     }
 
@@ -85,9 +111,11 @@ impl ModelArgs {
         self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)
     }
 
-    /// As for [`ComputeArgs`].
-    pub(crate) fn select(&self) -> Result<Dtype> {
-        self.compute.select()
+    /// Chooses the device; the dtype of the activations of a model without a checkpoint, and what
+    /// computes it.
+    pub(crate) fn select(&self) -> Result<(Dtype, Backend)> {
+        let dtype = self.compute.select()?;
+        Ok((dtype, self.compute.backend(dtype)?))
     }
 
     /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
@@ -158,7 +186,7 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
         return Ok(Loaded::Llamba(builder.load()?));
     };
     let dtype = compute.select()?;
-    let llama = Llama::open(&path, dtype, Backend::select(dtype)?)?;
+    let llama = Llama::open(&path, dtype, compute.backend(dtype)?)?;
     let tokenizer = if text { Some(tokenizer(&builder)?) } else { None };
     let teacher = Teacher::new(llama, tokenizer)?;
     teacher.llama().materialize(|done, total| progress.at(done, total))?;
@@ -196,15 +224,16 @@ pub(crate) struct PairArgs {
     pub(crate) reference: String,
     /// The other model, of the same vocabulary
     pub(crate) other: String,
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
-    /// reference's, or the other's]
-    #[arg(long)]
-    tokenizer: Option<String>,
+    #[command(flatten)]
+    tokenizer: Explicit<TokenizerArgs>,
     /// Use only what the hub's cache has; download nothing
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Other activations for the other model, to see what rounding them costs
+    #[arg(long, value_enum, value_name = "ACTIVATIONS")]
+    other_activations: Option<ActivationsArg>,
 }
 
 impl PairArgs {
@@ -212,11 +241,7 @@ impl PairArgs {
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
         let builder = |name: &str| {
             let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
-            let builder = match &self.tokenizer {
-                Some(tokenizer) => builder.tokenizer(tokenizer),
-                None => builder,
-            };
-            self.compute.apply(builder)
+            self.compute.apply(self.tokenizer.apply(builder))
         };
         let tokenizer = match tokenizer(&builder(&self.reference)) {
             Err(missing) if is_missing(&missing) => {
@@ -225,8 +250,11 @@ impl PairArgs {
             }
             found => found,
         }?;
-        let load = |name| load_any(builder(name), &self.compute, false);
-        Ok((load(&self.reference)?, load(&self.other)?, tokenizer))
+        let reference = load_any(builder(&self.reference), &self.compute, false)?;
+        let activations = self.other_activations.or(self.compute.activations);
+        let compute = ComputeArgs { activations, ..self.compute };
+        let other = load_any(compute.apply(builder(&self.other)), &compute, false)?;
+        Ok((reference, other, tokenizer))
     }
 }
 
@@ -241,9 +269,15 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         None => Llamba::embedded(),
     };
     // Without a home directory there is no cache; whoever needs one is told then.
-    let Ok(mut hub) = HubOptions::from_env() else {
-        return builder;
-    };
+    match hub(offline) {
+        Ok(hub) => builder.hub(hub),
+        Err(_) => builder,
+    }
+}
+
+/// How to reach the hub, with a progress bar for downloads.
+pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
+    let mut hub = HubOptions::from_env()?;
     hub.offline |= offline;
     let bar = Mutex::new(None::<(String, Progress)>);
     hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
@@ -255,7 +289,7 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
             bar.at(now.bytes as usize, now.total as usize);
         }
     }));
-    builder.hub(hub)
+    Ok(hub)
 }
 
 impl SourceArgs {
@@ -278,10 +312,19 @@ impl ComputeArgs {
 
     fn apply(&self, builder: Builder) -> Builder {
         let builder = builder.compute(self.device.into());
-        match self.dtype {
+        let builder = match self.dtype {
             Some(dtype) => builder.dtype(dtype.into()),
             None => builder,
+        };
+        match self.activations {
+            Some(activations) => builder.activations(activations.into()),
+            None => builder,
         }
+    }
+
+    /// What computes activations of `dtype`.
+    fn backend(&self, dtype: Dtype) -> Result<Backend> {
+        Ok(Backend::select_with(dtype, self.activations.map(Into::into))?)
     }
 }
 
@@ -291,6 +334,15 @@ impl From<DeviceArg> for Compute {
             DeviceArg::Auto => Self::Auto,
             DeviceArg::Gpu => Self::Gpu,
             DeviceArg::Cpu => Self::Cpu,
+        }
+    }
+}
+
+impl From<ActivationsArg> for Activations {
+    fn from(activations: ActivationsArg) -> Self {
+        match activations {
+            ActivationsArg::Float32 => Self::Float32,
+            ActivationsArg::Int8 => Self::Int8,
         }
     }
 }

@@ -63,6 +63,28 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     text
 }
 
+/// A line from elsewhere without terminal codes.
+pub(crate) fn printable(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// The system's own words, without the temporary name that tempfile adds: nobody asked for that.
+pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => std::io::Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
+        b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.1} kB", b / 1e3),
+    }
+}
+
 /// An option of the library, as it is given to the command.
 fn argument(option: &str, value: &str) -> String {
     match option {

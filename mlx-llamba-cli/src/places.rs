@@ -1,5 +1,6 @@
 //! Where a person's own files are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -7,22 +8,33 @@ use anyhow::{Context as _, Result, bail};
 /// What a saved session's name ends with.
 pub(crate) const EXTENSION: &str = "session";
 
+/// A variable of the environment, unless it is empty.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// `$MLX_LLAMBA_DATA`, or `mlx-llamba` in the directory that the system has for such files.
 pub(crate) fn data() -> Result<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(place) = variable("MLX_LLAMBA_DATA") {
-        return Ok(place.into());
+    match variable("MLX_LLAMBA_DATA") {
+        Some(place) => Ok(place.into()),
+        None => of_system("XDG_DATA_HOME", ".local/share")
+            .context("HOME is not set: set MLX_LLAMBA_DATA to a directory"),
     }
-    let home = || {
-        let home = variable("HOME").context("HOME is not set: set MLX_LLAMBA_DATA to a directory");
-        home.map(PathBuf::from)
-    };
-    let place = match variable("XDG_DATA_HOME") {
-        Some(place) => place.into(),
-        None if cfg!(target_os = "macos") => home()?.join("Library/Application Support"),
-        None => home()?.join(".local/share"),
-    };
-    Ok(place.join("mlx-llamba"))
+}
+
+/// The directory of the configuration file.
+pub(crate) fn config() -> Result<PathBuf> {
+    of_system("XDG_CONFIG_HOME", ".config")
+        .context("HOME is not set: set MLX_LLAMBA_CONFIG to a file")
+}
+
+/// `mlx-llamba` in a directory that a variable names, or in one of the home directory.
+fn of_system(name: &str, under_home: &str) -> Option<PathBuf> {
+    let under_home =
+        if cfg!(target_os = "macos") { "Library/Application Support" } else { under_home };
+    let place = variable(name).map(PathBuf::from);
+    let place = place.or_else(|| Some(PathBuf::from(variable("HOME")?).join(under_home)))?;
+    Some(place.join("mlx-llamba"))
 }
 
 /// The directory of saved sessions.

@@ -214,7 +214,7 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if !serving.swap(false, Ordering::Relaxed) {
-                std::process::exit(130);
+                std::process::exit(crate::INTERRUPTED.into());
             }
             stop();
         }

@@ -22,7 +22,7 @@ pub(crate) struct TextArgs {
     text: Option<PathBuf>,
     /// Documents, each read from an empty state, with the tokens that begin and end a text: a
     /// .jsonl file has one a line, any other file in a directory is one
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", hide_env = true)]
     data: Option<PathBuf>,
     /// Field of the text in a line of JSONL
     #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "text")]

@@ -24,10 +24,10 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     arch: Arch,
     /// Text to learn from: a .jsonl or text file, or a directory of them
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", hide_env = true)]
     data: PathBuf,
     /// A tokenizer.json, or a directory with one
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", hide_env = true)]
     tokenizer: PathBuf,
     /// Directory of the run, and of the model
     #[arg(short, long, value_name = "DIR")]

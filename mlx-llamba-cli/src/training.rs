@@ -19,7 +19,7 @@ use crate::progress::{Progress, Unit};
 #[derive(clap::Args)]
 pub(crate) struct RecipeArgs {
     /// How: a recipe's file, or the name of one of this program's (see distill --print-recipe)
-    #[arg(short, long, value_name = "FILE OR NAME")]
+    #[arg(short, long, value_name = "FILE OR NAME", hide_env = true)]
     config: Option<String>,
     /// Change a key of the recipe; may be given more than once
     #[arg(long, value_name = "KEY=VALUE")]
@@ -43,7 +43,7 @@ pub(crate) struct RecipeArgs {
     #[arg(long)]
     pub(crate) resume: bool,
     /// Directory for the tokens of the text [default: the output directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_env = true)]
     pub(crate) cache: Option<PathBuf>,
 }
 

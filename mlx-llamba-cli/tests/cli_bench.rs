@@ -60,6 +60,13 @@ fn a_sweep_measures_every_combination_once() {
         let active = number(row, "active_memory");
         assert!(4 * 80_072 < active && active <= number(row, "peak_memory"), "{row}");
         assert!(!cfg!(target_os = "linux") || number(row, "resident_memory") > active, "{row}");
+        // The head is the embedding, so that a step reads all.
+        let read = float("weight_bytes_per_second");
+        assert_eq!(read.is_some(), row["test"] == "generate", "{row}");
+        let per_row = float("tokens_per_second_per_row").unwrap();
+        let ratio = read.map(|read| read / (per_row * f64::from(4 * 80_072)));
+        assert!(ratio.is_none_or(|ratio| (ratio - 1.0).abs() < 1e-12), "{row}");
+        assert!(float("read_bandwidth").unwrap() > 0.0, "{row}");
         assert_eq!(row["dtype"], "float32");
         assert_eq!(row["model"], NAME);
         assert!(!row["kernels"].as_str().unwrap().is_empty());
@@ -89,7 +96,9 @@ fn the_same_rows_in_every_format() {
     let table = print(&[]);
     let mut lines = table.lines();
     let head = lines.next().unwrap();
-    for part in [NAME, "0.3 MiB of weights", "float32 activations", "kernels: "] {
+    for part in
+        [NAME, "0.3 MiB of weights", "float32 activations", "kernels: ", "memory is read at "]
+    {
         assert!(head.contains(part), "{head}");
     }
     assert_eq!(lines.next(), Some(""));

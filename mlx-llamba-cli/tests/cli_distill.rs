@@ -206,6 +206,50 @@ fn killed_at_any_moment_it_ends_with_the_same_bits() {
 }
 
 #[test]
+fn killed_while_it_writes_a_checkpoint_it_ends_with_the_same_bits() {
+    let place = Place::new();
+    ok(&place.distill("whole", &[]));
+    let torn = || {
+        let names = std::fs::read_dir(place.path("killed")).into_iter().flatten().flatten();
+        let mut names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.starts_with(".checkpoint-") && !name.contains("-00000000."))
+    };
+    let mut caught = 0;
+    for attempt in 0..5 {
+        let checkpoints = place.path("killed").exists()
+            && names(&place.path("killed")).iter().any(|name| name.starts_with("checkpoint-"));
+        let more: &[&str] = if checkpoints { &["--resume"] } else { &[] };
+        let arguments = place.distill("killed", more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut child = CLI.spawn(&arguments, Stdio::null());
+        // Not the first one that it writes: else it never gets on.
+        let mut written = 0;
+        while child.try_wait().unwrap().is_none() && attempt < 4 {
+            if torn() {
+                written += 1;
+                if written > 1 {
+                    child.kill().unwrap();
+                    break;
+                }
+                while torn() && child.try_wait().unwrap().is_none() {}
+            }
+        }
+        let run = Run::from(child.wait_with_output().unwrap());
+        match run.code {
+            Some(code) => {
+                assert_eq!((code, run.err.as_str()), (0, ""), "{run:?}");
+                break;
+            }
+            None => caught += usize::from(torn()),
+        }
+    }
+    assert!(caught > 0, "never within a checkpoint");
+    assert_eq!(place.model("killed"), place.model("whole"));
+    assert_eq!(place.steps("killed"), place.steps("whole"));
+    assert!(!names(&place.path("killed")).iter().any(|name| name.ends_with(".partial")));
+}
+
+#[test]
 fn interrupted_it_says_how_to_go_on() {
     let place = Place::new();
     let never = ["--tokens", "3200", "--set", "checkpoint.every=0"];

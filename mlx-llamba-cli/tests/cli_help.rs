@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba_tests::command::Cli;
+use mlx_llamba_tests::command::{Cli, Run, names};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 19] = [
     "generate",
     "chat",
     "session",
@@ -20,6 +20,10 @@ const COMMANDS: [&str; 15] = [
     "eval",
     "distill",
     "train",
+    "config",
+    "doctor",
+    "man",
+    "models",
     "completions",
 ];
 
@@ -81,4 +85,39 @@ fn what_is_not_understood_exits_with_2() {
         let run = CLI.run(arguments);
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
     }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("man1");
+    assert_eq!(CLI.ok(&["man", "--output", place.to_str().unwrap()]), "");
+    let pages = names(&place);
+    for command in COMMANDS.into_iter().chain(["session-list", "models-rm", "config-show"]) {
+        assert!(pages.contains(&format!("mlx-llamba-{command}.1")), "{command}: {pages:?}");
+    }
+    for page in &pages {
+        let text = std::fs::read_to_string(place.join(page)).unwrap();
+        for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH EXAMPLES", ".SH \"EXIT STATUS\""] {
+            assert!(text.contains(section), "{page}: {section}");
+        }
+        // No line of text is a request by accident.
+        let request = |line: &&str| line.starts_with(['.', '\'']);
+        for line in text.lines().filter(request) {
+            let known = [
+                "TH", "SH", "SS", "IP", "TP", "PP", "RS", "RE", "nf", "fi", "br", "ie", "el", "ds",
+            ];
+            assert!(known.iter().any(|name| line[1..].starts_with(name)), "{page}: {line}");
+        }
+    }
+    let page = std::fs::read_to_string(place.join("mlx-llamba-generate.1")).unwrap();
+    assert_eq!(CLI.ok(&["man", "generate"]), page);
+    for part in
+        ["\\-\\-max\\-tokens", "[default: 256]", "mlx\\-llamba generate \"Once upon a time\"\n"]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    // Nobody's settings are in it.
+    let mut command = CLI.command(&["man", "generate"]);
+    assert_eq!(Run::of(command.env("MLX_LLAMBA_MAX_TOKENS", "7")).out, page);
 }

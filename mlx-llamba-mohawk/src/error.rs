@@ -159,7 +159,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no run.
-    #[error("{path} holds no run to resume", path = path.display())]
+    #[error("{path} holds no run to resume: none was begun, or it ended before its first checkpoint; begin without resuming", path = path.display())]
     NothingToResume {
         /// The directory.
         path: PathBuf,

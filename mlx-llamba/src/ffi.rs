@@ -1,6 +1,6 @@
 //! Lazy MLX arrays over bytes that stay where they are, and mapped files.
 //!
-//! All `unsafe` of this crate is here. MLX reads a tensor through a table of callbacks when the
+//! All `unsafe` of this crate is here and in `runtime`. MLX reads a tensor through a table of callbacks when the
 //! array is first evaluated, from a thread of its own. It is given a file that does not exist: a
 //! safetensors header with this one tensor, written here, and then the tensor's bytes.
 

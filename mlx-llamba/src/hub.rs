@@ -6,8 +6,11 @@
 
 mod cache;
 mod failure;
+mod inventory;
 mod options;
+mod reach;
 mod remote;
+mod removal;
 mod transfer;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +18,14 @@ use std::path::{Path, PathBuf};
 use crate::{Error, Result};
 use cache::{Snapshots, Wanted};
 use failure::Failure;
+pub use inventory::{CachedRepo, CachedRevision, cached};
 pub use options::{HubOptions, HubProgress, OnHubProgress};
+pub use reach::reach;
 use remote::Remote;
+pub use removal::{Removal, clean_up};
+
+/// The hub, unless `HF_ENDPOINT` names another one.
+const PUBLIC: &str = "https://huggingface.co";
 
 /// Finds a model: a local path as it is, or `owner/name` or `owner/name@revision` from the hub.
 ///
@@ -123,7 +132,7 @@ fn download(
 }
 
 /// Owner/name and revision, if `name` can be a repository's.
-fn repository(name: &str) -> Option<(&str, Option<&str>)> {
+pub fn repository(name: &str) -> Option<(&str, Option<&str>)> {
     let (repo, revision) = match name.split_once('@') {
         Some((repo, revision)) => (repo, Some(revision)),
         None => (name, None),

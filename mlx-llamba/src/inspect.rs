@@ -42,9 +42,6 @@ pub struct Summary {
     pub kernels: String,
 }
 
-/// Tokens of a prompt that are dealt with at once, for the estimate of memory.
-const PIECE: usize = 512;
-
 impl Summary {
     /// Summarizes a checkpoint.
     ///
@@ -69,7 +66,6 @@ impl Summary {
         };
         let backend = Backend::select(Dtype::Float32)?;
         let state_bytes = config.state_bytes(4) as u64;
-        let width = config.dims().in_proj_dim() + 3 * config.mlp.intermediate_size;
         let weights: u64 = checkpoint
             .names()
             .map(|info| match info.dtype {
@@ -78,7 +74,6 @@ impl Summary {
                 _ => 4 * info.shape.iter().product::<usize>() as u64,
             })
             .sum();
-        let activations = 4 * (PIECE * width + config.padded_vocab()) as u64;
         Ok(Self {
             path: checkpoint.path().display().to_string(),
             layout: checkpoint.layout().to_string(),
@@ -90,7 +85,7 @@ impl Summary {
             files: checkpoint.files().map(file).collect(),
             dtypes,
             state_bytes,
-            memory_bytes: weights + state_bytes + activations,
+            memory_bytes: weights + config.working_bytes(),
             kernels: backend.describe(),
         })
     }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use mlx_llamba_kernels::{Activations, Backend};
 use mlx_rs::{Device, DeviceType, Dtype};
 
 use crate::checkpoint::Checkpoint;
@@ -189,10 +190,12 @@ type Progress = Box<dyn FnMut(usize, usize)>;
 pub struct Builder {
     source: Source,
     tokenizer: Option<String>,
+    fallback_tokenizer: Option<String>,
     without_tokenizer: bool,
     hub: Option<HubOptions>,
     compute: Compute,
     dtype: Option<Dtype>,
+    activations: Option<Activations>,
     progress: Option<Progress>,
 }
 
@@ -201,10 +204,12 @@ impl Builder {
         Self {
             source,
             tokenizer: None,
+            fallback_tokenizer: None,
             without_tokenizer: false,
             hub: None,
             compute: Compute::default(),
             dtype: None,
+            activations: None,
             progress: None,
         }
     }
@@ -214,6 +219,13 @@ impl Builder {
     #[must_use]
     pub fn tokenizer(mut self, tokenizer: impl Into<String>) -> Self {
         self.tokenizer = Some(tokenizer.into());
+        self
+    }
+
+    /// A tokenizer as for [`tokenizer`](Self::tokenizer), taken only if the model has none.
+    #[must_use]
+    pub fn fallback_tokenizer(mut self, tokenizer: impl Into<String>) -> Self {
+        self.fallback_tokenizer = Some(tokenizer.into());
         self
     }
 
@@ -246,6 +258,14 @@ impl Builder {
         self
     }
 
+    /// What products with quantized matrices take. Default: as `MLX_LLAMBA_ACTIVATIONS` says, else
+    /// float32.
+    #[must_use]
+    pub fn activations(mut self, activations: Activations) -> Self {
+        self.activations = Some(activations);
+        self
+    }
+
     /// Called while the weights are read, with the bytes so far and in all.
     #[must_use]
     pub fn progress(mut self, progress: impl FnMut(usize, usize) + 'static) -> Self {
@@ -271,8 +291,7 @@ impl Builder {
     /// # Errors
     /// Those of the hub and of [`Tokenizer::open`].
     pub fn other_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        let open = |name: &String| Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?);
-        self.tokenizer.as_ref().map(open).transpose()
+        self.tokenizer.as_ref().map(|name| self.open_tokenizer(name)).transpose()
     }
 
     /// Finds the checkpoint and reads its headers only.
@@ -306,7 +325,8 @@ impl Builder {
         let device = self.compute.select()?;
         let checkpoint = self.checkpoint()?;
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
-        let model = Model::new(&checkpoint, dtype)?;
+        let backend = Backend::select_with(dtype, self.activations)?;
+        let model = Model::with_backend(&checkpoint, dtype, backend)?;
         let tokenizer =
             if self.without_tokenizer { None } else { Some(self.find_tokenizer(&checkpoint)?) };
         if let Some(tokenizer) = &tokenizer {
@@ -326,18 +346,25 @@ impl Builder {
             Source::Embedded => crate::embedded::tokenizer(),
             Source::Named(name) => {
                 let beside = Tokenizer::open(directory(checkpoint.path()));
+                if !matches!(beside, Err(Error::TokenizerMissing { .. })) {
+                    return beside;
+                }
                 // A model from the hub may name a tokenizer there; a local one asks for nothing.
-                match (&beside, &checkpoint.config().tokenizer) {
-                    (Err(Error::TokenizerMissing { .. }), Some(other))
-                        if !Path::new(name).exists() =>
-                    {
-                        let found = self.resolve(other, hub::resolve_tokenizer)?;
-                        Tokenizer::open(found)
-                    }
-                    _ => beside,
+                let named = checkpoint.config().tokenizer.as_ref();
+                match self
+                    .fallback_tokenizer
+                    .as_ref()
+                    .or(named.filter(|_| !Path::new(name).exists()))
+                {
+                    Some(other) => self.open_tokenizer(other),
+                    None => beside,
                 }
             }
         }
+    }
+
+    fn open_tokenizer(&self, name: &str) -> Result<Tokenizer> {
+        Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?)
     }
 
     /// A local path as it is, or something from the hub.

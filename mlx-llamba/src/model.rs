@@ -163,6 +163,13 @@ impl Model {
         self.weights().iter().map(|array| array.nbytes()).sum()
     }
 
+    /// Bytes of weights that one step of decoding reads: all, but of an embedding that is not the
+    /// head too only the rows of its tokens, which are not counted.
+    pub fn weight_bytes_per_step(&self) -> usize {
+        let embedding: usize = self.embedding.arrays().iter().map(|array| array.nbytes()).sum();
+        self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
+    }
+
     fn weights(&self) -> Vec<&Array> {
         let mut all = self.embedding.arrays();
         all.extend(self.layers.iter().flat_map(Block::arrays));

@@ -34,6 +34,7 @@ impl Cli {
             .args(args)
             .env("HF_ENDPOINT", "http://127.0.0.1:1")
             .env("HF_HOME", "/proc/nowhere")
+            .env("MLX_LLAMBA_CONFIG", "/dev/null")
             .stdin(Stdio::null());
         command
     }

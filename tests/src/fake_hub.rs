@@ -216,6 +216,16 @@ impl Contents {
             let name = path.split_once('/').map_or("", |(_, name)| name);
             return self.file(name, request);
         }
+        if path == "api/whoami-v2" {
+            return match &self.access {
+                Access::Gated(token) | Access::Private(token)
+                    if request.authorization == Some(format!("Bearer {token}")) =>
+                {
+                    Answer::new("200 OK").body(b"{\"name\": \"somebody\"}".to_vec())
+                }
+                _ => Answer::new("401 Unauthorized"),
+            };
+        }
         if let Some(refused) = self.refuse(&path, request) {
             return refused;
         }

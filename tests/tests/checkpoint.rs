@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Checkpoint, Layout};
+use mlx_llamba::{Checkpoint, Dtype, Layout, Llamba, QuantizeOptions, quantize};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
 use safetensors::SafeTensors;
 
@@ -163,4 +163,27 @@ fn fingerprints_tell_models_apart() {
     });
     let edited = open(directory.path()).fingerprint().unwrap();
     assert!(!prints.contains(&edited));
+}
+
+#[test]
+fn the_size_of_weights_follows_from_the_configuration() {
+    for (name, bits, float_bytes) in [("a_base", None, 4), ("b_grouped", None, 4)] {
+        let checkpoint = open(fixtures::path(name));
+        let bytes = checkpoint.config().weight_bytes(bits, float_bytes);
+        assert_eq!(bytes, checkpoint.tensor_bytes(), "{name}");
+    }
+    // The published form of a quantized model: groups of 64, everything else in half precision.
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("small");
+    let options = QuantizeOptions {
+        requantize: true,
+        dtype: Some(Dtype::Float16),
+        ..QuantizeOptions::default()
+    };
+    quantize(&Llamba::embedded().checkpoint().unwrap(), &output, &options, &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    let checkpoint = open(&output);
+    assert_eq!(checkpoint.config().weight_bytes(Some(4), 2), checkpoint.tensor_bytes());
 }

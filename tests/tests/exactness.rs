@@ -13,6 +13,16 @@ const LOGITS: f32 = 6e-6;
 /// Largest error of a state, relative to its largest value; measured below 3e-6.
 const STATES: f32 = 6e-6;
 
+/// The same with activations that are rounded to int8; measured LOGITS_MEASURED.
+const INT8_LOGITS: f32 = 4e-2;
+
+/// The quantized fixture with activations in int8.
+fn int8() -> (&'static str, Model) {
+    let checkpoint = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
+    let model = Model::with_backend(&checkpoint, Dtype::Float32, Backend::CpuInt8).unwrap();
+    ("m_mlx_4bit", model)
+}
+
 /// Every fixture on every back end of this machine.
 fn all() -> impl Iterator<Item = (&'static str, Model)> {
     fixtures::PYTORCH.into_iter().chain(fixtures::CARTESIA).flat_map(|fixture| {
@@ -171,7 +181,7 @@ fn greedy_continuations() {
 #[test]
 fn on_a_cpu_cuts_and_batches_do_not_change_a_bit() {
     let models = all().filter(|(_, model)| model.backend() == Backend::Cpu);
-    for (fixture, model) in models {
+    for (fixture, model) in models.chain([int8()]) {
         let goldens = fixtures::golden(fixture);
         let rows: Vec<&[u32]> = goldens.iter().map(|g| g.tokens.as_slice()).collect();
         let (ids, lengths) = model.tokens(&rows).unwrap();
@@ -201,4 +211,20 @@ fn on_a_cpu_cuts_and_batches_do_not_change_a_bit() {
             }
         }
     }
+}
+
+#[test]
+fn int8_activations_are_near_and_not_the_same() {
+    let (fixture, model) = int8();
+    let mut worst = 0f32;
+    for golden in fixtures::golden(fixture) {
+        let (logits, _) = read(&model, &golden.tokens, &[]);
+        let expected = &golden.logits.values;
+        let scale = expected.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+        let errors = logits.iter().zip(expected).map(|(f, e)| (f - e).abs() / scale);
+        worst = worst.max(errors.fold(0.0, f32::max));
+        assert_close(&golden.name, &logits, expected, INT8_LOGITS);
+    }
+    println!("largest error {worst:.1e}");
+    assert!(worst > LOGITS, "nothing was rounded: {worst}");
 }

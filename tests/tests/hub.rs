@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use mlx_llamba::Error;
-use mlx_llamba::hub::{HubOptions, resolve, resolve_tokenizer};
+use mlx_llamba::hub::{HubOptions, reach, resolve, resolve_tokenizer};
 use mlx_llamba_tests::fake_hub::{Access, FakeHub, Fault, Request};
 use tempfile::TempDir;
 
@@ -362,4 +362,19 @@ fn unreadable_certificates_are_named() {
     assert!(matches!(resolve(REPO, &with), Err(Error::Io { action: "read", .. })));
     std::fs::write(&file, "nothing").unwrap();
     assert!(matches!(resolve(REPO, &with), Err(Error::Option { option: "SSL_CERT_FILE", .. })));
+}
+
+#[test]
+fn a_hub_is_asked_whether_it_is_there_and_knows_the_token() {
+    let (hub, options, _cache) = setup();
+    let with = |token: &str| HubOptions { token: Some(token.to_owned()), ..options.clone() };
+    assert_eq!(reach(&options).unwrap(), None);
+    hub.contents().access = Access::Gated("good".to_owned());
+    assert_eq!(reach(&with("good")).unwrap().as_deref(), Some("somebody"));
+    let refused = reach(&with("other")).unwrap_err().to_string();
+    assert!(refused.contains("refuses the token") && refused.contains("HF_TOKEN"), "{refused}");
+    assert!(!refused.contains("other"), "{refused}");
+    let nobody = HubOptions { endpoint: Some("http://127.0.0.1:1".to_owned()), ..options };
+    let away = reach(&nobody).unwrap_err().to_string();
+    assert!(away.contains("http://127.0.0.1:1: the hub cannot be reached"), "{away}");
 }

@@ -4,7 +4,7 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
 use super::raw;
-use crate::{Mode, Scheme, Weight};
+use crate::{Activations, Mode, Scheme, Weight};
 
 /// Whether there is a kernel for matrices that are quantized so, or why not.
 ///
@@ -27,6 +27,15 @@ pub fn supports(scheme: &Scheme) -> std::result::Result<(), &'static str> {
 /// # Errors
 /// What does not fit in a shape or dtype.
 pub fn matmul(x: &Array, weight: &Weight) -> Result<Array> {
+    matmul_with(x, weight, Activations::Float32)
+}
+
+/// [`matmul`]; with [`Activations::Int8`], products with codes of 4 and 8 bits round `x` first.
+///
+/// # Errors
+/// As [`matmul`].
+pub fn matmul_with(x: &Array, weight: &Weight, activations: Activations) -> Result<Array> {
+    let int8 = activations == Activations::Int8;
     let bad = |what: String| Err(Exception::custom(format!("CPU matmul: {what}")));
     if x.dtype() != Dtype::Float32 {
         return bad(format!("x is {:?}, expected Float32", x.dtype()));
@@ -43,7 +52,7 @@ pub fn matmul(x: &Array, weight: &Weight) -> Result<Array> {
                 let (x, w) = (x.shape(), w.shape());
                 return bad(format!("x {x:?} does not fit the weight {w:?}, which is (out, in)"));
             }
-            raw::matmul(x, w, None, None, 0, 0)
+            raw::matmul(x, w, None, None, (0, 0), false)
         }
         Weight::Quantized(q) => {
             let Some(biases) = q.biases.as_ref().filter(|_| supports(&q.scheme).is_ok()) else {
@@ -74,7 +83,8 @@ pub fn matmul(x: &Array, weight: &Weight) -> Result<Array> {
                     q.scheme.bits,
                 ));
             }
-            raw::matmul(x, &q.weight, Some(&q.scales), Some(biases), q.scheme.bits, group)
+            let (scales, biases) = (Some(&q.scales), Some(biases));
+            raw::matmul(x, &q.weight, scales, biases, (q.scheme.bits, group), int8)
         }
     }
 }

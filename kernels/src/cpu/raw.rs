@@ -14,8 +14,10 @@ unsafe extern "C" {
     fn mlx_llamba_error() -> *const c_char;
     fn mlx_llamba_simd() -> *const c_char;
     fn mlx_llamba_set_simd(name: *const c_char) -> c_int;
+    fn mlx_llamba_has_simd(name: *const c_char) -> c_int;
     fn mlx_llamba_threads() -> c_int;
     fn mlx_llamba_set_threads(count: c_int);
+    fn mlx_llamba_read_bandwidth(bytes: usize, times: c_int, result: *mut f64) -> c_int;
     fn mlx_llamba_operations(
         outputs: *const *const c_void,
         count: usize,
@@ -30,6 +32,7 @@ unsafe extern "C" {
         biases: *const c_void,
         bits: c_int,
         group: c_int,
+        int8: c_int,
         stream: *const c_void,
     ) -> c_int;
     fn mlx_llamba_mixer(
@@ -123,8 +126,8 @@ pub(super) fn matmul(
     weight: &Array,
     scales: Option<&Array>,
     biases: Option<&Array>,
-    bits: usize,
-    group: usize,
+    (bits, group): (usize, usize),
+    int8: bool,
 ) -> Result<Array> {
     let [out] = make(|out, stream| {
         // SAFETY: the handles are of arrays that are alive for the call, or null where that is
@@ -138,11 +141,22 @@ pub(super) fn matmul(
                 optional(biases),
                 bits as c_int,
                 group as c_int,
+                c_int::from(int8),
                 stream,
             )
         }
     })?;
     Ok(out)
+}
+
+/// Bytes a second, the best of `times` readings of `bytes` bytes.
+pub(super) fn read_bandwidth(bytes: usize, times: usize) -> Result<f64> {
+    let mut result = 0.0;
+    // SAFETY: `result` lives through the call.
+    match unsafe { mlx_llamba_read_bandwidth(bytes, times as c_int, &raw mut result) } {
+        0 => Ok(result),
+        _ => Err(last_error()),
+    }
 }
 
 /// Gives y, the new convolution state and the new `H`. Everything is float32, but lengths, which are
@@ -276,6 +290,12 @@ pub(super) fn set_simd(name: &str) -> bool {
     let Ok(name) = CString::new(name) else { return false };
     // SAFETY: the text ends with 0 and lives through the call.
     unsafe { mlx_llamba_set_simd(name.as_ptr()) == 0 }
+}
+
+pub(super) fn has_simd(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: the text ends with 0 and lives through the call.
+    unsafe { mlx_llamba_has_simd(name.as_ptr()) != 0 }
 }
 
 pub(super) fn threads() -> usize {

@@ -44,7 +44,13 @@ impl<'a> Bench<'a> {
             progress.at(done, to - from);
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let row = Row::new((Test::Fill, to - from), from, 1, &[seconds])?;
+        let row = Row::new(
+            (Test::Fill, to - from),
+            from,
+            1,
+            &[seconds],
+            self.model.weight_bytes_per_step(),
+        )?;
         Ok((row, state))
     }
 
@@ -86,7 +92,7 @@ impl<'a> Bench<'a> {
             seconds.push(start.elapsed().as_secs_f64());
         }
         // While the states before and after are held: a text that goes on has one of them.
-        Row::new((test, tokens), depth, batch, &seconds)
+        Row::new((test, tokens), depth, batch, &seconds, self.model.weight_bytes_per_step())
     }
 }
 

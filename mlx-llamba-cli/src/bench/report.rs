@@ -3,7 +3,8 @@
 use anyhow::Result;
 use clap::ValueEnum;
 use mlx_llamba::Model;
-use mlx_rs::memory;
+use mlx_llamba_kernels::cpu;
+use mlx_rs::{Device, DeviceType, memory};
 use serde::Serialize;
 
 use super::counts::short;
@@ -26,6 +27,8 @@ pub(super) struct Header {
     /// Of the activations.
     pub(super) dtype: String,
     pub(super) kernels: String,
+    /// Bytes a second that this machine's CPU reads from memory; `None` on a GPU.
+    pub(super) read_bandwidth: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,6 +63,8 @@ pub(super) struct Row {
     pub(super) active_memory: usize,
     /// Bytes of memory that the process has; `None` where the system does not say.
     pub(super) resident_memory: Option<usize>,
+    /// Bytes of weights that generating read each second; each step reads them once for all rows.
+    pub(super) weight_bytes_per_second: Option<f64>,
 }
 
 /// A row with what it is a row of.
@@ -72,20 +77,25 @@ struct Line<'a> {
 }
 
 impl Header {
-    pub(super) fn new(model: &Model, name: String) -> Self {
-        Self {
+    pub(super) fn new(model: &Model, name: String) -> Result<Self> {
+        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
+        Ok(Self {
+            read_bandwidth: if on_cpu { Some(cpu::read_bandwidth()?) } else { None },
             model: name,
             weight_bytes: model.weight_bytes(),
             dtype: format!("{:?}", model.dtype()).to_lowercase(),
             kernels: model.backend().describe(),
-        }
+        })
     }
 
     /// What there is beside the model's name, for people.
     pub(super) fn details(&self) -> String {
         let Self { dtype, kernels, .. } = self;
         let weights = mib(self.weight_bytes);
-        format!("{weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}")
+        let memory = self.read_bandwidth.map_or_else(String::new, |speed| {
+            format!(", memory is read at {:.1} GB/s at most", speed / 1e9)
+        });
+        format!("{weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}{memory}")
     }
 }
 
@@ -96,6 +106,7 @@ impl Row {
         depth: usize,
         batch: usize,
         seconds: &[f64],
+        step_bytes: usize,
     ) -> Result<Self> {
         let speeds: Vec<f64> = seconds.iter().map(|time| (tokens * batch) as f64 / time).collect();
         let (speed, deviation) = statistics(&speeds);
@@ -112,6 +123,8 @@ impl Row {
             peak_memory: memory::peak_memory()?,
             active_memory: memory::active_memory()?,
             resident_memory: memory_stats::memory_stats().map(|stats| stats.physical_mem),
+            weight_bytes_per_second: (test == Test::Generate)
+                .then(|| speed / batch as f64 * step_bytes as f64),
         })
     }
 }
@@ -126,7 +139,7 @@ fn statistics(values: &[f64]) -> (f64, Option<f64>) {
 
 const COLUMNS: &str = "test,tokens,depth,batch,repetitions,tokens_per_second,deviation,\
     tokens_per_second_per_row,time_to_first_token,peak_memory,active_memory,resident_memory,\
-    model,weight_bytes,dtype,kernels\n";
+    model,weight_bytes,dtype,kernels,weight_bytes_per_second,read_bandwidth\n";
 
 impl Format {
     /// What stands before the rows.
@@ -134,8 +147,8 @@ impl Format {
         match self {
             Self::Md => format!(
                 "{}: {}\n\n| test | depth | batch | tok/s | ± | tok/s a row | first token, s \
-                 | peak, MiB | in use, MiB | process, MiB |\n\
-                 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
+                 | peak, MiB | in use, MiB | process, MiB | weights, GB/s | of memory's |\n\
+                 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
                 header.model,
                 header.details()
             ),
@@ -147,20 +160,20 @@ impl Format {
     pub(super) fn row(self, header: &Header, row: &Row) -> Result<String> {
         let line = Line { row, header };
         Ok(match self {
-            Self::Md => markdown(row),
+            Self::Md => markdown(header, row),
             Self::Csv => csv(&serde_json::to_value(&line)?),
             Self::Json => serde_json::to_string(&line)? + "\n",
         })
     }
 }
 
-fn markdown(row: &Row) -> String {
+fn markdown(header: &Header, row: &Row) -> String {
     let maybe =
         |value: Option<f64>, digits| value.map_or(String::new(), |v| format!("{v:.digits$}"));
     let Row { depth, batch, tokens_per_second: speed, .. } = row;
     let digits = if *speed < 10.0 { 2 } else { 1 };
     format!(
-        "| {} {} | {} | {batch} | {speed:.digits$} | {} | {:.digits$} | {} | {:.1} | {:.1} | {} |\n",
+        "| {} {} | {} | {batch} | {speed:.digits$} | {} | {:.digits$} | {} | {:.1} | {:.1} | {} | {} | {} |\n",
         row.test.name(),
         short(row.tokens),
         short(*depth),
@@ -170,6 +183,8 @@ fn markdown(row: &Row) -> String {
         mib(row.peak_memory),
         mib(row.active_memory),
         maybe(row.resident_memory.map(mib), 1),
+        maybe(row.weight_bytes_per_second.map(|speed| speed / 1e9), 2),
+        maybe(row.weight_bytes_per_second.zip(header.read_bandwidth).map(|(w, m)| w / m), 2),
     )
 }
 

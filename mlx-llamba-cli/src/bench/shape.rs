@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use mlx_llamba::{Config, Dtype, Mode, Model, Preset, Scheme};
+use mlx_llamba::{Backend, Config, Dtype, Mode, Model, Preset, Scheme};
 use serde_json::{Value, json};
 
 use crate::progress::{Progress, Unit};
@@ -71,7 +71,7 @@ impl ShapeArgs {
     /// weights are made.
     pub(super) fn model(
         &self,
-        dtype: Dtype,
+        (dtype, backend): (Dtype, Backend),
         check: impl Fn(&Model) -> Result<()>,
     ) -> Result<Option<(Model, String)>> {
         let Some(shape) = &self.shape else { return Ok(None) };
@@ -84,7 +84,7 @@ impl ShapeArgs {
         let bits =
             scheme.map_or_else(|| dense.to_owned(), |scheme| format!("{} bits", scheme.bits));
         let name = format!("random {}{}, {bits}", shape.name(), self.sizes.describe());
-        let model = Model::random(config, scheme, dtype)?;
+        let model = Model::random_with_backend(config, scheme, dtype, backend)?;
         check(&model).with_context(|| format!("{name} does not fit"))?;
         let progress = Progress::new("making weights", Unit::Bytes);
         model.materialize(|done, total| progress.at(done, total))?;

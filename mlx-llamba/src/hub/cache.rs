@@ -117,19 +117,25 @@ impl Snapshots {
         let commit = std::fs::read_to_string(self.reference());
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
         let directory = Some(self.directory(commit)).filter(|_| super::plain(commit, ""))?;
-        let entries = std::fs::read_dir(&directory).ok()?.flatten();
-        // A link to a blob that is gone does not exist.
-        let entries = entries.filter(|entry| entry.path().exists());
-        let names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let chosen = wanted.choose(&names).ok()?;
-        let mut indices = chosen.iter().filter(|name| name.ends_with(".index.json"));
-        let whole = indices.all(|index| {
-            shards(&directory.join(index))
-                .is_some_and(|shards| shards.iter().all(|shard| chosen.contains(&shard.as_str())))
-        });
-        whole.then_some(directory)
+        is_complete(&directory, wanted).then_some(directory)
     }
+}
+
+/// Whether all that is wanted is in the directory of a revision.
+pub(super) fn is_complete(directory: &Path, wanted: Wanted) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    // A link to a blob that is gone does not exist.
+    let entries = entries.filter(|entry| entry.path().exists());
+    let names: Vec<String> = entries.filter_map(|e| e.file_name().into_string().ok()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let Ok(chosen) = wanted.choose(&names) else {
+        return false;
+    };
+    let mut indices = chosen.iter().filter(|name| name.ends_with(".index.json"));
+    indices.all(|index| {
+        shards(&directory.join(index))
+            .is_some_and(|shards| shards.iter().all(|shard| chosen.contains(&shard.as_str())))
+    })
 }
 
 /// The files that an index names.

@@ -1,0 +1,120 @@
+//! `mlx-llamba doctor`
+
+mod machine;
+mod memory;
+mod network;
+mod places;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::output::show;
+
+/// Look whether everything that is needed is here, and say how to get what is missing
+#[derive(clap::Args)]
+#[command(after_help = "\
+The exit status is 1 if something is missing that is needed, 0 if only something could be better.
+Nothing is sent anywhere unless --hub is given.
+
+Examples:
+  mlx-llamba doctor
+  mlx-llamba doctor --hub
+  mlx-llamba doctor --json")]
+pub(crate) struct Args {
+    /// Also ask the hub whether it answers and knows the token
+    #[arg(long)]
+    hub: bool,
+    /// Ask nobody, even with --hub
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    /// It could be better.
+    Warning,
+    /// Something needed is missing.
+    Problem,
+}
+
+/// What was found about one thing.
+#[derive(Debug, Serialize)]
+struct Finding {
+    topic: &'static str,
+    state: State,
+    text: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+    /// Numbers and paths, for programs.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    details: Value,
+}
+
+impl Finding {
+    fn good(topic: &'static str, text: impl Into<String>) -> Self {
+        Self { topic, state: State::Good, text: text.into(), help: None, details: Value::Null }
+    }
+
+    fn warning(topic: &'static str, text: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { state: State::Warning, help: Some(help.into()), ..Self::good(topic, text) }
+    }
+
+    fn problem(topic: &'static str, text: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { state: State::Problem, ..Self::warning(topic, text, help) }
+    }
+
+    fn with(self, details: Value) -> Self {
+        Self { details, ..self }
+    }
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut found = vec![Finding::good("version", env!("CARGO_PKG_VERSION"))];
+        found.extend(machine::look());
+        found.extend(places::look());
+        found.extend(network::look(self.hub, self.offline));
+        let problems = found.iter().filter(|finding| finding.state == State::Problem).count();
+        if self.json {
+            show(&format!("{:#}\n", json!({ "ok": problems == 0, "findings": found })))?;
+        } else {
+            for finding in &found {
+                print(finding)?;
+            }
+        }
+        match problems {
+            0 => Ok(()),
+            1 => bail!("1 problem found"),
+            _ => bail!("{problems} problems found"),
+        }
+    }
+}
+
+fn print(finding: &Finding) -> Result<()> {
+    let mark = match finding.state {
+        State::Good => "ok  ",
+        State::Warning => "warn",
+        State::Problem => "FAIL",
+    };
+    let mut text = String::new();
+    for (i, line) in finding.text.lines().enumerate() {
+        let (mark, topic) = if i == 0 { (mark, finding.topic) } else { ("", "") };
+        text += &format!("{mark:4}  {topic:9} {}\n", crate::output::printable(line));
+    }
+    if let Some(help) = &finding.help {
+        text += &format!("{:16}-> {}\n", "", crate::output::printable(help));
+    }
+    show(&text)
+}
+
+/// Bytes for people.
+fn gib(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
+}

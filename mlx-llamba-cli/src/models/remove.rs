@@ -1,0 +1,50 @@
+//! `mlx-llamba models rm`
+
+use std::io::{BufRead, IsTerminal};
+
+use anyhow::{Context as _, Result, bail};
+use mlx_llamba::hub::{self, HubOptions, Removal};
+
+use crate::output::{show, size};
+
+pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
+    let cache = HubOptions::from_env()?.cache;
+    let Some((repo, revision)) = hub::repository(name) else {
+        bail!("{name} is no repository's name, which is owner/name or owner/name@revision");
+    };
+    // Also what an earlier removal, that was killed, has left.
+    hub::clean_up(&cache)?;
+    let repos = hub::cached(&cache)?;
+    let Some(found) = repos.iter().find(|cached| cached.name == repo) else {
+        bail!("{repo} is not in the cache {}; see mlx-llamba models list", cache.display());
+    };
+    if revision.is_some() && all {
+        bail!("{name} names a revision: leave that out, or --all");
+    }
+    if found.revisions.len() > 1 && revision.is_none() && !all {
+        let there: Vec<String> = found
+            .revisions
+            .iter()
+            .map(|r| format!("{repo}@{}", r.references.first().unwrap_or(&r.commit)))
+            .collect();
+        bail!("{repo} has several revisions: name one ({}), or give --all", there.join(", "));
+    }
+    let removal = Removal::plan(found, revision)?;
+    let freed = size(removal.bytes);
+    if !yes && !confirmed(&format!("remove {name}, {freed}, from {}?", cache.display()))? {
+        bail!("nothing was removed");
+    }
+    removal.run()?;
+    show(&format!("{name} removed, {freed} freed\n"))
+}
+
+/// Asks the person at the terminal.
+fn confirmed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("{question} There is nobody to ask: --yes removes without asking");
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("reading standard input")?;
+    Ok(["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()))
+}

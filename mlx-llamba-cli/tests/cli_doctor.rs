@@ -1,0 +1,171 @@
+//! `mlx-llamba doctor` on a machine where all is well, and on ones where something is broken.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+use mlx_llamba_tests::command::{Cli, Run, names};
+use mlx_llamba_tests::fake_hub::{Access, FakeHub};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
+
+/// Runs it in a home directory of its own.
+fn doctor(home: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> Run {
+    let mut command = CLI.command(&[&["doctor"], arguments].concat());
+    command.env("HF_HOME", home.path().join("hf")).env("MLX_LLAMBA_DATA", home.path().join("data"));
+    Run::of(command.envs(variables.iter().copied()))
+}
+
+fn findings(run: &Run) -> Value {
+    serde_json::from_str(&run.out).unwrap_or_else(|_| panic!("{run:?}"))
+}
+
+/// What was found about a topic: state, text and help.
+fn about<'v>(found: &'v Value, topic: &str) -> (&'v str, &'v str, &'v str) {
+    let all = found["findings"].as_array().unwrap();
+    let finding = all.iter().find(|finding| finding["topic"] == topic);
+    let finding = finding.unwrap_or_else(|| panic!("{topic}: {found}"));
+    let text = |name: &str| finding[name].as_str().unwrap_or_default();
+    (text("state"), text("text"), text("help"))
+}
+
+#[test]
+fn all_is_well() {
+    let home = tempfile::tempdir().unwrap();
+    let run = doctor(&home, &[], &["--json"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    let found = findings(&run);
+    assert_eq!(found["ok"], true);
+    for topic in
+        ["version", "device", "kernels", "MLX", "processor", "memory", "models", "config", "cache"]
+    {
+        assert_eq!(about(&found, topic).0, "good", "{topic}");
+    }
+    assert!(about(&found, "MLX").1.starts_with("0.32.2, "));
+    assert!(about(&found, "cache").1.contains("0 repositories"));
+    assert!(about(&found, "token").1.starts_with("none"));
+    let all = found["findings"].as_array().unwrap();
+    let details = |topic: &str| {
+        all.iter().find(|finding| finding["topic"] == topic).unwrap()["details"].clone()
+    };
+    let memory = details("memory");
+    assert!(memory["total"].as_u64() >= memory["available"].as_u64());
+    // 9 forms; of a model, 4 bits take less than bfloat16, and that less than float32.
+    let models = details("models");
+    let bytes: Vec<u64> =
+        models.as_array().unwrap().iter().map(|m| m["bytes"].as_u64().unwrap()).collect();
+    assert_eq!(bytes.len(), 9);
+    assert!(bytes.chunks(3).all(<[u64]>::is_sorted), "{bytes:?}");
+    // Llamba-8B: 8.03 thousand million values and a bit.
+    assert!((16.0e9..18.5e9).contains(&(bytes[7] as f64)), "{bytes:?}");
+    // For people, the same; it leaves nothing behind.
+    let run = doctor(&home, &[], &[]);
+    assert_eq!(run.code, Some(0));
+    assert!(run.out.lines().all(|line| !line.starts_with("FAIL")), "{}", run.out);
+    assert!(run.out.contains("ok    device    "), "{}", run.out);
+    assert_eq!(names(home.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_broken_is_found_and_how_to_get_it() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    std::fs::write(&file, "temprature = 1\n").unwrap();
+    let file = file.to_str().unwrap();
+    let under = format!("{file}/x");
+    for (variable, value, topic, text, help) in [
+        ("HF_HOME", under.as_str(), "cache", "cannot be written", "HF_HOME"),
+        ("HF_HOME", "/proc/nowhere", "cache", "cannot be written", "HF_HUB_CACHE"),
+        ("MLX_LLAMBA_DATA", under.as_str(), "data", "cannot be written", "MLX_LLAMBA_DATA"),
+        ("MLX_LLAMBA_CONFIG", file, "config", "line 1: temprature", "config --help"),
+        ("MLX_LLAMBA_KERNELS", "fast", "kernels", "\"fast\"", "unset MLX_LLAMBA_KERNELS"),
+        ("MLX_LLAMBA_DEVICE", "tpu", "config", "auto, gpu, cpu", "put it right"),
+        ("HF_TOKEN", "two words", "token", "no token has", "make a new token"),
+    ] {
+        let run = doctor(&home, &[(variable, value)], &["--json"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert_eq!(run.err, "error: 1 problem found\n", "{run:?}");
+        let found = findings(&run);
+        assert_eq!(found["ok"], false);
+        let (state, said, what_to_do) = about(&found, topic);
+        assert_eq!(state, "problem", "{variable}");
+        assert!(said.contains(text) && what_to_do.contains(help), "{said}; {what_to_do}");
+        assert!(!run.out.contains("two words"));
+        let run = doctor(&home, &[(variable, value)], &[]);
+        assert!(run.out.contains("FAIL") && run.out.contains("-> "), "{run:?}");
+    }
+    // What could be better is no failure.
+    for (variable, value, topic, text) in [
+        ("MLX_LLAMBA_KERNELS", "plain", "kernels", "plain MLX operations"),
+        ("MLX_LLAMBA_TEMPRATURE", "1", "variables", "MLX_LLAMBA_TEMPRATURE"),
+    ] {
+        let run = doctor(&home, &[(variable, value)], &["--json"]);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let found = findings(&run);
+        let (state, said, _) = about(&found, topic);
+        assert!(state == "warning" && said.contains(text), "{said}");
+    }
+}
+
+#[test]
+fn the_hub_is_asked_only_on_demand() {
+    let home = tempfile::tempdir().unwrap();
+    let hub = FakeHub::start(&[]);
+    hub.contents().access = Access::Gated("good-token".to_owned());
+    let endpoint = ("HF_ENDPOINT", hub.endpoint.as_str());
+    let good = ("HF_TOKEN", "good-token");
+    let offline = ("HF_HUB_OFFLINE", "1");
+    for (variables, arguments, text) in [
+        (&[endpoint, good][..], &["--json"][..], "--hub asks it"),
+        (&[endpoint, good], &["--json", "--hub", "--offline"], "not asked"),
+        (&[endpoint, good, offline], &["--json", "--hub"], "HF_HUB_OFFLINE"),
+    ] {
+        let run = doctor(&home, variables, arguments);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        assert!(about(&findings(&run), "hub").1.contains(text), "{run:?}");
+        assert!(hub.take_requests(|_| true).is_empty());
+    }
+    let asked = |variables: &[(&str, &str)]| {
+        let run = doctor(&home, variables, &["--json", "--hub"]);
+        assert!(!format!("{run:?}").contains("-token"), "{run:?}");
+        (run.code, findings(&run))
+    };
+    let (code, found) = asked(&[endpoint, good]);
+    assert_eq!((code, about(&found, "hub").0), (Some(0), "good"));
+    assert!(about(&found, "hub").1.contains("somebody"));
+    assert_eq!(about(&found, "token").1, "there is one (not shown)");
+    assert_eq!(hub.take_requests(|_| true).len(), 1);
+    let (code, found) = asked(&[endpoint]);
+    assert_eq!((code, about(&found, "hub").0), (Some(0), "good"));
+    let (code, found) = asked(&[endpoint, ("HF_TOKEN", "other-token")]);
+    assert_eq!((code, about(&found, "hub").0), (Some(1), "problem"));
+    assert!(about(&found, "hub").2.contains("set HF_TOKEN"), "{found}");
+    // A hub that is down.
+    let (code, found) = asked(&[("HF_ENDPOINT", "http://127.0.0.1:1"), good]);
+    let (state, text, help) = about(&found, "hub");
+    assert_eq!((code, state), (Some(1), "problem"));
+    assert!(text.contains("cannot be reached") && help.contains("check the network"), "{found}");
+}
+
+#[test]
+fn settings_are_listed_with_their_origins() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("c.toml");
+    std::fs::write(&file, "\n[serve]\nmax-rows = 3\n").unwrap();
+    let file = file.to_str().unwrap();
+    let variables = [
+        ("MLX_LLAMBA_CONFIG", file),
+        ("MLX_LLAMBA_SEED", "1"),
+        ("MLX_LLAMBA_SERVE_API_KEY", "hush"),
+    ];
+    let run = doctor(&home, &variables, &[]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for line in [
+        format!("serve max-rows: {file}, line 3"),
+        "seed: MLX_LLAMBA_SEED in the environment".to_owned(),
+        "serve api-key: MLX_LLAMBA_SERVE_API_KEY in the environment".to_owned(),
+    ] {
+        assert!(run.out.contains(&line), "{line}: {}", run.out);
+    }
+    assert!(!run.out.contains("hush"), "{}", run.out);
+}
