@@ -95,8 +95,8 @@ fn argument(option: &str, value: &str) -> String {
     }
 }
 
-/// A text without terminal codes, for a person.
-pub(crate) fn plain(text: &str) -> String {
+/// A text of several lines without terminal codes.
+pub(crate) fn printable_text(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }

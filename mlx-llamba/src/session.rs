@@ -17,6 +17,7 @@ use crate::generation::Generation;
 use crate::llamba::Llamba;
 use crate::snapshots::{SnapshotBudget, Snapshots};
 use crate::template::{ChatOptions, Message, Template};
+pub use file::SessionFile;
 pub use info::SessionInfo;
 pub use reply::Reply;
 pub use stats::SessionStats;
@@ -204,14 +205,6 @@ impl<'m> Session<'m> {
         file::save(self, path.as_ref())
     }
 
-    /// The bytes of the file that [`save`](Self::save) writes.
-    ///
-    /// # Errors
-    /// [`Error::Mlx`] if the state cannot be computed.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        file::to_bytes(self)
-    }
-
     /// Reads a file that [`save`](Self::save) wrote. The conversation goes on as if it had never
     /// been interrupted.
     ///
@@ -219,14 +212,6 @@ impl<'m> Session<'m> {
     /// [`Error::State`] if the file is damaged, of another version, model or tokenizer.
     pub fn load(llamba: &'m Llamba, path: impl AsRef<Path>) -> Result<Self> {
         file::load(llamba, path.as_ref())
-    }
-
-    /// Reads bytes that [`to_bytes`](Self::to_bytes) gave; `name` is what errors call them.
-    ///
-    /// # Errors
-    /// As for [`load`](Self::load).
-    pub fn from_bytes(llamba: &'m Llamba, bytes: &[u8], name: &str) -> Result<Self> {
-        file::from_bytes(llamba, bytes, Path::new(name))
     }
 
     /// What is to be read for the next reply, up to its beginning.

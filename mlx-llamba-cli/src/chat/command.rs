@@ -5,7 +5,7 @@ use mlx_llamba::Session;
 
 use super::copies::Copy;
 use super::talk::{Ask, Chat};
-use crate::output::{plain, show};
+use crate::output::{printable_text, show};
 use crate::places;
 
 const HELP: &str = "\
@@ -135,7 +135,8 @@ impl Command {
             }
             Self::History => {
                 for (number, message) in chat.session().messages().enumerate() {
-                    let (role, content) = (plain(&message.role), plain(&message.content));
+                    let (role, content) =
+                        (printable_text(&message.role), printable_text(&message.content));
                     show(&format!("#{number} {role}: {content}\n"))?;
                 }
             }

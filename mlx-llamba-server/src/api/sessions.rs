@@ -7,14 +7,14 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::ChatOptions;
+use mlx_llamba::{ChatOptions, SessionFile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chat::{self, Tool};
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
-use super::{App, Client};
+use super::{App, Client, aside};
 use crate::engine::View;
 use crate::problem::Problem;
 
@@ -156,7 +156,8 @@ pub(crate) async fn export(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let bytes = app.engine.sessions(move |sessions| sessions.export(&id)).await?;
+    let file = app.engine.sessions(move |sessions| sessions.export(&id)).await?;
+    let bytes = aside(move || Ok(file.to_bytes()?)).await?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
@@ -165,7 +166,18 @@ pub(crate) async fn import(
     State(app): State<Arc<App>>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.sessions(move |sessions| sessions.import(&body)).await?;
+    let template = app.engine.template().ok_or_else(Problem::no_template)?.clone();
+    let file = aside(move || {
+        let file = SessionFile::from_bytes(&body, "sent").map_err(|e| Problem::session(&e))?;
+        if file.template() == template.source() {
+            return Ok(file);
+        }
+        // It is a program of whoever sent it.
+        let message = "the session was made with another chat template than this server's";
+        Err(Problem::bad(message).code("bad_session"))
+    })
+    .await?;
+    let view = app.engine.sessions(move |sessions| sessions.import(file)).await?;
     Ok(answer(&app, view))
 }
 

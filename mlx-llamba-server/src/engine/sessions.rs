@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use mlx_llamba::batch::RowRequest;
 use mlx_llamba::{
-    ChatOptions, Error, Generation, Llamba, Message, Session, SnapshotBudget, Template, Turn,
-    TurnDraft,
+    ChatOptions, Error, Generation, Llamba, Message, Session, SessionFile, SnapshotBudget,
+    Template, Turn, TurnDraft,
 };
 
 use super::claim::Claim;
@@ -81,14 +81,13 @@ impl<'m> Sessions<'m> {
         self.keep(session)
     }
 
-    pub(crate) fn import(&mut self, bytes: &[u8]) -> Result<View, Problem> {
-        let session = Session::from_bytes(self.llamba, bytes, "sent")
-            .map_err(|error| Problem::bad(error.to_string()).code("bad_session"))?;
+    pub(crate) fn import(&mut self, file: SessionFile) -> Result<View, Problem> {
+        let session = Session::from_file(self.llamba, file).map_err(|e| Problem::session(&e))?;
         self.keep(session)
     }
 
-    pub(crate) fn export(&mut self, id: &str) -> Result<Vec<u8>, Problem> {
-        Ok(self.idle(id)?.to_bytes()?)
+    pub(crate) fn export(&mut self, id: &str) -> Result<SessionFile, Problem> {
+        Ok(self.idle(id)?.to_file()?)
     }
 
     pub(crate) fn view(&mut self, id: &str) -> Result<View, Problem> {

@@ -170,5 +170,5 @@ fn read(path: &Path, key: &Key, model: &Model) -> Result<State> {
     if of("model") != Some(model.fingerprint()) || of("tokens") != Some(&hash::hex(key)) {
         return Err(bad("it belongs to another model or text".to_owned()));
     }
-    context::state(path, &file, "", model)
+    context::state(model, |name, shape| context::array(path, &file, name, shape))
 }

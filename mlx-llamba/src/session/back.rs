@@ -29,7 +29,7 @@ impl<'m> Session<'m> {
     /// of [`reply`](Self::reply). Then nothing has changed.
     pub fn regenerate<'s>(&'s mut self, options: &Generation) -> Result<Reply<'s, 'm>> {
         let entries = &self.transcript.entries;
-        if !entries.last().is_some_and(|last| last.message.role == "assistant") {
+        if entries.last().is_none_or(|last| last.message.role != "assistant") {
             return Err(refused("there is no reply to write anew"));
         }
         let before = self.clone();
