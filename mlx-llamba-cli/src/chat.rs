@@ -1,25 +1,26 @@
 //! `mlx-llamba chat`
 
 mod command;
+mod copies;
 mod input;
+mod running;
+mod talk;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::{
-    Cancel, ChatOptions, EMBEDDED_MODEL, Event, Generation, Json, Llamba, Reason, Session,
-    SessionInfo, SnapshotBudget, Stats, Template,
+    ChatOptions, EMBEDDED_MODEL, Generation, Json, Llamba, Session, SessionInfo, SnapshotBudget,
+    Template,
 };
 
-use crate::generate::summary;
 use crate::model::ModelArgs;
-use crate::output::show;
-use crate::progress::{Progress, Unit};
 use crate::sampling::SamplingArgs;
 use crate::{interrupt, places};
-use command::Command;
+use copies::{Copies, Copy};
 use input::{Input, Line};
+use running::Running;
+use talk::Chat;
 
 /// Talk to a model, and go back, fork and save at will
 #[derive(clap::Args)]
@@ -81,12 +82,11 @@ impl Args {
             verbose: self.verbose,
             budget: SnapshotBudget { bytes: self.snapshots.saturating_mul(1 << 20) },
             name: self.model.name().to_owned(),
-            branches: vec![session],
-            current: 0,
-            file,
+            copies: Copies::new(Copy { session, file }),
             last: None,
             running,
         };
+        chat.running.begin(input.is_terminal());
         if input.is_terminal() {
             eprintln!("{}: /help lists what can be done, Ctrl-D ends.", chat.name);
             if chat.name == EMBEDDED_MODEL {
@@ -104,7 +104,7 @@ impl Args {
                 }
                 Err(error) => return Err(error),
             }
-            if chat.running.over(input.is_terminal()) {
+            if chat.running.over() {
                 interrupt::note();
                 break;
             }
@@ -170,131 +170,4 @@ fn read_json(path: &Path) -> Result<Json> {
     let name = path.display();
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
     Json::parse(&text).with_context(|| format!("{name} is not valid JSON"))
-}
-
-/// The reply under way, for Ctrl-C to stop.
-#[derive(Clone, Default)]
-struct Running(Arc<Mutex<Signals>>);
-
-#[derive(Default)]
-struct Signals {
-    reply: Option<Cancel>,
-    /// A reply was stopped; the process was told to end.
-    stopped: bool,
-    ended: bool,
-}
-
-impl Running {
-    /// Stops replies at Ctrl-C; without one under way, and at other signals, ends the process.
-    fn listen(&self) -> Result<()> {
-        let running = self.clone();
-        interrupt::on_each(move |end| {
-            let mut signals = running.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match signals.reply.take() {
-                Some(reply) => reply.cancel(),
-                None => std::process::exit(crate::INTERRUPTED.into()),
-            }
-            (signals.stopped, signals.ended) = (true, signals.ended | end);
-        })
-    }
-
-    fn set(&self, reply: Option<Cancel>) {
-        let mut signals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.reply = reply;
-    }
-
-    /// Whether a signal ended the conversation: with a person, Ctrl-C stops only the reply.
-    fn over(&self, person: bool) -> bool {
-        let signals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        signals.ended || (signals.stopped && !person)
-    }
-}
-
-/// The conversation under way.
-struct Chat<'m> {
-    llamba: &'m Llamba,
-    options: Generation,
-    verbose: bool,
-    budget: SnapshotBudget,
-    name: String,
-    branches: Vec<Session<'m>>,
-    current: usize,
-    file: Option<PathBuf>,
-    last: Option<Stats>,
-    running: Running,
-}
-
-impl<'m> Chat<'m> {
-    /// Does what a line says; false ends the conversation.
-    fn take(&mut self, line: &str) -> Result<bool> {
-        match Command::parse(line)? {
-            None => {
-                self.session().push_user(line);
-                let last = self.session().messages().len() - 1;
-                if let Err(error) = self.reply(false) {
-                    // What the template refuses is not part of the conversation.
-                    if self.session().messages().len() == last + 1 {
-                        self.session().rewind(last)?;
-                    }
-                    return Err(error);
-                }
-                Ok(true)
-            }
-            Some(command) => command.run(self),
-        }
-    }
-
-    fn session(&mut self) -> &mut Session<'m> {
-        &mut self.branches[self.current]
-    }
-
-    /// Answers, or answers `anew`, and saves the session if it has a file.
-    fn reply(&mut self, anew: bool) -> Result<()> {
-        let mut options = self.options.clone();
-        options.cancel = Cancel::default();
-        self.running.set(Some(options.cancel.clone()));
-        let result = self.stream(&options, anew);
-        self.running.set(None);
-        result?;
-        self.save()
-    }
-
-    fn stream(&mut self, options: &Generation, anew: bool) -> Result<()> {
-        let session = &mut self.branches[self.current];
-        let reply = if anew { session.regenerate(options)? } else { session.reply(options)? };
-        let reading = Progress::new("reading", Unit::Tokens);
-        for event in reply {
-            let event = event?;
-            if let Event::Prompt { read, total } = event {
-                reading.at(read, total);
-            }
-            show(event.text())?;
-            if let Event::End { reason, stats, .. } = event {
-                show("\n")?;
-                if self.verbose {
-                    eprintln!("{}", summary(&reason, &stats));
-                }
-                if reason == Reason::Cancelled {
-                    eprintln!("(stopped)");
-                }
-                self.last = Some(stats);
-            }
-        }
-        Ok(())
-    }
-
-    fn save(&mut self) -> Result<()> {
-        match self.file.clone() {
-            Some(file) => self.save_to(&file),
-            None => Ok(()),
-        }
-    }
-
-    fn save_to(&mut self, file: &Path) -> Result<()> {
-        if let Some(directory) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory)
-                .with_context(|| format!("cannot create {}", directory.display()))?;
-        }
-        Ok(self.session().save(file)?)
-    }
 }

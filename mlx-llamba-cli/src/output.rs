@@ -94,3 +94,9 @@ fn argument(option: &str, value: &str) -> String {
         _ => format!("--{} {value}", option.replace('_', "-")),
     }
 }
+
+/// A text of several lines without terminal codes.
+pub(crate) fn printable_text(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}

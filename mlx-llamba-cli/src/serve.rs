@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Write prompts and replies to the log
     #[arg(long)]
     log_prompts: bool,
+    /// Keep states of prompts and replies in this directory too, for this server and later ones
+    #[arg(long, value_name = "DIR")]
+    cache_directory: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -66,6 +69,9 @@ struct LimitArgs {
     /// Memory for states of earlier prompts and replies, in MiB; 0 keeps none
     #[arg(long, value_name = "MIB", default_value_t = Limits::default().cache_memory >> 20)]
     cache_memory: usize,
+    /// Room for such states in the directory for them, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = Limits::default().cache_disk >> 20)]
+    cache_disk: u64,
     /// Texts that wait for their turn; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue)]
     max_queue: usize,
@@ -78,9 +84,15 @@ struct LimitArgs {
     /// Texts that a request may ask for: prompts times n
     #[arg(long, value_name = "N", default_value_t = Limits::default().choices)]
     max_choices: usize,
-    /// Sessions kept
+    /// Sessions kept, if the memory for them allows
     #[arg(long, value_name = "N", default_value_t = Limits::default().sessions)]
     max_sessions: usize,
+    /// Memory for the states of sessions, in MiB: 17 states each
+    #[arg(long, value_name = "MIB", default_value_t = Limits::default().session_memory >> 20)]
+    session_memory: usize,
+    /// After so long without a request a session makes room for a new one, in seconds
+    #[arg(long, value_name = "S", default_value_t = Limits::default().session_idle.as_secs_f64(), value_parser = seconds)]
+    session_idle: f64,
     /// Tokens of a prompt read in one piece, while other texts wait for theirs
     #[arg(long, value_name = "N", default_value_t = Limits::default().piece)]
     prefill: usize,
@@ -168,6 +180,7 @@ impl Args {
             api_keys,
             cors: self.cors.clone(),
             log_prompts: self.log_prompts,
+            cache_directory: self.cache_directory.clone(),
             limits: Limits {
                 body: limits.max_body,
                 prompt_tokens: limits.max_prompt_tokens,
@@ -176,9 +189,12 @@ impl Args {
                 rows: limits.max_rows,
                 state_memory: limits.state_memory.saturating_mul(1 << 20),
                 cache_memory: limits.cache_memory.saturating_mul(1 << 20),
+                cache_disk: limits.cache_disk.saturating_mul(1 << 20),
                 queue: limits.max_queue,
                 piece: limits.prefill,
                 sessions: limits.max_sessions,
+                session_memory: limits.session_memory.saturating_mul(1 << 20),
+                session_idle: duration(limits.session_idle),
                 connections: limits.max_connections,
                 head_timeout: duration(limits.head_timeout),
                 body_timeout: duration(limits.body_timeout),

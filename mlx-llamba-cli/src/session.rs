@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use mlx_llamba::SessionInfo;
+use mlx_llamba::{FloatTensor, SessionInfo};
 
-use crate::output::show;
+use crate::output::{printable_text, show};
 use crate::places;
 
 /// Look at and remove saved sessions
@@ -145,7 +145,10 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
     ))?;
     for (number, (message, tokens)) in info.messages.iter().zip(&info.message_tokens).enumerate() {
         let role = message.role.escape_debug();
-        show(&format!("#{number} {role} ({tokens} tokens): {}\n", plain(&message.content)))?;
+        show(&format!(
+            "#{number} {role} ({tokens} tokens): {}\n",
+            printable_text(&message.content)
+        ))?;
     }
     Ok(())
 }
@@ -173,7 +176,7 @@ fn diff(first: &Path, second: &Path) -> Result<()> {
     for (sign, info) in [('-', &one), ('+', &two)] {
         for (number, message) in info.messages.iter().enumerate().skip(messages) {
             let role = message.role.escape_debug();
-            show(&format!("{sign} #{number} {role}: {}\n", plain(&message.content)))?;
+            show(&format!("{sign} #{number} {role}: {}\n", printable_text(&message.content)))?;
         }
     }
     if one.model == two.model {
@@ -184,9 +187,9 @@ fn diff(first: &Path, second: &Path) -> Result<()> {
 }
 
 /// |a - b| / |a|, in Euclid's norm over all layers.
-fn distance(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f64 {
-    let values = |state: &[(String, Vec<f32>)]| -> Vec<f64> {
-        state.iter().flat_map(|(_, values)| values.iter().map(|v| f64::from(*v))).collect()
+fn distance(a: &[FloatTensor], b: &[FloatTensor]) -> f64 {
+    let values = |state: &[FloatTensor]| -> Vec<f64> {
+        state.iter().flat_map(|tensor| tensor.values.iter().map(|v| f64::from(*v))).collect()
     };
     let (a, b) = (values(a), values(b));
     let norm: f64 = a.iter().map(|v| v * v).sum();
@@ -195,18 +198,12 @@ fn distance(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> f64 {
 }
 
 fn source(info: &SessionInfo) -> String {
-    if info.source.is_empty() { "a model".to_owned() } else { plain(&info.source) }
-}
-
-/// A text without terminal codes, for a person.
-fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
+    if info.source.is_empty() { "a model".to_owned() } else { printable_text(&info.source) }
 }
 
 fn one_line(text: &str) -> String {
     const SHOWN: usize = 60;
-    let line: String = plain(text).split_whitespace().collect::<Vec<_>>().join(" ");
+    let line: String = printable_text(text).split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
 
 use mlx_llamba_tests::chat;
@@ -179,52 +179,177 @@ fn ctrl_c_stops_the_reply_and_keeps_the_session() {
     assert!(inspect.contains(text.trim_end()), "{inspect}");
 }
 
-/// With a terminal, from `script`.
+/// A command with a terminal, from `script`.
+struct Terminal {
+    child: Child,
+    input: ChildStdin,
+    seen: Arc<Mutex<Vec<u8>>>,
+    from: usize,
+}
+
+impl Terminal {
+    /// Nothing if there is no `script`.
+    fn open(data: &Path, arguments: &str) -> Option<Self> {
+        let command = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_mlx-llamba"));
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("MLX_LLAMBA_DATA", data);
+        script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut child) = script.spawn() else {
+            eprintln!("not tried: there is no command script");
+            return None;
+        };
+        let input = child.stdin.take().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let copy = seen.clone();
+        std::thread::spawn(move || {
+            let mut piece = [0; 512];
+            while let Ok(length @ 1..) = out.read(&mut piece) {
+                copy.lock().unwrap().extend_from_slice(&piece[..length]);
+            }
+        });
+        Some(Self { child, input, seen, from: 0 })
+    }
+
+    /// Waits for a text after the last one.
+    fn until(&mut self, what: &str) {
+        wait_for(what, || {
+            let text =
+                String::from_utf8_lossy(&self.seen.lock().unwrap()[self.from..]).into_owned();
+            self.from += text.find(what)? + what.len();
+            Some(())
+        });
+    }
+
+    /// Types a line at the next prompt: what is typed too early belongs to nobody.
+    fn say(&mut self, line: &str) {
+        self.until("[K> ");
+        self.press(&format!("{line}\r"));
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.input.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Sends what Ctrl-C sends outside of the line editor.
+    fn interrupt(&self) {
+        let script = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
+        // Only Linux tells.
+        for process in children.unwrap_or_default().split_whitespace() {
+            let kill = std::process::Command::new("kill").args(["-INT", process]).status();
+            assert!(kill.unwrap().success());
+        }
+    }
+
+    /// Ends the input and waits for the end.
+    fn end(mut self) -> Option<i32> {
+        self.until("[K> ");
+        self.press("\x04");
+        self.child.wait().unwrap().code()
+    }
+}
+
 #[test]
 fn a_person_gets_prompts_and_a_history() {
     let data = tempfile::tempdir().unwrap();
-    let command = format!("{} chat -t 0 -n 4", env!("CARGO_BIN_EXE_mlx-llamba"));
-    let mut script = std::process::Command::new("script");
-    script.args(["-qec", &command, "/dev/null"]).env("MLX_LLAMBA_DATA", data.path());
-    script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
-    let Ok(mut child) = script.spawn() else {
-        eprintln!("not tried: there is no command script");
-        return;
-    };
-    let mut input = child.stdin.take().unwrap();
-    let mut out = child.stdout.take().unwrap();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let copy = seen.clone();
-    std::thread::spawn(move || {
-        let mut piece = [0; 512];
-        while let Ok(length @ 1..) = out.read(&mut piece) {
-            copy.lock().unwrap().extend_from_slice(&piece[..length]);
-        }
-    });
-    // What is typed too early belongs to nobody.
-    let mut from = 0;
-    let mut until = |what: &str| {
-        wait_for(what, || {
-            let text = String::from_utf8_lossy(&seen.lock().unwrap()[from..]).into_owned();
-            from += text.find(what)? + what.len();
-            Some(())
-        });
-    };
-    let prompt = "[K> ";
+    let Some(mut terminal) = Terminal::open(data.path(), "chat -t 0 -n 4") else { return };
     for (line, answer) in [
         ("/undo", "error: there is nothing to undo"),
         ("Once upon a time", "\n"),
         ("/stats", "messages: 2"),
     ] {
-        until(prompt);
-        input.write_all(format!("{line}\r").as_bytes()).unwrap();
-        until(answer);
+        terminal.say(line);
+        terminal.until(answer);
     }
-    until(prompt);
-    input.write_all(b"\x04").unwrap();
-    assert!(child.wait().unwrap().success());
+    assert_eq!(terminal.end(), Some(0));
     let history = std::fs::read_to_string(data.path().join("history")).unwrap();
     assert!(history.contains("Once upon a time"), "{history}");
+}
+
+/// Ctrl-C stops the reply and nothing else, and the conversation goes on.
+#[test]
+fn a_person_stops_a_reply_and_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("talk.session").display().to_string();
+    let arguments = format!("chat -n 1000000 --logit-bias 1=-inf --seed 1 -s {file}");
+    let Some(mut terminal) = Terminal::open(data.path(), &arguments) else { return };
+    for line in ["Once upon a time", "Then", "/regen"] {
+        terminal.say(line);
+        terminal.until("\n");
+        for _ in 0..3 {
+            terminal.until(" ");
+        }
+        terminal.press("\x03");
+        terminal.until("(stopped)");
+    }
+    // One that comes too late stops nothing.
+    terminal.until("[K> ");
+    terminal.interrupt();
+    terminal.press("/stats\r");
+    terminal.until("messages: 4");
+    assert_eq!(terminal.end(), Some(0));
+    let inspect = CLI.ok(&["session", "inspect", &file]);
+    assert!(inspect.contains("#2 user") && inspect.contains("#3 assistant"), "{inspect}");
+}
+
+/// What is saved is never written over by another conversation.
+#[test]
+fn copies_are_saved_each_in_its_file() {
+    let data = tempfile::tempdir().unwrap();
+    let talk = |session: &str, lines: &[&str]| {
+        let arguments = ["chat", "-t", "0", "-n", "5", "-s", session];
+        ok(data.path(), &arguments, &(lines.join("\n") + "\n"))
+    };
+    let history = |session: &str| talk(session, &["/history"]);
+    talk("one", &["/system Be kind.", "Lily", "/fork", "A dog", "/switch 1", "A cat"]);
+    let one = history("one");
+    assert!(one.starts_with("#0 system: Be kind.\n#1 user: Lily\n"), "{one}");
+    assert!(one.contains("#3 user: A cat\n") && !one.contains("A dog"), "{one}");
+    // Begun anew, or with another one loaded, it stays as it is.
+    talk("two", &["Tom"]);
+    talk("one", &["/new", "A bird", "/load two", "A fish"]);
+    assert_eq!(history("one"), one);
+    assert!(history("two").contains("#2 user: A fish\n"));
+    let anew = talk("one", &["/new", "A bird", "/save three", "/history"]);
+    assert!(anew.contains("#0 system: Be kind.\n#1 user: A bird\n"), "{anew}");
+    assert_eq!(talk("three", &["/history"]), anew[anew.find("#0").unwrap()..]);
+    // A system message alone is saved too.
+    talk("four", &["/system Be brief."]);
+    assert_eq!(history("four"), "#0 system: Be brief.\n");
+    for (lines, part) in [
+        ("/save two\n", "two.session already"),
+        ("/load one\n/load two\n/load one\n", "is copy 1; /switch 1 goes there"),
+        ("/load one\n/fork\n/save one\n", "is copy 1; /save needs another name"),
+    ] {
+        run(data.path(), &["chat", "-n", "1"], lines).fails(&[part]);
+    }
+    assert_eq!(history("one"), one);
+}
+
+/// What has to be dropped for another reply is there again if there is none.
+#[test]
+fn nothing_is_dropped_for_a_reply_that_fails() {
+    let data = tempfile::tempdir().unwrap();
+    let template = data.path().join("picky.jinja");
+    let picky = "{% for m in messages %}{% if 'no' in m.content %}{{ raise_exception('refused') }}\
+        {% endif %}{{ m.content }}{% endfor %}";
+    std::fs::write(&template, picky).unwrap();
+    let arguments = format!("chat -t 0 -n 3 --chat-template {}", template.display());
+    let Some(mut terminal) = Terminal::open(data.path(), &arguments) else { return };
+    for (line, answer) in [
+        ("Lily", "\n"),
+        ("no", "error: chat template"),
+        ("/edit no", "error: chat template"),
+        ("/history", "#0 user: Lily\r\n#1 assistant:"),
+        ("/stats", "messages: 2"),
+        ("A cat", "\n"),
+        ("/stats", "messages: 4"),
+    ] {
+        terminal.say(line);
+        terminal.until(answer);
+    }
+    assert_eq!(terminal.end(), Some(0));
 }
 
 #[test]

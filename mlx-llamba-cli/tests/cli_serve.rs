@@ -82,4 +82,6 @@ fn says_why_it_cannot_serve() {
     fails(&["--max-rows", "0"], &["at least one"]);
     fails(&["--prefill", "0"], &["prefill"]);
     fails(&["--cors", "a b"], &["cors", "an origin"]);
+    fails(&["--cache-directory", "/dev/null/x"], &["/dev/null/x"]);
+    fails(&["--cache-directory", "/tmp", "--cache-memory", "0"], &["/tmp", "memory for the cache"]);
 }

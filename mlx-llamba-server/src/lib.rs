@@ -54,9 +54,11 @@ pub fn serve(
     listener.set_nonblocking(true).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let metrics = Arc::new(Metrics::default());
-    let engine = Engine::start(load, &options.limits, &metrics)?;
+    let engine = Engine::start(load, &options, &metrics)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        // Templates and tokenizers of long prompts: the model needs processors too.
+        .max_blocking_threads(8)
         .thread_name("http")
         .enable_all()
         .build()

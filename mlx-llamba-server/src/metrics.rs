@@ -89,6 +89,7 @@ pub(crate) struct Metrics {
     pub(crate) rows: Number,
     pub(crate) slots: Number,
     pub(crate) cache_bytes: Number,
+    pub(crate) cache_disk_bytes: Number,
     pub(crate) sessions: Number,
     pub(crate) connections: Number,
     /// Rows that a decoding step served.
@@ -115,6 +116,7 @@ impl Default for Metrics {
             rows: Number::default(),
             slots: Number::default(),
             cache_bytes: Number::default(),
+            cache_disk_bytes: Number::default(),
             sessions: Number::default(),
             connections: Number::default(),
             batch: Histogram::new(&ROWS),
@@ -161,6 +163,7 @@ impl Metrics {
             ("rows", "Continuations that are computed.", &self.rows),
             ("slots", "Continuations that can be computed at once.", &self.slots),
             ("cache_bytes", "Bytes of states kept for later requests.", &self.cache_bytes),
+            ("cache_disk_bytes", "Bytes of such states on the disk.", &self.cache_disk_bytes),
             ("sessions", "Sessions kept.", &self.sessions),
             ("connections", "Open connections.", &self.connections),
         ];

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use crate::api::App;
-use crate::api::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use crate::api::chat::{ChatChunk, ChatCompletion, ChatRequest, takes_tools};
 use crate::api::completions::{Completion, CompletionRequest};
 use crate::api::models::{Health, Model, ModelList};
 use crate::api::sessions::{Deleted, RewindRequest, SessionAnswer, SessionRequest};
@@ -214,6 +214,13 @@ fn bounds(app: &App, definitions: &mut Map<String, Value>) {
             }
             _ => {}
         });
+    }
+    if !app.engine.template().is_some_and(takes_tools) {
+        for request in ["ChatRequest", "SessionRequest"] {
+            if let Some(schema) = definitions.get_mut(request) {
+                schema["properties"]["tools"] = json!({ "enum": [[], null] });
+            }
+        }
     }
     if let Some(request) = definitions.get_mut("SessionRequest") {
         request["properties"]["model"] = json!({ "type": "string", "const": app.options.model });

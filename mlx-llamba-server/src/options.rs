@@ -1,6 +1,7 @@
 //! How to serve.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,9 @@ pub struct Options {
     pub cors: Vec<String>,
     /// Write prompts and replies to the log.
     pub log_prompts: bool,
+    /// Where states of prompts and replies are kept that have no room in memory, and all of them
+    /// at the end, to be found again by the next server.
+    pub cache_directory: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -39,12 +43,19 @@ pub struct Limits {
     pub state_memory: usize,
     /// Bytes for states kept of prompts and replies, for requests that begin with them. 0: none.
     pub cache_memory: usize,
+    /// Bytes of such states in the directory for them, if there is one.
+    pub cache_disk: u64,
     /// Continuations that wait for their turn; more are refused.
     pub queue: usize,
     /// Tokens of a prompt read in one piece: what others wait for.
     pub piece: usize,
-    /// Sessions kept.
+    /// Sessions kept, if the memory for them allows.
     pub sessions: usize,
+    /// Bytes for the states of sessions: each needs room for that of its end and for 16 to go back
+    /// to.
+    pub session_memory: usize,
+    /// A session that nobody has asked for so long makes room for another one.
+    pub session_idle: Duration,
     /// Open connections.
     pub connections: usize,
     /// For a request's head to arrive.
@@ -84,6 +95,11 @@ impl Options {
         if let Some((option, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
             return bad(option, "0", "at least one");
         }
+        if let Some(directory) = self.cache_directory.as_ref().filter(|_| limits.cache_memory == 0)
+        {
+            let expected = "memory for the cache too: what is in use has to be in memory";
+            return bad("cache directory", &directory.to_string_lossy(), expected);
+        }
         if !(1..=1 << 20).contains(&limits.piece) {
             return bad("prefill", &limits.piece.to_string(), "1 to 1048576 tokens");
         }
@@ -102,6 +118,7 @@ impl Default for Options {
             api_keys: Vec::new(),
             cors: Vec::new(),
             log_prompts: false,
+            cache_directory: None,
             limits: Limits::default(),
         }
     }
@@ -118,9 +135,12 @@ impl Default for Limits {
             rows: 64,
             state_memory: 2 << 30,
             cache_memory: 1 << 30,
+            cache_disk: 8 << 30,
             queue: 512,
             piece: 256,
             sessions: 256,
+            session_memory: 4 << 30,
+            session_idle: seconds(3600),
             connections: 1024,
             head_timeout: seconds(10),
             body_timeout: seconds(30),

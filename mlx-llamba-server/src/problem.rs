@@ -87,6 +87,11 @@ impl Problem {
         Self::bad(message).code("no_chat_template")
     }
 
+    /// 400: a file is no session, or none of this model.
+    pub(crate) fn session(error: &Error) -> Self {
+        Self::bad(error.to_string()).code("bad_session")
+    }
+
     /// 401
     pub(crate) fn unauthorized() -> Self {
         let message = "a valid API key is needed: Authorization: Bearer KEY";

@@ -226,6 +226,17 @@ fn what_cannot_be_done_is_refused_by_name() {
     raw("{\"model\": ").is_error(400, None, "not valid JSON");
     raw("[]").is_error(400, None, "not a JSON object");
     raw(&"[".repeat(100_000)).is_error(400, None, "recursion");
+    raw(r#"{"model":"stories","prompt":"a","prompt":"b"}"#).is_error(
+        400,
+        None,
+        "\"prompt\" is given twice",
+    );
+    raw(r#"{"model":"stories","prompt":"a","temperature":1e39}"#).is_error(
+        400,
+        Some("temperature"),
+        "between 0 and 2",
+    );
+    raw(r#"{"model":"stories","prompt":"a","temperature":1e400}"#).is_error(400, None, "not valid");
     raw("{\"model\": \"\\ud800\"}").is_error(400, None, "not valid JSON");
     let plain = common::post("/v1/completions", "{}").replace("application/json", "text/plain");
     server.send(&plain).is_error(415, None, "application/json");
@@ -233,4 +244,47 @@ fn what_cannot_be_done_is_refused_by_name() {
     // After all that, the server is well.
     assert_eq!(server.get("/health").ok()["status"], "ok");
     complete(&server, &json!({ "prompt": "Lily" }));
+}
+
+/// Tools are handed to the template in the order in which they were written; one that has no
+/// place for them says so.
+#[test]
+fn tools_are_in_the_template() {
+    let template = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}\
+        {% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}\n\
+        {% endfor %}";
+    let server = Server::with_template(template, |_| {});
+    // Written out, as a map would forget the order.
+    let body = r#"{
+        "model": "stories", "max_tokens": 5, "temperature": 0,
+        "tools": [{ "type": "function", "function": { "name": "look", "parameters": { "b": 1, "a": 2.0 } } }],
+        "messages": [
+            { "role": "user", "content": "Hi" },
+            { "role": "assistant", "tool_calls": [{ "type": "function", "id": "1" }] },
+            { "role": "tool", "content": "42", "tool_call_id": "1" }
+        ]
+    }"#;
+    let text = "{\"type\": \"function\", \"function\": {\"name\": \"look\", \
+        \"parameters\": {\"b\": 1, \"a\": 2.0}}}\nuser: Hi\n\
+        assistant: [{\"type\": \"function\", \"id\": \"1\"}]\ntool: 42\n";
+    let llamba = llamba();
+    let ids = llamba.tokenizer().unwrap().encode(text, false).unwrap();
+    let expected = llamba.generate(&ids, &Generation::greedy().max_tokens(5)).unwrap();
+    let found = server.send(&common::post("/v1/chat/completions", body)).ok();
+    assert_eq!(found["usage"]["prompt_tokens"], ids.len());
+    assert_eq!(found["choices"][0]["message"]["content"], expected.text);
+    // A session has them from its beginning.
+    let begin = r#"{"model":"stories","tools":[{"type":"function","function":{"name":"look","parameters":{"b":1,"a":2.0}}}]}"#;
+    let id = server.send(&common::post("/v1/sessions", begin)).ok()["id"].clone();
+    let path = format!("/v1/sessions/{}/chat/completions", id.as_str().unwrap());
+    let tools = body.lines().filter(|line| !line.contains("\"tools\"")).collect::<String>();
+    let found = server.send(&common::post(&path, &tools)).ok();
+    assert_eq!(found["usage"]["prompt_tokens"], ids.len());
+    assert_eq!(found["choices"][0]["message"]["content"], expected.text);
+
+    let plain = Server::start(|_| {});
+    for (path, body) in [("/v1/chat/completions", body), ("/v1/sessions", begin)] {
+        let refused = plain.send(&common::post(path, body));
+        refused.is_error(400, Some("tools"), "no place for them");
+    }
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::time::Duration;
 
 use common::{Answer, MODEL, Server, endless};
 use serde_json::{Value, json};
@@ -199,4 +200,141 @@ fn known_beginnings_are_not_read_again() {
     assert_eq!(third["choices"][0]["text"], expected["choices"][0]["text"]);
     assert!(server.metric("mlx_llamba_cache_bytes") > 0.0);
     assert_eq!(plain.metric("mlx_llamba_cache_bytes"), 0.0);
+}
+
+fn create(server: &Server) -> String {
+    let id = server.post("/v1/sessions", &json!({ "model": MODEL })).ok()["id"].clone();
+    format!("/v1/sessions/{}", id.as_str().unwrap())
+}
+
+/// Templates and tokenizers of long messages work beside the model.
+#[test]
+fn a_long_message_keeps_nobody_waiting() {
+    let server = Server::start(|options| options.limits.prompt_tokens = 1000);
+    let chat = format!("{}/chat/completions", create(&server));
+    let long = say(&"a cat and a dog ".repeat(30_000));
+    std::thread::scope(|scope| {
+        let refused = scope.spawn(|| server.post(&chat, &long));
+        // Until its messages are tokens, the session is taken, and others get their answers.
+        let nothing = json!({ "model": MODEL, "messages": [] });
+        while server.post(&chat, &nothing).status != 409 {
+            assert!(!refused.is_finished());
+        }
+        for _ in 0..5 {
+            server.post("/v1/chat/completions", &say("Lily")).ok();
+        }
+        assert!(!refused.is_finished());
+        let refused = refused.join().unwrap();
+        refused.is_error(400, Some("messages"), "more than 1000");
+    });
+    // It is free again, and as it was.
+    let first = server.post(&chat, &say("Once upon a time")).ok();
+    assert_eq!(first["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+}
+
+/// However its request ends, a session is free afterwards.
+#[test]
+fn a_turn_whose_client_goes_away_gives_the_session_back() {
+    let server = Server::start(|options| {
+        options.limits.rows = 1;
+        options.limits.queue = 1;
+    });
+    let chat = format!("{}/chat/completions", create(&server));
+    let other = format!("{}/chat/completions", create(&server));
+    let mut first = endless("Lily", 4000);
+    first["stream"] = true.into();
+    let mut running = server.stream("/v1/completions", &first);
+    running.next().unwrap();
+    let waiting = server.stream(&chat, &say("Once"));
+    server.wait_for("mlx_llamba_waiting", 1.0);
+    server.post(&chat, &say("Wait")).is_error(409, None, "being generated");
+    // There is no room in the queue for another one.
+    for _ in 0..2 {
+        server.post(&other, &say("Once")).is_error(429, None, "1 of at most 1");
+    }
+    drop(waiting);
+    server.wait_for("mlx_llamba_waiting", 0.0);
+    drop(running);
+    server.wait_for("mlx_llamba_rows", 0.0);
+    for path in [chat, other] {
+        server.post(&path, &say("Once upon a time")).ok();
+    }
+}
+
+#[test]
+fn sessions_have_room_and_make_room() {
+    let server = Server::start(|options| options.limits.session_memory = 16 << 20);
+    let one = server.get(&create(&server)).ok()["bytes"].as_u64().unwrap();
+    let most = (16 << 20) / (17 * one);
+    for _ in 1..most {
+        create(&server);
+    }
+    let full = server.post("/v1/sessions", &json!({ "model": MODEL }));
+    full.is_error(429, None, &format!("there are {most} sessions"));
+    let after: u64 = full.head.split("retry-after: ").nth(1).unwrap()[..4].trim().parse().unwrap();
+    assert!((3000..=3601).contains(&after), "{full:?}");
+
+    // Those that nobody asks for make room, the oldest first.
+    let server = Server::start(|options| {
+        options.limits.sessions = 2;
+        options.limits.session_idle = Duration::ZERO;
+    });
+    let (first, second) = (create(&server), create(&server));
+    server.get(&first).ok();
+    let third = create(&server);
+    server.get(&second).is_error(404, Some("id"), "no session");
+    // One that is being asked stays.
+    let mut long = say("Once upon a time");
+    long["max_tokens"] = 4000.into();
+    long["logit_bias"] = json!({ "0": -100, "1": -100 });
+    long["stream"] = true.into();
+    let mut events = server.stream(&format!("{first}/chat/completions"), &long);
+    events.next().unwrap();
+    server.get(&third).ok();
+    let fourth = create(&server);
+    server.get(&third).is_error(404, Some("id"), "no session");
+    for path in [first, fourth] {
+        server.get(&path).ok();
+    }
+}
+
+#[test]
+fn a_directory_keeps_beginnings_for_the_next_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("states");
+    let start = |memory| {
+        Server::start(|options| {
+            options.cache_directory = Some(place.clone());
+            options.limits.cache_memory = memory;
+        })
+    };
+    let cached =
+        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
+    let mut server = start(1 << 30);
+    let first = server.post("/v1/chat/completions", &say("Once upon a time there was a girl")).ok();
+    let mut next = say("");
+    next["messages"] = json!([
+        { "role": "user", "content": "Once upon a time there was a girl" },
+        { "role": "assistant", "content": text(&first) },
+        { "role": "user", "content": "Then a dog" },
+    ]);
+    let expected = server.post("/v1/chat/completions", &next).ok();
+    server.stop();
+    server.ended();
+    let server = start(1 << 30);
+    assert!(server.metric("mlx_llamba_cache_disk_bytes") > 0.0);
+    let again = server.post("/v1/chat/completions", &next).ok();
+    assert_eq!((text(&again), cached(&again)), (text(&expected), cached(&expected)));
+    assert!(cached(&again).unwrap() > 16);
+    drop(server);
+
+    // Room for one state in memory, and none on the disk: nobody notices.
+    let one = 500 << 10;
+    let server = start(one);
+    std::fs::remove_dir_all(&place).unwrap();
+    for word in ["red", "green", "blue", "red"] {
+        let long = say(&format!("{word} {}", "and a cat and a dog ".repeat(5)));
+        server.post("/v1/chat/completions", &long).ok();
+    }
+    assert!(server.metric("mlx_llamba_cache_bytes") <= one as f64);
 }

@@ -1,6 +1,6 @@
 //! A place in a text, to go on from: now, from a copy, or from a file another day.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use mlx_llamba_kernels::MixerState;
@@ -162,7 +162,7 @@ impl Context {
         }
 
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-        let state = state(path, &file, "", model)?;
+        let state = state(model, |name, shape| array(path, &file, name, shape))?;
         if file.len() != 2 * config.n_layer {
             return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
         }
@@ -195,36 +195,62 @@ fn parse<T: DeserializeOwned>(path: &Path, key: &str, text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|e| bad(path, format!("damaged: metadata {key}: {e}")))
 }
 
-/// The state whose tensors' names begin with `prefix`.
+/// The state whose tensors, by their names and shapes, `tensor` gives as (1, ..shape) float32.
 pub(crate) fn state(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    prefix: &str,
     model: &Model,
+    tensor: impl Fn(&str, &[usize]) -> Result<Array>,
 ) -> Result<State> {
     let dims = model.config().dims();
     let ssm_shape = [dims.h, dims.p, dims.n];
     let conv_shape = [dims.k - 1, dims.conv_dim()];
     let layer = |i: usize| -> Result<MixerState> {
-        let ssm = array(path, file, &format!("{prefix}layers.{i}.ssm_state"), &ssm_shape)?;
-        let conv = array(path, file, &format!("{prefix}layers.{i}.conv_state"), &conv_shape)?;
+        let ssm = tensor(&format!("layers.{i}.ssm_state"), &ssm_shape)?;
+        let conv = tensor(&format!("layers.{i}.conv_state"), &conv_shape)?;
         Ok(MixerState { conv: conv.as_dtype(model.dtype())?, ssm })
     };
     Ok(State::from_layers((0..model.config().n_layer).map(layer).collect::<Result<_>>()?))
 }
 
-/// The tensor `name` as (1, ..shape) float32.
-fn array(path: &Path, file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Array> {
-    let view = file.tensor(name).map_err(|_| bad(path, format!("{name} is missing")))?;
+/// The tensor `name` of a file as (1, ..shape) float32.
+pub(crate) fn array(
+    path: &Path,
+    file: &SafeTensors<'_>,
+    name: &str,
+    shape: &[usize],
+) -> Result<Array> {
+    let view = file.tensor(name).map_err(|_| missing(path, name))?;
     if view.dtype() != safetensors::Dtype::F32 || view.shape() != shape {
         let found = format!("{:?} {:?}", view.dtype(), view.shape());
         return Err(bad(path, format!("{name} is {found}, expected F32 {shape:?}")));
     }
-    let values: Vec<f32> =
-        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let (words, _) = view.data().as_chunks::<4>();
+    let values: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+    single(&values, shape)
+}
+
+/// A tensor of a file that was read already.
+pub(crate) fn read_array(
+    path: &Path,
+    tensors: &BTreeMap<String, FloatTensor>,
+    name: &str,
+    shape: &[usize],
+) -> Result<Array> {
+    let tensor = tensors.get(name).ok_or_else(|| missing(path, name))?;
+    if tensor.shape != shape {
+        return Err(bad(path, format!("{name} is {:?}, expected {shape:?}", tensor.shape)));
+    }
+    single(&tensor.values, shape)
+}
+
+fn missing(path: &Path, name: &str) -> Error {
+    bad(path, format!("{name} is missing"))
+}
+
+/// Values as (1, ..shape).
+fn single(values: &[f32], shape: &[usize]) -> Result<Array> {
     let shape: Vec<i32> = [1].into_iter().chain(shape.iter().map(|&s| s as i32)).collect();
     if values.is_empty() {
         return Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?);
     }
-    Ok(Array::from_slice(&values, &shape))
+    Ok(Array::from_slice(values, &shape))
 }

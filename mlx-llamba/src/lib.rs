@@ -131,7 +131,9 @@ pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use runtime::{Blas, Runtime};
 pub use sample::{Logprobs, Sampler, Sampling};
-pub use session::{Reply, Session, SessionInfo, SessionStats, Turn};
+pub use session::{
+    Reply, Session, SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan,
+};
 pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use stop::StopMatcher;

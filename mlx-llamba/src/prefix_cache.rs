@@ -122,7 +122,8 @@ impl PrefixCache {
         // A state can be a view of larger arrays, which a copy of it alone does not keep alive.
         let state = state.row(0)?;
         state.eval()?;
-        self.keep(key, tokens.len(), state, false)
+        self.keep(key, tokens.len(), state, false);
+        Ok(())
     }
 
     /// The longest known beginning of `tokens` that leaves at least one of them to be read: that
@@ -204,35 +205,35 @@ impl PrefixCache {
                 None => None,
             };
             if let Some(state) = loaded {
-                self.keep(key, length, state.clone(), true)?;
+                self.keep(key, length, state.clone(), true);
                 return Ok(Some(PrefixHit { length, state }));
             }
         }
         Ok(None)
     }
 
-    fn keep(&mut self, key: Key, length: usize, state: State, stored: bool) -> Result<()> {
+    fn keep(&mut self, key: Key, length: usize, state: State, stored: bool) {
         let bytes = state.nbytes();
         if bytes > self.budget {
-            return Ok(());
+            return;
         }
         while self.bytes + bytes > self.budget {
-            self.evict()?;
+            self.evict();
         }
         self.bytes += bytes;
         *self.lengths.entry(length).or_default() += 1;
         let entry = Entry { length, state, used: self.clock, stored };
         self.entries.insert(key, entry);
-        Ok(())
     }
 
-    /// Lets the least recently used state go.
-    fn evict(&mut self) -> Result<()> {
+    /// Lets the least recently used state go. That a disk is full is no reason to fail whoever asks
+    /// for another one: then it is forgotten.
+    fn evict(&mut self) {
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used);
         let Some(entry) =
             oldest.map(|(key, _)| *key).and_then(|key| self.entries.remove_entry(&key))
         else {
-            return Ok(());
+            return;
         };
         let (key, entry) = entry;
         self.bytes -= entry.state.nbytes();
@@ -243,9 +244,10 @@ impl PrefixCache {
                 self.lengths.remove(&entry.length);
             }
         }
-        match &mut self.disk {
-            Some(disk) if !entry.stored => disk.store(&key, entry.length, &entry.state, entry.used),
-            _ => Ok(()),
+        if let Some(disk) = self.disk.as_mut().filter(|_| !entry.stored)
+            && let Err(error) = disk.store(&key, entry.length, &entry.state, entry.used)
+        {
+            log::warn!("a state is forgotten: {error}");
         }
     }
 }

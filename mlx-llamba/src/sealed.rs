@@ -25,11 +25,12 @@ pub(crate) type Metadata = BTreeMap<String, String>;
 
 impl Kind {
     /// The bytes of a file; the error says what cannot be written.
-    pub(crate) fn seal(
+    pub(crate) fn seal<'t>(
         &self,
         mut metadata: Metadata,
-        tensors: &[FloatTensor],
+        tensors: impl IntoIterator<Item = &'t FloatTensor>,
     ) -> Result<Vec<u8>, String> {
+        let tensors: Vec<&FloatTensor> = tensors.into_iter().collect();
         metadata.insert("format".to_owned(), self.format.to_owned());
         metadata.insert("version".to_owned(), self.version.to_owned());
         let bytes: Vec<Vec<u8>> = tensors

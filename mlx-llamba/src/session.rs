@@ -1,14 +1,15 @@
 //! A conversation that never reads old text again.
 
+mod back;
 mod file;
 mod info;
 mod reply;
+mod stats;
 mod transcript;
 mod turn;
+mod work;
 
 use std::path::Path;
-
-use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -16,10 +17,13 @@ use crate::generation::Generation;
 use crate::llamba::Llamba;
 use crate::snapshots::{SnapshotBudget, Snapshots};
 use crate::template::{ChatOptions, Message, Template};
+pub use file::SessionFile;
 pub use info::SessionInfo;
 pub use reply::Reply;
-use transcript::{Entry, Part, Piece, Transcript};
-pub use turn::Turn;
+pub use stats::SessionStats;
+use transcript::{Entry, Transcript};
+pub use turn::{Turn, TurnDraft, TurnPlan};
+use work::Work;
 
 impl Llamba {
     /// Starts a conversation with the tokenizer's own chat template.
@@ -72,27 +76,6 @@ pub struct Session<'m> {
     snapshots: Snapshots,
     tokens_read: u64,
     source: String,
-}
-
-/// Counts and sizes of a session.
-#[non_exhaustive]
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SessionStats {
-    /// Messages, those not yet read included.
-    pub messages: usize,
-    /// Tokens of the conversation, read and sampled.
-    pub tokens: usize,
-    /// Tokens that the model has read for this session since it was made or loaded; more than
-    /// the conversation has only where text was edited or regenerated.
-    pub tokens_read: u64,
-    /// After how many tokens there are snapshots.
-    pub snapshots: Vec<usize>,
-    /// Bytes of the snapshots.
-    pub snapshot_bytes: usize,
-    /// Bytes that the snapshots may take.
-    pub snapshot_budget: usize,
-    /// Bytes of the state.
-    pub state_bytes: usize,
 }
 
 impl<'m> Session<'m> {
@@ -173,20 +156,6 @@ impl<'m> Session<'m> {
         self.snapshots.set_budget(budget);
     }
 
-    /// Counts and sizes.
-    #[must_use]
-    pub fn stats(&self) -> SessionStats {
-        SessionStats {
-            messages: self.transcript.entries.len(),
-            tokens: self.transcript.tokens_before(self.transcript.entries.len()),
-            tokens_read: self.tokens_read,
-            snapshots: self.snapshots.places().collect(),
-            snapshot_bytes: self.snapshots.bytes(),
-            snapshot_budget: self.snapshots.budget().bytes,
-            state_bytes: self.context.state.nbytes(),
-        }
-    }
-
     /// An independent copy: it shares what there is and goes its own way.
     #[must_use]
     pub fn fork(&self) -> Self {
@@ -205,7 +174,8 @@ impl<'m> Session<'m> {
     /// [`Error::Template`] if the template refuses the messages, [`Error::EmptyPrompt`] if there
     /// is nothing to answer, [`Error::Option`] for an impossible option.
     pub fn reply<'s>(&'s mut self, options: &Generation) -> Result<Reply<'s, 'm>> {
-        Reply::new(self, options)
+        let work = self.next_reply(options)?;
+        Ok(Reply::new(self, work, options))
     }
 
     /// Reads the new messages now, without answering: gives the number of tokens read. Of
@@ -215,11 +185,7 @@ impl<'m> Session<'m> {
     /// [`Error::Template`], if it refuses messages without an answer for instance.
     pub fn read(&mut self, options: &Generation) -> Result<usize> {
         let before = self.tokens_read;
-        let mut pieces = self.backlog();
-        if self.transcript.read() < self.transcript.entries.len() {
-            pieces.extend(gather(self.transcript.plan(false)?));
-        }
-        for work in pieces {
+        for work in self.transcript.unread(self.covered)? {
             if options.cancel.is_cancelled() {
                 break;
             }
@@ -227,93 +193,6 @@ impl<'m> Session<'m> {
             self.finish_piece(stream, &work)?;
         }
         Ok((self.tokens_read - before) as usize)
-    }
-
-    /// Drops the last message of the user and all that follows it. Gives the number of messages
-    /// dropped.
-    ///
-    /// # Errors
-    /// [`Error::Session`] if the user has said nothing.
-    pub fn undo(&mut self) -> Result<usize> {
-        let entries = &self.transcript.entries;
-        let Some(last) = entries.iter().rposition(|entry| entry.message.role == "user") else {
-            return Err(refused("there is nothing to undo"));
-        };
-        let dropped = entries.len() - last;
-        self.rewind(last)?;
-        Ok(dropped)
-    }
-
-    /// Drops the last message if it is the assistant's and answers anew. Without a seed, the
-    /// random numbers are others.
-    ///
-    /// # Errors
-    /// [`Error::Session`] if the last message is not the assistant's; those of
-    /// [`reply`](Self::reply).
-    pub fn regenerate<'s>(&'s mut self, options: &Generation) -> Result<Reply<'s, 'm>> {
-        let entries = &self.transcript.entries;
-        match entries.last() {
-            Some(last) if last.message.role == "assistant" => self.rewind(entries.len() - 1)?,
-            _ => return Err(refused("there is no reply to write anew")),
-        }
-        self.context.rng = None;
-        self.reply(options)
-    }
-
-    /// Drops message `index` and all that follow it.
-    ///
-    /// # Errors
-    /// [`Error::Session`] if there is no such message.
-    pub fn rewind(&mut self, index: usize) -> Result<()> {
-        self.check(index)?;
-        let start = self.transcript.start_of(index);
-        // Messages whose tokens are together with a dropped one's have to be read again.
-        let kept: Vec<Entry> = self.transcript.entries[start..index]
-            .iter()
-            .map(|entry| Entry::new(entry.message.clone()))
-            .collect();
-        self.transcript.truncate(start);
-        self.go_back(self.transcript.tokens_before(start));
-        self.transcript.entries.extend(kept);
-        Ok(())
-    }
-
-    /// Changes the text of a message and keeps all others. If it was read, the state goes back to
-    /// the nearest snapshot before it; with the next reply, what follows from there is read
-    /// again, the other messages with the tokens they have.
-    ///
-    /// # Errors
-    /// [`Error::Session`] if there is no such message or the template gives it no tokens of its
-    /// own; [`Error::Template`] if the template refuses the new text. Then nothing has changed.
-    pub fn edit(&mut self, index: usize, text: impl Into<String>) -> Result<()> {
-        self.check(index)?;
-        let mut changed = self.transcript.clone();
-        let last = index + 1 == changed.entries.len();
-        let entry = &mut changed.entries[index];
-        entry.message.content = text.into();
-        if !entry.read {
-            self.transcript = changed;
-            return Ok(());
-        }
-        if entry.sampled && entry.closing.is_none() && !last {
-            return Err(refused("this message's tokens cannot be told from the next one's"));
-        }
-        let start = changed.start_of(index);
-        let joined = |i: &usize| changed.entries.get(*i).is_some_and(|entry| entry.joined);
-        let end = (index + 1..).find(|i| !joined(i)).unwrap_or(index + 1);
-        for entry in &mut changed.entries[start..end] {
-            entry.ids.clear();
-        }
-        for piece in changed.plan_part(start, end, false)? {
-            // The end of the message before is known, unless the model has yet to read it.
-            match piece.part {
-                Part::End(before) if changed.entries[before].closing.is_some() => {}
-                _ => changed.commit(&piece),
-            }
-        }
-        self.transcript = changed;
-        self.go_back(self.transcript.tokens_before(start));
-        Ok(())
     }
 
     /// Writes the session to one file, which appears whole or not at all: messages, tokens,
@@ -326,14 +205,6 @@ impl<'m> Session<'m> {
         file::save(self, path.as_ref())
     }
 
-    /// The bytes of the file that [`save`](Self::save) writes.
-    ///
-    /// # Errors
-    /// [`Error::Mlx`] if the state cannot be computed.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        file::to_bytes(self)
-    }
-
     /// Reads a file that [`save`](Self::save) wrote. The conversation goes on as if it had never
     /// been interrupted.
     ///
@@ -343,27 +214,10 @@ impl<'m> Session<'m> {
         file::load(llamba, path.as_ref())
     }
 
-    /// Reads bytes that [`to_bytes`](Self::to_bytes) gave; `name` is what errors call them.
-    ///
-    /// # Errors
-    /// As for [`load`](Self::load).
-    pub fn from_bytes(llamba: &'m Llamba, bytes: &[u8], name: &str) -> Result<Self> {
-        file::from_bytes(llamba, bytes, Path::new(name))
-    }
-
     /// What is to be read for the next reply, up to its beginning.
     fn next_reply(&self, options: &Generation) -> Result<Vec<Work>> {
         options.validate(self.llamba.model().config().vocab_size)?;
-        let entries = &self.transcript.entries;
-        if entries.is_empty() {
-            return Err(refused("there is no message to answer"));
-        }
-        if entries.last().is_some_and(|entry| entry.sampled && entry.closing.is_none()) {
-            return Err(refused("the last message is the assistant's own: push another one first"));
-        }
-        let mut work = self.backlog();
-        work.extend(gather(self.transcript.plan(true)?));
-        Ok(work)
+        self.transcript.next_reply(self.covered)
     }
 
     /// Adds a reply with its tokens, after which `context` stands.
@@ -377,41 +231,6 @@ impl<'m> Session<'m> {
         self.transcript.entries.push(entry);
         self.snapshots.insert(self.covered, &self.context)?;
         Ok(message)
-    }
-
-    fn check(&self, index: usize) -> Result<()> {
-        let count = self.transcript.entries.len();
-        if index < count {
-            return Ok(());
-        }
-        Err(refused(&format!("there is no message {index}: there are {count}, counted from 0")))
-    }
-
-    /// Returns to the nearest place at or before the first `tokens` tokens.
-    fn go_back(&mut self, tokens: usize) {
-        self.snapshots.truncate(tokens);
-        if self.covered <= tokens {
-            return;
-        }
-        let (covered, context) = match self.snapshots.before(tokens) {
-            Some((covered, context)) => (covered, context.clone()),
-            None => (0, self.start.clone()),
-        };
-        (self.covered, self.context) = (covered, context);
-    }
-
-    /// Tokens of read messages that the state does not stand behind, message by message.
-    fn backlog(&self) -> Vec<Work> {
-        let (mut work, mut place) = (Vec::new(), 0);
-        for entry in &self.transcript.entries {
-            let end = place + entry.ids.len();
-            if end > self.covered {
-                let from = self.covered.max(place) - place;
-                work.push(Work { ids: entry.ids[from..].to_vec(), new: Vec::new() });
-            }
-            place = end;
-        }
-        work
     }
 
     /// A stream that reads `ids` and generates nothing.
@@ -446,27 +265,6 @@ impl<'m> Session<'m> {
         self.covered += tokens;
         Ok(())
     }
-}
-
-/// Tokens to read in one go: those of a known message, or of new pieces.
-#[derive(Debug, Clone, Default)]
-struct Work {
-    ids: Vec<u32>,
-    new: Vec<Piece>,
-}
-
-/// New pieces as they are read: the end of a reply with what follows it.
-fn gather(pieces: Vec<Piece>) -> Vec<Work> {
-    let (mut all, mut next) = (Vec::new(), Work::default());
-    for piece in pieces {
-        next.ids.extend(&piece.ids);
-        let goes_on = matches!(piece.part, Part::End(_));
-        next.new.push(piece);
-        if !goes_on {
-            all.push(std::mem::take(&mut next));
-        }
-    }
-    all
 }
 
 fn refused(reason: &str) -> Error {

@@ -8,10 +8,11 @@ mod environment;
 mod guard;
 mod json;
 mod rendered;
+mod scan;
 mod source;
-mod sums;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -148,6 +148,33 @@ fn a_directory_keeps_them_and_damage_is_a_miss() {
     assert!(small.find(model, &query(8)).unwrap().is_some());
 }
 
+/// A disk that takes nothing is no reason to fail: the states are forgotten.
+#[test]
+fn a_disk_that_is_full_harms_nobody() {
+    let llamba = chat::load(1);
+    let model = llamba.model();
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("cache");
+    let text = |i: u32| vec![i, 1, 2, 3];
+    let query = |i: u32| [text(i), vec![9]].concat();
+    let size = read(&llamba, &text(0)).nbytes();
+    let mut cache = PrefixCache::new(model, 2 * size).with_directory(&place, 1 << 20).unwrap();
+    for i in 0..3 {
+        cache.insert(&text(i), &read(&llamba, &text(i))).unwrap();
+    }
+    assert_eq!(cache.stats().disk_entries, 1);
+    // Nothing can be written where there is no directory.
+    std::fs::remove_dir_all(&place).unwrap();
+    for i in 3..6 {
+        cache.insert(&text(i), &read(&llamba, &text(i))).unwrap();
+    }
+    let known: Vec<bool> =
+        (0..6).map(|i| cache.find(model, &query(i)).unwrap().is_some()).collect();
+    assert_eq!(known, [false, false, false, false, true, true]);
+    assert!(cache.stats().bytes <= 2 * size);
+    assert!(cache.flush().is_err());
+}
+
 /// A turn of a conversation ends in a place that the next request begins with.
 #[test]
 fn conversations_are_found_again() {

@@ -4,7 +4,7 @@
 
 use mlx_llamba::{
     Cancel, ChatOptions, Context, Error, Event, Generation, Llamba, Message, Reason, Sampling,
-    Session, SnapshotBudget, Template,
+    Session, SessionFile, SnapshotBudget, Template,
 };
 use mlx_llamba_tests::chat;
 
@@ -33,6 +33,14 @@ impl FinishText for mlx_llamba::Reply<'_, '_> {
 /// The numbers of a context's state.
 fn numbers(context: &Context) -> Vec<Vec<f32>> {
     context.state().tensors(0).unwrap().into_iter().map(|tensor| tensor.values).collect()
+}
+
+fn bytes_of(session: &Session<'_>) -> Vec<u8> {
+    session.to_file().unwrap().to_bytes().unwrap()
+}
+
+fn load<'m>(llamba: &'m Llamba, bytes: &[u8]) -> Result<Session<'m>, Error> {
+    Session::from_file(llamba, SessionFile::from_bytes(bytes, "x")?)
 }
 
 fn texts(session: &Session<'_>) -> Vec<String> {
@@ -140,7 +148,7 @@ fn messages_spell_no_special_tokens() {
     assert!(text.ends_with(&format!("<|im_start|>user\n{attack}<|im_end|>\n")), "{text}");
     // Edited, saved and loaded too.
     session.edit(1, attack).unwrap();
-    let mut loaded = Session::from_bytes(&llamba, &session.to_bytes().unwrap(), "x").unwrap();
+    let mut loaded = load(&llamba, &bytes_of(&session)).unwrap();
     loaded.push_tool(attack);
     loaded.read(&Generation::default()).unwrap();
     harmless.push_tool("Hi");
@@ -201,7 +209,7 @@ fn a_resumed_session_goes_on_bit_equal() {
 
     // Unread messages are part of it; undoing needs nothing but what was saved.
     session.push_user("unread");
-    let copy = Session::from_bytes(&llamba, &session.to_bytes().unwrap(), "memory").unwrap();
+    let copy = load(&llamba, &bytes_of(&session)).unwrap();
     assert_same(&copy, &session);
     let mut copy = copy;
     copy.undo().unwrap();
@@ -441,8 +449,8 @@ fn saved_sessions_of_others_and_damaged_ones_are_refused() {
     let llamba = chat::load(1);
     let mut session = conversation(&llamba, 2);
     session.set_source("our/model");
-    let bytes = session.to_bytes().unwrap();
-    let refused = |llamba: &Llamba, bytes: &[u8]| match Session::from_bytes(llamba, bytes, "x") {
+    let bytes = bytes_of(&session);
+    let refused = |llamba: &Llamba, bytes: &[u8]| match load(llamba, bytes) {
         Err(Error::State { reason, .. }) => reason,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("it loads"),
@@ -473,7 +481,7 @@ fn saved_sessions_of_others_and_damaged_ones_are_refused() {
         };
         let mut damaged = bytes.clone();
         damaged[at] ^= 1 << next(8);
-        match Session::from_bytes(&llamba, &damaged, "x") {
+        match load(&llamba, &damaged) {
             Err(Error::State { reason, .. }) => {
                 assert!(reason.lines().count() == 1 && reason.len() < 400, "{reason}");
             }

@@ -3,8 +3,9 @@
 use anyhow::{Result, bail};
 use mlx_llamba::Session;
 
-use super::Chat;
-use crate::output::show;
+use super::copies::Copy;
+use super::talk::{Ask, Chat};
+use crate::output::{printable_text, show};
 use crate::places;
 
 const HELP: &str = "\
@@ -15,9 +16,9 @@ const HELP: &str = "\
 /system TEXT     set or change the system message; what was said stays
 /fork            go on in a copy; /switch goes back and forth
 /switch N        go on in copy N
-/save [NAME]     save the session (a name or a file); from then on after every turn
+/save [NAME]     save this copy (a name or a file); from then on after every turn
 /load NAME       go on with a saved session
-/new             begin again
+/new             begin again; the system message stays
 /history         list the messages
 /stats           tokens, snapshots, speed
 /help            this list
@@ -84,54 +85,59 @@ impl Command {
     /// Does it; false ends the conversation.
     pub(super) fn run(self, chat: &mut Chat<'_>) -> Result<bool> {
         match self {
-            Self::Say(text) => {
-                chat.session().push_user(text);
-                chat.reply(false)?;
-            }
+            Self::Say(text) => chat.say(text)?,
             Self::Undo => {
                 chat.session().undo()?;
-                chat.save()?;
+                chat.copies.save()?;
             }
-            Self::Regen => chat.reply(true)?,
+            Self::Regen => {
+                let before = chat.session().fork();
+                chat.reply(Ask::Anew, before, true)?;
+            }
             Self::Edit(number, text) => change(chat, number, text)?,
-            Self::System(text) => system(chat.session(), text)?,
+            Self::System(text) => {
+                system(chat.session(), text)?;
+                chat.copies.save()?;
+            }
             Self::Fork => {
-                let copy = chat.session().fork();
-                chat.branches.push(copy);
-                chat.current = chat.branches.len() - 1;
-                note(&format!("now in copy {} of {0}; /switch 1 goes back", chat.branches.len()));
+                let session = chat.session().fork();
+                go_on(chat, Copy { session, file: None });
             }
-            Self::Switch(number) => {
-                let count = chat.branches.len();
-                if !(1..=count).contains(&number) {
-                    bail!("there is no copy {number}: there are {count}");
-                }
-                chat.current = number - 1;
-            }
+            Self::Switch(number) => chat.copies.switch(number)?,
             Self::Save(name) => {
                 if let Some(name) = name {
-                    chat.file = Some(places::session(&name, None)?);
+                    chat.copies.name(places::session(&name, None)?)?;
                 }
-                let Some(file) = chat.file.clone() else { bail!("/save needs a name at first") };
-                chat.save_to(&file)?;
+                let Some(file) = chat.copies.here().file.clone() else {
+                    bail!("/save needs a name at first")
+                };
+                chat.copies.save()?;
                 note(&format!("saved as {}", file.display()));
             }
             Self::Load(name) => {
                 let file = places::session(&name, None)?;
+                if let Some(number) = chat.copies.of(&file) {
+                    bail!("{} is copy {number}; /switch {number} goes there", file.display());
+                }
                 let mut session = Session::load(chat.llamba, &file)?;
                 session.set_snapshot_budget(chat.budget);
                 session.set_source(chat.name.clone());
-                *chat.session() = session;
-                chat.file = Some(file);
+                go_on(chat, Copy { session, file: Some(file) });
             }
             Self::New => {
-                if chat.session().messages().len() > 0 {
-                    chat.session().rewind(0)?;
+                let mut session = chat.session().fork();
+                let system = session.messages().next().is_some_and(|m| m.role == "system");
+                let kept = usize::from(system);
+                if session.messages().len() > kept {
+                    session.rewind(kept)?;
                 }
+                go_on(chat, Copy { session, file: None });
             }
             Self::History => {
                 for (number, message) in chat.session().messages().enumerate() {
-                    show(&format!("#{number} {}: {}\n", message.role, message.content))?;
+                    let (role, content) =
+                        (printable_text(&message.role), printable_text(&message.content));
+                    show(&format!("#{number} {role}: {content}\n"))?;
                 }
             }
             Self::Stats => show(&stats(chat))?,
@@ -163,12 +169,24 @@ fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()
         None => bail!("there is nothing to change"),
     };
     if roles.get(number) == Some(&true) {
+        let before = session.fork();
         session.rewind(number)?;
         session.push_user(text);
-        return chat.reply(false);
+        return chat.reply(Ask::Next, before, true);
     }
     session.edit(number, text)?;
-    chat.save()
+    chat.copies.save()
+}
+
+/// Goes on in another conversation, and says how to come back.
+fn go_on<'m>(chat: &mut Chat<'m>, copy: Copy<'m>) {
+    let before = chat.copies.number();
+    let saved = if copy.file.is_some() { "" } else { ", which is not saved yet" };
+    chat.copies.add(copy);
+    let (now, count) = (chat.copies.number(), chat.copies.count());
+    if now != before {
+        note(&format!("now in copy {now} of {count}{saved}; /switch {before} goes back"));
+    }
 }
 
 fn system(session: &mut Session<'_>, text: String) -> Result<()> {
@@ -184,7 +202,7 @@ fn system(session: &mut Session<'_>, text: String) -> Result<()> {
 }
 
 fn stats(chat: &mut Chat<'_>) -> String {
-    let (copy, copies) = (chat.current + 1, chat.branches.len());
+    let (copy, copies) = (chat.copies.number(), chat.copies.count());
     let last = chat.last.clone();
     let stats = chat.session().stats();
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);

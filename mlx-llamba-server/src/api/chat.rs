@@ -9,22 +9,22 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::ChatOptions;
+use mlx_llamba::{ChatOptions, Error, Template, TurnDraft};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
 use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
 use super::{App, Client, aside, stream};
-use crate::engine::{Job, SessionTurn};
+use crate::engine::{Claim, Job, SessionTurn};
 use crate::problem::Problem;
 use answer::Answer;
 pub(crate) use answer::{ChatChunk, ChatCompletion};
 
-/// A tool, as the chat template wants it.
-pub(crate) type Tool = BTreeMap<String, Value>;
+/// A tool, as the chat template wants it: in the order in which it was written.
+pub(crate) type Tool = Map<String, Value>;
 
 /// A request for the next message of a conversation.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -102,6 +102,10 @@ pub(super) async fn answer(
     if usage.is_some() && !streams {
         return Err(Problem::parameter("stream_options", "only for streams"));
     }
+    let session = match session {
+        Some(id) => Some(app.engine.claim(id).await?),
+        None => None,
+    };
     let own = app.clone();
     let (job, text) = aside(move || prepare(&own, client, request, session)).await?;
     let id = app.id("chatcmpl");
@@ -119,7 +123,7 @@ fn prepare(
     app: &App,
     client: Client,
     request: ChatRequest,
-    session: Option<String>,
+    session: Option<(Claim, TurnDraft)>,
 ) -> Result<(Job, String), Problem> {
     let limits = &app.options.limits;
     let messages = messages(request.messages)?;
@@ -127,7 +131,8 @@ fn prepare(
     let (prompt, text, session) = match session {
         None => {
             let template = app.engine.template().ok_or_else(Problem::no_template)?;
-            let options = ChatOptions { tools: tools(request.tools)?, ..ChatOptions::default() };
+            let tools = tools(template, request.tools)?;
+            let options = ChatOptions { tools, ..ChatOptions::default() };
             let rendered = template.render(&messages, true, &options)?;
             let prompt = app.engine.tokenizer().encode_rendered(&rendered)?;
             app.check_prompt("messages", &prompt)?;
@@ -140,9 +145,15 @@ fn prepare(
                 "a session's tools are given at its beginning",
             ));
         }
-        Some(id) => {
+        Some((claim, mut draft)) => {
             let text = messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n");
-            (Vec::new(), text, Some(SessionTurn { id, messages }))
+            messages.into_iter().for_each(|message| draft.push(message));
+            let plan = draft.plan().map_err(|error| match error {
+                Error::Session { .. } => Problem::parameter("messages", error),
+                _ => error.into(),
+            })?;
+            app.check_length("messages", plan.prompt_tokens())?;
+            (Vec::new(), text, Some(SessionTurn { claim, plan }))
         }
     };
 
@@ -193,9 +204,21 @@ fn prepare(
     Ok((job, text))
 }
 
-/// The tools for the template.
-pub(super) fn tools(given: Option<Vec<Tool>>) -> Result<Option<mlx_llamba::Json>, Problem> {
+/// Whether a template does anything with tools.
+pub(crate) fn takes_tools(template: &Template) -> bool {
+    template.source().contains("tools")
+}
+
+/// The tools for the template, which must have a use for them.
+pub(super) fn tools(
+    template: &Template,
+    given: Option<Vec<Tool>>,
+) -> Result<Option<mlx_llamba::Json>, Problem> {
     let Some(tools) = given else { return Ok(None) };
+    if !tools.is_empty() && !takes_tools(template) {
+        let message = "this model's chat template has no place for them";
+        return Err(Problem::parameter("tools", message).code("unsupported_parameter"));
+    }
     if tools.len() > 128 {
         return Err(Problem::parameter("tools", format!("{} are more than 128", tools.len())));
     }

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::unique::Unique;
 use crate::problem::Problem;
 
 /// A request's body.
@@ -24,7 +25,7 @@ pub(crate) trait Fields: DeserializeOwned + JsonSchema {
     /// # Errors
     /// 400, naming the parameter that is wrong, unsupported or unknown.
     fn parse(bytes: &[u8]) -> Result<Self, Problem> {
-        let value: Value = serde_json::from_slice(bytes).map_err(|e| {
+        let Unique(value) = serde_json::from_slice(bytes).map_err(|e| {
             Problem::bad(format!("the body is not valid JSON: {e}")).code("invalid_json")
         })?;
         let Value::Object(mut object) = value else {

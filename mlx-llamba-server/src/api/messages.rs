@@ -1,12 +1,10 @@
 //! The messages of a conversation, as OpenAI's clients write them.
 
-use std::collections::BTreeMap;
-
 use mlx_llamba::Message;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
@@ -75,7 +73,7 @@ enum Spoken {
         content: Option<Content>,
         name: Option<String>,
         /// Handed to the chat template.
-        tool_calls: Option<Vec<BTreeMap<String, Value>>>,
+        tool_calls: Option<Vec<Map<String, Value>>>,
         // Clients send the model's messages back as they are; these say nothing.
         #[serde(rename = "refusal")]
         _refusal: Option<()>,
@@ -112,8 +110,7 @@ fn one(i: usize, ChatMessage(given): ChatMessage) -> Result<Message, Problem> {
             ("user", Some(content))
         }
         Spoken::Assistant { content, name, tool_calls, .. } => {
-            let object = |call: BTreeMap<String, Value>| call.into_iter().collect::<Value>();
-            let calls = tool_calls.map(|calls| calls.into_iter().map(object).collect());
+            let calls = tool_calls.map(|calls| calls.into_iter().map(Value::Object).collect());
             fields.push(("name", name.map(Value::from)));
             fields.push(("tool_calls", calls));
             ("assistant", content)

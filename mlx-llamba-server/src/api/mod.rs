@@ -9,6 +9,7 @@ pub(crate) mod sampling;
 pub(crate) mod sessions;
 pub(crate) mod stream;
 pub(crate) mod tokens;
+mod unique;
 pub(crate) mod usage;
 
 use std::sync::Arc;
@@ -82,19 +83,29 @@ impl App {
     /// # Errors
     /// 400
     pub(crate) fn check_prompt(&self, param: &'static str, ids: &[u32]) -> Result<(), Problem> {
-        let (limit, vocab) = (self.options.limits.prompt_tokens, self.engine.vocab());
+        let vocab = self.engine.vocab();
         if ids.is_empty() {
             return Err(Problem::parameter(param, "no tokens to continue"));
         }
-        if ids.len() > limit {
-            let message = format!("{} tokens, more than {limit}", ids.len());
-            return Err(Problem::parameter(param, message).code("context_length_exceeded"));
-        }
+        self.check_length(param, ids.len())?;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
             let message = format!("token id {id} is outside the vocabulary of {vocab}");
             return Err(Problem::parameter(param, message));
         }
         Ok(())
+    }
+
+    /// Refuses prompts of too many tokens.
+    ///
+    /// # Errors
+    /// 400
+    pub(crate) fn check_length(&self, param: &'static str, tokens: usize) -> Result<(), Problem> {
+        let limit = self.options.limits.prompt_tokens;
+        if tokens <= limit {
+            return Ok(());
+        }
+        let message = format!("{tokens} tokens, more than {limit}");
+        Err(Problem::parameter(param, message).code("context_length_exceeded"))
     }
 
     /// When a request that arrives now has to be done.

@@ -7,14 +7,14 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::ChatOptions;
+use mlx_llamba::{ChatOptions, SessionFile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chat::{self, Tool};
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
-use super::{App, Client};
+use super::{App, Client, aside};
 use crate::engine::View;
 use crate::problem::Problem;
 
@@ -96,7 +96,9 @@ pub(crate) async fn create(
     app.check_model(&request.model)?;
     let first = request.messages.unwrap_or_default();
     let first = if first.is_empty() { Vec::new() } else { messages(first)? };
-    let options = ChatOptions { tools: chat::tools(request.tools)?, ..ChatOptions::default() };
+    let template = app.engine.template().ok_or_else(Problem::no_template)?;
+    let tools = chat::tools(template, request.tools)?;
+    let options = ChatOptions { tools, ..ChatOptions::default() };
     let view = app.engine.sessions(|sessions| sessions.create(first, options)).await?;
     Ok(answer(&app, view))
 }
@@ -154,7 +156,8 @@ pub(crate) async fn export(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let bytes = app.engine.sessions(move |sessions| sessions.export(&id)).await?;
+    let file = app.engine.sessions(move |sessions| sessions.export(&id)).await?;
+    let bytes = aside(move || Ok(file.to_bytes()?)).await?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
@@ -163,7 +166,18 @@ pub(crate) async fn import(
     State(app): State<Arc<App>>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.sessions(move |sessions| sessions.import(&body)).await?;
+    let template = app.engine.template().ok_or_else(Problem::no_template)?.clone();
+    let file = aside(move || {
+        let file = SessionFile::from_bytes(&body, "sent").map_err(|e| Problem::session(&e))?;
+        if file.template() == template.source() {
+            return Ok(file);
+        }
+        // It is a program of whoever sent it.
+        let message = "the session was made with another chat template than this server's";
+        Err(Problem::bad(message).code("bad_session"))
+    })
+    .await?;
+    let view = app.engine.sessions(move |sessions| sessions.import(file)).await?;
     Ok(answer(&app, view))
 }
 
@@ -174,7 +188,5 @@ pub(crate) async fn reply(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    let name = id.clone();
-    app.engine.sessions(move |sessions| sessions.view(&name)).await?;
     chat::answer(app, client, &body, Some(id)).await
 }

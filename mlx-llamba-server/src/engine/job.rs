@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use mlx_llamba::{Cancel, Generation, Message, Reason, TokenLogprobs};
+use mlx_llamba::{Cancel, Generation, Reason, TokenLogprobs, TurnPlan};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::claim::Claim;
 use crate::problem::Problem;
 
 /// One prompt and how to go on from it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Job {
     /// Whose: clients take turns.
     pub(crate) client: String,
@@ -28,11 +29,11 @@ pub(crate) struct Job {
     pub(crate) deadline: Instant,
 }
 
-/// New messages of a session, which is to answer them.
-#[derive(Debug, Clone)]
+/// The next reply of a session.
+#[derive(Debug)]
 pub(crate) struct SessionTurn {
-    pub(crate) id: String,
-    pub(crate) messages: Vec<Message>,
+    pub(crate) claim: Claim,
+    pub(crate) plan: TurnPlan,
 }
 
 /// What becomes of a job, in order; several continuations in any order among them.

@@ -1,6 +1,7 @@
 //! The model thread and the way to it. MLX's arrays never leave that thread: requests go in
 //! through a channel, and text comes out through one a job.
 
+mod claim;
 mod job;
 mod prefixes;
 mod queue;
@@ -14,8 +15,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use mlx_llamba::{Llamba, Template, Tokenizer};
+use mlx_llamba::{Llamba, Template, Tokenizer, TurnDraft};
 
+pub(crate) use claim::Claim;
 use job::Ticket;
 pub(crate) use job::{Job, Replies, Reply, SessionTurn};
 pub(crate) use sessions::{Sessions, View};
@@ -23,7 +25,7 @@ use worker::Worker;
 
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::options::Limits;
+use crate::options::{Limits, Options};
 use crate::problem::Problem;
 
 /// What is served.
@@ -79,21 +81,22 @@ impl Engine {
     /// Starts the thread, which loads the model itself: it belongs there.
     pub(crate) fn start(
         load: impl FnOnce() -> Result<Loaded, mlx_llamba::Error> + Send + 'static,
-        limits: &Limits,
+        options: &Options,
         metrics: &Arc<Metrics>,
     ) -> Result<Self> {
         let (commands, receiver) = channel();
         let (ready, loaded) = channel();
-        let (limits, metrics) = (limits.clone(), metrics.clone());
+        let (options, metrics) = (options.clone(), metrics.clone());
         let waiting = Arc::new(Waiting::default());
         let (own_limits, own_metrics, own_waiting) =
-            (limits.clone(), metrics.clone(), waiting.clone());
+            (options.limits.clone(), metrics.clone(), waiting.clone());
         let body = move || {
             let found = load().map_err(Error::Model).and_then(|loaded| {
                 let config = loaded.llamba.model().config();
                 // A step holds the states before it and those after it.
                 let state = config.state_bytes(4).max(1);
                 let row = 2 * state;
+                let limits = &options.limits;
                 let slots = limits.rows.min(limits.state_memory / row);
                 if slots == 0 {
                     let needed = row;
@@ -106,12 +109,13 @@ impl Engine {
             match found {
                 Ok((loaded, tokenizer, vocab, state, slots)) => {
                     let facts = (tokenizer, loaded.template.clone(), vocab, state, slots);
-                    if ready.send(Ok(facts)).is_ok() {
-                        let worker = Worker::new(&loaded, slots, &limits, &metrics, &waiting);
-                        match worker {
-                            Ok(worker) => worker.run(&receiver),
-                            Err(error) => log::error!("the model thread cannot work: {error}"),
+                    match Worker::new(&loaded, slots, &options, &metrics, &waiting) {
+                        Ok(worker) => {
+                            if ready.send(Ok(facts)).is_ok() {
+                                worker.run(&receiver);
+                            }
                         }
+                        Err(error) => drop(ready.send(Err(Error::Model(error)))),
                     }
                 }
                 Err(error) => drop(ready.send(Err(error))),
@@ -169,6 +173,24 @@ impl Engine {
         });
         self.0.commands.send(Command::Sessions(work)).map_err(|_| Problem::closing())?;
         result.await.map_err(|_| Problem::closing())?
+    }
+
+    /// Does something with the sessions, unless their thread has ended: then there are none.
+    fn tell(&self, work: impl for<'m> FnOnce(&mut Sessions<'m>) + Send + 'static) {
+        let _ = self.0.commands.send(Command::Sessions(Box::new(work)));
+    }
+
+    /// Takes a session for one reply.
+    ///
+    /// # Errors
+    /// 404 if there is none of this name, 409 if it is taken, 503 if the thread has ended.
+    pub(crate) async fn claim(&self, id: String) -> Result<(Claim, TurnDraft), Problem> {
+        let engine = self.clone();
+        self.sessions(move |sessions| {
+            let (number, draft) = sessions.claim(&id)?;
+            Ok((Claim::new(engine, id, number), draft))
+        })
+        .await
     }
 
     /// Continuations that can be computed at once.

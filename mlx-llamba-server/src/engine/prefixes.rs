@@ -11,6 +11,7 @@ use mlx_llamba::batch::{RowRequest, RowStep};
 use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
 
 use super::job::Job;
+use crate::options::Options;
 
 /// Prompts that new ones are compared with.
 const RECENT: usize = 32;
@@ -33,15 +34,31 @@ pub(super) struct Keep {
 }
 
 impl Prefixes {
-    /// With `budget` bytes; 0 keeps nothing.
-    pub(super) fn new(llamba: &Llamba, budget: usize) -> Self {
-        let cache = (budget > 0).then(|| PrefixCache::new(llamba.model(), budget));
-        Self { cache, recent: VecDeque::new() }
+    /// Within the options' bounds; with no memory, keeps nothing.
+    pub(super) fn new(llamba: &Llamba, options: &Options) -> Result<Self, Error> {
+        let limits = &options.limits;
+        let (recent, memory) = (VecDeque::new(), limits.cache_memory);
+        if memory == 0 {
+            return Ok(Self { cache: None, recent });
+        }
+        let mut cache = PrefixCache::new(llamba.model(), memory);
+        if let Some(directory) = &options.cache_directory {
+            cache = cache.with_directory(directory, limits.cache_disk)?;
+        }
+        Ok(Self { cache: Some(cache), recent })
     }
 
-    /// Bytes of the states kept.
-    pub(super) fn bytes(&self) -> usize {
-        self.cache.as_ref().map_or(0, |cache| cache.stats().bytes)
+    /// Bytes of the states kept, in memory and on the disk.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        let stats = self.cache.as_ref().map(PrefixCache::stats);
+        stats.map_or((0, 0), |stats| (stats.bytes, stats.disk_bytes as usize))
+    }
+
+    /// Writes what is in memory to the disk, if there is a place for it.
+    pub(super) fn flush(&mut self) {
+        if let Some(Err(error)) = self.cache.as_mut().map(PrefixCache::flush) {
+            log::warn!("states of prompts are lost: {error}");
+        }
     }
 
     /// A job as a row, which begins where the longest known beginning of its prompt ends.

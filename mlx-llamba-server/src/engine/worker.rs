@@ -14,14 +14,13 @@ use super::queue::FairQueue;
 use super::sessions::{Open, Sessions};
 use super::{Command, Loaded, Waiting};
 use crate::metrics::Metrics;
-use crate::options::Limits;
+use crate::options::Options;
 use crate::problem::Problem;
 
 pub(super) struct Worker<'m> {
     llamba: &'m Llamba,
     batch: Batch<'m>,
     piece: usize,
-    prompt_tokens: usize,
     slots: usize,
     queue: FairQueue<Ticket>,
     running: HashMap<RowId, Running<'m>>,
@@ -63,10 +62,11 @@ impl<'m> Worker<'m> {
     pub(super) fn new(
         loaded: &'m Loaded,
         slots: usize,
-        limits: &Limits,
+        options: &Options,
         metrics: &'m Arc<Metrics>,
         waiting: &'m Waiting,
     ) -> Result<Self, Error> {
+        let limits = &options.limits;
         Ok(Self {
             llamba: &loaded.llamba,
             batch: Batch::new(&loaded.llamba, limits.piece)?,
@@ -74,9 +74,8 @@ impl<'m> Worker<'m> {
             slots,
             queue: FairQueue::default(),
             running: HashMap::new(),
-            sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), limits.sessions),
-            prefixes: Prefixes::new(&loaded.llamba, limits.cache_memory),
-            prompt_tokens: limits.prompt_tokens,
+            sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), limits),
+            prefixes: Prefixes::new(&loaded.llamba, options)?,
             waiting,
             metrics,
             closing: false,
@@ -85,27 +84,36 @@ impl<'m> Worker<'m> {
 
     /// Works until it is to end, or nobody can ask for anything any more.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
-        loop {
+        self.measure();
+        'work: loop {
             if self.batch.is_empty() && self.queue.is_empty() {
                 match commands.recv() {
-                    Ok(Command::End) | Err(_) => return,
+                    Ok(Command::End) | Err(_) => break,
                     Ok(command) => self.command(command),
                 }
             }
             while let Ok(command) = commands.try_recv() {
                 if matches!(command, Command::End) {
-                    return;
+                    break 'work;
                 }
                 self.command(command);
             }
             self.sweep();
             self.admit();
             self.step();
-            self.metrics.waiting.set(self.waiting.now());
-            self.metrics.rows.set(self.rows());
-            self.metrics.sessions.set(self.sessions.len());
-            self.metrics.cache_bytes.set(self.prefixes.bytes());
+            self.measure();
         }
+        self.prefixes.flush();
+    }
+
+    /// Notes how much there is of everything.
+    fn measure(&self) {
+        self.metrics.waiting.set(self.waiting.now());
+        self.metrics.rows.set(self.rows());
+        self.metrics.sessions.set(self.sessions.len());
+        let (memory, disk) = self.prefixes.bytes();
+        self.metrics.cache_bytes.set(memory);
+        self.metrics.cache_disk_bytes.set(disk);
     }
 
     fn command(&mut self, command: Command) {
@@ -170,9 +178,11 @@ impl<'m> Worker<'m> {
     fn admit(&mut self) {
         loop {
             let free = self.slots.saturating_sub(self.rows());
-            let Some(ticket) = self.queue.pop(|ticket| ticket.job.choices <= free) else { return };
+            let Some(mut ticket) = self.queue.pop(|ticket| ticket.job.choices <= free) else {
+                return;
+            };
             self.waiting.leave(ticket.job.choices);
-            match self.prepare(&ticket) {
+            match self.prepare(&mut ticket) {
                 Ok(Prepared { id, open, keep, prompt, cached }) => {
                     let started = Instant::now();
                     self.metrics.queued.time(started - ticket.arrived);
@@ -200,31 +210,17 @@ impl<'m> Worker<'m> {
     }
 
     /// Adds a job to the batch.
-    fn prepare(&mut self, ticket: &Ticket) -> Result<Prepared<'m>, Problem> {
-        let job = &ticket.job;
-        let Some(turn) = &job.session else {
+    fn prepare(&mut self, ticket: &mut Ticket) -> Result<Prepared<'m>, Problem> {
+        let job = &mut ticket.job;
+        let Some(turn) = job.session.take() else {
             let (request, keep, cached) = self.prefixes.request(self.llamba, job)?;
             let (id, prompt) = (self.batch.add(request)?, job.prompt.len());
             return Ok(Prepared { id, open: None, keep, prompt, cached });
         };
-        let (open, request) = self.sessions.begin(&turn.id, &turn.messages, &job.options)?;
-        let (new, kept) = (open.turn.prompt_tokens(), open.turn.kept_tokens());
-        let added = if new > self.prompt_tokens {
-            let message = format!("{new} tokens, more than {}", self.prompt_tokens);
-            Err(Problem::parameter("messages", message).code("context_length_exceeded"))
-        } else {
-            self.batch.add(request).map_err(Problem::from)
-        };
-        match added {
-            Ok(id) => {
-                let (prompt, cached) = (new + kept, kept);
-                Ok(Prepared { id, open: Some(open), keep: None, prompt, cached })
-            }
-            Err(problem) => {
-                self.sessions.end(open, false)?;
-                Err(problem)
-            }
-        }
+        let (new, cached) = (turn.plan.prompt_tokens(), turn.plan.kept_tokens());
+        let (open, request) = self.sessions.begin(turn, &job.options)?;
+        let id = self.batch.add(request)?;
+        Ok(Prepared { id, open: Some(open), keep: None, prompt: new + cached, cached })
     }
 
     fn step(&mut self) {

@@ -25,6 +25,23 @@ pub struct Server {
 impl Server {
     /// Starts one, with the options that `change` makes.
     pub fn start(change: impl FnOnce(&mut Options)) -> Self {
+        Self::of(load, change)
+    }
+
+    /// Starts one of a model that was taught to chat as `template` says.
+    pub fn with_template(template: &'static str, change: impl FnOnce(&mut Options)) -> Self {
+        let load = || {
+            let loaded = load()?;
+            let template = Template::new("test", template, loaded.llamba.require_tokenizer()?)?;
+            Ok(Loaded { template: Some(template), ..loaded })
+        };
+        Self::of(load, change)
+    }
+
+    fn of(
+        load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
         let mut options = Options { model: MODEL.to_owned(), ..Options::default() };
         options.bind.set_port(0);
         change(&mut options);

@@ -41,6 +41,7 @@ impl Disk {
             move |source| Error::Io { action, path, source }
         };
         std::fs::create_dir_all(&directory).map_err(io("create"))?;
+        atomic::sweep(&directory).map_err(io("list"))?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(io("list"))? {
             let entry = entry.map_err(io("list"))?;
@@ -169,5 +170,5 @@ fn read(path: &Path, key: &Key, model: &Model) -> Result<State> {
     if of("model") != Some(model.fingerprint()) || of("tokens") != Some(&hash::hex(key)) {
         return Err(bad("it belongs to another model or text".to_owned()));
     }
-    context::state(path, &file, "", model)
+    context::state(model, |name, shape| context::array(path, &file, name, shape))
 }

@@ -1,8 +1,10 @@
 //! Sessions as files: safetensors with the state of every context, and the rest as JSON in the
 //! metadata. Everything in them is the same on every machine.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::transcript::{Entry, Transcript};
@@ -10,6 +12,7 @@ use super::{Session, Snapshots};
 use crate::atomic;
 use crate::context::{self, Context};
 use crate::error::{Error, Result, printable};
+use crate::floats::FloatTensor;
 use crate::llamba::Llamba;
 use crate::sealed::{Kind, Metadata};
 use crate::snapshots::SnapshotBudget;
@@ -70,41 +73,150 @@ impl Place {
     }
 }
 
-pub(super) fn to_bytes(session: &Session<'_>) -> Result<Vec<u8>> {
-    let transcript = &session.transcript;
-    let first = session.snapshots.iter().next().into_iter();
-    let newest = session.snapshots.iter().skip(1).collect::<Vec<_>>();
-    let newest = newest[newest.len().saturating_sub(SAVED - 1)..].iter().copied();
-    let places: Vec<(usize, &Context)> =
-        [(session.covered, &session.context)].into_iter().chain(first).chain(newest).collect();
-    let mut tensors = Vec::new();
-    for (i, (_, context)) in places.iter().enumerate() {
-        for mut tensor in context.state.tensors(0)? {
-            tensor.name = format!("{i}.{}", tensor.name);
-            tensors.push(tensor);
+/// A saved session apart from its model: bytes become one and one becomes bytes on any thread, as
+/// that takes long, and between it and a [`Session`] go only copies.
+pub struct SessionFile {
+    /// What errors call it.
+    name: PathBuf,
+    saved: Saved,
+    /// By name.
+    tensors: BTreeMap<String, FloatTensor>,
+}
+
+impl SessionFile {
+    /// Checks the bytes of a file; `name` is what errors call them.
+    ///
+    /// # Errors
+    /// [`Error::State`] if they are damaged or of another version.
+    pub fn from_bytes(bytes: &[u8], name: impl Into<PathBuf>) -> Result<Self> {
+        let name = name.into();
+        let refused = |reason: String| bad(&name, reason);
+        let (metadata, file) = KIND.open(bytes).map_err(refused)?;
+        let saved = parse(&metadata).map_err(refused)?;
+        check(&saved).map_err(refused)?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                let found = view.dtype();
+                return Err(refused(format!("damaged: {name} is {found:?}, expected F32")));
+            }
+            let (words, _) = view.data().as_chunks::<4>();
+            let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
+            let shape = view.shape().to_vec();
+            tensors.insert(name.to_owned(), FloatTensor { name: name.to_owned(), shape, values });
         }
+        Ok(Self { name, saved, tensors })
     }
-    let saved = Saved {
-        model: session.llamba.model().fingerprint().to_owned(),
-        tokenizer: transcript.tokenizer.fingerprint().to_owned(),
-        source: session.source.clone(),
-        template: SavedTemplate {
-            name: transcript.template.name().to_owned(),
-            source: transcript.template.source().to_owned(),
-        },
-        options: transcript.options.clone(),
-        entries: transcript.entries.clone(),
-        budget: session.snapshots.budget().bytes,
-        places: places.iter().map(|(covered, context)| Place::of(*covered, context)).collect(),
-    };
-    let unwritable = |reason: String| Error::State { path: "session".into(), reason };
-    let json = serde_json::to_string(&saved).map_err(|e| unwritable(e.to_string()))?;
-    let metadata = Metadata::from([("session".to_owned(), json)]);
-    KIND.seal(metadata, &tensors).map_err(unwritable)
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// [`Error::State`] if something in it cannot be written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let unwritable = |reason: String| bad(&self.name, reason);
+        let json = serde_json::to_string(&self.saved).map_err(|e| unwritable(e.to_string()))?;
+        let metadata = Metadata::from([("session".to_owned(), json)]);
+        KIND.seal(metadata, self.tensors.values()).map_err(unwritable)
+    }
+
+    /// The text of the conversation's chat template. It is a program, and that of whoever wrote
+    /// the file.
+    #[must_use]
+    pub fn template(&self) -> &str {
+        &self.saved.template.source
+    }
+
+    /// Tensors of the place reached, in the order of their names.
+    pub(super) fn state(self) -> Vec<FloatTensor> {
+        let reached = self.tensors.into_values().filter_map(|tensor| {
+            let name = tensor.name.strip_prefix("0.")?.to_owned();
+            Some(FloatTensor { name, ..tensor })
+        });
+        reached.collect()
+    }
+}
+
+impl<'m> Session<'m> {
+    /// What [`save`](Self::save) writes.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`] if the state cannot be computed.
+    pub fn to_file(&self) -> Result<SessionFile> {
+        let transcript = &self.transcript;
+        let first = self.snapshots.iter().next().into_iter();
+        let newest = self.snapshots.iter().skip(1).collect::<Vec<_>>();
+        let newest = newest[newest.len().saturating_sub(SAVED - 1)..].iter().copied();
+        let places: Vec<(usize, &Context)> =
+            [(self.covered, &self.context)].into_iter().chain(first).chain(newest).collect();
+        let mut tensors = BTreeMap::new();
+        for (i, (_, context)) in places.iter().enumerate() {
+            for mut tensor in context.state.tensors(0)? {
+                tensor.name = format!("{i}.{}", tensor.name);
+                tensors.insert(tensor.name.clone(), tensor);
+            }
+        }
+        let saved = Saved {
+            model: self.llamba.model().fingerprint().to_owned(),
+            tokenizer: transcript.tokenizer.fingerprint().to_owned(),
+            source: self.source.clone(),
+            template: SavedTemplate {
+                name: transcript.template.name().to_owned(),
+                source: transcript.template.source().to_owned(),
+            },
+            options: transcript.options.clone(),
+            entries: transcript.entries.clone(),
+            budget: self.snapshots.budget().bytes,
+            places: places.iter().map(|(covered, context)| Place::of(*covered, context)).collect(),
+        };
+        Ok(SessionFile { name: "session".into(), saved, tensors })
+    }
+
+    /// Goes on with a saved session.
+    ///
+    /// # Errors
+    /// [`Error::State`] if it is of another model or tokenizer, [`Error::Template`] if its template
+    /// does not compile.
+    pub fn from_file(llamba: &'m Llamba, file: SessionFile) -> Result<Self> {
+        let SessionFile { name, saved, tensors } = file;
+        belongs(llamba, &saved).map_err(|reason| bad(&name, reason))?;
+        let tokenizer = llamba.require_tokenizer()?;
+        let mut contexts = Vec::with_capacity(saved.places.len());
+        for (i, place) in saved.places.into_iter().enumerate() {
+            let state = context::state(llamba.model(), |tensor, shape| {
+                context::read_array(&name, &tensors, &format!("{i}.{tensor}"), shape)
+            })?;
+            let Place { covered, read, pending, recent, rng, tail } = place;
+            contexts.push((covered, Context { state, read, pending, recent, rng, tail }));
+        }
+        let mut contexts = contexts.into_iter();
+        let Some((covered, context)) = contexts.next() else {
+            return Err(bad(&name, "damaged: it has no state".to_owned()));
+        };
+        let mut snapshots = Snapshots::new(SnapshotBudget { bytes: saved.budget });
+        for (place, context) in contexts {
+            snapshots.insert(place, &context)?;
+        }
+        let template = Template::new(&saved.template.name, &saved.template.source, tokenizer)?;
+        Ok(Self {
+            llamba,
+            transcript: Transcript {
+                tokenizer: tokenizer.clone(),
+                template,
+                options: saved.options,
+                entries: saved.entries,
+            },
+            start: llamba.context()?,
+            context,
+            covered,
+            snapshots,
+            tokens_read: 0,
+            source: saved.source,
+        })
+    }
 }
 
 pub(super) fn save(session: &Session<'_>, path: &Path) -> Result<()> {
-    let bytes = to_bytes(session)?;
+    let bytes = session.to_file()?.to_bytes()?;
     let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
     atomic::write(path, &bytes).map_err(failed)
 }
@@ -112,7 +224,7 @@ pub(super) fn save(session: &Session<'_>, path: &Path) -> Result<()> {
 pub(super) fn load<'m>(llamba: &'m Llamba, path: &Path) -> Result<Session<'m>> {
     let config = llamba.model().config();
     let limit = CONTEXTS * (config.state_bytes(4) as u64 + 65536) + TEXT;
-    from_bytes(llamba, &read(path, limit)?, path)
+    Session::from_file(llamba, SessionFile::from_bytes(&read(path, limit)?, path)?)
 }
 
 /// Reads a file of at most `limit` bytes.
@@ -128,11 +240,14 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(io)
 }
 
-pub(super) fn from_bytes<'m>(llamba: &'m Llamba, bytes: &[u8], path: &Path) -> Result<Session<'m>> {
-    let refused = |reason: String| bad(path, reason);
-    let saved = parse(&KIND.metadata(bytes).map_err(refused)?).map_err(refused)?;
-    let tokenizer = llamba.require_tokenizer()?;
-    // Said before anything else is checked: it is the likeliest mistake.
+pub(super) fn parse(metadata: &Metadata) -> Result<Saved, String> {
+    let json = metadata.get("session").map_or("", String::as_str);
+    serde_json::from_str(json).map_err(|e| format!("damaged: {e}"))
+}
+
+/// Refuses sessions of other models.
+fn belongs(llamba: &Llamba, saved: &Saved) -> Result<(), String> {
+    let tokenizer = llamba.require_tokenizer().map_err(|e| e.to_string())?;
     for (what, found, this) in [
         ("model", &saved.model, llamba.model().fingerprint()),
         ("tokenizer", &saved.tokenizer, tokenizer.fingerprint()),
@@ -142,53 +257,23 @@ pub(super) fn from_bytes<'m>(llamba: &'m Llamba, bytes: &[u8], path: &Path) -> R
                 "" => String::new(),
                 source => format!("; it was made with {}", printable(source)),
             };
-            return Err(refused(format!(
+            return Err(format!(
                 "it belongs to another {what} ({found}, this one is {this:.12}){hint}",
                 found = printable(found.get(..12).unwrap_or_default()),
-            )));
+            ));
         }
     }
-    let (_, file) = KIND.open(bytes).map_err(refused)?;
-    check(&saved, llamba.model().config().vocab_size).map_err(refused)?;
-    let mut contexts = Vec::with_capacity(saved.places.len());
-    for (i, place) in saved.places.into_iter().enumerate() {
-        let state = context::state(path, &file, &format!("{i}."), llamba.model())?;
-        let Place { covered, read, pending, recent, rng, tail } = place;
-        contexts.push((covered, Context { state, read, pending, recent, rng, tail }));
+    let vocab_size = llamba.model().config().vocab_size;
+    let ids = saved.entries.iter().flat_map(|entry| &entry.ids);
+    let more = saved.places.iter().flat_map(|place| place.pending.iter().chain(&place.recent));
+    match ids.chain(more).find(|id| **id as usize >= vocab_size) {
+        Some(id) => Err(format!("damaged: token id {id} is outside the vocabulary")),
+        None => Ok(()),
     }
-    let mut contexts = contexts.into_iter();
-    let Some((covered, context)) = contexts.next() else {
-        return Err(refused("damaged: it has no state".to_owned()));
-    };
-    let mut snapshots = Snapshots::new(SnapshotBudget { bytes: saved.budget });
-    for (place, context) in contexts {
-        snapshots.insert(place, &context)?;
-    }
-    let template = Template::new(&saved.template.name, &saved.template.source, tokenizer)?;
-    Ok(Session {
-        llamba,
-        transcript: Transcript {
-            tokenizer: tokenizer.clone(),
-            template,
-            options: saved.options,
-            entries: saved.entries,
-        },
-        start: llamba.context()?,
-        context,
-        covered,
-        snapshots,
-        tokens_read: 0,
-        source: saved.source,
-    })
-}
-
-pub(super) fn parse(metadata: &Metadata) -> Result<Saved, String> {
-    let json = metadata.get("session").map_or("", String::as_str);
-    serde_json::from_str(json).map_err(|e| format!("damaged: {e}"))
 }
 
 /// What the rest of the library takes for granted of a session.
-fn check(saved: &Saved, vocab_size: usize) -> Result<(), String> {
+fn check(saved: &Saved) -> Result<(), String> {
     let read = saved.entries.iter().take_while(|entry| entry.read).count();
     let order = saved.entries.iter().enumerate().all(|(i, entry)| {
         entry.read == (i < read)
@@ -201,15 +286,10 @@ fn check(saved: &Saved, vocab_size: usize) -> Result<(), String> {
         let covered = place.read.checked_add(place.pending.len() as u64);
         covered == Some(place.covered as u64) && place.covered <= tokens && place.tail.len() <= 3
     });
-    let ids = saved.entries.iter().flat_map(|entry| &entry.ids);
-    let more = saved.places.iter().flat_map(|place| place.pending.iter().chain(&place.recent));
-    if !order || !places {
-        return Err("damaged: its messages and its states do not fit together".to_owned());
+    if order && places {
+        return Ok(());
     }
-    match ids.chain(more).find(|id| **id as usize >= vocab_size) {
-        Some(id) => Err(format!("damaged: token id {id} is outside the vocabulary")),
-        None => Ok(()),
-    }
+    Err("damaged: its messages and its states do not fit together".to_owned())
 }
 
 fn bad(path: &Path, reason: String) -> Error {

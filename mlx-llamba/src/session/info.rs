@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::file::{self, KIND, Saved};
+use super::file::{self, KIND, Saved, SessionFile};
 use crate::error::{Error, Result};
+use crate::floats::FloatTensor;
 use crate::template::Message;
 
 /// Largest header that is read.
@@ -77,23 +78,11 @@ impl SessionInfo {
     }
 
     /// Reads the state of the place reached and checks the whole file for damage: tensors in the
-    /// order of their names, with their values.
+    /// order of their names.
     ///
     /// # Errors
     /// [`Error::State`] if the file is damaged.
-    pub fn state(&self) -> Result<Vec<(String, Vec<f32>)>> {
-        let bytes = file::read(&self.path, u64::MAX)?;
-        let bad = |reason: String| Error::State { path: self.path.clone(), reason };
-        let (_, tensors) = KIND.open(&bytes).map_err(bad)?;
-        let mut found: Vec<(String, Vec<f32>)> = tensors
-            .iter()
-            .filter_map(|(name, view)| {
-                let (words, _) = view.data().as_chunks::<4>();
-                let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-                Some((name.strip_prefix("0.")?.to_owned(), values))
-            })
-            .collect();
-        found.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(found)
+    pub fn state(&self) -> Result<Vec<FloatTensor>> {
+        Ok(SessionFile::from_bytes(&file::read(&self.path, u64::MAX)?, &self.path)?.state())
     }
 }

@@ -36,13 +36,13 @@ pub struct Reply<'s, 'm> {
 }
 
 impl<'s, 'm> Reply<'s, 'm> {
-    pub(super) fn new(session: &'s mut Session<'m>, options: &Generation) -> Result<Self> {
-        let work: VecDeque<Work> = session.next_reply(options)?.into();
+    /// A reply after reading `work`.
+    pub(super) fn new(session: &'s mut Session<'m>, work: Vec<Work>, options: &Generation) -> Self {
         let total = work.iter().map(|work| work.ids.len()).sum();
-        Ok(Self {
+        Self {
             session,
             options: options.clone(),
-            work,
+            work: work.into(),
             current: None,
             stream: None,
             pending: 0,
@@ -54,7 +54,7 @@ impl<'s, 'm> Reply<'s, 'm> {
             started: Instant::now(),
             reading: Duration::ZERO,
             ended: false,
-        })
+        }
     }
 
     /// Ends the reply and gives the message it has become, if there is one.

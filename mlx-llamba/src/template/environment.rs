@@ -4,7 +4,8 @@ use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind};
 
-use super::{json, sums};
+use super::scan::{self, Refusal};
+use super::{json, weights};
 
 /// The name of the template in its environment.
 pub(super) const NAME: &str = "chat template";
@@ -17,19 +18,33 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_recursion_limit(RECURSION);
     minijinja_contrib::add_to_environment(&mut env);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.set_unknown_method_callback(|state, value, method, arguments| {
+        // The engine pays for a padded text when it is there.
+        if method == "format" && value.as_str().is_some_and(is_wide) {
+            return Err(Error::new(ErrorKind::InvalidOperation, "format: a width is too large"));
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
     env.add_filter("tojson", json::tojson);
     env.add_function("raise_exception", |reason: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, reason))
     });
-    sums::add_to_environment(&mut env);
+    weights::add_to_environment(&mut env);
     let source = without_marks(source);
+    let refused = |reason: &str| Error::new(ErrorKind::SyntaxError, reason.to_owned());
+    let weighed = scan::weigh(&source);
+    if weighed == Err(Refusal::Long) {
+        return Err(refused("it has longer expressions or conditions than can be compiled"));
+    }
     env.template_from_str(&source)?; // what is wrong with it is said in its own words
-    let Some(weighed) = sums::weigh(&source) else {
-        return Err(Error::new(ErrorKind::SyntaxError, "it cannot be cut into tokens"));
-    };
+    let weighed = weighed.map_err(|_| refused("it cannot be cut into tokens"))?;
     env.add_template_owned(NAME, weighed)?;
     Ok(env)
+}
+
+/// Whether there is a number of more than four digits in a format.
+fn is_wide(format: &str) -> bool {
+    format.as_bytes().windows(5).any(|digits| digits.iter().all(u8::is_ascii_digit))
 }
 
 /// Gives the template its clock.

@@ -181,13 +181,15 @@ fn templates_of_a_tokenizer() {
     assert!(sources(r#"{"chat_template": [{"name": "x"}]}"#, None).is_err());
 }
 
-/// Operands of sums are paid for wherever they stand, and nothing else changes.
+/// What a template makes is weighed wherever it stands, and nothing else changes.
 #[test]
-fn sums_are_weighed() {
-    let weighed = |source: &str| sums::weigh(source).unwrap();
+fn what_is_made_is_weighed() {
+    let weighed = |source: &str| scan::weigh(source).unwrap();
     for same in [
         "a + b {# c + d #} {% raw %}{{ a + b }}{% endraw %} {{ 'a + b' }} {{ 1e+5 }} {{- x +}}",
         "{%+ if a %}{{ -a - b }}{%- endif +%}{{ \"}} + \\\" + \" }}",
+        "{% for (a, b) in c[1:].d(e, f) %}{{ [] }}{{ {} }}{{ () }}{{ (a) }}{{ a[b] }}{% endfor %}",
+        "{% set a %}x{% endset %}{% macro f(a, b=c) %}{% endmacro %}{% call(a, b) f() %}{% endcall %}",
     ] {
         assert_eq!(weighed(same), same);
     }
@@ -200,7 +202,7 @@ fn sums_are_weighed() {
         ),
         (
             "{{ f([a+b], x=c + (d+e)) }}",
-            "{{ f([(a)|weighed+(b)|weighed], x=(c)|weighed + (((d)|weighed+(e)|weighed))|weighed) }}",
+            "{{ f((([(a)|weighed+(b)|weighed])|built), x=(c)|weighed + (((d)|weighed+(e)|weighed))|weighed) }}",
         ),
         (
             "{% if not a + b is none and c in d+e %}",
@@ -208,18 +210,92 @@ fn sums_are_weighed() {
         ),
         (
             "{%- set n.l = n.l + [x] if x else y -%}",
-            "{%- set n.l = (n.l)|weighed + ([x])|weighed if x else y -%}",
+            "{%- set n.l =( (n.l)|weighed + ((([x])|built))|weighed if x else y)|held -%}",
         ),
+        ("{% set a, b = c, d %}", "{% set a, b =( c, d)|kept %}"),
+        ("{% set a=b == c %}", "{% set a=(b == c)|kept %}"),
         ("{% for a in b + c recursive %}", "{% for a in (b)|weighed + (c)|weighed recursive %}"),
+        ("{% for (a, b) in [(c, d)] %}", "{% for (a, b) in (([(((c, d))|built)])|built) %}"),
+        ("{{ [[a][0], {'b': c}.b] }}", "{{ (([(([a])|built)[0], (({'b': c})|built).b])|built) }}"),
         (
             "{% raw %}{{{% endraw -%}{{ {'a': b + c}['a'] }}",
-            "{% raw %}{{{% endraw -%}{{ {'a': (b)|weighed + (c)|weighed}['a'] }}",
+            "{% raw %}{{{% endraw -%}{{ (({'a': (b)|weighed + (c)|weighed})|built)['a'] }}",
         ),
     ] {
         assert_eq!(weighed(source), expected);
+        assert!(rendered(source).is_err() || template(source).is_ok(), "{source}");
     }
-    assert!(sums::weigh("{{ a").is_none() && sums::weigh("{{ ) + a }}").is_none());
+    let refused = |source: &str| scan::weigh(source).unwrap_err();
+    assert_eq!([refused("{{ a"), refused("{{ ) + a }}")], [scan::Refusal::Tokens; 2]);
     let counted = "{{ ([1] + [2] + 'a b'.split())|length - 1 + 2 * 3 }}";
     assert_eq!(rendered(counted).unwrap(), "9");
     assert_eq!(rendered("{{ 'x' + nothing|default('y') }}").unwrap(), "xy");
+    let kept = "{% set n = namespace(l=[]) %}{% for i in range(4) %}{% set n.l = n.l + [(i, {'a': i})] %}\
+        {% endfor %}{% for (i, d) in n.l[1:] %}{{ i }}{{ d.a }}{% endfor %}";
+    assert_eq!(rendered(kept).unwrap(), "112233");
+}
+
+/// Values that are deep, or large only when they are written out, and sources that are one deep tree.
+#[test]
+fn nothing_is_deeper_than_the_stack() {
+    let grown = |step: &str, use_: &str, rounds: usize| {
+        format!(
+            "{{% set n = namespace(s=1, t=1) %}}{{% for i in range({rounds}) %}}{{% set n.s = {step} %}}\
+             {{% set n.t = {} %}}{{% endfor %}}{{{{ {use_} }}}}",
+            step.replace("n.s", "n.t")
+        )
+    };
+    let uses = ["n.s", "n.s|string|length", "n.s == n.t", "n.s in [n.t]", "{n.s: 1}|length", "'x'"];
+    for step in [
+        "[n.s, n.s]",
+        "{'a': n.s, 'b': n.s}",
+        "(n.s, n.s)",
+        "[0, 0]|map('default', n.s, true)|list",
+    ] {
+        for use_ in uses {
+            let error = rendered(&grown(step, use_, 70)).unwrap_err().to_string();
+            assert!(error.contains("too much work"), "{step} {use_}: {error}");
+        }
+    }
+    for step in ["[n.s]", "{'a': n.s}", "(n.s,)", "[n.s]|batch(1)|list"] {
+        let error = rendered(&grown(step, "'x'", 90_000)).unwrap_err().to_string();
+        assert!(error.contains("nested too deep"), "{step}: {error}");
+    }
+    let cycle = rendered("{% set n = namespace() %}{% set n.a = n %}{{ n }}").unwrap_err();
+    assert!(cycle.to_string().contains("a namespace"), "{cycle}");
+    let view = grown("([1, 2] if i == 0 else n.s)[0:]", "n.s", 20_000);
+    assert_eq!(rendered(&view).unwrap(), "[1, 2]");
+    // In the stack that a thread of the server has.
+    let trees = [
+        ("not ", "1", ""),
+        ("-", "1", ""),
+        ("", "a", ".b"),
+        ("", "a", "|upper"),
+        ("", "1", "+1"),
+        ("", "1", "~1"),
+        ("", "1", " and 1"),
+        ("", "2", "**2"),
+        ("", "1", " if 1 else 1"),
+        ("", "a", "()"),
+        ("", "a", "[0]"),
+        ("(", "1", ")"),
+        ("[", "", "]"),
+    ];
+    let compile = move || {
+        for (before, middle, after) in trees {
+            for count in [600, 200_000] {
+                let source = [&before.repeat(count), middle, &after.repeat(count)].concat();
+                let found = rendered(&format!("{{{{ {source} }}}}"));
+                assert!(count < 1000 || found.is_err(), "{before}{middle}{after}");
+            }
+        }
+        for count in [400, 100_000] {
+            let branches = "{% elif x %}".repeat(count);
+            let found = rendered(&format!("{{% if x %}}{branches}{{% endif %}}"));
+            assert_eq!(found.is_ok(), count == 400);
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(compile).unwrap().join().unwrap();
+    assert!(rendered("{{ '{:99999999}'.format(1) }}").unwrap_err().to_string().contains("width"));
+    assert_eq!(rendered("{{ '{:>4}'.format(1) }}").unwrap(), "   1");
 }

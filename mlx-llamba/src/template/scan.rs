@@ -1,84 +1,32 @@
-//! Lists that are joined with `+` are paid for.
+//! Rewrites a template so that what it makes is weighed: see [`weights`](super::weights).
 //!
-//! The engine charges no fuel for a list that is the sum of two: one that is doubled in a loop
-//! would take all memory. So every operand of every `+` goes through a filter, which charges for
-//! the items of lists and hands on everything else as it is: `a + b.c` becomes
-//! `(a)|weighed + (b.c)|weighed`. Lines keep their numbers.
+//! `a + b.c` becomes `(a)|weighed + (b.c)|weighed`, `[a, b]` becomes `(([a, b])|built)`, and
+//! `{% set n.x = a %}` becomes `{% set n.x = (a)|held %}`. Lines keep their numbers.
 
-use minijinja::value::{Kwargs, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
+/// Tokens between the two ends of a tag. Each can be a level of the expression's tree, which the
+/// engine walks by recursion.
+const TOKENS: usize = 1500;
+/// Branches of all conditions: each is a level of the tree too.
+const BRANCHES: usize = 500;
 
-/// The name of the filter.
-const FILTER: &str = "weighed";
-/// Items for one step of work.
-const ITEMS_A_STEP: u64 = 4;
-
-/// Adds the filter, and bounds the other ways to join lists.
-pub(super) fn add_to_environment(env: &mut Environment<'static>) {
-    env.add_filter(FILTER, weighed);
-    env.add_filter("sum", sum);
-    env.remove_filter("chain"); // not one of jinja2's
+/// Why a source is not rewritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It cannot be cut into tokens: the engine has its own words for that.
+    Tokens,
+    /// A tag, or a condition, is longer than any that a person writes.
+    Long,
 }
 
-fn weighed(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        return Ok(value);
+/// Puts the operands of every `+`, every literal and everything that is kept through their
+/// filters.
+pub(super) fn weigh(source: &str) -> Result<String, Refusal> {
+    let mut scan = Scan { source, at: 0, inserts: Vec::new(), branches: 0, long: false };
+    match scan.all() {
+        Some(()) => Ok(scan.rewritten()),
+        None if scan.long => Err(Refusal::Long),
+        None => Err(Refusal::Tokens),
     }
-    if let Some(items) = value.len() {
-        state.consume_fuel(items as u64 / ITEMS_A_STEP)?;
-        return Ok(value);
-    }
-    let pay = |item| state.consume_fuel(1).map(|()| item);
-    value.try_iter()?.map(pay).collect()
-}
-
-/// The filter `sum`, of numbers alone.
-fn sum(
-    state: &State<'_, '_>,
-    values: Value,
-    attribute: Option<&str>,
-    start: Option<Value>,
-    options: Kwargs,
-) -> Result<Value, Error> {
-    let first = start.clone().or_else(|| options.peek("start").ok());
-    if first.is_some_and(|start| !start.is_number()) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "sum: start must be a number"));
-    }
-    filters::sum(state, values, attribute, start, options)
-}
-
-/// Puts the operands of every `+` through the filter. Nothing comes back if the source cannot be
-/// cut into tokens.
-pub(super) fn weigh(source: &str) -> Option<String> {
-    let bytes = source.as_bytes();
-    let mut scan = Scan { source, at: 0, inserts: Vec::new() };
-    while let Some(found) = source[scan.at..].find('{') {
-        let open = scan.at + found;
-        let strip = usize::from(matches!(bytes.get(open + 2), Some(b'-' | b'+')));
-        scan.at = open + 2 + strip;
-        match bytes.get(open + 1) {
-            Some(b'#') => scan.at += source[scan.at..].find("#}")? + 2,
-            Some(b'{') => scan.tag("}}")?,
-            Some(b'%') => match basic_tag(&source[scan.at..], "raw") {
-                Some(length) => {
-                    scan.at += length;
-                    scan.raw()?;
-                }
-                None => scan.tag("%}")?,
-            },
-            _ => scan.at = open + 1,
-        }
-    }
-    let mut inserts = scan.inserts;
-    inserts.sort_by_key(|&(at, _)| at);
-    let mut out = String::with_capacity(source.len() + 10 * inserts.len());
-    let mut done = 0;
-    for (at, text) in inserts {
-        out.push_str(&source[done..at]);
-        out.push_str(text);
-        done = at;
-    }
-    Some(out + &source[done..])
 }
 
 /// The length of a tag's rest, its end included, if the tag is `name` and nothing else.
@@ -96,6 +44,27 @@ struct Frame {
     operand: Option<(usize, usize)>,
     /// There is a `+` before it.
     added: bool,
+    /// Where the literal begins that these brackets make, if they make one.
+    literal: Option<usize>,
+    /// They are round: a literal if there is a comma between them.
+    round: bool,
+    /// There is something, and a comma, between them.
+    filled: bool,
+    comma: bool,
+}
+
+/// Names before an `=` or an `in` are not expressions.
+#[derive(Default, PartialEq, Eq)]
+enum Target {
+    /// This kind of tag has none.
+    #[default]
+    None,
+    /// Up to `in`.
+    For,
+    /// Up to `=`; whether it is a field of something.
+    Set { field: bool },
+    /// The whole tag is a macro's names and a call.
+    Call,
 }
 
 struct Scan<'s> {
@@ -103,9 +72,48 @@ struct Scan<'s> {
     at: usize,
     /// What is to be inserted, and where.
     inserts: Vec<(usize, &'static str)>,
+    branches: usize,
+    /// It was given up for its length.
+    long: bool,
 }
 
 impl Scan<'_> {
+    /// Reads the whole source.
+    fn all(&mut self) -> Option<()> {
+        let (source, bytes) = (self.source, self.source.as_bytes());
+        while let Some(found) = source[self.at..].find('{') {
+            let open = self.at + found;
+            let strip = usize::from(matches!(bytes.get(open + 2), Some(b'-' | b'+')));
+            self.at = open + 2 + strip;
+            match bytes.get(open + 1) {
+                Some(b'#') => self.at += source[self.at..].find("#}")? + 2,
+                Some(b'{') => self.tag("}}")?,
+                Some(b'%') => match basic_tag(&source[self.at..], "raw") {
+                    Some(length) => {
+                        self.at += length;
+                        self.raw()?;
+                    }
+                    None => self.tag("%}")?,
+                },
+                _ => self.at = open + 1,
+            }
+        }
+        Some(())
+    }
+
+    /// The source with all that is to be inserted.
+    fn rewritten(mut self) -> String {
+        self.inserts.sort_by_key(|&(at, _)| at);
+        let mut out = String::with_capacity(self.source.len() + 10 * self.inserts.len());
+        let mut done = 0;
+        for (at, text) in self.inserts {
+            out.push_str(&self.source[done..at]);
+            out.push_str(text);
+            done = at;
+        }
+        out + &self.source[done..]
+    }
+
     /// Skips to behind `{% endraw %}`.
     fn raw(&mut self) -> Option<()> {
         loop {
@@ -126,12 +134,17 @@ impl Scan<'_> {
         // Whether the last token ended an operand; whether a name is one of something else.
         let (mut complete, mut access) = (false, false);
         let mut first = end == "%}";
-        loop {
+        let (mut target, mut kept, mut last) = (Target::None, None, self.at);
+        for tokens in 0.. {
+            if tokens > TOKENS {
+                self.long = true;
+                return None;
+            }
             let rest = &self.source[self.at..];
             let start = self.at;
             let byte = *bytes.get(start)?;
             if byte.is_ascii_whitespace() {
-                self.at += 1;
+                self.at += rest.len() - rest.trim_ascii_start().len();
                 continue;
             }
             let bare = rest.strip_prefix(['-', '+']).unwrap_or(rest);
@@ -139,6 +152,9 @@ impl Scan<'_> {
                 let bare = if rest.starts_with(end) { rest } else { bare };
                 self.at += rest.len() - bare.len() + end.len();
                 self.finish(&mut frames, false);
+                if let Some((from, close)) = kept.filter(|&(from, _)| from < last) {
+                    self.inserts.extend([(from, "("), (last, close)]);
+                }
                 return Some(());
             }
             let accessed = std::mem::take(&mut access);
@@ -148,13 +164,21 @@ impl Scan<'_> {
             match byte {
                 b'(' | b'[' | b'{' => {
                     extend(&mut frames, start, self.at);
-                    frames.push(Frame::default());
+                    let round = byte == b'(';
+                    // Behind an operand they are arguments or an index.
+                    let literal = !(complete || round && target != Target::None);
+                    let literal = literal.then_some(start);
+                    frames.push(Frame { literal, round, ..Frame::default() });
                     complete = false;
                 }
                 b')' | b']' | b'}' => {
                     self.finish(&mut frames, false);
-                    frames.pop();
+                    let closed = frames.pop()?;
                     frames.last()?;
+                    let built = closed.filled && (!closed.round || closed.comma);
+                    if let Some(from) = closed.literal.filter(|_| built) {
+                        self.inserts.extend([(from, "(("), (self.at, ")|built)")]);
+                    }
                     extend(&mut frames, start, self.at);
                     complete = true;
                 }
@@ -169,10 +193,24 @@ impl Scan<'_> {
                 b',' | b':' | b'=' | b'<' | b'>' | b'!' => {
                     self.finish(&mut frames, false);
                     complete = false;
+                    match &mut frames[..] {
+                        [.., frame] if byte == b',' => frame.comma = true,
+                        [_] if byte == b'=' && !double => {
+                            if let Target::Set { field } = target {
+                                let close = if field { ")|held" } else { ")|kept" };
+                                kept = Some((self.at, close));
+                                target = Target::None;
+                            }
+                        }
+                        _ => {}
+                    }
                 }
                 b'-' | b'.' | b'|' | b'~' | b'*' | b'/' | b'%' => {
                     extend(&mut frames, start, self.at);
                     (complete, access) = (false, matches!(byte, b'.' | b'|'));
+                    if let (b'.', Target::Set { field }) = (byte, &mut target) {
+                        *field = true;
+                    }
                 }
                 b'\'' | b'"' => {
                     self.at = start + string(rest)?;
@@ -192,6 +230,21 @@ impl Scan<'_> {
                     if name.is_empty() {
                         return None;
                     }
+                    if named {
+                        target = match name {
+                            "for" => Target::For,
+                            "set" => Target::Set { field: false },
+                            "call" => Target::Call,
+                            _ => Target::None,
+                        };
+                        self.branches += usize::from(matches!(name, "elif" | "else"));
+                        if self.branches > BRANCHES {
+                            self.long = true;
+                            return None;
+                        }
+                    } else if name == "in" && target == Target::For {
+                        target = Target::None;
+                    }
                     // A name after an operand is a keyword, as is the first one of a block.
                     if accessed || !(complete || named || name == "not") {
                         extend(&mut frames, start, self.at);
@@ -202,7 +255,16 @@ impl Scan<'_> {
                     }
                 }
             }
+            last = self.at;
+            let closed = matches!(byte, b')' | b']' | b'}');
+            let opened = matches!(byte, b'(' | b'[' | b'{');
+            // An opening bracket is inside of the frame before its own.
+            let inside = frames.len().saturating_sub(1 + usize::from(opened));
+            if let Some(frame) = frames.get_mut(inside) {
+                frame.filled |= !closed || frame.operand.is_some();
+            }
         }
+        None
     }
 
     /// The innermost operand has ended; a `+` may follow.
