@@ -17,7 +17,7 @@ unsafe extern "C" {
     fn mlx_llamba_has_simd(name: *const c_char) -> c_int;
     fn mlx_llamba_threads() -> c_int;
     fn mlx_llamba_set_threads(count: c_int);
-    fn mlx_llamba_read_bandwidth(bytes: usize, times: c_int, result: *mut f64) -> c_int;
+    fn mlx_llamba_read_memory(from: *const f32, count: usize, sum: *mut f32) -> c_int;
     fn mlx_llamba_operations(
         outputs: *const *const c_void,
         count: usize,
@@ -149,12 +149,12 @@ pub(super) fn matmul(
     Ok(out)
 }
 
-/// Bytes a second, the best of `times` readings of `bytes` bytes.
-pub(super) fn read_bandwidth(bytes: usize, times: usize) -> Result<f64> {
-    let mut result = 0.0;
-    // SAFETY: `result` lives through the call.
-    match unsafe { mlx_llamba_read_bandwidth(bytes, times as c_int, &raw mut result) } {
-        0 => Ok(result),
+/// Reads `memory` once with all threads; gives the sum of what was read (of whole parts of 2^18).
+pub(super) fn read_memory(memory: &[f32]) -> Result<f32> {
+    let mut sum = 0.0;
+    // SAFETY: `memory` has that many floats and lives through the call, as `sum` does.
+    match unsafe { mlx_llamba_read_memory(memory.as_ptr(), memory.len(), &raw mut sum) } {
+        0 => Ok(sum),
         _ => Err(last_error()),
     }
 }
