@@ -36,10 +36,12 @@ fn follow(name: &str) {
     path.push(std::env::var_os("PATH").unwrap());
     let mut shell = Command::new("bash");
     // What was started in the background ends with the shell, whatever happens.
-    let script = format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}trap - EXIT\n");
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}trap - EXIT\n");
     shell.args(["-euo", "pipefail", "-c", &script]).current_dir(place.path()).env("PATH", path);
     shell.env("MLX_LLAMBA_DATA", place.path().join("data")).stdin(Stdio::null());
-    shell.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", "/proc/nowhere");
+    // Nothing of whoever runs the tests.
+    shell.env("HOME", place.path()).env_remove("XDG_CONFIG_HOME").env_remove("MLX_LLAMBA_CONFIG");
+    shell.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", place.path().join("hub"));
     let run = Run::of(&mut shell);
     assert_eq!(run.code, Some(0), "{name}: {run:?}");
 }
