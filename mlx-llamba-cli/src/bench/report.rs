@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::Model;
 use mlx_llamba_kernels::cpu;
 use mlx_rs::{Device, DeviceType, memory};
 use serde::Serialize;
 
 use super::counts::short;
+use super::subject::Subject;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Format {
@@ -77,7 +77,7 @@ struct Line<'a> {
 }
 
 impl Header {
-    pub(super) fn new(model: &Model, name: String) -> Result<Self> {
+    pub(super) fn new(model: &impl Subject, name: String) -> Result<Self> {
         let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
         Ok(Self {
             read_bandwidth: if on_cpu { Some(cpu::read_bandwidth()?) } else { None },

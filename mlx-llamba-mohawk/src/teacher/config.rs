@@ -154,6 +154,11 @@ impl LlamaConfig {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
+    /// Bytes of the keys and values of a token in all layers, of numbers of `bytes` each.
+    pub fn cache_bytes_per_token(&self, bytes: usize) -> usize {
+        2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * bytes
+    }
+
     /// Notes sizes that do not fit each other.
     pub(super) fn check(&self, problems: &Problems) {
         let (h, g) = (self.num_attention_heads, self.num_key_value_heads);

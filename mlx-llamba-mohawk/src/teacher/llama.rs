@@ -176,6 +176,13 @@ impl Llama {
         self.weights.iter().flat_map(|(_, w)| w.arrays()).map(|array| array.nbytes()).sum()
     }
 
+    /// Bytes of weights that one step of decoding reads: all, but of an embedding that is not the
+    /// head too only the rows of its tokens, which are not counted.
+    pub fn weight_bytes_per_step(&self) -> usize {
+        let embedding: usize = self.embed_tokens.arrays().iter().map(|array| array.nbytes()).sum();
+        self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
+    }
+
     /// All tensors as dense float32 arrays by canonical name. Lazy.
     ///
     /// # Errors
