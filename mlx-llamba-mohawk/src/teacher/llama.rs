@@ -22,7 +22,7 @@ pub struct Llama {
     pub(super) norm: Array,
     /// `None`: the embedding's matrix is the head's.
     pub(super) lm_head: Option<Matrix>,
-    /// Rotary wavelengths, (k / 2,).
+    /// Rotary wavelengths within the context, (k / 2,).
     pub(super) wavelengths: Array,
     pub(super) window: Option<Window>,
     /// All weights by canonical name, as they were given.
@@ -138,7 +138,7 @@ impl Llama {
             layers,
             norm,
             lm_head,
-            wavelengths: config.rope.array(config.head_dim, config.rope_theta),
+            wavelengths: config.rope.array(config.head_dim, config.rope_theta, 0),
             window: None,
             weights,
             config,
