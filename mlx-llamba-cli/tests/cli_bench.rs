@@ -67,7 +67,9 @@ fn a_sweep_measures_every_combination_once() {
         let per_row = float("tokens_per_second_per_row").unwrap();
         let ratio = read.map(|read| read / (per_row * f64::from(4 * 80_072)));
         assert!(ratio.is_none_or(|ratio| (ratio - 1.0).abs() < 1e-12), "{row}");
-        assert!(float("read_bandwidth").unwrap() > 0.0, "{row}");
+        let memory = float("read_bandwidth");
+        assert_eq!(memory.is_some(), row["test"] == "generate", "{row}");
+        assert!(memory.is_none_or(|speed| speed > 0.0), "{row}");
         assert_eq!(row["dtype"], "float32");
         assert_eq!(row["model"], NAME);
         assert!(!row["kernels"].as_str().unwrap().is_empty());
@@ -97,9 +99,7 @@ fn the_same_rows_in_every_format() {
     let table = print(&[]);
     let mut lines = table.lines();
     let head = lines.next().unwrap();
-    for part in
-        [NAME, "0.3 MiB of weights", "float32 activations", "kernels: ", "memory is read at "]
-    {
+    for part in [NAME, "0.3 MiB of weights", "float32 activations", "kernels: "] {
         assert!(head.contains(part), "{head}");
     }
     assert_eq!(lines.next(), Some(""));

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use mlx_llamba_kernels::cpu;
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::transforms::{async_eval, eval};
-use mlx_rs::{Array, memory};
+use mlx_rs::{Array, Device, DeviceType, memory};
 
 use super::counts::short;
-use super::report::{Row, Test};
+use super::report::{Row, Test, Times};
 use super::subject::Subject;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
@@ -58,7 +59,8 @@ impl<'a, M: Subject> Bench<'a, M> {
         let (_, state) = read(self.model, rows, tokens, |done| progress.at(done, tokens))?;
         let seconds = start.elapsed().as_secs_f64();
         let bytes = self.model.weight_bytes_per_step();
-        let row = Row::new((Test::Fill, tokens), depth, 1, &[seconds], bytes)?;
+        let times = Times { seconds: vec![seconds], memory: Vec::new() };
+        let row = Row::new((Test::Fill, tokens), depth, 1, &times, bytes)?;
         Ok((row, Rows { state, batch: 1, depth: to }))
     }
 
@@ -102,16 +104,21 @@ impl<'a, M: Subject> Bench<'a, M> {
         memory::clear_cache()?;
         let mut state = run(Rows { state, batch, depth }, warm_up)?;
         memory::reset_peak_memory()?;
-        let mut seconds = Vec::with_capacity(self.repetitions);
+        let mut times = Times { seconds: Vec::new(), memory: Vec::new() };
+        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
         for _ in 0..self.repetitions {
             let rows = back(state);
+            // Beside each repetition, as a machine that is shared reads now faster, now slower.
+            if on_cpu && test == Test::Generate {
+                times.memory.push(cpu::read_bandwidth()?);
+            }
             let start = Instant::now();
             state = run(rows, tokens)?;
-            seconds.push(start.elapsed().as_secs_f64());
+            times.seconds.push(start.elapsed().as_secs_f64());
         }
         // While the states after are held, and what it takes to go back to those before.
         let bytes = self.model.weight_bytes_per_step();
-        let row = Row::new((test, tokens), depth, batch, &seconds, bytes)?;
+        let row = Row::new((test, tokens), depth, batch, &times, bytes)?;
         Ok((row, back(state)))
     }
 }
