@@ -24,7 +24,8 @@ keys are the long names of options, for all commands or, under [COMMAND], for on
 The same in the environment: MLX_LLAMBA_MODEL, MLX_LLAMBA_GENERATE_MAX_TOKENS. The command line goes
 before the environment, the environment before the file; a command's own default before that for
 all. Such a default never stands in the way: an option that excludes it on the command line switches
-it off, --json=false takes back a flag, and a tokenizer is for models that bring none.
+it off, one that needs it finds it there, without what it needs itself it does nothing, --json=false
+takes back a flag, and a tokenizer is for models that bring none.
 
 Examples:
   mlx-llamba config init

@@ -52,7 +52,10 @@ const EXIT_STATUS: [(u8, &str); 4] = [
     (SUCCESS, "success, also if whoever reads the output has seen enough"),
     (FAILURE, "failure"),
     (USAGE, "impossible arguments"),
-    (INTERRUPTED, "interrupted, by Ctrl-C or a termination signal"),
+    (
+        INTERRUPTED,
+        "interrupted, by Ctrl-C or a termination signal; a server that ends in good order gives 0",
+    ),
 ];
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;

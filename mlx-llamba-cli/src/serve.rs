@@ -18,6 +18,9 @@ use crate::model::ModelArgs;
 /// Serve a model over HTTP, as OpenAI's servers do
 #[derive(clap::Args)]
 #[command(after_help = "\
+The first Ctrl-C, or termination signal, lets running requests end and ends with status 0; the second
+ends at once, with 130.
+
 Examples:
   mlx-llamba serve
   mlx-llamba serve --model cartesia-ai/Llamba-1B-4bit-mlx \\

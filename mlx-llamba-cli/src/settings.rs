@@ -6,6 +6,7 @@
 
 mod apply;
 mod check;
+mod choose;
 mod environment;
 mod explicit;
 mod file;
@@ -137,14 +138,20 @@ const UNMOVED: [&str; 4] = ["config", "doctor", "completions", "man"];
 pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C> {
     let command = C::command();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let said = Said::glance(command.clone(), &arguments);
-    let command = match Settings::read(&command) {
-        Ok(settings) => settings.apply(command, &said),
-        Err(_) if said.path.first().is_none_or(|name| UNMOVED.contains(&name.as_str())) => command,
-        Err(error) => return Err(error),
+    let settings = match Settings::read(&command) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let path = Said::glance(command.clone(), &arguments).path;
+            if path.first().is_some_and(|name| !UNMOVED.contains(&name.as_str())) {
+                return Err(error);
+            }
+            Settings::default()
+        }
     };
+    let choice = settings.choose(&settings.open(command.clone()), &arguments);
+    let command = settings.apply(command, &choice);
     let mut command_for_errors = command.clone();
-    let matches = command.try_get_matches_from(arguments).unwrap_or_else(|error| error.exit());
+    let matches = choice.read(command, &arguments).unwrap_or_else(|error| error.exit());
     Ok(C::from_arg_matches(&matches)
         .unwrap_or_else(|error| error.format(&mut command_for_errors).exit()))
 }

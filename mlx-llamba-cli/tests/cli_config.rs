@@ -107,6 +107,85 @@ fn a_default_gives_way_to_what_excludes_it() {
     assert!(csv.starts_with("test,"), "{csv}");
 }
 
+/// What another option needs may be a default as well as typed.
+#[test]
+fn a_default_is_there_for_what_needs_it() {
+    let generate = ["generate", "-t", "0", "-n", "2", "Once upon a time"];
+    let json = Config::new("[generate]\njson = true\n");
+    let typed = [&generate[..], &["--logprobs", "2"]].concat();
+    let ids = |text: &str| -> Vec<Value> {
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|event| event["type"] == "token").collect()
+    };
+    let expected = ids(&CLI.ok(&[&typed[..], &["--json"]].concat()));
+    assert!(expected.len() == 2 && expected[0]["logprobs"].is_object(), "{expected:?}");
+    assert_eq!(ids(&json.ok(&typed)), expected);
+    // Also behind what takes a default back, and beside an option of all commands.
+    let taken_back = Config::new("verbose = true\n[generate]\njson = true\n");
+    let first = ["--log-level", "error", "generate", "--verbose=false", "--logprobs", "2"];
+    assert_eq!(ids(&taken_back.ok(&[&first[..], &generate[1..]].concat())), expected);
+
+    let sizes = ["bench", "--layers", "1", "--width", "64", "--vocab", "99", "-p", "0", "-n", "1"];
+    let shape = Config::new("[bench]\nshape = 'custom'\nbits = 8\n");
+    let bench = shape.ok(&[&sizes[..], &["-r", "1", "--json"]].concat());
+    assert!(bench.contains("random custom") && bench.contains("8 bits"), "{bench}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("text.txt");
+    std::fs::write(&text, "Once upon a time there was a cat.\n").unwrap();
+    let [text, directory] = [&text, directory.path()].map(|path| path.to_str().unwrap());
+    let data = Config::new(&format!("[perplexity]\ndata = '{directory}'\n"));
+    assert!(data.ok(&["perplexity"]).contains("in 1 text"));
+    let typed = CLI.ok(&["perplexity", text]);
+    assert_eq!(data.ok(&["perplexity", text]).lines().next(), typed.lines().next());
+    let window = Config::new("[perplexity]\nattention-window = 8\n");
+    window.run(&["perplexity", "--sinks", "2", text]).fails(&["no attention to limit"]);
+    // What is missing is still asked for.
+    let run = json.run(&["perplexity", "--sinks", "2", text]);
+    assert!(run.code == Some(2) && run.err.contains("--attention-window"), "{run:?}");
+}
+
+/// One of several that exclude each other is a default: another one on the command line is meant.
+#[test]
+fn a_default_is_one_of_a_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let prompt = Config::new("[logits]\nprompt = 'Once upon a time'\n");
+    let logits = |config: &Config, arguments: &[&str]| {
+        let output = path("out.safetensors");
+        config.ok(&[&["logits", "--output", &output], arguments].concat());
+        std::fs::read(&output).unwrap()
+    };
+    let plain = Config::new("");
+    let by_tokens = logits(&plain, &["--tokens", "1,2,3"]);
+    assert!(logits(&prompt, &["--tokens", "1,2,3"]) == by_tokens);
+    let by_prompt = logits(&plain, &["--prompt", "Once upon a time"]);
+    assert!(logits(&prompt, &[]) == by_prompt && by_prompt != by_tokens);
+}
+
+/// A default that could not be typed does nothing, and of two that exclude each other one counts.
+#[test]
+fn a_default_that_makes_no_sense_alone_does_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("questions.jsonl");
+    std::fs::write(&data, "{\"context\":\"The\",\"choices\":[\"cat\",\"dog\"],\"answer\":0}\n")
+        .unwrap();
+    let eval = ["eval", "--data", data.to_str().unwrap()];
+    let each = Config::new("[eval]\neach = true\n");
+    assert_eq!(each.ok(&eval), CLI.ok(&eval));
+    let json = [&eval[..], &["--json"]].concat();
+    assert_eq!(each.ok(&json), CLI.ok(&[&json[..], &["--each"]].concat()));
+    let both = Config::new("[eval]\neach = true\njson = true\n");
+    assert_eq!(both.ok(&eval), each.ok(&json));
+
+    let bench = ["bench", "--shape", "custom", "--layers", "1", "--width", "64", "--vocab", "99"];
+    let bench = [&bench[..], &["-p", "0", "-n", "1", "-r", "1"]].concat();
+    let config = Config::new("[bench]\njson = true\n");
+    let mut command = config.command(&bench);
+    let run = Run::of(command.env("MLX_LLAMBA_BENCH_FORMAT", "csv"));
+    assert!(run.code == Some(0) && run.out.starts_with("test,"), "{run:?}");
+}
+
 #[test]
 fn a_tokenizer_of_the_file_is_for_models_without_one() {
     let directory = tempfile::tempdir().unwrap();

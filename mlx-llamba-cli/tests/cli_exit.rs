@@ -22,6 +22,11 @@ fn the_statuses_are_documented_where_people_look() {
             assert!(page.contains(&format!("\\fB{status}\\fR\n{meaning}")), "{page}");
         }
     }
+    // The one that ends well when it is asked to end.
+    for text in [help, CLI.ok(&["man", "serve"])] {
+        assert!(text.contains("a server that ends in good order gives 0"), "{text}");
+    }
+    assert!(CLI.ok(&["serve", "--help"]).contains("with status 0"));
 }
 
 #[test]

@@ -55,6 +55,31 @@ fn serves_until_it_is_asked_to_end() {
     assert!(!log.contains(secret) && !log.contains("two"), "{log}");
 }
 
+/// The second signal does not wait for what runs.
+#[test]
+fn the_second_signal_ends_at_once() {
+    let (mut child, mut err, address) = start(&["--grace", "600", "--max-tokens", "1000000"]);
+    let body = "{\"model\":\"llamba-stories\",\"prompt\":\"Lily\",\"max_tokens\":1000000,\
+                \"stream\":true,\"logit_bias\":{\"0\":-100,\"1\":-100}}";
+    let mut stream = TcpStream::connect(&address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    // The answer has begun.
+    stream.read_exact(&mut [0; 64]).unwrap();
+    signal(&child, "INT");
+    let mut line = String::new();
+    while !line.contains("shutting down") {
+        line.clear();
+        assert_ne!(err.read_line(&mut line).unwrap(), 0, "it says that it shuts down");
+    }
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
 #[test]
 fn prompts_are_logged_if_asked_for() {
     let (mut child, mut err, address) = start(&["--log-prompts"]);

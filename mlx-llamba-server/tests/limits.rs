@@ -51,6 +51,11 @@ fn slow_clients_are_cut_off() {
                    content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     let piece = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
     server.send(&format!("{chunked}{}0\r\n\r\n", piece.repeat(5))).is_error(413, None, "10000");
+    // Whoever says how much will come need not send it.
+    let mut large = server.connect();
+    let head = head.replace("content-length: 100", "content-length: 10001");
+    large.write_all(head.as_bytes()).unwrap();
+    Answer::read(large).is_error(413, None, "10000 bytes");
     let long_head =
         format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(400_000));
     assert_eq!(server.send(&format!("{long_head}\r\n\r\n")).status, 431);
@@ -172,8 +177,18 @@ fn keys_hosts_and_origins() {
     assert!(with(&format!("{key} https://a.example\r\n")).head.contains("allow-origin: https://a"));
     assert!(!with(&format!("{key} https://b.example\r\n")).head.contains("allow-origin"));
     let ask = "OPTIONS /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
-               access-control-request-method: POST\r\norigin: https://a.example\r\n\r\n";
-    assert_eq!(server.send(ask).status, 204);
+               access-control-request-method: POST\r\norigin: https://a.example\r\n\
+               access-control-request-headers: authorization,x-stainless-lang\r\n\r\n";
+    let allowed = server.send(ask);
+    assert_eq!(allowed.status, 204);
+    let headers = "access-control-allow-headers: authorization,x-stainless-lang\r\n";
+    assert!(allowed.head.contains(headers), "{}", allowed.head);
+    // Such a page also reads when to come back, and the name of the answer, also of a refusal.
+    for refused in ["", "authorization: Bearer first\r\n"] {
+        let head = with(&format!("{refused}origin: https://a.example\r\n")).head;
+        let exposed = "access-control-expose-headers: retry-after, x-request-id\r\n";
+        assert!(head.contains(exposed) && head.contains("x-request-id: req-"), "{head}");
+    }
 
     // Without keys, only names of this machine lead here.
     let server = Server::start(|_| {});

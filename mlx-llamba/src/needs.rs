@@ -22,11 +22,11 @@ impl Config {
         bytes.map(|bytes| bytes as u64).sum()
     }
 
-    /// Bytes that running one sequence takes on a CPU beside the weights, about: its state, and the
-    /// activations of a piece of prompt.
+    /// Bytes that running one sequence takes on a CPU beside the weights, about: its state before
+    /// and after, and the activations of one block for a piece of prompt.
     pub fn working_bytes(&self) -> u64 {
-        let width = self.dims().in_proj_dim() + 3 * self.mlp.intermediate_size;
+        let width = self.dims().in_proj_dim() + 3 * self.mlp.intermediate_size + 6 * self.d_model;
         let activations = 4 * (PIECE * width + self.padded_vocab());
-        (self.state_bytes(4) + activations) as u64
+        (2 * self.state_bytes(4) + activations) as u64
     }
 }

@@ -1,73 +1,70 @@
 //! Settings as defaults of clap's definition of the options.
 
-use clap::{Arg, ArgAction, Command, Id, value_parser};
+use clap::{Arg, ArgAction, Command, value_parser};
 
-use super::explicit::Said;
+use super::choose::Choice;
 use super::{Settings, check};
 
+/// What becomes of an option, given the values of its setting and the path of its command.
+type Change<'a> = dyn Fn(Arg, &[String], &[String]) -> Arg + 'a;
+
 impl Settings {
-    /// The command with these defaults. One gives way to what the command line says if that
-    /// excludes it.
-    pub(super) fn apply(&self, command: Command, said: &Said) -> Command {
-        self.apply_at(command, &mut Vec::new(), said)
+    /// The command with these defaults; of those for the command that is called, the chosen ones.
+    pub(super) fn apply(&self, command: Command, choice: &Choice) -> Command {
+        self.change(command, &mut Vec::new(), &|arg, values, path| {
+            match choice.has(path, &arg) {
+                true => with_default(arg, values),
+                // The command line may take back what it says is not there anyway.
+                false if check::is_flag(&arg) => {
+                    can_be_taken_back(arg, values).default_value("false")
+                }
+                false => arg,
+            }
+        })
     }
 
-    fn apply_at(&self, mut command: Command, path: &mut Vec<String>, said: &Said) -> Command {
-        let mut defaults = Vec::new();
-        for arg in command.get_arguments() {
-            let Some((_, values)) = self.find(path, arg) else { continue };
-            if said.path != *path || !excluded(&command, arg, said) {
-                defaults.push((arg.get_id().clone(), values));
-            }
-        }
-        for (id, values) in defaults {
-            command = command.mut_arg(id, |arg| with_default(arg, &values));
+    /// The command without these defaults, but with all that the command line may say where they
+    /// are.
+    pub(super) fn open(&self, command: Command) -> Command {
+        self.change(command, &mut Vec::new(), &|arg, values, _| can_be_taken_back(arg, values))
+    }
+
+    /// Changes every option that has a setting.
+    fn change(&self, mut command: Command, path: &mut Vec<String>, change: &Change) -> Command {
+        let found = |arg: &Arg| Some((arg.get_id().clone(), self.find(path, arg)?.1));
+        let found: Vec<_> = command.get_arguments().filter_map(found).collect();
+        for (id, values) in found {
+            command = command.mut_arg(id, |arg| change(arg, &values, path));
         }
         let names: Vec<String> =
             command.get_subcommands().map(|inner| inner.get_name().to_owned()).collect();
         for name in names {
             path.push(name.clone());
-            command = command.mut_subcommand(name, |inner| self.apply_at(inner, path, said));
+            command = command.mut_subcommand(name, |inner| self.change(inner, path, change));
             path.pop();
         }
         command
     }
 }
 
-/// Whether the command line has something that the option cannot stand beside.
-fn excluded(command: &Command, arg: &Arg, said: &Said) -> bool {
-    let conflicts = |arg: &Arg| -> Vec<Id> {
-        if arg.is_global_set() {
-            return Vec::new();
-        }
-        command
-            .get_arg_conflicts_with(arg)
-            .into_iter()
-            .map(|other| other.get_id().clone())
-            .collect()
-    };
-    let own = conflicts(arg);
-    command.get_arguments().any(|other| {
-        said.arguments.contains(other.get_id().as_str())
-            && (own.contains(other.get_id()) || conflicts(other).contains(arg.get_id()))
-    })
+/// A flag that is set by default takes a value, so that the command line can take it back.
+fn can_be_taken_back(arg: Arg, values: &[String]) -> Arg {
+    if !check::is_flag(&arg) || values == ["false"] {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .value_parser(value_parser!(bool))
+        .value_name("BOOL")
 }
 
 fn with_default(arg: Arg, values: &[String]) -> Arg {
-    let arg = if check::is_flag(&arg) {
-        if values == ["false"] {
-            return arg;
-        }
-        // So that the command line can take it back.
-        arg.action(ArgAction::Set)
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-            .value_parser(value_parser!(bool))
-            .value_name("BOOL")
-    } else {
-        arg
-    };
+    if check::is_flag(&arg) && values == ["false"] {
+        return arg;
+    }
+    let arg = can_be_taken_back(arg, values);
     // A text about the default that no longer holds.
     let help = arg.get_help().map(ToString::to_string);
     let arg = match help.as_deref().and_then(|help| help.split_once("[default:")) {

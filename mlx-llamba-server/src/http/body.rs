@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 
 use crate::api::App;
 use crate::problem::Problem;
@@ -25,23 +26,32 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
         IMPORT => limits.body.max(app.engine.session_bytes()),
         _ => limits.body,
     };
+    let too_large = || {
+        let message = format!("the body is larger than {largest} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
+    };
+    // A length that is said beforehand is enough to refuse it.
+    if body.size_hint().lower() > largest as u64 {
+        return refuse(too_large());
+    }
     let collected = Limited::new(body, largest).collect();
     let problem = match tokio::time::timeout(limits.body_timeout, collected).await {
         Ok(Ok(body)) => {
             return next.run(Request::from_parts(parts, Body::from(body.to_bytes()))).await;
         }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            let message = format!("the body is larger than {largest} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
         Ok(Err(error)) => Problem::bad(format!("the body cannot be read: {error}")),
         Err(_) => {
             let message = "the body took too long to arrive";
             Problem::new(StatusCode::REQUEST_TIMEOUT, message).code("timeout")
         }
     };
+    refuse(problem)
+}
+
+/// Answers without waiting for the rest of the body.
+fn refuse(problem: Problem) -> Response {
     let mut response = problem.into_response();
-    // The rest of the body is not waited for.
     response.headers_mut().insert("connection", HeaderValue::from_static("close"));
     response
 }
