@@ -48,15 +48,15 @@ pub fn set_threads(count: usize) {
 }
 
 /// Bytes a second that the threads together read from memory when they do nothing else: what a
-/// product with one row of activations can reach. The best of several readings; takes some tenths
-/// of a second and 256 MiB.
+/// product with one row of activations can reach. The best of five readings of 256 MiB; takes about
+/// a tenth of a second.
 ///
 /// # Errors
 /// If memory runs out.
 pub fn read_bandwidth() -> mlx_rs::error::Result<f64> {
     let memory = vec![1.0_f32; 1 << 26];
     let mut best = 0.0_f64;
-    for _ in 0..15 {
+    for _ in 0..5 {
         let start = Instant::now();
         std::hint::black_box(raw::read_memory(std::hint::black_box(&memory))?);
         best = best.max(size_of_val(memory.as_slice()) as f64 / start.elapsed().as_secs_f64());

@@ -7,19 +7,20 @@ mod measure;
 mod plot;
 mod report;
 mod shape;
+mod subject;
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use mlx_llamba::{Model, State};
+use anyhow::{Context, Result, bail};
 
-use crate::model::ModelArgs;
+use crate::model::{Loaded, ModelArgs};
 use crate::output::{check_parent, show};
 use crate::{bench, interrupt};
 use bench::counts::{batch, count, repetitions};
 use bench::measure::Bench;
 use bench::report::{Format, Header, Row};
 use bench::shape::ShapeArgs;
+use bench::subject::Subject;
 
 /// Measure speed and memory
 #[derive(clap::Args)]
@@ -30,7 +31,10 @@ after a warm-up. `fill` rows are the reading up to the next depth, once; the row
 from copies of that state. k and M are 1024 and 1048576.
 
 Peak is the most memory that MLX held during a row, in use is what it holds after it (weights and
-states), and process is all that the system has given to this program.
+what the rows remember; of a Llamba also the states that the next row begins from), and process is
+all that the system has given to this program.
+
+A Llama is measured as a Llamba is: depth is what its cache holds. No row may end past its context.
 
 Generating reads all weights each step; on a CPU their bytes a second are held against the fastest
 that this machine reads memory, measured before the rows.
@@ -39,6 +43,7 @@ Examples:
   mlx-llamba bench
   mlx-llamba bench --depth 0,1k,4k,16k,64k -p 512 -n 64 --plot depth.svg
   mlx-llamba bench --batch 1,2,4,8 -p 0 -n 32 --format csv
+  mlx-llamba bench --model llama.gguf --depth 0,512,1k -p 64 -n 16
   mlx-llamba bench --shape 1b --bits 4 -p 128,512,2048 -n 32
   mlx-llamba bench --shape custom --layers 12 --width 768 --json")]
 pub(crate) struct Args {
@@ -76,7 +81,7 @@ pub(crate) struct Args {
         value_parser = batch
     )]
     batch: Vec<usize>,
-    /// Depths: tokens that the state has read before a row begins, up to 1M
+    /// Depths: tokens that the model has read before a row begins, up to 1M
     #[arg(
         short,
         long,
@@ -113,20 +118,21 @@ impl Args {
         if let Some(file) = &self.plot {
             check_parent(file)?;
         }
-        let loaded;
-        let random;
-        let check = |model: &Model| self.check_memory(model);
-        let (model, name) = match self.shape.model(self.model.select()?, check)? {
+        match self.shape.model(self.model.select()?, |model| self.check(model))? {
+            Some((model, name)) => self.report(&model, name),
             None => {
-                loaded = self.model.load(false)?;
-                check(loaded.model())?;
-                (loaded.model(), self.model.name().to_owned())
+                let name = self.model.name().to_owned();
+                match self.model.load_any(false)? {
+                    Loaded::Llamba(llamba) => self.report(llamba.model(), name),
+                    Loaded::Teacher(teacher) => self.report(teacher.llama(), name),
+                }
             }
-            Some((model, name)) => {
-                random = model;
-                (&random, name)
-            }
-        };
+        }
+    }
+
+    /// Measures all rows, shows and draws them.
+    fn report(&self, model: &impl Subject, name: String) -> Result<()> {
+        self.check(model).with_context(|| format!("cannot measure {name}"))?;
         interrupt::on_first(|| ())?;
         let format = if self.json { Format::Json } else { self.format };
         let header = Header::new(model, name)?;
@@ -147,44 +153,52 @@ impl Args {
         measured
     }
 
-    /// Refuses what surely takes more memory than there is.
-    fn check_memory(&self, model: &Model) -> Result<()> {
-        let longest = self.prompt.iter().chain(&self.depth).copied().max().unwrap_or(0);
-        self.batch.iter().try_for_each(|&batch| measure::check_memory(model, batch, longest))
+    /// Refuses what the model cannot read, or what surely takes more memory than there is.
+    fn check(&self, model: &impl Subject) -> Result<()> {
+        let most = |tokens: &[usize]| tokens.iter().copied().max().unwrap_or(0);
+        let (depth, prompt) = (most(&self.depth), most(&self.prompt));
+        let more = prompt.max(most(&self.generate));
+        let end = depth + more;
+        if let Some(context) = model.context_length().filter(|&context| context < end) {
+            bail!(
+                "{more} tokens at depth {depth} end at {end}, and its context ends at {context}; \
+                 ask for a smaller --depth, --prompt or --generate"
+            );
+        }
+        let longest = prompt.max(depth);
+        self.batch.iter().try_for_each(|&batch| measure::check_memory(model, batch, longest, end))
     }
 
     /// Measures all rows, going on from each depth to the next.
-    fn measure(&self, bench: &Bench<'_>, each: &mut dyn FnMut(Row) -> Result<()>) -> Result<()> {
-        let mut state = bench.model().state(1)?;
-        let mut reached = 0;
+    fn measure<M: Subject>(
+        &self,
+        bench: &Bench<'_, M>,
+        each: &mut dyn FnMut(Row) -> Result<()>,
+    ) -> Result<()> {
+        let mut one = bench.start()?;
+        let mut row;
         for &depth in &self.depth {
-            if depth > reached {
-                let row;
-                (row, state) = bench.fill(state, reached, depth)?;
+            if depth > one.depth {
+                (row, one) = bench.fill(one, depth)?;
                 each(row)?;
-                reached = depth;
             }
             for &batch in &self.batch {
-                let start = spread(bench.model(), &state, depth, batch)?;
+                // A single row is measured itself: a copy of it would be memory that no text takes.
+                let (mut rows, kept) = match batch {
+                    1 => (one, None),
+                    _ => (bench.spread(&one, batch)?, Some(one)),
+                };
                 for &tokens in &self.prompt {
-                    each(bench.read(&start, depth, tokens)?)?;
+                    (row, rows) = bench.read(rows, tokens)?;
+                    each(row)?;
                 }
                 for &tokens in &self.generate {
-                    each(bench.generate(&start, depth, tokens)?)?;
+                    (row, rows) = bench.generate(rows, tokens)?;
+                    each(row)?;
                 }
+                one = kept.unwrap_or(rows);
             }
         }
         Ok(())
     }
-}
-
-/// A state of one row as that of all rows of a batch.
-fn spread(model: &Model, state: &State, depth: usize, batch: usize) -> Result<State> {
-    let state = match (depth, batch) {
-        (0, _) => model.state(batch)?,
-        (_, 1) => state.clone(),
-        _ => State::stack(&vec![state.clone(); batch])?,
-    };
-    state.eval()?;
-    Ok(state)
 }

@@ -75,7 +75,7 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         // Questions that make no sense are told before the model is there.
         let questions = self.questions(&self.data)?;
-        match self.model.load_any()? {
+        match self.model.load_any(true)? {
             Loaded::Llamba(llamba) => {
                 self.ask(llamba.model(), llamba.require_tokenizer()?, &questions)
             }

@@ -87,7 +87,7 @@ impl Args {
         let options = self.options();
         let cancel = options.cancel.clone();
         interrupt::on_first(move || cancel.cancel())?;
-        match self.model.load_any()? {
+        match self.model.load_any(true)? {
             Loaded::Llamba(llamba) => self.run_llamba(&llamba, &prompt, &options),
             Loaded::Teacher(teacher) => self.run_teacher(&teacher, &prompt, &options),
         }

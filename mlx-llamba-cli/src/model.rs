@@ -136,9 +136,10 @@ pub(crate) enum Loaded {
 }
 
 impl ModelArgs {
-    /// Loads the model with its tokenizer, a Llamba or a teacher, with a progress bar.
-    pub(crate) fn load_any(&self) -> Result<Loaded> {
-        load_any(self.builder(), &self.compute, true)
+    /// Loads the model, a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is
+    /// needed.
+    pub(crate) fn load_any(&self, text: bool) -> Result<Loaded> {
+        load_any(self.builder(), &self.compute, text)
     }
 }
 

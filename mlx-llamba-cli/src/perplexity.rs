@@ -37,7 +37,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        match self.attention.apply(self.model.name(), self.model.load_any()?)? {
+        match self.attention.apply(self.model.name(), self.model.load_any(true)?)? {
             Loaded::Llamba(llamba) => self.measure(llamba.model(), llamba.require_tokenizer()?),
             Loaded::Teacher(teacher) => self.measure(teacher.llama(), teacher.require_tokenizer()?),
         }

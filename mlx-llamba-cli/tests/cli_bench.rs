@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 use std::process::Stdio;
 
 use mlx_llamba_tests::command::{Cli, names, signal};
@@ -66,7 +67,9 @@ fn a_sweep_measures_every_combination_once() {
         let per_row = float("tokens_per_second_per_row").unwrap();
         let ratio = read.map(|read| read / (per_row * f64::from(4 * 80_072)));
         assert!(ratio.is_none_or(|ratio| (ratio - 1.0).abs() < 1e-12), "{row}");
-        assert!(float("read_bandwidth").unwrap() > 0.0, "{row}");
+        let memory = float("read_bandwidth");
+        assert_eq!(memory.is_some(), row["test"] == "generate", "{row}");
+        assert!(memory.is_none_or(|speed| speed > 0.0), "{row}");
         assert_eq!(row["dtype"], "float32");
         assert_eq!(row["model"], NAME);
         assert!(!row["kernels"].as_str().unwrap().is_empty());
@@ -96,9 +99,7 @@ fn the_same_rows_in_every_format() {
     let table = print(&[]);
     let mut lines = table.lines();
     let head = lines.next().unwrap();
-    for part in
-        [NAME, "0.3 MiB of weights", "float32 activations", "kernels: ", "memory is read at "]
-    {
+    for part in [NAME, "0.3 MiB of weights", "float32 activations", "kernels: "] {
         assert!(head.contains(part), "{head}");
     }
     assert_eq!(lines.next(), Some(""));
@@ -250,4 +251,78 @@ fn an_interruption_keeps_what_was_measured() {
     child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
     assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(130), ""));
     assert!(std::fs::read_to_string(&plot).unwrap().contains("\nread 2\n"));
+}
+
+/// A Llama of 2 layers with 3 key/value heads of 8 and a context of 4k: its directory.
+fn teacher(directory: &Path) -> String {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../mlx-llamba-mohawk/tests/fixtures/teacher/plain");
+    let config = std::fs::read_to_string(fixture.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = 4096.into();
+    std::fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(fixture.join("model.safetensors"), directory.join("model.safetensors")).unwrap();
+    directory.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_teacher_is_measured_as_a_llamba_is_and_its_memory_grows_with_the_depth() {
+    let directory = tempfile::tempdir().unwrap();
+    let model = teacher(directory.path());
+    let plot = directory.path().join("plot.svg");
+    let bench = |arguments: &[&str]| -> Vec<Value> {
+        let base = ["bench", "-m", &model, "-r", "2", "--json"];
+        let out = CLI.ok(&[&base, arguments].concat());
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let sweep = ["-d", "0,2k,1k", "-b", "3,1", "-p", "100", "-n", "5", "--plot"];
+    let rows = bench(&[&sweep[..], &[plot.to_str().unwrap()]].concat());
+    let found: Vec<_> = rows
+        .iter()
+        .map(|row| (row["test"].as_str().unwrap(), number(row, "depth"), number(row, "batch")))
+        .collect();
+    let mut expected = Vec::new();
+    for (depth, before) in [(0, None), (1024, Some(0)), (2048, Some(1024))] {
+        expected.extend(before.map(|before| ("fill", before, 1)));
+        for batch in [3, 1] {
+            expected.extend([("read", depth, batch), ("generate", depth, batch)]);
+        }
+    }
+    assert_eq!(found, expected);
+    for row in &rows {
+        assert_eq!(row["model"], model.as_str());
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["time_to_first_token"].is_null(), row["test"] != "read", "{row}");
+    }
+    // The head has a matrix of its own, so that a step does not read the embedding (23 x 12).
+    let generated = rows.iter().find(|row| row["test"] == "generate").unwrap();
+    let float = |name: &str| generated[name].as_f64().unwrap();
+    let step = float("weight_bytes_per_second") / float("tokens_per_second_per_row");
+    assert!((step - (float("weight_bytes") - 4.0 * 23.0 * 12.0)).abs() < 1e-6, "{generated}");
+
+    // Keys and values of a token of a row: 2 layers x 2 x 3 x 8 floats, once.
+    let token = 2 * 2 * 3 * 8 * 4;
+    let active = |test: &str, depth: u64, batch: u64| {
+        let has = |row: &&Value| number(row, "depth") == depth && number(row, "batch") == batch;
+        let row = rows.iter().filter(has).find(|row| row["test"] == test).unwrap();
+        number(row, "active_memory")
+    };
+    for test in ["read", "generate"] {
+        let grown = active(test, 2048, 1) - active(test, 1024, 1);
+        assert!(grown.abs_diff(1024 * token) < 100 * token, "{test}: {grown}");
+        // Three rows, and the one that they go on from.
+        let grown = active(test, 2048, 3) - active(test, 1024, 3);
+        assert!(grown.abs_diff(4 * 1024 * token) < 400 * token, "{test}: {grown}");
+    }
+    let plot = std::fs::read_to_string(&plot).unwrap();
+    assert!(plot.contains("read 100, batch 3") && plot.contains("generate 5"), "{plot}");
+
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        CLI.fails(&[&["bench", "-m", &model], arguments].concat(), parts);
+    };
+    refused(&["-d", "8k"], &["cannot measure", "end at 10240", "context ends at 4096", "--depth"]);
+    refused(&["-d", "4k", "-p", "0", "-n", "1"], &["1 tokens at depth 4096 end at 4097"]);
+    refused(&["-d", "3k", "-b", "4k", "-p", "512"], &["batch of 4096 needs at least", "GiB"]);
+    let last = bench(&["-d", "4090", "-p", "6", "-n", "0"]);
+    assert_eq!((last.len(), number(&last[1], "depth")), (2, 4090));
 }

@@ -3,16 +3,18 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use mlx_llamba_tests::command::{Cli, Run};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// The blocks of a chapter that are marked as `sh`.
+/// The blocks of a chapter that are marked as `sh`; those marked as `sh,no_run` need the hub, build
+/// the project, or do not end.
 fn commands(chapter: &str) -> String {
     let blocks = chapter.split("```sh\n").skip(1);
     blocks.map(|block| block.split_once("```").unwrap().0).collect()
@@ -21,7 +23,7 @@ fn commands(chapter: &str) -> String {
 /// Runs a chapter's commands from a directory where the tree's lie beside what they write.
 fn follow(name: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let chapter = std::fs::read_to_string(root.join("guide/src").join(name)).unwrap();
+    let chapter = std::fs::read_to_string(guide().join(name)).unwrap();
     let place = tempfile::tempdir().unwrap();
     for part in ["mlx-llamba", "mlx-llamba-mohawk"] {
         symlink(root.join(part), place.path().join(part)).unwrap();
@@ -42,19 +44,80 @@ fn follow(name: &str) {
     assert_eq!(run.code, Some(0), "{name}: {run:?}");
 }
 
-#[test]
-fn the_summary_lists_what_is_followed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guide/src");
-    let summary = std::fs::read_to_string(root.join("SUMMARY.md")).unwrap();
-    let links = summary.lines().filter_map(|line| line.split_once("](")?.1.strip_suffix(')'));
-    let with_commands =
-        |name: &&str| !commands(&std::fs::read_to_string(root.join(name)).unwrap()).is_empty();
-    let all: Vec<_> = links.filter(with_commands).collect();
-    assert_eq!(all, CHAPTERS);
+fn guide() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guide/src")
 }
 
-const CHAPTERS: [&str; 6] =
-    ["generate.md", "chat.md", "server.md", "evaluate.md", "distil.md", "trouble.md"];
+/// Where the links and pictures of a Markdown text lead.
+fn links(text: &str) -> Vec<&str> {
+    let code = text.split("```").skip(1).step_by(2);
+    let all = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+    let code: Vec<_> = code.map(|block| block.as_bytes().as_ptr_range()).collect();
+    all.filter(|link| !code.iter().any(|block| block.contains(&link.as_ptr()))).collect()
+}
+
+#[test]
+fn the_summary_lists_every_chapter() {
+    let summary = std::fs::read_to_string(guide().join("SUMMARY.md")).unwrap();
+    let mut listed = links(&summary);
+    let with_commands =
+        |name: &&str| !commands(&std::fs::read_to_string(guide().join(name)).unwrap()).is_empty();
+    let followed: Vec<_> = listed.iter().copied().filter(with_commands).collect();
+    assert_eq!(followed, CHAPTERS);
+    listed.push("SUMMARY.md");
+    listed.sort_unstable();
+    assert_eq!(listed, files(".", "md"));
+}
+
+/// Names in a directory of the guide that end so, in their order.
+fn files(directory: &str, extension: &str) -> Vec<String> {
+    let mut names = mlx_llamba_tests::command::names(&guide().join(directory));
+    names.retain(|name| Path::new(name).extension().is_some_and(|e| e == extension));
+    names.sort_unstable();
+    names
+}
+
+/// What a chapter refers to is part of the book, and every picture is shown.
+#[test]
+fn links_lead_somewhere() {
+    let mut pictures = BTreeSet::new();
+    for chapter in files(".", "md") {
+        let text = std::fs::read_to_string(guide().join(&chapter)).unwrap();
+        for link in links(&text) {
+            assert!(!link.starts_with(['/', '.']), "{chapter}: {link} is no part of the book");
+            if !link.starts_with("https://") {
+                assert!(guide().join(link).is_file(), "{chapter}: {link} is not there");
+            }
+            pictures.extend(link.strip_prefix("images/").map(ToOwned::to_owned));
+        }
+    }
+    assert_eq!(pictures.into_iter().collect::<Vec<_>>(), files("images", "svg"));
+}
+
+/// Pictures show as they are, wherever the page is.
+#[test]
+fn pictures_need_nothing_else() {
+    for name in files("images", "svg") {
+        let picture = std::fs::read_to_string(guide().join("images").join(&name)).unwrap();
+        let own = picture.replace("http://www.w3.org/2000/svg", "");
+        for other in ["http:", "https:", "@import", "@font-face", "href=", "<script"] {
+            assert!(!own.contains(other), "{name} has {other}");
+        }
+        assert!(picture.len() < 200 << 10, "{name} has {} bytes", picture.len());
+    }
+}
+
+const CHAPTERS: [&str; 9] = [
+    "install.md",
+    "generate.md",
+    "chat.md",
+    "server.md",
+    "models.md",
+    "evaluate.md",
+    "distil.md",
+    "settings.md",
+    "trouble.md",
+];
 
 #[test]
 fn commands_of_every_chapter_succeed() {

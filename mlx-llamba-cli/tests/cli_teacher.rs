@@ -97,12 +97,14 @@ fn other_architectures_are_refused_by_name() {
 }
 
 #[test]
-fn commands_for_llambas_say_what_a_gguf_file_is() {
+fn commands_for_llambas_say_how_a_teacher_becomes_one() {
     let temporary = tempfile::tempdir().unwrap();
     let output = temporary.path().join("out");
     let (model, output) = (fixture("mixed.gguf"), output.to_str().unwrap());
     let args = ["logits", "--model", &model, "--tokens", "1", "--output", output];
-    CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer"]);
+    CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer", "distill makes one of it"]);
+    let args = ["logits", "--model", &fixture("plain"), "--tokens", "1", "--output", output];
+    CLI.fails(&args, &["config.json", "expected \"llamba\", which distill makes of a Llama"]);
 }
 
 #[test]

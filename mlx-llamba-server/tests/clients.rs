@@ -60,6 +60,20 @@ fn openai() {
     assert_eq!(said(&command.output().unwrap()), "ok\n");
 }
 
+/// What the guide shows of Python, as it stands there.
+#[test]
+fn guide() {
+    let server = Server::start(|_| {});
+    let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guide/src/server.md");
+    let chapter = std::fs::read_to_string(chapter).unwrap();
+    let blocks = chapter.split("```python\n").skip(1);
+    let program: String = blocks.map(|block| block.split_once("```").unwrap().0).collect();
+    let program = program.replace("127.0.0.1:8080", &server.address.to_string());
+    let out = said(&Command::new(python()).args(["-c", &program]).output().unwrap());
+    // A text of several tokens, a stream, two turns with what each has read.
+    assert!(out.split_whitespace().count() > 8, "{out}");
+}
+
 /// Likelihoods and scores through the server are those that the library finds by itself.
 #[test]
 fn lm_eval() {

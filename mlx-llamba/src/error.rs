@@ -134,6 +134,14 @@ pub enum Error {
         /// Entries of the vocabulary, without padding.
         vocab_size: usize,
     },
+    /// The model cannot read on.
+    #[error("the text cannot grow past {longest} tokens: {reason}")]
+    TooLong {
+        /// Tokens that it can have.
+        longest: usize,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// There is nothing to continue: no token was ever given.
     #[error("the prompt has no tokens and there is no state to continue")]
     EmptyPrompt,

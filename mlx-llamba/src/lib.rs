@@ -101,6 +101,11 @@ mod stream;
 mod template;
 mod tokenizer;
 
+/// The guide's chapter on Rust: its examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../guide/src/rust.md")]
+struct Guide;
+
 pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use mlx_llamba_kernels::{Backend, MixerState, Scheme};
 use mlx_rs::ops::minimum;
+use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Dtype};
 
 use crate::block::{Block, NORM_EPSILON};
@@ -32,7 +33,11 @@ pub struct Borders<'a> {
     pub starts: Option<&'a Array>,
 }
 
-/// A Llamba's weights and its forward pass. Lazy: nothing is evaluated in here.
+/// Tokens of a batch that are computed block by block on a CPU.
+const MANY_TOKENS: usize = 64;
+
+/// A Llamba's weights and its forward pass. Lazy, but for many tokens on a CPU: see
+/// [`hidden`](Self::hidden).
 #[derive(Debug, Clone)]
 pub struct Model {
     config: Config,
@@ -202,7 +207,9 @@ impl Model {
     /// | lengths | (b,) tokens of each row that count; the rest is padding | int32 |
     ///
     /// Returns (b, l, d_model) in the activations' dtype, unspecified at padded positions, and
-    /// the state after each row's last token. Ids past the vocabulary read its last row.
+    /// the state after each row's last token. Ids past the vocabulary read its last row. Lazy; but
+    /// the CPU kernels compute 64 tokens and more here, block by block, so that the activations of
+    /// one block are in memory at a time.
     ///
     /// # Errors
     /// [`Error::Shape`] if `state` is of another batch size.
@@ -225,6 +232,10 @@ impl Model {
         borders: Borders<'_>,
         state: &State,
     ) -> Result<(Array, State)> {
+        // On a CPU MLX allots the results of up to a hundred operations before they are computed: of
+        // many tokens, the activations of a dozen blocks.
+        let on_cpu = matches!(self.compute.backend, Backend::Cpu | Backend::CpuInt8);
+        let waits = on_cpu && tokens.size() >= MANY_TOKENS;
         let mut x = self.embed(tokens)?; // (b, l, d)
         let (weight, epsilon) = self.norm(0);
         let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;
@@ -234,6 +245,9 @@ impl Model {
             let (weight, epsilon) = self.norm(i + 1);
             (x, u) = self.compute.backend.add_rms_norm(&inside, &y, weight, epsilon)?;
             layers.push(state);
+            if waits {
+                eval([&x, &u])?;
+            }
         }
         Ok((u, State::from_layers(layers)))
     }

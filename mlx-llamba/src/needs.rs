@@ -5,9 +5,6 @@ use crate::config::Config;
 
 /// Tokens of a prompt that are dealt with at once.
 const PIECE: usize = 512;
-/// Layers whose activations are there at once: MLX makes room for some hundred operations before
-/// they are computed, and a layer takes a dozen. Measured, with the kernels for CPUs.
-const LAYERS_AHEAD: usize = 7;
 /// Entries of a matrix that share a scale and a bias.
 const GROUP: usize = 64;
 
@@ -25,16 +22,13 @@ impl Config {
         bytes.map(|bytes| bytes as u64).sum()
     }
 
-    /// Bytes that running one sequence takes on a CPU beside the weights, about, at the most: while
-    /// it reads a prompt of 512 tokens or more, in pieces of so many. Its states before and after,
-    /// the float32 activations of the layers that MLX holds at once, and the logits of the last
-    /// token. Weights are never there dequantized: the products read them as they are stored.
+    /// Bytes that running one sequence takes on a CPU beside the weights, about, at the most, which
+    /// is while it reads a prompt of 512 tokens or more: its state before and after, the float32
+    /// activations of one block for so many tokens, and the logits of the last one. Weights are never
+    /// there dequantized: the products read them as they are stored.
     pub fn working_bytes(&self) -> u64 {
-        let (dims, d, mlp) = (self.dims(), self.d_model, self.mlp.intermediate_size);
-        // Both projections of the mixer and what is between them, the MLP's likewise, and twice the
-        // residual stream with its norm.
-        let layer = dims.in_proj_dim() + dims.d_inner() + d + 3 * mlp + d + 4 * d;
-        let activations = PIECE * layer * self.n_layer.min(LAYERS_AHEAD) + self.padded_vocab();
-        (2 * self.state_bytes(4) + 4 * activations) as u64
+        let width = self.dims().in_proj_dim() + 3 * self.mlp.intermediate_size + 6 * self.d_model;
+        let activations = 4 * (PIECE * width + self.padded_vocab());
+        (2 * self.state_bytes(4) + activations) as u64
     }
 }

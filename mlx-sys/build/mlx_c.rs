@@ -57,6 +57,8 @@ impl Sources {
         // The wrappers are thin: optimized in every profile, so that tests measure MLX.
         build.cpp(true).std("c++20").opt_level(2).debug(false).warnings(false);
         build.include(&self.root).flag("-isystem").flag(&mlx.include);
+        // Errors name the file that noticed them: as it is named in mlx-c, not where it was built.
+        build.flag_if_supported(format!("-ffile-prefix-map={}/=", self.root.display()));
         if !target.is_macos() {
             let compat = Path::new("compat").canonicalize().map_err(|error| error.to_string())?;
             build.flag("-include").flag(compat.join("linux.hpp"));

@@ -1,15 +1,16 @@
-//! What is timed: reading and generating from a state, by the library's forward pass.
+//! What is timed: reading and generating from a state, by a model's forward pass.
 
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mlx_llamba::{Model, State};
+use mlx_llamba_kernels::cpu;
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::transforms::{async_eval, eval};
-use mlx_rs::{Array, Dtype, memory};
+use mlx_rs::{Array, Device, DeviceType, memory};
 
 use super::counts::short;
-use super::report::{Row, Test};
+use super::report::{Row, Test, Times};
+use super::subject::Subject;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
 
@@ -19,106 +20,129 @@ const PIECE: usize = 512;
 const WARM_UP: usize = 2;
 
 /// Measures one model, each row so many times.
-pub(super) struct Bench<'a> {
-    model: &'a Model,
+pub(super) struct Bench<'a, M: Subject> {
+    model: &'a M,
     repetitions: usize,
 }
 
-impl<'a> Bench<'a> {
-    pub(super) fn new(model: &'a Model, repetitions: usize) -> Self {
+/// Rows that have read `depth` tokens each.
+pub(super) struct Rows<S> {
+    pub(super) state: S,
+    pub(super) batch: usize,
+    pub(super) depth: usize,
+}
+
+impl<'a, M: Subject> Bench<'a, M> {
+    pub(super) fn new(model: &'a M, repetitions: usize) -> Self {
         Self { model, repetitions }
     }
 
-    pub(super) fn model(&self) -> &'a Model {
-        self.model
+    /// One row that has read nothing.
+    pub(super) fn start(&self) -> Result<Rows<M::State>> {
+        Ok(Rows { state: self.model.start()?, batch: 1, depth: 0 })
     }
 
-    /// Reads one text on from depth `from` to depth `to`, once, with a progress bar. Returns the
-    /// state there.
-    pub(super) fn fill(&self, state: State, from: usize, to: usize) -> Result<(Row, State)> {
+    /// `batch` rows that each go on from the one row of `one`.
+    pub(super) fn spread(&self, one: &Rows<M::State>, batch: usize) -> Result<Rows<M::State>> {
+        let state = self.model.spread(&one.state, batch)?;
+        eval(M::arrays(&state))?;
+        Ok(Rows { state, batch, depth: one.depth })
+    }
+
+    /// Reads one text on to depth `to`, once, with a progress bar.
+    pub(super) fn fill(&self, rows: Rows<M::State>, to: usize) -> Result<(Row, Rows<M::State>)> {
         let progress = Progress::new(format!("reading to depth {}", short(to)), Unit::Tokens);
+        let (depth, tokens) = (rows.depth, to - rows.depth);
         memory::clear_cache()?;
         memory::reset_peak_memory()?;
         let start = Instant::now();
-        let (_, state) = read(self.model, state, from, to - from, |done| {
-            progress.at(done, to - from);
-        })?;
+        let (_, state) = read(self.model, rows, tokens, |done| progress.at(done, tokens))?;
         let seconds = start.elapsed().as_secs_f64();
-        let row = Row::new(
-            (Test::Fill, to - from),
-            from,
-            1,
-            &[seconds],
-            self.model.weight_bytes_per_step(),
-        )?;
-        Ok((row, state))
+        let bytes = self.model.weight_bytes_per_step();
+        let times = Times { seconds: vec![seconds], memory: Vec::new() };
+        let row = Row::new((Test::Fill, tokens), depth, 1, &times, bytes)?;
+        Ok((row, Rows { state, batch: 1, depth: to }))
     }
 
-    /// Reads `tokens` tokens a row from `start`.
-    pub(super) fn read(&self, start: &State, depth: usize, tokens: usize) -> Result<Row> {
-        let run = |tokens| Ok(read(self.model, start.clone(), depth, tokens, |_| ())?.1);
+    /// Reads `tokens` tokens a row, and gives the rows back as they were.
+    pub(super) fn read(
+        &self,
+        rows: Rows<M::State>,
+        tokens: usize,
+    ) -> Result<(Row, Rows<M::State>)> {
         // A piece warms up as well as the whole.
-        self.row(Test::Read, start.batch(), depth, tokens, tokens.min(PIECE), run)
+        self.row(Test::Read, rows, tokens, tokens.min(PIECE), |rows, tokens| {
+            Ok(read(self.model, rows, tokens, |_| ())?.1)
+        })
     }
 
-    /// Generates `tokens` tokens a row from `start`.
-    pub(super) fn generate(&self, start: &State, depth: usize, tokens: usize) -> Result<Row> {
-        let first =
-            Array::full::<u32>(&[start.batch() as i32, 1], Array::from_slice(&[1u32], &[]))?; // (b, 1)
+    /// Generates `tokens` tokens a row, and gives the rows back as they were.
+    pub(super) fn generate(
+        &self,
+        rows: Rows<M::State>,
+        tokens: usize,
+    ) -> Result<(Row, Rows<M::State>)> {
+        let first = Array::full::<u32>(&[rows.batch as i32, 1], Array::from_slice(&[1u32], &[]))?; // (b, 1)
         eval([&first])?;
-        let run = |tokens| generate(self.model, first.clone(), start.clone(), tokens);
-        self.row(Test::Generate, start.batch(), depth, tokens, tokens.min(WARM_UP), run)
+        self.row(Test::Generate, rows, tokens, tokens.min(WARM_UP), |rows, tokens| {
+            generate(self.model, first.clone(), rows.state, tokens)
+        })
     }
 
     fn row(
         &self,
         test: Test,
-        batch: usize,
-        depth: usize,
+        rows: Rows<M::State>,
         tokens: usize,
         warm_up: usize,
-        run: impl Fn(usize) -> Result<State>,
-    ) -> Result<Row> {
+        run: impl Fn(Rows<M::State>, usize) -> Result<M::State>,
+    ) -> Result<(Row, Rows<M::State>)> {
+        let Rows { state, batch, depth } = rows;
+        let mark = M::mark(&state);
+        let back = |after| Rows { state: M::back(after, &mark), batch, depth };
         // Buffers that earlier rows left behind are not this row's memory.
         memory::clear_cache()?;
-        run(warm_up)?;
+        let mut state = run(Rows { state, batch, depth }, warm_up)?;
         memory::reset_peak_memory()?;
-        let mut seconds = Vec::with_capacity(self.repetitions);
-        let mut after = None;
+        let mut times = Times { seconds: Vec::new(), memory: Vec::new() };
+        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
         for _ in 0..self.repetitions {
-            drop(after.take());
+            let rows = back(state);
+            // Beside each repetition, as a machine that is shared reads now faster, now slower.
+            if on_cpu && test == Test::Generate {
+                times.memory.push(cpu::read_bandwidth()?);
+            }
             let start = Instant::now();
-            after = Some(run(tokens)?);
-            seconds.push(start.elapsed().as_secs_f64());
+            state = run(rows, tokens)?;
+            times.seconds.push(start.elapsed().as_secs_f64());
         }
-        // While the states before and after are held: a text that goes on has one of them.
-        Row::new((test, tokens), depth, batch, &seconds, self.model.weight_bytes_per_step())
+        // While the states after are held, and what it takes to go back to those before.
+        let bytes = self.model.weight_bytes_per_step();
+        let row = Row::new((test, tokens), depth, batch, &times, bytes)?;
+        Ok((row, back(state)))
     }
 }
 
-/// Reads `l` tokens a row in pieces, those from position `at` on, up to the next token (b, 1).
-/// `progress` gets the tokens read so far.
-fn read(
-    model: &Model,
-    mut state: State,
-    at: usize,
+/// Reads `l` tokens a row in pieces, up to the next token (b, 1). `progress` gets the tokens read
+/// so far.
+fn read<M: Subject>(
+    model: &M,
+    Rows { mut state, batch, depth }: Rows<M::State>,
     l: usize,
     progress: impl Fn(usize),
-) -> Result<(Array, State)> {
-    let vocab = model.config().vocab_size;
+) -> Result<(Array, M::State)> {
+    let vocab = model.vocab_size();
     let mut token = None;
     let mut done = 0;
     while done < l {
         stop_if_interrupted()?;
         let piece = done..l.min(done + PIECE);
         done = piece.end;
-        let id = |b: usize, i: usize| (((at + i + 31 * b) * 7919) % vocab) as u32;
-        let rows: Vec<Vec<u32>> =
-            (0..state.batch()).map(|b| piece.clone().map(|i| id(b, i)).collect()).collect();
-        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-        let (ids, _) = model.tokens(&rows)?; // (b, l)
-        let (hidden, next) = model.hidden(&ids, None, &state)?;
-        next.eval()?;
+        let id = |b: usize, i: usize| (((depth + i + 31 * b) * 7919) % vocab) as u32;
+        let ids: Vec<u32> = (0..batch).flat_map(|b| piece.clone().map(move |i| id(b, i))).collect();
+        let ids = Array::from_slice(&ids, &[batch as i32, piece.len() as i32]); // (b, l)
+        let (hidden, next) = model.read(&ids, state)?;
+        eval(M::arrays(&next))?;
         token = Some(likeliest(model, &hidden)?);
         state = next;
         progress(done);
@@ -129,22 +153,27 @@ fn read(
 }
 
 /// Generates `n` tokens a row, each asked for before the one before it is waited for.
-fn generate(model: &Model, mut token: Array, mut state: State, n: usize) -> Result<State> {
+fn generate<M: Subject>(
+    model: &M,
+    mut token: Array,
+    mut state: M::State,
+    n: usize,
+) -> Result<M::State> {
     for _ in 0..n {
         stop_if_interrupted()?;
-        let (hidden, next) = model.hidden(&token, None, &state)?;
+        let (hidden, next) = model.read(&token, state)?;
         let following = likeliest(model, &hidden)?;
         async_eval([&following])?;
         eval([&token])?;
         (token, state) = (following, next);
     }
     eval([&token])?;
-    state.eval()?;
+    eval(M::arrays(&state))?;
     Ok(state)
 }
 
 /// The likeliest token after the last hidden state: (b, 1).
-fn likeliest(model: &Model, hidden: &Array) -> Result<Array> {
+fn likeliest(model: &impl Subject, hidden: &Array) -> Result<Array> {
     let last = hidden.try_index((.., -1, ..))?; // (b, d)
     Ok(argmax_axis(model.head(&last)?, -1, true)?)
 }
@@ -156,14 +185,15 @@ fn stop_if_interrupted() -> Result<()> {
     Ok(())
 }
 
-/// Refuses what takes more memory than there is, by the least that reading up to `longest` tokens
-/// a row takes: weights, states before and after, and the widest activations of one piece.
-pub(super) fn check_memory(model: &Model, batch: usize, longest: usize) -> Result<()> {
-    let config = model.config();
-    let bytes = if model.dtype() == Dtype::Float32 { 4 } else { 2 };
-    let widest = config.dims().in_proj_dim().max(2 * config.mlp.intermediate_size);
-    let piece = longest.clamp(1, PIECE) * widest * bytes + 4 * config.padded_vocab();
-    let each = 2 * config.state_bytes(bytes) + piece;
+/// Refuses what takes more memory than there is, by the least that `batch` rows take: weights, and
+/// what the model says of a row that is read up to its token `end`, in pieces of `longest` at most.
+pub(super) fn check_memory(
+    model: &impl Subject,
+    batch: usize,
+    longest: usize,
+    end: usize,
+) -> Result<()> {
+    let each = model.bytes_of_a_row(longest.clamp(1, PIECE), end);
     let needed = batch.saturating_mul(each).saturating_add(model.weight_bytes());
     let limit = memory::memory_limit()?;
     if needed > limit {

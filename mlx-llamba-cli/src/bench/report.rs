@@ -2,12 +2,11 @@
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::Model;
-use mlx_llamba_kernels::cpu;
-use mlx_rs::{Device, DeviceType, memory};
+use mlx_rs::memory;
 use serde::Serialize;
 
 use super::counts::short;
+use super::subject::Subject;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Format {
@@ -27,8 +26,6 @@ pub(super) struct Header {
     /// Of the activations.
     pub(super) dtype: String,
     pub(super) kernels: String,
-    /// Bytes a second that this machine's CPU reads from memory; `None` on a GPU.
-    pub(super) read_bandwidth: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,6 +62,16 @@ pub(super) struct Row {
     pub(super) resident_memory: Option<usize>,
     /// Bytes of weights that generating read each second; each step reads them once for all rows.
     pub(super) weight_bytes_per_second: Option<f64>,
+    /// Bytes that this machine's CPU reads from memory each second when it does nothing else; the
+    /// median of readings, one before each repetition. `None` where there were none.
+    pub(super) read_bandwidth: Option<f64>,
+}
+
+/// What the repetitions of a row took.
+pub(super) struct Times {
+    pub(super) seconds: Vec<f64>,
+    /// Bytes a second at which memory was read before each of them, if that was measured.
+    pub(super) memory: Vec<f64>,
 }
 
 /// A row with what it is a row of.
@@ -77,10 +84,8 @@ struct Line<'a> {
 }
 
 impl Header {
-    pub(super) fn new(model: &Model, name: String) -> Result<Self> {
-        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
+    pub(super) fn new(model: &impl Subject, name: String) -> Result<Self> {
         Ok(Self {
-            read_bandwidth: if on_cpu { Some(cpu::read_bandwidth()?) } else { None },
             model: name,
             weight_bytes: model.weight_bytes(),
             dtype: format!("{:?}", model.dtype()).to_lowercase(),
@@ -92,10 +97,7 @@ impl Header {
     pub(super) fn details(&self) -> String {
         let Self { dtype, kernels, .. } = self;
         let weights = mib(self.weight_bytes);
-        let memory = self.read_bandwidth.map_or_else(String::new, |speed| {
-            format!(", memory is read at {:.1} GB/s at most", speed / 1e9)
-        });
-        format!("{weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}{memory}")
+        format!("{weights:.1} MiB of weights, {dtype} activations, kernels: {kernels}")
     }
 }
 
@@ -105,9 +107,10 @@ impl Row {
         (test, tokens): (Test, usize),
         depth: usize,
         batch: usize,
-        seconds: &[f64],
+        times: &Times,
         step_bytes: usize,
     ) -> Result<Self> {
+        let Times { seconds, memory: readings } = times;
         let speeds: Vec<f64> = seconds.iter().map(|time| (tokens * batch) as f64 / time).collect();
         let (speed, deviation) = statistics(&speeds);
         Ok(Self {
@@ -125,6 +128,7 @@ impl Row {
             resident_memory: memory_stats::memory_stats().map(|stats| stats.physical_mem),
             weight_bytes_per_second: (test == Test::Generate)
                 .then(|| speed / batch as f64 * step_bytes as f64),
+            read_bandwidth: median(readings),
         })
     }
 }
@@ -135,6 +139,12 @@ fn statistics(values: &[f64]) -> (f64, Option<f64>) {
     let mean = values.iter().sum::<f64>() / count;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()))
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
 }
 
 const COLUMNS: &str = "test,tokens,depth,batch,repetitions,tokens_per_second,deviation,\
@@ -160,14 +170,14 @@ impl Format {
     pub(super) fn row(self, header: &Header, row: &Row) -> Result<String> {
         let line = Line { row, header };
         Ok(match self {
-            Self::Md => markdown(header, row),
+            Self::Md => markdown(row),
             Self::Csv => csv(&serde_json::to_value(&line)?),
             Self::Json => serde_json::to_string(&line)? + "\n",
         })
     }
 }
 
-fn markdown(header: &Header, row: &Row) -> String {
+fn markdown(row: &Row) -> String {
     let maybe =
         |value: Option<f64>, digits| value.map_or(String::new(), |v| format!("{v:.digits$}"));
     let Row { depth, batch, tokens_per_second: speed, .. } = row;
@@ -184,7 +194,7 @@ fn markdown(header: &Header, row: &Row) -> String {
         mib(row.active_memory),
         maybe(row.resident_memory.map(mib), 1),
         maybe(row.weight_bytes_per_second.map(|speed| speed / 1e9), 2),
-        maybe(row.weight_bytes_per_second.zip(header.read_bandwidth).map(|(w, m)| w / m), 2),
+        maybe(row.weight_bytes_per_second.zip(row.read_bandwidth).map(|(w, m)| w / m), 2),
     )
 }
 

@@ -5,6 +5,9 @@ use clap::{Arg, ArgAction, Command, value_parser};
 use super::choose::Choice;
 use super::{Settings, check};
 
+/// What becomes of an option, given the values of its setting and the path of its command.
+type Change<'a> = dyn Fn(Arg, &[String], &[String]) -> Arg + 'a;
+
 impl Settings {
     /// The command with these defaults; of those for the command that is called, the chosen ones.
     pub(super) fn apply(&self, command: Command, choice: &Choice) -> Command {
@@ -26,13 +29,8 @@ impl Settings {
         self.change(command, &mut Vec::new(), &|arg, values, _| can_be_taken_back(arg, values))
     }
 
-    /// Changes every option that has a setting, by its values and the path of its command.
-    fn change(
-        &self,
-        mut command: Command,
-        path: &mut Vec<String>,
-        change: &dyn Fn(Arg, &[String], &[String]) -> Arg,
-    ) -> Command {
+    /// Changes every option that has a setting.
+    fn change(&self, mut command: Command, path: &mut Vec<String>, change: &Change) -> Command {
         let found = |arg: &Arg| Some((arg.get_id().clone(), self.find(path, arg)?.1));
         let found: Vec<_> = command.get_arguments().filter_map(found).collect();
         for (id, values) in found {

@@ -135,6 +135,7 @@ fn wrong(read: Result<ArgMatches, clap::Error>) -> Option<usize> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use std::ffi::OsString;
 

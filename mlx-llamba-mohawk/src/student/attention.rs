@@ -31,11 +31,12 @@ impl Heads {
                 expected: format!("the teacher's {expected:?}"),
             });
         }
+        let factor = teacher.rope.attention_factor() as f32;
         Ok(Self {
             h: teacher.num_attention_heads as i32,
             g: teacher.num_key_value_heads as i32,
             head_dim: head_dim as i32,
-            scale: scale.unwrap_or((head_dim as f32).powf(-0.25)),
+            scale: scale.unwrap_or(factor * (head_dim as f32).powf(-0.25)),
         })
     }
 

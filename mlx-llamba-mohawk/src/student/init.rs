@@ -18,8 +18,8 @@ const OPEN: f32 = 1.278_464_5;
 pub struct Init {
     /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
     pub copy_attention: bool,
-    /// What the copied C and B are multiplied with, each; `head_dim^(-1/4)` if `None`, with which
-    /// `C . B` is attention's `Q . K / sqrt(head_dim)`.
+    /// What the copied C and B are multiplied with, each; if `None`, `head_dim^(-1/4)` (times the
+    /// attention factor of YaRN), with which `C . B` is attention's `Q . K / sqrt(head_dim)`.
     pub scale: Option<f32>,
     /// What D begins as. A copied attention needs no skip connection.
     pub skip: f32,

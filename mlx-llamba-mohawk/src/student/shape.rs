@@ -42,7 +42,7 @@ pub fn config(teacher: &LlamaConfig, shape: &Shape) -> Result<Config> {
         return Err(Error::NoStudent {
             field: "num_attention_heads * head_dim",
             found: d_inner.to_string(),
-            expected: format!("a multiple of hidden_size = {d}"),
+            expected: format!("a multiple of hidden_size = {d}: mixers are so many times as wide"),
         });
     }
     // The text of a config.json: reading it checks everything else.

@@ -71,7 +71,8 @@ impl Attention {
 
         // Query heads of a group stand beside each other: the group's rows of one product.
         let t = keys.dim(2);
-        let scale = Array::from_f32((pass.config.head_dim as f32).powf(-0.5));
+        let factor = pass.config.rope.attention_factor().powi(2) as f32;
+        let scale = Array::from_f32(factor * (pass.config.head_dim as f32).powf(-0.5));
         let queries = queries.multiply(scale.as_dtype(queries.dtype())?)?;
         let queries = queries.reshape(&[b, g, h / g * l, k])?; // (b, g, h/g * l, k)
         let scores = queries.matmul(swap_axes(&keys, -1, -2)?)?; // (b, g, h/g * l, t)

@@ -58,6 +58,13 @@ impl KvCache {
         })
     }
 
+    /// The cache after its first `read` tokens alone, as it was before it read the others. Its room
+    /// stays: no copy.
+    #[must_use]
+    pub fn truncated(self, read: usize) -> Self {
+        Self { read: read.min(self.read), ..self }
+    }
+
     /// Tokens read.
     pub fn read(&self) -> usize {
         self.read

@@ -154,6 +154,11 @@ impl LlamaConfig {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
+    /// Bytes of the keys and values of a token in all layers, of numbers of `bytes` each.
+    pub fn cache_bytes_per_token(&self, bytes: usize) -> usize {
+        2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * bytes
+    }
+
     /// Notes sizes that do not fit each other.
     pub(super) fn check(&self, problems: &Problems) {
         let (h, g) = (self.num_attention_heads, self.num_key_value_heads);
@@ -219,7 +224,12 @@ fn read(f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig> {
     // Newer files have one block with the base and the scaling, older ones two fields.
     let block = f.get("rope_parameters").or_else(|| f.get("rope_scaling"));
     let block = block.and_then(Value::as_object);
-    let rope = block.map_or(Some(Rope::Default), |block| Rope::parse(block, problems));
+    let rope = match block {
+        Some(block) => {
+            max_position_embeddings.and_then(|context| Rope::parse(block, context, problems))
+        }
+        None => Some(Rope::Default),
+    };
     let base = block.filter(|b| b.contains_key("rope_theta")).map(|b| Fields::new(b, problems));
     let rope_theta =
         base.unwrap_or(*f).number("rope_theta", Some(10000.0), "a number above 1", |base| {

@@ -59,9 +59,17 @@ impl Llama {
     /// (b, l, d), and the cache after them. Lazy.
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit.
+    /// What MLX reports of shapes that do not fit; [`mlx_llamba::Error::TooLong`] past the context
+    /// of a model whose positions are scaled as [`Dynamic`](super::Rope::Dynamic).
     pub fn hidden(&self, tokens: &Array, cache: &KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
         let l = tokens.dim(1) as usize;
+        if let Some(longest) = self.config.rope.longest_cache()
+            && cache.read() + l > longest
+        {
+            let reason = "this model's positions are scaled as \"dynamic\", which turns all \
+                          tokens anew with every one past its context; give it a shorter text";
+            return Err(mlx_llamba::Error::TooLong { longest, reason: reason.into() });
+        }
         let mask = visible(l, cache.read(), cache.first(), None, self.window)?;
         self.read(tokens, mask, Some(cache), Wanted::default(), &mut Trace::default())
     }
@@ -100,7 +108,8 @@ impl Llama {
         let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
         let backend = self.compute.backend;
         let epsilon = self.config.rms_norm_eps as f32;
-        let wavelengths = &self.wavelengths;
+        let read = cache.map_or(0, KvCache::read) + tokens.dim(1) as usize;
+        let wavelengths = &self.wavelengths_of(read);
         let pass = Pass { config: &self.config, backend, wavelengths, mask, cache };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
@@ -122,9 +131,19 @@ impl Llama {
         if wanted.hidden {
             trace.hidden.push(x);
         }
-        let read = cache.map_or(0, KvCache::read) + tokens.dim(1) as usize;
         let first = cache.and_then(KvCache::first).cloned();
         Ok((u, KvCache::new(pairs, read, first)))
+    }
+
+    /// The rotary wavelengths in a text of `length` tokens.
+    fn wavelengths_of(&self, length: usize) -> Array {
+        let config = &self.config;
+        match config.rope.longest_cache() {
+            Some(longest) if longest < length => {
+                config.rope.array(config.head_dim, config.rope_theta, length)
+            }
+            _ => self.wavelengths.clone(),
+        }
     }
 
     /// The norm before block `i`; after the last block, the final norm.

@@ -50,7 +50,6 @@ impl TeacherSummary {
             tensor_bytes += bytes as u64;
             tensors.push((name, kind, shape));
         }
-        let heads = config.num_key_value_heads * config.head_dim;
         Ok(Self {
             path: path.display().to_string(),
             layout: if is_gguf(path) { "GGUF" } else { "Hugging Face" },
@@ -59,7 +58,7 @@ impl TeacherSummary {
             bits_per_weight: 8.0 * tensor_bytes as f64 / config.parameters() as f64,
             tensor_bytes,
             dtypes,
-            cache_bytes_per_token: (2 * config.num_hidden_layers * heads * 4) as u64,
+            cache_bytes_per_token: config.cache_bytes_per_token(4) as u64,
             tensors,
         })
     }

@@ -28,6 +28,7 @@ impl LanguageModel for Llama {
     fn read(&self, tokens: &Array, state: KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
         let longest = self.config().max_position_embeddings;
         let end = state.read() + tokens.dim(1) as usize;
+        let read = self.hidden(tokens, &state)?;
         // Once a text: where it crosses the limit.
         if state.read() <= longest && longest < end {
             log::warn!(
@@ -35,7 +36,7 @@ impl LanguageModel for Llama {
                  what it writes from there on may make no sense"
             );
         }
-        self.hidden(tokens, &state)
+        Ok(read)
     }
 
     fn head(&self, hidden: &Array) -> mlx_llamba::Result<Array> {

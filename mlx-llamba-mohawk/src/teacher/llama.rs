@@ -22,7 +22,7 @@ pub struct Llama {
     pub(super) norm: Array,
     /// `None`: the embedding's matrix is the head's.
     pub(super) lm_head: Option<Matrix>,
-    /// Rotary wavelengths, (k / 2,).
+    /// Rotary wavelengths within the context, (k / 2,).
     pub(super) wavelengths: Array,
     pub(super) window: Option<Window>,
     /// All weights by canonical name, as they were given.
@@ -138,7 +138,7 @@ impl Llama {
             layers,
             norm,
             lm_head,
-            wavelengths: config.rope.array(config.head_dim, config.rope_theta),
+            wavelengths: config.rope.array(config.head_dim, config.rope_theta, 0),
             window: None,
             weights,
             config,
@@ -174,6 +174,13 @@ impl Llama {
     /// Bytes that the weights take in memory.
     pub fn weight_bytes(&self) -> usize {
         self.weights.iter().flat_map(|(_, w)| w.arrays()).map(|array| array.nbytes()).sum()
+    }
+
+    /// Bytes of weights that one step of decoding reads: all, but of an embedding that is not the
+    /// head too only the rows of its tokens, which are not counted.
+    pub fn weight_bytes_per_step(&self) -> usize {
+        let embedding: usize = self.embed_tokens.arrays().iter().map(|array| array.nbytes()).sum();
+        self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
     }
 
     /// All tensors as dense float32 arrays by canonical name. Lazy.

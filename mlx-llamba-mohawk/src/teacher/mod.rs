@@ -20,6 +20,7 @@ mod mask;
 mod open;
 mod rope;
 mod save;
+mod yarn;
 
 pub use bundle::{Teacher, tokenizer_of};
 pub use cache::KvCache;
@@ -33,3 +34,4 @@ pub use mask::Window;
 pub use open::is_teacher;
 pub use rope::Rope;
 pub use save::save;
+pub use yarn::Yarn;

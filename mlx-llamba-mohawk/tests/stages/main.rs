@@ -4,6 +4,7 @@
 
 mod finite;
 mod golden;
+mod heads;
 mod memory;
 mod student;
 mod support;

@@ -201,7 +201,7 @@ fn what_cannot_be_is_refused_with_its_reason() {
     let odd = LlamaConfig { hidden_size: 10, ..config.clone() };
     let message = refused(&odd, &Shape::default());
     let expected = "num_attention_heads * head_dim is 24, expected a multiple of hidden_size = 10";
-    assert!(message.ends_with(expected), "{message}");
+    assert!(message.contains(expected), "{message}");
     let message = refused(&config, &Shape { d_conv: 0, ..Shape::default() });
     assert!(message.contains("ssm_cfg.d_conv"), "{message}");
 

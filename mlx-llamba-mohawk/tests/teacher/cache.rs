@@ -120,3 +120,22 @@ fn padded_texts_are_read_as_if_alone() {
         }
     }
 }
+
+#[test]
+fn a_truncated_cache_has_forgotten_what_came_after() {
+    let llama = open("plain", Backend::Cpu);
+    let tokens = tokens(&llama, 2, 300);
+    let part = |from: i32, to: i32| tokens.try_index((.., from..to)).unwrap();
+    let read = |cache: &KvCache, from: i32, to: i32| llama.hidden(&part(from, to), cache).unwrap();
+    let (_, begun) = read(&KvCache::default(), 0, 7);
+    let (expected, _) = read(&begun, 40, 60);
+    for (from, to) in [(7, 8), (7, 300)] {
+        let (_, longer) = read(&begun, from, to);
+        let back = longer.truncated(7);
+        assert_eq!(back.read(), 7);
+        let (found, after) = read(&back, 40, 60);
+        assert_close(&format!("{from}..{to}"), &found, &expected, 0.0);
+        assert_eq!(after.read(), 27);
+    }
+    assert_eq!(begun.truncated(9).read(), 7);
+}

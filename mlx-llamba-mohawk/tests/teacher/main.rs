@@ -8,5 +8,6 @@ mod generate;
 mod gguf;
 mod golden;
 mod gradients;
+mod rope;
 mod support;
 mod synthesize;

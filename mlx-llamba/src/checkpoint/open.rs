@@ -50,7 +50,7 @@ pub(crate) fn open(path: &Path) -> Result<Files> {
 fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
     let source = Source::open(path)?;
     if source.bytes().starts_with(b"GGUF") {
-        let reason = "a GGUF file holds a Transformer: it can generate and teach, no more".into();
+        let reason = "a GGUF file holds a Transformer; what is needed here is a Llamba, and distill makes one of it".into();
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
     let header = header::read(&source)?;

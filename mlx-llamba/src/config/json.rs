@@ -24,7 +24,9 @@ pub(super) fn parse(value: &Value) -> Result<Config, Vec<FieldProblem>> {
 
 fn read(f: &Fields<'_>, problems: &Problems) -> Option<Config> {
     if let Some(found) = f.get("model_type").filter(|v| v.as_str() != Some("llamba")) {
-        f.add("model_type", found, "\"llamba\"");
+        // It can become one.
+        let distill = if found == "llama" { ", which distill makes of a Llama" } else { "" };
+        f.add("model_type", found, format!("\"llamba\"{distill}"));
     }
     let vocab_size = f.size("vocab_size", None, limit::VOCAB);
     let pad_vocab_size_multiple = f.size("pad_vocab_size_multiple", Some(8), limit::PAD);

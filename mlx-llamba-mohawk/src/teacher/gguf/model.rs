@@ -189,10 +189,10 @@ fn rope(source: &Arc<Source>, file: &File, f: &Fields<'_>, k: usize, base: f64) 
         high_freq_factor: 4.0,
         original_context: 8192,
     };
-    let plain = Rope::Default.wavelengths(k, base);
+    let plain = Rope::Default.wavelengths(k, base, 0);
     let fits =
         factors.len() == plain.len()
-            && llama3.wavelengths(k, base).iter().zip(plain).zip(&factors).all(
+            && llama3.wavelengths(k, base, 0).iter().zip(plain).zip(&factors).all(
                 |((stretched, plain), factor)| (stretched / plain - factor).abs() < 1e-3 * factor,
             );
     if !fits || stored.kind.float() != Some(safetensors::Dtype::F32) {
