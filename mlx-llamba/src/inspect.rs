@@ -34,9 +34,9 @@ pub struct Summary {
     pub dtypes: BTreeMap<String, u64>,
     /// Bytes of one sequence's state on a CPU, all in float32. It does not grow with the text.
     pub state_bytes: u64,
-    /// Bytes that running one sequence takes on a CPU, about: weights as they are stored (by plain
-    /// MLX operations with their floats in float32), state, and the activations of a piece of
-    /// prompt.
+    /// Bytes that running one sequence takes on a CPU, about, at the most, which is while it reads a
+    /// long prompt: weights as they are stored (by plain MLX operations with their floats in
+    /// float32), and [`Config::working_bytes`](crate::Config::working_bytes).
     pub memory_bytes: u64,
     /// What would compute it on the default device.
     pub kernels: String,
@@ -135,7 +135,11 @@ impl fmt::Display for Summary {
             writeln!(f, "file         {file}, {}", bytes(*length))?;
         }
         writeln!(f, "state        {} per sequence, at any length", bytes(self.state_bytes))?;
-        writeln!(f, "memory       about {} for one sequence on a CPU", bytes(self.memory_bytes))?;
+        writeln!(
+            f,
+            "memory       about {} for one text on a CPU, at most: while it reads a long prompt",
+            bytes(self.memory_bytes)
+        )?;
         write!(f, "kernels      {}", self.kernels)
     }
 }

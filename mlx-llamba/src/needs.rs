@@ -22,8 +22,10 @@ impl Config {
         bytes.map(|bytes| bytes as u64).sum()
     }
 
-    /// Bytes that running one sequence takes on a CPU beside the weights, about: its state before
-    /// and after, and the activations of one block for a piece of prompt.
+    /// Bytes that running one sequence takes on a CPU beside the weights, about, at the most, which
+    /// is while it reads a prompt of 512 tokens or more: its state before and after, the float32
+    /// activations of one block for so many tokens, and the logits of the last one. Weights are never
+    /// there dequantized: the products read them as they are stored.
     pub fn working_bytes(&self) -> u64 {
         let width = self.dims().in_proj_dim() + 3 * self.mlp.intermediate_size + 6 * self.d_model;
         let activations = 4 * (PIECE * width + self.padded_vocab());

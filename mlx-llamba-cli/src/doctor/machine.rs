@@ -132,7 +132,7 @@ fn memory(gpu: bool) -> Vec<Finding> {
         }
         lines.push(format!("{name}: {}", words.join(", ")));
     }
-    let whose = if gpu { "about, GPU and CPU share it" } else { "about, for one text" };
+    let whose = if gpu { "about, GPU and CPU share it" } else { "about, to read a long prompt" };
     let text = format!("Llamba, {whose}\n{}", lines.join("\n"));
     found.push(Finding::good("models", text).with(details.into()));
     found
