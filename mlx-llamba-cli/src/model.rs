@@ -9,7 +9,9 @@ use mlx_llamba::{
     Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
     Tokenizer,
 };
-use mlx_llamba_mohawk::teacher::{Llama, Teacher, Window, is_teacher, tokenizer_of};
+use mlx_llamba_mohawk::teacher::{
+    Llama, Teacher, Window, is_teacher, read_tokenizer, tokenizer_of,
+};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
@@ -27,8 +29,8 @@ pub(crate) struct ModelArgs {
 
 #[derive(clap::Args)]
 pub(crate) struct TokenizerArgs {
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, or a hub repository [default: the
-    /// model's own]
+    /// Tokenizer from elsewhere: a tokenizer.json, a directory, a .gguf file, or a hub repository
+    /// [default: the model's own]
     #[arg(long)]
     tokenizer: Option<String>,
 }
@@ -269,6 +271,7 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         Some(model) => Llamba::builder(model),
         None => Llamba::embedded(),
     };
+    let builder = builder.tokenizer_reader(read_tokenizer);
     // Without a home directory there is no cache; whoever needs one is told then.
     match hub(offline) {
         Ok(hub) => builder.hub(hub),

@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_tests::command::{Cli, signal, wait_for};
+use mlx_llamba_tests::tiny::Tiny;
+use safetensors::Dtype;
 use serde_json::Value;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
@@ -39,6 +41,42 @@ fn a_gguf_file_generates_with_the_options_of_generate() {
     let joined: String = events.iter().filter_map(|e| e["text"].as_str()).collect();
     assert_eq!(joined + "\n", greedy);
     assert_eq!(events[1]["logprobs"]["top"].as_array().unwrap().len(), 2);
+}
+
+/// A Llamba reads text with the tokenizer of a GGUF file, wherever a tokenizer is asked for.
+#[test]
+fn a_gguf_file_lends_its_tokenizer() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
+    let gguf = fixture("mixed.gguf");
+    let known: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("mixed.ids.json")).unwrap()).unwrap();
+    let ids = known["ids"].as_array().unwrap().iter().map(Value::to_string);
+    let ids = ids.collect::<Vec<_>>().join(",");
+    let tiny = Tiny { vocab: 277, ..Tiny::default() };
+    let model = path("model");
+    std::fs::create_dir(&model).unwrap();
+    tiny.write(Path::new(&model), &tiny.tensors(5), Dtype::F32, 1);
+    let logits = |input: &[&str]| {
+        let output = path("out.safetensors");
+        CLI.ok(&[&["logits", "--model", &model, "--output", &output], input].concat());
+        std::fs::read(output).unwrap()
+    };
+    let prompt = known["text"].as_str().unwrap();
+    let by_text = logits(&["--tokenizer", &gguf, "--prompt", prompt]);
+    assert!(by_text == logits(&["--tokens", &ids]));
+    // Other commands take it as well, and say what is wrong with one.
+    std::fs::write(path("text.txt"), prompt).unwrap();
+    CLI.ok(&["perplexity", "--model", &model, "--tokenizer", &gguf, &path("text.txt")]);
+    let bytes = std::fs::read(&gguf).unwrap();
+    let broken = path("broken.gguf");
+    std::fs::write(&broken, &bytes[..bytes.len() / 40]).unwrap();
+    for command in ["generate", "chat", "serve"] {
+        let end = if command == "generate" { &["hi"][..] } else { &[] };
+        let arguments = [&[command, "--tokenizer", &broken], end].concat();
+        let error = CLI.fails(&arguments, &["not a sound GGUF file", "broken.gguf"]);
+        assert_eq!(error.matches("broken.gguf").count(), 1, "{error}");
+    }
 }
 
 #[test]

@@ -191,6 +191,7 @@ pub struct Builder {
     source: Source,
     tokenizer: Option<String>,
     fallback_tokenizer: Option<String>,
+    read_tokenizer: fn(&Path) -> Result<Tokenizer>,
     without_tokenizer: bool,
     hub: Option<HubOptions>,
     compute: Compute,
@@ -205,6 +206,7 @@ impl Builder {
             source,
             tokenizer: None,
             fallback_tokenizer: None,
+            read_tokenizer: |path| Tokenizer::open(path),
             without_tokenizer: false,
             hub: None,
             compute: Compute::default(),
@@ -226,6 +228,14 @@ impl Builder {
     #[must_use]
     pub fn fallback_tokenizer(mut self, tokenizer: impl Into<String>) -> Self {
         self.fallback_tokenizer = Some(tokenizer.into());
+        self
+    }
+
+    /// How a tokenizer from elsewhere is read, once it is known where it lies: for files that this
+    /// library does not know. Default: [`Tokenizer::open`].
+    #[must_use]
+    pub fn tokenizer_reader(mut self, read: fn(&Path) -> Result<Tokenizer>) -> Self {
+        self.read_tokenizer = read;
         self
     }
 
@@ -289,7 +299,7 @@ impl Builder {
     /// The tokenizer from elsewhere, if [`tokenizer`](Self::tokenizer) named one.
     ///
     /// # Errors
-    /// Those of the hub and of [`Tokenizer::open`].
+    /// Those of the hub, and of [`Tokenizer::open`] or what reads in its place.
     pub fn other_tokenizer(&self) -> Result<Option<Tokenizer>> {
         self.tokenizer.as_ref().map(|name| self.open_tokenizer(name)).transpose()
     }
@@ -364,7 +374,7 @@ impl Builder {
     }
 
     fn open_tokenizer(&self, name: &str) -> Result<Tokenizer> {
-        Tokenizer::open(self.resolve(name, hub::resolve_tokenizer)?)
+        (self.read_tokenizer)(&self.resolve(name, hub::resolve_tokenizer)?)
     }
 
     /// A local path as it is, or something from the hub.

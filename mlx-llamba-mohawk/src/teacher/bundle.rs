@@ -11,7 +11,7 @@ use super::gguf::gguf_tokenizer;
 use super::llama::Llama;
 use super::mask::Window;
 use super::open::is_gguf;
-use crate::error::Result;
+use crate::error::{Error as OwnError, Result};
 
 /// A Llama that reads and writes text, as a [`Llamba`](mlx_llamba::Llamba) does.
 pub struct Teacher {
@@ -119,4 +119,26 @@ pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
         _ => path,
     };
     Ok(Tokenizer::open(directory)?)
+}
+
+/// The tokenizer in a GGUF file, or what [`Tokenizer::open`] finds: the reader for
+/// [`Builder::tokenizer_reader`](mlx_llamba::Builder::tokenizer_reader).
+///
+/// # Errors
+/// Those of [`Tokenizer::open`]; [`Error::Tokenizer`] for what is wrong with a GGUF file.
+pub fn read_tokenizer(path: &Path) -> mlx_llamba::Result<Tokenizer> {
+    if !is_gguf(path) {
+        return Tokenizer::open(path);
+    }
+    tokenizer_of(path).map_err(|error| {
+        let reason = match error {
+            OwnError::Llamba(error) => return error,
+            OwnError::Gguf { reason, .. } => format!("not a sound GGUF file: {reason}"),
+            OwnError::TokenizerKind { found, expected, .. } => {
+                format!("it is {found}, expected {expected}; give another with --tokenizer")
+            }
+            other => other.to_string(),
+        };
+        Error::Tokenizer { path: path.to_owned(), reason }
+    })
 }
