@@ -51,12 +51,11 @@ fn commands_go_back_and_forth() {
     let say = |lines: &[&str]| ok(data.path(), &chat, &(lines.join("\n") + "\n"));
     let once = say(&["One day", "/history"]);
     let (reply, history) = once.split_once('\n').unwrap();
-    // Undone and said again; changed and changed back; written anew; in a copy.
+    // Undone and said again; changed and changed back; in a copy.
     for lines in [
         &["A cat", "/undo", "One day", "/history"][..],
         &["A cat", "/edit One day", "/history"],
         &["A cat", "And", "/edit #0 One day", "/history"],
-        &["One day", "/regen", "/history"],
         &["A cat", "/new", "One day", "/history"],
         &["One day", "/fork", "More", "/switch 1", "/history"],
     ] {
@@ -64,6 +63,13 @@ fn commands_go_back_and_forth() {
         assert!(out.ends_with(history), "{lines:?}: {out}");
         assert!(out.contains(reply));
     }
+    // Written anew, it is another one, and the same ones each time.
+    let anew = say(&["One day", "/regen", "/regen", "/undo", "One day"]);
+    let replies = anew.lines().collect::<Vec<&str>>();
+    let [first, second, third, again]: [&str; 4] = replies.try_into().unwrap();
+    assert!(first == reply && again == reply, "{anew}");
+    assert!(first != second && second != third && first != third, "{anew}");
+    assert_eq!(anew, say(&["One day", "/regen", "/regen", "/undo", "One day"]));
     let out =
         say(&["/system Be kind.", "One day", "/system Be brief.", "More", "/history", "/stats"]);
     assert!(out.contains("#0 system: Be brief.\n"), "{out}");

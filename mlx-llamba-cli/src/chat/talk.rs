@@ -19,6 +19,8 @@ pub(super) struct Chat<'m> {
     pub(super) copies: Copies<'m>,
     /// Of the last reply.
     pub(super) last: Option<Stats>,
+    /// How often the last reply was written anew: with `--seed`, each attempt has a seed of its own.
+    pub(super) attempts: u64,
     pub(super) running: Running,
 }
 
@@ -58,7 +60,9 @@ impl<'m> Chat<'m> {
     /// something was `dropped` for it, if Ctrl-C comes before its first token, the session is what
     /// it was `before`.
     pub(super) fn reply(&mut self, ask: Ask, before: Session<'m>, dropped: bool) -> Result<()> {
+        self.attempts = if ask == Ask::Anew { self.attempts + 1 } else { 0 };
         let mut options = self.options.clone();
+        options.sampling.seed = options.sampling.seed.map(|seed| seed.wrapping_add(self.attempts));
         options.cancel = Cancel::default();
         self.running.set(Some(options.cancel.clone()));
         let mut written = false;
