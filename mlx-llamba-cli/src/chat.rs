@@ -84,7 +84,7 @@ impl Args {
             name: self.model.name().to_owned(),
             copies: Copies::new(Copy { session, file }),
             last: None,
-            attempts: 0,
+            written_anew: 0,
             running,
         };
         chat.running.begin(input.is_terminal());

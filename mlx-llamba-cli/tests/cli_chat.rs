@@ -70,6 +70,10 @@ fn commands_go_back_and_forth() {
     assert!(first == reply && again == reply, "{anew}");
     assert!(first != second && second != third && first != third, "{anew}");
     assert_eq!(anew, say(&["One day", "/regen", "/regen", "/undo", "One day"]));
+    // Later too, after other turns.
+    let later = say(&["One day", "/regen", "More", "/undo", "/regen"]);
+    let replies: [&str; 4] = later.lines().collect::<Vec<_>>().try_into().unwrap();
+    assert!(replies[..2] == [first, second] && replies[3] == third, "{later}");
     let out =
         say(&["/system Be kind.", "One day", "/system Be brief.", "More", "/history", "/stats"]);
     assert!(out.contains("#0 system: Be brief.\n"), "{out}");

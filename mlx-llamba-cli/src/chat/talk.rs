@@ -19,8 +19,9 @@ pub(super) struct Chat<'m> {
     pub(super) copies: Copies<'m>,
     /// Of the last reply.
     pub(super) last: Option<Stats>,
-    /// How often the last reply was written anew: with `--seed`, each attempt has a seed of its own.
-    pub(super) attempts: u64,
+    /// Replies written anew so far, in whichever copy: with `--seed`, each of them has a seed that no
+    /// other reply had, or it would be the same one.
+    pub(super) written_anew: u64,
     pub(super) running: Running,
 }
 
@@ -60,9 +61,12 @@ impl<'m> Chat<'m> {
     /// something was `dropped` for it, if Ctrl-C comes before its first token, the session is what
     /// it was `before`.
     pub(super) fn reply(&mut self, ask: Ask, before: Session<'m>, dropped: bool) -> Result<()> {
-        self.attempts = if ask == Ask::Anew { self.attempts + 1 } else { 0 };
         let mut options = self.options.clone();
-        options.sampling.seed = options.sampling.seed.map(|seed| seed.wrapping_add(self.attempts));
+        if ask == Ask::Anew {
+            self.written_anew += 1;
+            let other = |seed: u64| seed.wrapping_add(self.written_anew);
+            options.sampling.seed = options.sampling.seed.map(other);
+        }
         options.cancel = Cancel::default();
         self.running.set(Some(options.cancel.clone()));
         let mut written = false;
