@@ -1,10 +1,12 @@
-"""The table and the picture of scripts/tiny-pair, out of the logs of its runs.
+"""The table and the picture of scripts/tiny-pair, out of the logs of its runs: means over seeds with
+their standard errors, and the first seed's curves.
 
 usage: tiny-pair.py COMMAND DIRECTORY DATA [PLOT.svg]
 """
 
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
 
@@ -35,14 +37,27 @@ def compare(command, reference, other, data, *options):
     }
 
 
+def mean(values):
+    """The mean with its standard error, if there is one."""
+    middle = statistics.mean(values)
+    return middle, statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def number(values, digits, factor=1, unit=""):
+    middle, error = mean([factor * value for value in values])
+    return f"{middle:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "") + unit
+
+
 def row(name, tokens, metrics, teacher):
+    """`metrics`: of each model of that kind."""
     share = f"{100 * tokens / teacher[0]:.0f} %" if tokens else ""
-    kl, same = metrics.get("kl"), metrics.get("agreement")
-    print(
-        f"| {name} | {f'{tokens:,}' if tokens else ''} | {share} | {metrics['perplexity']:.3f} "
-        f"| {metrics['perplexity'] / teacher[1]['perplexity']:.3f} "
-        f"| {'' if kl is None else f'{kl:.3f}'} | {'' if same is None else f'{100 * same:.1f} %'} |"
-    )
+    perplexity = [one["perplexity"] for one in metrics]
+    cells = [name, f"{tokens:,}" if tokens else "", share, number(perplexity, 3)]
+    cells.append(number(perplexity, 3, 1 / teacher[1]["perplexity"]))
+    compared = "kl" in metrics[0]
+    cells.append(number([one["kl"] for one in metrics], 4) if compared else "")
+    cells.append(number([one["agreement"] for one in metrics], 1, 100, " %") if compared else "")
+    print(f"| {' | '.join(cells)} |")
 
 
 def main(command, out, data, plot=None):
@@ -50,47 +65,64 @@ def main(command, out, data, plot=None):
     teacher = held_out(out / "teacher")[-1]
     print("| model | tokens | of the teacher's | perplexity | ratio | KL | same likeliest token |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    row("teacher", *teacher, teacher)
+    row("teacher", teacher[0], [teacher[1]], teacher)
     runs = {
-        (arm, copy): held_out(out / f"student-{arm}-copy-{copy}")
+        (arm, copy): [held_out(run) for run in sorted(out.glob(f"student-{arm}-copy-{copy}-*")) if run.name[-1].isdigit()]
         for copy in ("true", "false")
         for arm, _ in ARMS
     }
-    for (arm, copy), evaluations in runs.items():
+    for (arm, copy), seeds in runs.items():
         what = "Q, K, V, O copied" if copy == "true" else "random mixers"
-        row(f"student, stages {dict(ARMS)[arm]}, {what}", *evaluations[-1], teacher)
-    best = "student-all-copy-true"
+        row(f"student, stages {dict(ARMS)[arm]}, {what}", seeds[0][-1][0], [run[-1][1] for run in seeds], teacher)
+    best = "student-all-copy-true-1"
     four = compare(command, out / "teacher", out / f"{best}-4bit", data)
-    row("student, stages 1+2+3, 4 bits", runs["all", "true"][-1][0], four, teacher)
+    row("student, stages 1+2+3, Q, K, V, O copied, 4 bits", runs["all", "true"][0][-1][0], [four], teacher)
     limited = compare(command, out / "teacher", out / "teacher", data, "--attention-window", "64", "--sinks", "4")
-    row("teacher that sees the last 64 tokens and the first 4", None, limited, teacher)
+    row("teacher that sees the last 64 tokens and the first 4", None, [limited], teacher)
     if plot:
         draw(runs, teacher, plot)
 
 
 def draw(runs, teacher, plot):
+    """Curves of the first seeds, and how far from the teacher all of them end."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "tiny-pair"
-    figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    for (arm, copy), evaluations in runs.items():
-        points = [(tokens / 1e3, metrics["perplexity"]) for tokens, metrics in evaluations]
-        label = f"stages {dict(ARMS)[arm]}, {'Q, K, V, O copied' if copy == 'true' else 'random mixers'}"
-        axes.plot(*zip(*points), marker=".", linestyle="-" if copy == "true" else "--", label=label)
-    axes.axhline(teacher[1]["perplexity"], color="black", linewidth=1, label="teacher")
-    axes.set(
+    figure, (curves, ends) = plt.subplots(1, 2, figsize=(11.4, 4.2), width_ratios=(3, 2))
+    colours = dict(zip(dict(ARMS), ("tab:blue", "tab:orange", "tab:green")))
+    for (arm, copy), seeds in runs.items():
+        points = [(tokens / 1e3, metrics["perplexity"]) for tokens, metrics in seeds[0]]
+        copied = copy == "true"
+        label = f"stages {dict(ARMS)[arm]}, {'Q, K, V, O copied' if copied else 'random mixers'}"
+        curves.plot(*zip(*points), marker=".", color=colours[arm], linestyle="-" if copied else "--", label=label)
+        kl, error = mean([run[-1][1]["kl"] for run in seeds])
+        place = list(dict(ARMS)).index(arm)
+        ends.errorbar(
+            place, kl, error, color=colours[arm], marker="o" if copied else "s", mfc=None if copied else "none",
+            capsize=4, linestyle="none",
+        )  # fmt: skip
+    curves.axhline(teacher[1]["perplexity"], color="black", linewidth=1, label="teacher")
+    curves.set(
         xlabel="thousands of tokens the student has read",
         ylabel="perplexity of held-out stories",
         yscale="log",
         title="A Llamba learns from a Llama of its size",
     )
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(frameon=False, fontsize="small")
+    curves.yaxis.set_major_formatter("{x:g}")
+    curves.yaxis.set_minor_formatter("{x:g}")
+    curves.legend(frameon=False, fontsize="small")
+    ends.set(
+        xlabel="stages", ylabel="KL from the teacher at the end, nats", xlim=(-0.5, 2.5),
+        xticks=range(len(ARMS)), xticklabels=dict(ARMS).values(),
+    )  # fmt: skip
+    filled = ends.plot([], [], "o", color="gray", label="Q, K, V, O copied")
+    hollow = ends.plot([], [], "s", color="gray", mfc="none", label="random mixers")
+    ends.legend(handles=filled + hollow, frameon=False, fontsize="small")
+    for chart in (curves, ends):
+        chart.grid(True, which="both", alpha=0.3)
     figure.tight_layout()
     figure.savefig(plot, metadata={"Date": None})
 
