@@ -9,7 +9,9 @@ use crate::Tokenizer;
 ///
 /// A character can be spread over several tokens; it is given out with the last of them. All
 /// pieces together, with that of [`Detokenizer::flush`], are what [`Tokenizer::decode`] makes of
-/// all ids at once. Nothing is decoded twice: at most three bytes wait for their character.
+/// all ids at once, but for the space in front of a text of SentencePiece's tokenizers: what is
+/// streamed goes on with a text, and needs it. Nothing is decoded twice: at most three bytes wait
+/// for their character.
 #[derive(Debug, Clone)]
 pub struct Detokenizer {
     tokenizer: Tokenizer,

@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 use crate::hash;
 use crate::template::{Rendered, Sources};
 use crate::{Error, Result};
-use files::SpecialTokens;
 pub use files::TokenizerFiles;
+use files::{SpecialTokens, Spelling};
 use spelled::Spelled;
 
-/// A tokenizer in the format of the `tokenizers` library, byte-level as Llama 3's.
+/// A tokenizer in the format of the `tokenizers` library: byte-level as Llama 3's, or SentencePiece's
+/// as Llama 2's.
 ///
 /// A clone shares everything. All methods take it by reference and from any thread.
 #[derive(Debug, Clone)]
@@ -29,6 +30,7 @@ struct Loaded {
     path: PathBuf,
     special: SpecialTokens,
     spelled: Spelled,
+    spelling: Spelling,
     fingerprint: String,
 }
 
@@ -52,7 +54,7 @@ impl Tokenizer {
     pub fn from_files(path: impl AsRef<Path>, files: &TokenizerFiles) -> Result<Self> {
         let path = path.as_ref();
         let bad = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
-        let mut inner = files::parse(&files.tokenizer).map_err(bad)?;
+        let (mut inner, spelling) = files::parse(&files.tokenizer).map_err(bad)?;
         // Some files carry the truncation and padding of their training.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
@@ -60,7 +62,8 @@ impl Tokenizer {
         let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
         let spelled = Spelled::new(&inner, &ends);
         let fingerprint = hash::hex(&Sha256::digest(&files.tokenizer));
-        Ok(Self(Arc::new(Loaded { inner, path: path.to_owned(), special, spelled, fingerprint })))
+        let path = path.to_owned();
+        Ok(Self(Arc::new(Loaded { inner, path, special, spelled, spelling, fingerprint })))
     }
 
     /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
@@ -116,10 +119,21 @@ impl Tokenizer {
     /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD; unknown ids are left out, and so are
     /// special tokens with `skip_special`. For a stream of ids see [`crate::Detokenizer`].
     ///
+    /// The space that SentencePiece's tokenizers put in front of a text is taken away again.
+    ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.0.inner.decode(ids, skip_special).map_err(|e| self.failed(e.to_string()))
+        let Spelling::SentencePiece { prefix, .. } = self.0.spelling else {
+            return self.0.inner.decode(ids, skip_special).map_err(|e| self.failed(e.to_string()));
+        };
+        // The library gives up all characters of a run of byte tokens for a single bad one.
+        let mut bytes = Vec::new();
+        for &id in ids {
+            self.push_bytes(id, skip_special, &mut bytes);
+        }
+        let own = bytes.strip_prefix(b" ").filter(|_| prefix).unwrap_or(&bytes);
+        Ok(String::from_utf8_lossy(own).into_owned())
     }
 
     /// Ids that end a text, in ascending order: those that `generation_config.json` and
@@ -196,6 +210,13 @@ impl Tokenizer {
         if skip_special && inner.get_added_vocabulary().is_special_token(&token) {
             return;
         }
+        if let Spelling::SentencePiece { bytes: with_bytes, .. } = self.0.spelling {
+            match byte_named(&token).filter(|_| with_bytes) {
+                Some(byte) => bytes.push(byte),
+                None => bytes.extend_from_slice(token.replace('\u{2581}', " ").as_bytes()),
+            }
+            return;
+        }
         let start = bytes.len();
         for c in token.chars() {
             if let Some(byte) = byte_of(c) {
@@ -226,4 +247,11 @@ fn byte_of(c: char) -> Option<u8> {
         _ => return None,
     };
     u8::try_from(byte).ok()
+}
+
+/// The byte that `<0xHH>` stands for in SentencePiece's vocabularies.
+fn byte_named(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hex = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| hex)
 }

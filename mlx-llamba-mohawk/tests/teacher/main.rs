@@ -9,5 +9,6 @@ mod gguf;
 mod golden;
 mod gradients;
 mod rope;
+mod sentencepiece;
 mod support;
 mod synthesize;

@@ -77,27 +77,66 @@ struct Outline {
     _post_processor: Value,
 }
 
+/// How the tokens of a vocabulary spell the bytes that they stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// A character for each byte, as GPT-2 and Llama 3 do.
+    ByteLevel,
+    /// As text in which U+2581 is a space, as SentencePiece and Llama 2 do.
+    SentencePiece {
+        /// `<0xHH>` is a byte.
+        bytes: bool,
+        /// A text's first space is not the text's own.
+        prefix: bool,
+    },
+}
+
+impl Spelling {
+    /// What a decoder of the `tokenizers` library undoes, if it is one that is known.
+    fn of(decoder: &Value) -> Option<Self> {
+        let steps = match &decoder["decoders"] {
+            Value::Array(steps) if decoder["type"] == "Sequence" => steps.as_slice(),
+            _ => std::slice::from_ref(decoder),
+        };
+        let (first, rest) = steps.split_first()?;
+        let (mut bytes, mut fused) = (false, false);
+        let mut prefix = match first["type"].as_str()? {
+            "ByteLevel" if rest.is_empty() => return Some(Self::ByteLevel),
+            "Metaspace" if first["replacement"] == "\u{2581}" => first["prepend_scheme"] != "never",
+            "Replace" if first["pattern"]["String"] == "\u{2581}" && first["content"] == " " => {
+                false
+            }
+            _ => return None,
+        };
+        for step in rest {
+            match step["type"].as_str()? {
+                "ByteFallback" => bytes = true,
+                "Fuse" => fused = true,
+                // Of the whole text, and of its beginning only.
+                "Strip" if fused && step["content"] == " " && step["stop"] == 0 => {
+                    prefix = step["start"] == 1;
+                }
+                _ => return None,
+            }
+        }
+        Some(Self::SentencePiece { bytes, prefix })
+    }
+}
+
 /// Loads a `tokenizer.json`; the error says why that cannot be done.
-pub(crate) fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Spelling), String> {
     let damaged = |e: &dyn std::fmt::Display| format!("not a tokenizer.json: {e}");
     let outline: Outline = serde_json::from_slice(bytes).map_err(|e| damaged(&e))?;
-    let byte_level = match &outline.decoder["decoders"] {
-        Value::Array(steps) if outline.decoder["type"] == "Sequence" => {
-            matches!(steps.as_slice(), [step] if step["type"] == "ByteLevel")
-        }
-        _ => outline.decoder["type"] == "ByteLevel",
-    };
-    if !byte_level {
-        let known = "its decoder is not ByteLevel; only byte-level tokenizers, as Llama 3 has one, \
-                     are supported";
-        return Err(known.to_owned());
-    }
+    let spelling = Spelling::of(&outline.decoder).ok_or(
+        "its decoder is of an unknown kind; byte-level tokenizers, as Llama 3 has one, are \
+         supported, and SentencePiece's, as Llama 2 has one",
+    )?;
     let load = || {
         let loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
         loaded.encode_fast("a trial", true)?; // some mistakes show only now
         Ok(loaded)
     };
-    guarded(load).map_err(|e| damaged(&e))
+    Ok((guarded(load).map_err(|e| damaged(&e))?, spelling))
 }
 
 /// Runs a call into the `tokenizers` library, which panics on some malformed files.

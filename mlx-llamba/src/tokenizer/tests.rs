@@ -277,14 +277,26 @@ fn malformed_files_are_named() {
         assert!(message.starts_with("tokenizer made/up/tokenizer.json: not a"), "{message}");
     }
     let decoder = |value: Value| move |t: &mut Value| t["decoder"] = value;
-    for other in [Value::Null, json!({"type": "Fuse"}), json!({"type": "Sequence", "decoders": []})]
-    {
+    let sequence = |steps: Value| json!({"type": "Sequence", "decoders": steps});
+    let space = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
+    let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    for other in [
+        Value::Null,
+        json!({"type": "Fuse"}),
+        json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
+        sequence(json!([])),
+        sequence(json!([space, strip])), // of every token
+    ] {
         let message = message(&small(decoder(other), Value::Null, Value::Null));
-        assert!(message.contains("only byte-level tokenizers"), "{message}");
+        assert!(message.contains("its decoder is of an unknown kind"), "{message}");
+    }
+    let metaspace = json!({"type": "Metaspace", "replacement": "\u{2581}",
+                           "prepend_scheme": "always", "split": true});
+    for known in [metaspace, space.clone(), sequence(json!([space, {"type": "Fuse"}, strip]))] {
+        load(&small(decoder(known), Value::Null, Value::Null)).unwrap();
     }
     let one = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
-    let sequence = json!({"type": "Sequence", "decoders": [one]});
-    load(&small(decoder(sequence), Value::Null, Value::Null)).unwrap();
+    load(&small(decoder(sequence(json!([one]))), Value::Null, Value::Null)).unwrap();
 
     let generation = Some(br#"{"eos_token_id": "1"}"#.to_vec());
     let found = message(&TokenizerFiles { generation_config: generation, ..stories() });

@@ -24,8 +24,8 @@ use crate::error::Result;
 ///
 /// # Errors
 /// [`Error::Gguf`](crate::Error::Gguf) for a damaged file;
-/// [`Error::TokenizerKind`](crate::Error::TokenizerKind) for a tokenizer that is not byte-level
-/// BPE or cuts words in an unknown way.
+/// [`Error::TokenizerKind`](crate::Error::TokenizerKind) for a tokenizer that is neither byte-level
+/// BPE nor SentencePiece's, or cuts words in an unknown way.
 pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerFiles> {
     let source = Source::open(path)?;
     tokenizer::files(path, &file::File::read(&source)?.metadata)
