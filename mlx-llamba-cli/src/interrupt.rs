@@ -15,7 +15,7 @@ pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if HAPPENED.swap(true, Ordering::Relaxed) {
-                std::process::exit(crate::INTERRUPTED.into());
+                end();
             }
             stop();
         }
@@ -33,6 +33,12 @@ pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Ends the process at once, as interrupted. Nothing is torn down: MLX's threads may be in the
+/// middle of a computation, and would crash on what the end of a C++ program takes away from them.
+pub(crate) fn end() -> ! {
+    signal_hook::low_level::exit(crate::INTERRUPTED.into())
 }
 
 /// Makes the process end as interrupted.

@@ -89,7 +89,7 @@ fn pull(model: Option<&str>, tokenizer: Option<&str>) -> Result<()> {
     }
     let options = model::hub(false)?;
     // What has arrived is kept, and is where the next attempt begins.
-    interrupt::on_first(|| std::process::exit(crate::INTERRUPTED.into()))?;
+    interrupt::on_first(|| interrupt::end())?;
     if let Some(model) = model {
         show(&format!("{}\n", hub::resolve(model, &options)?.display()))?;
     }

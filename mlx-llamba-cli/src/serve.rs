@@ -217,7 +217,7 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if !serving.swap(false, Ordering::Relaxed) {
-                std::process::exit(crate::INTERRUPTED.into());
+                crate::interrupt::end();
             }
             stop();
         }

@@ -31,7 +31,7 @@ impl Running {
                 Some(reply) => reply.cancel(),
                 // Pressed once too often, it must not lose what was said.
                 None if signals.person && !end => return,
-                None => std::process::exit(crate::INTERRUPTED.into()),
+                None => interrupt::end(),
             }
             (signals.stopped, signals.ended) = (true, signals.ended | end);
         })
