@@ -17,8 +17,8 @@ pub use files::TokenizerFiles;
 use files::{SpecialTokens, Spelling};
 use spelled::Spelled;
 
-/// A tokenizer in the format of the `tokenizers` library: byte-level as Llama 3's, or SentencePiece's
-/// as Llama 2's.
+/// A tokenizer in the format of the `tokenizers` library: byte-level as Llama 3's, or
+/// SentencePiece's as Llama 2's.
 ///
 /// A clone shares everything. All methods take it by reference and from any thread.
 #[derive(Debug, Clone)]

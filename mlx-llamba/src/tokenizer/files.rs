@@ -114,7 +114,11 @@ impl Spelling {
                 "Fuse" => fused = true,
                 // Of the whole text, and of its beginning only.
                 "Strip" if fused && step["content"] == " " && step["stop"] == 0 => {
-                    prefix = step["start"] == 1;
+                    match step["start"].as_u64()? {
+                        0 => {}
+                        1 => prefix = true,
+                        _ => return None,
+                    }
                 }
                 _ => return None,
             }

@@ -280,12 +280,14 @@ fn malformed_files_are_named() {
     let sequence = |steps: Value| json!({"type": "Sequence", "decoders": steps});
     let space = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
     let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let two = json!({"type": "Strip", "content": " ", "start": 2, "stop": 0});
     for other in [
         Value::Null,
         json!({"type": "Fuse"}),
         json!({"type": "WordPiece", "prefix": "##", "cleanup": true}),
         sequence(json!([])),
         sequence(json!([space, strip])), // of every token
+        sequence(json!([space, {"type": "Fuse"}, two])),
     ] {
         let message = message(&small(decoder(other), Value::Null, Value::Null));
         assert!(message.contains("its decoder is of an unknown kind"), "{message}");
