@@ -1,11 +1,12 @@
 //! The causal depthwise convolution in front of the recurrence, in plain MLX operations.
 
 use mlx_rs::error::{Exception, Result};
-use mlx_rs::ops::{concatenate, cumsum, expand_dims, select, split_at_indices, zeros_dtype};
+use mlx_rs::ops::{concatenate, expand_dims, select, split_at_indices, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
 use crate::mixer::MixerWeights;
+use crate::scan::cumsum;
 
 /// Convolves `xBC` (b, l, conv_dim), continuing the inputs `conv` (b, k-1, conv_dim).
 ///
@@ -75,7 +76,7 @@ pub(crate) fn convolution(
 fn documents(starts: &Array, k: i32) -> Result<Array> {
     let starts = starts.as_dtype(Dtype::Int32)?;
     let kept = zeros_dtype(&[starts.dim(0), k - 1], Dtype::Int32)?;
-    let numbers = cumsum(concatenate(&[&kept, &starts], 1)?, 1, None, None)?;
+    let numbers = cumsum(&concatenate(&[&kept, &starts], 1)?)?;
     expand_dims(&numbers, -1)
 }
 

@@ -1,10 +1,10 @@
-//! The calls into MLX that `mlx-rs` does not offer: quantization in modes other than affine, and
-//! an order between operations that share no data.
-//!
-//! All `unsafe` of this crate is here. Inputs are borrowed handles of live arrays; outputs are
+//! The calls into MLX that `mlx-rs` does not offer: quantization in modes other than affine, an
+//! order between operations that share no data, and functions with a gradient of their own.
+//! Inputs are borrowed handles of live arrays; outputs are
 //! fresh handles that become owned [`Array`]s, or are freed when MLX reports an error.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
+use std::panic::catch_unwind;
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
@@ -176,4 +176,81 @@ pub(crate) fn quantized_matmul(
             stream.as_ptr(),
         )
     })
+}
+
+/// A linear function of one array and its transpose.
+pub(crate) trait Linear {
+    /// The value at `x`.
+    fn forward(x: &Array) -> Result<Array>;
+
+    /// The gradient with respect to `x`, given that with respect to the value.
+    fn backward(cotangent: &Array) -> Result<Array>;
+}
+
+/// `L::forward(x)`, whose gradient is `L::backward` and not the one that MLX would derive.
+pub(crate) fn linear<L: Linear>(x: &Array) -> Result<Array> {
+    install_error_handler()?;
+    // SAFETY: both take function pointers of the right types and return owned handles, freed below.
+    let (forward, backward) = unsafe {
+        (
+            mlx_sys::mlx_closure_new_func(Some(forward::<L>)),
+            mlx_sys::mlx_closure_custom_new_func(Some(backward::<L>)),
+        )
+    };
+    // SAFETY: takes nothing and returns an empty handle, freed below.
+    let mut both = unsafe { mlx_sys::mlx_closure_new() };
+    // SAFETY: the three handles are valid; MLX copies the functions.
+    let status = unsafe { mlx_sys::mlx_custom_vjp(&mut both, forward, backward) };
+    let result = if status == 0 {
+        let x = List::of(x);
+        // SAFETY: all handles are alive for the call; `out` is a valid vector to write to.
+        List::from_call("a function with its own gradient", |out| unsafe {
+            mlx_sys::mlx_closure_apply(out, both, x.0)
+        })
+    } else {
+        Err(Exception::custom(format!("custom_vjp failed with status {status}")))
+    };
+    // SAFETY: the three handles are owned here and freed once.
+    unsafe {
+        mlx_sys::mlx_closure_free(both);
+        mlx_sys::mlx_closure_custom_free(backward);
+        mlx_sys::mlx_closure_free(forward);
+    }
+    result?.pop().ok_or_else(|| Exception::custom("a function with its own gradient gave nothing"))
+}
+
+extern "C" fn forward<L: Linear>(
+    out: *mut mlx_sys::mlx_vector_array,
+    inputs: mlx_sys::mlx_vector_array,
+) -> c_int {
+    apply(L::forward, out, inputs)
+}
+
+extern "C" fn backward<L: Linear>(
+    out: *mut mlx_sys::mlx_vector_array,
+    _primals: mlx_sys::mlx_vector_array,
+    cotangents: mlx_sys::mlx_vector_array,
+    _outputs: mlx_sys::mlx_vector_array,
+) -> c_int {
+    apply(L::backward, out, cotangents)
+}
+
+/// Puts `f` of the only array of `inputs` into `out`; 1 where it fails.
+fn apply(
+    f: fn(&Array) -> Result<Array>,
+    out: *mut mlx_sys::mlx_vector_array,
+    inputs: mlx_sys::mlx_vector_array,
+) -> c_int {
+    // A panic must not reach C++.
+    let made = catch_unwind(|| {
+        // SAFETY: the vector that MLX passes is valid for the call, and `out` for the closure's.
+        let input =
+            one("an input", |out| unsafe { mlx_sys::mlx_vector_array_get(out, inputs, 0) })?;
+        let mut made = List::of(&f(&input)?);
+        // SAFETY: MLX gives a place that holds an empty handle; the handle moved there is MLX's to
+        // free, and the empty one is freed here.
+        unsafe { std::ptr::swap(out, &mut made.0) };
+        Ok::<_, Exception>(())
+    });
+    c_int::from(!matches!(made, Ok(Ok(()))))
 }

@@ -21,6 +21,7 @@ mod mixer;
 pub mod oracle;
 mod plain;
 mod quantized;
+pub mod scan;
 mod ssd;
 mod weight;
 

@@ -145,18 +145,18 @@ pub(crate) fn mixing_matrix(
     let heads_first = |array: &Array| array.transpose_axes(&[0, 2, 1, 3]);
     let B = heads_first(&projected.B)?; // (b, g, s, n)
     let C = heads_first(&projected.C)?; // (b, g, t, n)
-    let scores = C.matmul(swap_axes(&B, -1, -2)?)?; // (b, g, t, s)
-    let scores = expand_dims(&scores, 2)?; // (b, g, 1, t, s)
+    let scores = B.matmul(swap_axes(&C, -1, -2)?)?; // (b, g, s, t)
+    let scores = expand_dims(&scores, 2)?; // (b, g, 1, s, t)
     let log_a = swap_axes(&projected.log_a()?, 1, 2)?; // (b, h, t)
     let documents = match &projected.starts {
         Some(starts) => Some(expand_dims(ssd::documents(starts)?, 1)?), // (b, 1, t)
         None => None,
     };
-    let L = ssd::decays(&log_a, documents.as_ref(), maths)?; // (b, h, t, s)
-    let T = L.reshape(&[b, g, r, l, l])?.multiply(&scores)?; // (b, g, r, t, s)
+    let L = ssd::decays(&log_a, documents.as_ref(), maths)?; // (b, h, s, t)
+    let T = L.reshape(&[b, g, r, l, l])?.multiply(&scores)?; // (b, g, r, s, t)
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1, 1])?; // (h, 1, 1)
-    let diagonal = eye::<f32>(l, None, None)?.multiply(&D)?; // (h, t, s)
-    T.reshape(&[b, h, l, l])?.add(diagonal)
+    let diagonal = eye::<f32>(l, None, None)?.multiply(&D)?; // (h, s, t)
+    swap_axes(T.reshape(&[b, h, l, l])?.add(diagonal)?, -1, -2) // (b, h, t, s)
 }
 
 /// `silu(gate) * up` of (.., 2m), gate first -> (.., m).

@@ -9,13 +9,14 @@
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::{
-    broadcast_to, concatenate, cumsum, expand_dims, expand_dims_axes, select, split_at_indices,
+    broadcast_to, concatenate, expand_dims, expand_dims_axes, select, split_at_indices,
     squeeze_axes, stack, swap_axes, tri, zeros_dtype,
 };
 use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
 use crate::elementwise::Elementwise;
+use crate::scan::cumsum;
 
 /// Tokens in a chunk, `q`. The work inside chunks grows with it, the number of chunk states
 /// shrinks; at q = n = p = 64 the four products of a chunk are equally large.
@@ -108,19 +109,20 @@ pub(crate) fn chunked(
     let documents = documents.as_ref();
 
     // 1. Decay from token s to token t of a chunk.
-    let L = decays(&log_a, documents, maths)?; // (b, c, g, r, t, s)
+    let L = decays(&log_a, documents, maths)?; // (b, c, g, r, s, t)
 
-    // 2. Inside a chunk: Y = (L o C B^T) X.
-    let scores = C.matmul(swap_axes(&B, -1, -2)?)?; // (b, c, g, 1, t, s)
-    let y_inside = L.multiply(&scores)?.matmul(&x)?; // (b, c, g, r, q, p)
+    // 2. Inside a chunk: Y = (L o B C^T)^T X.
+    let scores = B.matmul(swap_axes(&C, -1, -2)?)?; // (b, c, g, 1, s, t)
+    let mixing = swap_axes(L.multiply(&scores)?, -1, -2)?; // (b, c, g, r, t, s)
+    let y_inside = mixing.matmul(&x)?; // (b, c, g, r, q, p)
 
-    // 3. What each chunk adds to the state by its end: sum_s L[q-1, s] x_s (outer) B_s.
-    let to_end = split_at_indices(&L, &[q - 1], -2)?.swap_remove(1); // (b, c, g, r, 1, s)
-    let weighted = x.multiply(swap_axes(&to_end, -1, -2)?)?; // (b, c, g, r, q, p)
+    // 3. What each chunk adds to the state by its end: sum_s L[s, q-1] x_s (outer) B_s.
+    let to_end = split_at_indices(&L, &[q - 1], -1)?.swap_remove(1); // (b, c, g, r, s, 1)
+    let weighted = x.multiply(&to_end)?; // (b, c, g, r, q, p)
     let added = swap_axes(&weighted, -1, -2)?.matmul(&B)?; // (b, c, g, r, p, n)
 
     // 4. The recurrence over chunks.
-    let mut from_start = maths.exp(&cumsum(&log_a, -1, None, None)?)?; // (b, c, g, r, q)
+    let mut from_start = maths.exp(&cumsum(&log_a)?)?; // (b, c, g, r, q)
     if let Some(documents) = documents {
         let goes_on = documents.eq(Array::from_int(0))?; // (b, c, 1, 1, q)
         from_start = select(&goes_on, &from_start, Array::from_f32(0.0))?;
@@ -145,10 +147,10 @@ pub(crate) fn chunked(
     Ok((y, H.reshape(&[b, h, p, n])?))
 }
 
-/// Decays between tokens: `L[t, s] = exp(sum_{s<k<=t} log a_k)` for s <= t, else 0.
+/// Decays between tokens: `L[s, t] = exp(sum_{s<k<=t} log a_k)` for s <= t, else 0.
 ///
-/// `log_a` (.., t), <= 0; `documents` (.., t), which broadcasts to it: what is of another document
-/// has decayed to 0. Returns (.., t, s).
+/// `log_a` (.., t), <= 0; `documents` (.., t), which broadcasts to it: across a border between
+/// documents the decay is 0. Returns (.., s, t).
 pub(crate) fn decays(
     log_a: &Array,
     documents: Option<&Array>,
@@ -157,13 +159,13 @@ pub(crate) fn decays(
     let q = log_a.dim(-1);
     // Each sum is taken on its own: a difference of two running sums would cancel. The terms of a
     // sum are 0 where it is not wanted, so that nothing masked below is infinite: exp of it would
-    // have no gradient.
-    let strictly_below = tri::<f32>(q, None, Some(-1))?; // (k, s): 1 where s < k
-    let terms = expand_dims(log_a, -1)?.multiply(&strictly_below)?; // (.., k, s)
-    let sums = cumsum(&terms, -2, None, None)?; // (.., t, s)
-    let mut counts = tri::<bool>(q, None, Some(0))?; // (t, s)
+    // have no gradient. Sums run along the last axis: see `scan`.
+    let above = tri::<f32>(q, None, Some(-1))?.t(); // (s, k): 1 where s < k
+    let terms = expand_dims(log_a, -2)?.multiply(&above)?; // (.., s, k)
+    let sums = cumsum(&terms)?; // (.., s, t)
+    let mut counts = tri::<bool>(q, None, Some(0))?.t(); // (s, t)
     if let Some(documents) = documents {
-        let same = expand_dims(documents, -1)?.eq(expand_dims(documents, -2)?)?; // (.., t, s)
+        let same = expand_dims(documents, -1)?.eq(expand_dims(documents, -2)?)?; // (.., s, t)
         counts = counts.logical_and(&same)?;
     }
     select(&counts, maths.exp(&sums)?, Array::from_f32(0.0))
@@ -172,7 +174,7 @@ pub(crate) fn decays(
 /// The number of the document that each token is in, along the last axis of `starts` (.., t): 0 for
 /// what goes on from before, and one more at each start.
 pub(crate) fn documents(starts: &Array) -> Result<Array> {
-    cumsum(starts.as_dtype(Dtype::Int32)?, -1, None, None)
+    cumsum(&starts.as_dtype(Dtype::Int32)?)
 }
 
 /// True where a token counts, (b, l), with `lengths` (b,) of them in each row.

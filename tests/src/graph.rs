@@ -2,8 +2,27 @@
 
 use std::ffi::{c_int, c_void};
 
+use mlx_rs::Array;
+
 unsafe extern "C" {
     fn graph_while_exporting(build: unsafe extern "C" fn(*mut c_void), data: *mut c_void) -> c_int;
+    fn graph_scans(
+        outputs: *const *const c_void,
+        count: usize,
+        scans: *mut usize,
+        unsafe_scans: *mut usize,
+    );
+}
+
+/// The scans (cumulative sums and their like) in the graph of `outputs`, as (all, unsafe): an
+/// unsafe one runs over an axis that is not the last, or over an input that may not be contiguous.
+pub fn scans(outputs: &[Array]) -> (usize, usize) {
+    let handles: Vec<_> = outputs.iter().map(|array| array.as_ptr().ctx.cast_const()).collect();
+    let (mut all, mut not_safe) = (0, 0);
+    // SAFETY: the handles are of live arrays, as many as the length says; both counts are places
+    // to write to.
+    unsafe { graph_scans(handles.as_ptr(), handles.len(), &mut all, &mut not_safe) };
+    (all, not_safe)
 }
 
 /// Operations that only give another view of their input, or nothing to launch at all.

@@ -1,5 +1,6 @@
 //! Which earlier tokens a token sees.
 
+use mlx_llamba_kernels::scan::{cummax, cumsum};
 use mlx_rs::ops::{arange, expand_dims, select};
 use mlx_rs::{Array, Dtype};
 
@@ -38,11 +39,11 @@ pub(super) fn visible(
     if let Some(starts) = starts {
         // A document goes from a start to before the next; what stands before the first start
         // is one too.
-        let document = starts.as_dtype(Dtype::Int32)?.cumsum(-1, None, None)?; // (b, l)
+        let document = cumsum(&starts.as_dtype(Dtype::Int32)?)?; // (b, l)
         let of_query = expand_dims(&document, -1)?; // (b, l, 1)
         let of_key = expand_dims(&document, -2)?; // (b, 1, l)
         mask = mask.logical_and(of_query.eq(of_key)?)?; // (b, l, l)
-        let first = select(starts, &key, Array::from_int(0))?.cummax(-1, None, None)?; // (b, l)
+        let first = cummax(&select(starts, &key, Array::from_int(0))?)?; // (b, l)
         index = expand_dims(&key.subtract(first)?, -2)?; // (b, 1, l)
     }
     if let Some(first) = first {

@@ -2,12 +2,13 @@
 //!
 //! A token that cannot be sampled has the logit `-inf`.
 
+use mlx_llamba_kernels::scan::cumsum;
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{argmax_axis, take_along_axis, topk_axis};
 use mlx_rs::ops::{
-    broadcast_to, cumsum, gt, logsumexp_axis, max_axis, maximum, minimum, negative, select,
-    softmax_axis, sort_axis, sum_axis,
+    broadcast_to, gt, logsumexp_axis, max_axis, maximum, minimum, negative, select, softmax_axis,
+    sort_axis, sum_axis,
 };
 use mlx_rs::{Dtype, random};
 
@@ -90,7 +91,7 @@ pub(crate) fn truncate(x: &Array, k: usize, p: f32) -> Result<Array> {
     let keep = if p >= 1.0 {
         Array::from_slice(&[m as f32], &[1, 1])
     } else {
-        let reached = cumsum(softmax_axis(&sorted, 1, true)?, 1, false, true)?; // (b, m)
+        let reached = cumsum(&softmax_axis(&sorted, 1, true)?)?; // (b, m)
         let before = sum_axis(count_of(&reached.lt(scalar(p))?)?, 1, true)?; // (b, 1)
         minimum(before.add(scalar(1.0))?, scalar(m as f32))? // the one that crosses p stays
     };
@@ -100,7 +101,7 @@ pub(crate) fn truncate(x: &Array, k: usize, p: f32) -> Result<Array> {
     let above = x.gt(&border)?;
     let equal = x.eq(&border)?;
     let room = keep.subtract(sum_axis(count_of(&above)?, 1, true)?)?; // (b, 1)
-    let nth = cumsum(count_of(&equal)?, 1, false, true)?; // (b, vocab)
+    let nth = cumsum(&count_of(&equal)?)?; // (b, vocab)
     let kept = above.logical_or(equal.logical_and(nth.le(&room)?)?)?;
     select(kept, x, banned())
 }
