@@ -1,6 +1,6 @@
 //! Everything that can go wrong, one variant per cause.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mlx_llamba::FieldProblem;
 
@@ -273,6 +273,11 @@ pub enum Error {
 }
 
 /// Joins problems into one readable line.
+/// Makes an [`Error::Io`] of the system's answer to `action` (a verb) on `path`.
+pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { action, path: path.to_owned(), source }
+}
+
 fn list<T: std::fmt::Display>(problems: &[T]) -> String {
     const SHOWN: usize = 12;
     let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();

@@ -1,6 +1,5 @@
 //! The sizes and switches of a Llamba, from either published form.
 
-pub(crate) mod fields;
 mod json;
 mod metadata;
 mod quantization;

@@ -1,6 +1,6 @@
 //! A place in a text, to go on from: now, from a copy, or from a file another day.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_llamba_kernels::MixerState;
@@ -10,15 +10,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::floats::FloatTensor;
+use crate::files::sealed::{Kind, Metadata};
+use crate::files::{FloatTensor, atomic};
 use crate::language::LanguageModel;
 use crate::model::Model;
 use crate::state::State;
 
-/// Value of the metadata key `format` in saved contexts.
-const FORMAT: &str = "mlx-llamba-state";
-/// Version of the file's layout.
-const VERSION: &str = "1";
+const KIND: Kind = Kind {
+    format: "mlx-llamba-state",
+    version: "2",
+    unsealed_version: Some("1"),
+    name: "a saved state of mlx-llamba",
+};
 /// Ids kept for penalties and for the detokenizer; older ones are forgotten.
 const RECENT: usize = 1024;
 
@@ -103,16 +106,13 @@ impl<S> Context<S> {
 
 impl Context {
     /// Writes the context to one safetensors file: `layers.{i}.ssm_state` (h, p, n) and
-    /// `layers.{i}.conv_state` (k-1, conv_dim), float32, and the rest as metadata. The file
-    /// appears whole or not at all.
+    /// `layers.{i}.conv_state` (k-1, conv_dim), float32, and the rest as metadata, with a
+    /// checksum over all of it. The file appears complete or not at all.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, model: &Model, path: &Path) -> Result<()> {
-        let tensors = self.state.tensors(0)?;
-        let metadata = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("version".to_owned(), VERSION.to_owned()),
+        let metadata = Metadata::from([
             ("model".to_owned(), model.fingerprint().to_owned()),
             ("read".to_owned(), self.read.to_string()),
             ("pending".to_owned(), json(&self.pending)),
@@ -120,7 +120,9 @@ impl Context {
             ("rng".to_owned(), json(&self.rng)),
             ("tail".to_owned(), json(&self.tail)),
         ]);
-        FloatTensor::save(&tensors, metadata, path)
+        let bytes = KIND.seal(metadata, &self.state.tensors(0)?);
+        let bytes = bytes.map_err(|reason| bad(path, reason))?;
+        atomic::write(path, &bytes).map_err(Error::io("write", path))
     }
 
     /// Reads a file that [`save`](Self::save) wrote.
@@ -128,27 +130,16 @@ impl Context {
     /// # Errors
     /// [`Error::State`] if the file is damaged, of another version or of another model.
     pub fn load(model: &Model, path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         let config = model.config();
         // Nothing of ours is larger; a hostile file must not fill the memory.
         let limit = config.state_bytes(4) as u64 + (16 << 20) + 16 * 1024 * config.n_layer as u64;
-        let size = std::fs::metadata(path).map_err(io)?.len();
+        let size = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
         if size > limit {
             return Err(bad(path, format!("{size} bytes, more than a state of this model has")));
         }
-        let bytes = std::fs::read(path).map_err(io)?;
-        let damaged = |e: safetensors::SafeTensorError| bad(path, format!("damaged: {e}"));
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let none = HashMap::new();
-        let metadata = header.metadata().as_ref().unwrap_or(&none);
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let (metadata, file) = KIND.open(&bytes).map_err(|reason| bad(path, reason))?;
         let text = |key: &str| metadata.get(key).map_or("", String::as_str);
-        if text("format") != FORMAT {
-            return Err(bad(path, "not a saved state of mlx-llamba".to_owned()));
-        }
-        if text("version") != VERSION {
-            let found = text("version");
-            return Err(bad(path, format!("version {found} of the format, expected {VERSION}")));
-        }
         if text("model") != model.fingerprint() {
             return Err(bad(
                 path,
@@ -160,8 +151,6 @@ impl Context {
                 ),
             ));
         }
-
-        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let state = state(model, |name, shape| array(path, &file, name, shape))?;
         if file.len() != 2 * config.n_layer {
             return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
@@ -219,13 +208,9 @@ pub(crate) fn array(
     shape: &[usize],
 ) -> Result<Array> {
     let view = file.tensor(name).map_err(|_| missing(path, name))?;
-    if view.dtype() != safetensors::Dtype::F32 || view.shape() != shape {
-        let found = format!("{:?} {:?}", view.dtype(), view.shape());
-        return Err(bad(path, format!("{name} is {found}, expected F32 {shape:?}")));
-    }
-    let (words, _) = view.data().as_chunks::<4>();
-    let values: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-    single(&values, shape)
+    let tensor = FloatTensor::read(name, &view)
+        .map_err(|found| bad(path, format!("{name} is {found:?}, expected F32")))?;
+    shaped(path, &tensor, shape)
 }
 
 /// A tensor of a file that was read already.
@@ -235,19 +220,19 @@ pub(crate) fn read_array(
     name: &str,
     shape: &[usize],
 ) -> Result<Array> {
-    let tensor = tensors.get(name).ok_or_else(|| missing(path, name))?;
-    if tensor.shape != shape {
-        return Err(bad(path, format!("{name} is {:?}, expected {shape:?}", tensor.shape)));
-    }
-    single(&tensor.values, shape)
+    shaped(path, tensors.get(name).ok_or_else(|| missing(path, name))?, shape)
 }
 
 fn missing(path: &Path, name: &str) -> Error {
     bad(path, format!("{name} is missing"))
 }
 
-/// Values as (1, ..shape).
-fn single(values: &[f32], shape: &[usize]) -> Result<Array> {
+/// The values of a tensor that must have this shape, as (1, ..shape).
+fn shaped(path: &Path, tensor: &FloatTensor, shape: &[usize]) -> Result<Array> {
+    let FloatTensor { name, shape: found, values } = tensor;
+    if found != shape {
+        return Err(bad(path, format!("{name} is F32 {found:?}, expected F32 {shape:?}")));
+    }
     let shape: Vec<i32> = [1].into_iter().chain(shape.iter().map(|&s| s as i32)).collect();
     if values.is_empty() {
         return Ok(mlx_rs::ops::zeros_dtype(&shape, Dtype::Float32)?);

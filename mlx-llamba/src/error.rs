@@ -1,6 +1,6 @@
 //! Everything that can go wrong, one variant per cause.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Result of the library's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -213,6 +213,13 @@ pub enum Error {
     /// No back end can be chosen.
     #[error(transparent)]
     Backend(#[from] mlx_llamba_kernels::BackendError),
+}
+
+impl Error {
+    /// Makes an [`Error::Io`] of the system's answer to `action` (a verb) on `path`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
 }
 
 impl From<mlx_llamba_kernels::MixerError> for Error {

@@ -58,7 +58,6 @@
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
-mod atomic;
 pub mod batch;
 mod block;
 mod checkpoint;
@@ -70,12 +69,9 @@ mod detokenize;
 mod embedded;
 mod error;
 pub mod evaluate;
-mod ffi;
 pub mod files;
-mod floats;
 mod follow;
 mod generation;
-mod hash;
 mod host;
 pub mod hub;
 mod inspect;
@@ -91,7 +87,6 @@ mod quantize;
 mod random;
 mod runtime;
 pub mod sample;
-mod sealed;
 mod session;
 mod snapshots;
 mod state;
@@ -116,7 +111,7 @@ pub use detokenize::Detokenizer;
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
 pub use evaluate::{Comparison, Evaluation, Surprise, Window, compare};
-pub use floats::FloatTensor;
+pub use files::FloatTensor;
 pub use follow::{Follow, FollowReport};
 pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 pub use host::floats;

@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::floats::FloatTensor;
+use crate::files::FloatTensor;
 use crate::host;
 
 /// The state of a batch of `b` sequences, one [`MixerState`] a layer.

@@ -8,9 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use crate::hash;
+use crate::files::hash;
 use crate::template::{Rendered, Sources};
 use crate::{Error, Result};
 pub use files::TokenizerFiles;
@@ -61,7 +59,7 @@ impl Tokenizer {
         let special = SpecialTokens::find(&inner, path, files)?;
         let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
         let spelled = Spelled::new(&inner, &ends);
-        let fingerprint = hash::hex(&Sha256::digest(&files.tokenizer));
+        let fingerprint = hash::sha256(&files.tokenizer);
         let path = path.to_owned();
         Ok(Self(Arc::new(Loaded { inner, path, special, spelled, spelling, fingerprint })))
     }

@@ -5,6 +5,7 @@
 use mlx_llamba::{Context, Error, Event, Generation, Llamba, Model, Reason, Sampling, floats};
 use mlx_llamba_tests::fixtures;
 use mlx_rs::ops::indexing::IndexOp;
+use safetensors::SafeTensors;
 
 const PROMPT: &str = "Once upon a time";
 
@@ -298,13 +299,27 @@ fn impossible_requests_are_named() {
     assert!(refused(&[1], &Generation::default().stop("")).to_string().starts_with("stop"));
 }
 
-/// A saved context of `model`, and what loading it gives after `damage`.
-fn reload(model: &Model, damage: impl FnOnce(&mut Vec<u8>)) -> Result<Context, Error> {
+/// The file of a new context of `model`.
+fn saved(model: &Model) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("saved.state");
     Context::new(model).unwrap().save(model, &file).unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    damage(&mut bytes);
+    std::fs::read(&file).unwrap()
+}
+
+/// The same file as version 1 of the format had it, without a checksum.
+fn unsealed(bytes: &[u8]) -> Vec<u8> {
+    let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
+    let mut metadata = header.metadata().clone().unwrap();
+    metadata.remove("sha256").unwrap();
+    metadata.insert("version".into(), "1".into());
+    safetensors::serialize(SafeTensors::deserialize(bytes).unwrap().iter(), Some(metadata)).unwrap()
+}
+
+/// Loads a context from the bytes of its file.
+fn reload(model: &Model, bytes: &[u8]) -> Result<Context, Error> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("saved.state");
     std::fs::write(&file, bytes).unwrap();
     Context::load(model, &file)
 }
@@ -320,23 +335,37 @@ fn replace(bytes: &mut [u8], from: &str, to: &str) {
 fn damaged_and_foreign_states_are_refused() {
     let llamba = fixture("a_base");
     let model = llamba.model();
-    assert!(reload(model, |_| {}).is_ok());
-    let why = |damage: fn(&mut Vec<u8>)| match reload(model, damage) {
-        Err(Error::State { reason, .. }) => reason,
-        other => panic!("{other:?}"),
+    let refused = |bytes: &[u8], damage: fn(&mut Vec<u8>)| {
+        let mut bytes = bytes.to_vec();
+        damage(&mut bytes);
+        match reload(model, &bytes) {
+            Err(Error::State { reason, .. }) => reason,
+            other => panic!("{other:?}"),
+        }
     };
-    assert!(why(|b| b.truncate(b.len() - 5)).contains("damaged"));
-    assert!(why(|b| b.truncate(3)).contains("damaged"));
-    assert!(why(|b| b.resize(64 << 20, 0)).contains("more than a state"));
-    assert!(why(|b| replace(b, r#""version":"1""#, r#""version":"9""#)).contains("version 9"));
-    assert!(why(|b| replace(b, "mlx-llamba-state", "some-other-state")).contains("not a saved"));
+    let (new, old) = (saved(model), unsealed(&saved(model)));
+    for bytes in [&new, &old] {
+        assert!(reload(model, bytes).is_ok());
+        let why = |damage: fn(&mut Vec<u8>)| refused(bytes, damage);
+        assert!(why(|b| b.truncate(b.len() - 5)).contains("damaged"));
+        assert!(why(|b| b.truncate(3)).contains("damaged"));
+        assert!(why(|b| b.resize(64 << 20, 0)).contains("more than a state"));
+        let reason = why(|b| replace(b, "mlx-llamba-state", "some-other-state"));
+        assert!(reason.contains("not a saved"), "{reason}");
+    }
+    let why = |damage: fn(&mut Vec<u8>)| refused(&new, damage);
+    assert!(why(|b| replace(b, r#""version":"2""#, r#""version":"9""#)).contains("version 9"));
+    assert!(why(|b| replace(b, r#""version":"2""#, r#""version":"1""#)).contains("checksum"));
+    assert!(why(|b| replace(b, "sha256", "sha257")).contains("checksum"));
+    // What the checksum covers now is checked by itself too.
+    let why = |damage: fn(&mut Vec<u8>)| refused(&old, damage);
     assert!(why(|b| replace(b, "[4,16,16]", "[16,4,16]")).contains("expected F32"));
     assert!(why(|b| replace(b, r#""read":"0""#, r#""read":"x""#)).contains("metadata read"));
     assert!(why(|b| replace(b, "layers.0.ssm_state", "layers.9.ssm_state")).contains("missing"));
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("saved.state");
-    Context::new(model).unwrap().save(model, &file).unwrap();
+    std::fs::write(&file, &new).unwrap();
     // d_silu has the same shapes and other weights.
     let error = Context::load(fixture("d_silu").model(), &file).unwrap_err().to_string();
     assert!(error.contains("belongs to another model"), "{error}");
@@ -344,4 +373,23 @@ fn damaged_and_foreign_states_are_refused() {
     assert!(matches!(missing, Error::Io { action: "read", .. }));
     let error = Context::new(model).unwrap().save(model, &directory.path().join("no/where"));
     assert!(matches!(error.unwrap_err(), Error::Io { action: "write", .. }));
+}
+
+/// Every bit of a saved state counts: no flipped one is accepted.
+#[test]
+fn states_with_a_flipped_bit_are_refused() {
+    let llamba = fixture("a_base");
+    let bytes = saved(llamba.model());
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    // All of the header, then every 97th byte of the tensors.
+    for at in (0..header).chain((header..bytes.len()).step_by(97)) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        match reload(llamba.model(), &damaged) {
+            Err(Error::State { reason, .. }) => {
+                assert!(reason.lines().count() == 1 && reason.len() < 400, "{reason}");
+            }
+            other => panic!("byte {at} of {header} + {}: {other:?}", bytes.len() - header),
+        }
+    }
 }

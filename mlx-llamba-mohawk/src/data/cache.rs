@@ -8,12 +8,13 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::files::{AtomicFile, Map};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Encoder, Map, Sources};
-use crate::train::{Whole, io};
+use super::{Encoder, Sources};
+use crate::train::io;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"MLtokens";
@@ -56,7 +57,7 @@ struct Footer {
 
 /// A corpus in the making; documents come in any number and from anywhere.
 pub struct Writer {
-    file: BufWriter<Whole>,
+    file: BufWriter<AtomicFile>,
     path: PathBuf,
     hasher: Sha256,
     key: Value,
@@ -74,7 +75,8 @@ impl Writer {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         }
-        let mut file = BufWriter::with_capacity(1 << 18, Whole::create(path)?);
+        let file = AtomicFile::create(path).map_err(io("write", path))?;
+        let mut file = BufWriter::with_capacity(1 << 18, file);
         file.write_all(MAGIC).map_err(io("write", path))?;
         Ok(Self {
             file,
@@ -131,7 +133,7 @@ impl Writer {
             self.file.write_all(bytes).map_err(io("write", &path))?;
         }
         let file = self.file.into_inner().map_err(|e| io("write", &path)(e.into_error()))?;
-        file.publish()?;
+        file.publish().map_err(io("write", &path))?;
         Corpus::open(&path)
     }
 

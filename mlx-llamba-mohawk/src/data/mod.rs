@@ -3,7 +3,6 @@
 mod cache;
 mod companions;
 mod encoder;
-mod map;
 mod shuffle;
 mod source;
 mod windows;
@@ -11,7 +10,6 @@ mod windows;
 pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
 pub use encoder::Encoder;
-pub(crate) use map::Map;
 pub(crate) use shuffle::Stream;
 pub use source::{Sources, Text};
 pub use windows::{Position, Windows};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::{Output, Planned, WeightFiles};
+use mlx_llamba::files::{Output, Planned, WeightFiles, float_bytes};
 use mlx_llamba::{Backend, Checkpoint, Config, Model, floats};
 use mlx_rs::Dtype;
 use serde_json::json;
@@ -43,9 +43,7 @@ pub fn save(
     let mut files = WeightFiles::create(output.directory(), planned.collect(), "pt", SHARD_BYTES)?;
     for (name, _) in &tensors {
         if let Some(array) = parameters.get(name) {
-            let values = floats(array)?;
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            files.append(name, &bytes)?;
+            files.append(name, &float_bytes(&floats(array)?))?;
         }
     }
     files.finish()?;

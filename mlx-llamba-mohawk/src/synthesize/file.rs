@@ -8,13 +8,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::files::AtomicFile;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Options, Prompt, Writer, Written};
 use crate::run::{fingerprint, identify};
 use crate::teacher::Llama;
-use crate::train::{Identity, Whole, differences, io};
+use crate::train::{Identity, differences, io};
 use crate::{Error, Result};
 
 /// What is to be written.
@@ -157,7 +158,7 @@ impl Partial {
     /// Gives the texts their place; the partial file goes.
     fn publish(self, output: &Path, enough: u64) -> Result<Made> {
         let reader = BufReader::new(File::open(&self.path).map_err(io("read", &self.path))?);
-        let mut whole = Whole::create(output)?;
+        let mut whole = AtomicFile::create(output).map_err(io("write", output))?;
         let (mut made, mut reached) = (Made::default(), 0);
         for line in reader.lines().skip(1) {
             let line = line.map_err(io("read", &self.path))?;
@@ -179,7 +180,7 @@ impl Partial {
                 break;
             }
         }
-        whole.publish()?;
+        whole.publish().map_err(io("write", output))?;
         fs::remove_file(&self.path).map_err(io("remove", &self.path))?;
         Ok(made)
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::{COMPANIONS, Output, Planned, WeightFiles};
+use mlx_llamba::files::{COMPANIONS, Output, Planned, WeightFiles, float_bytes};
 use mlx_llamba::floats;
 use safetensors::Dtype;
 
@@ -36,8 +36,7 @@ pub fn save(
     let planned = planned.map(|(name, shape)| Planned { name, shape, dtype: Dtype::F32 }).collect();
     let mut files = WeightFiles::create(output.directory(), planned, "pt", SHARD_BYTES)?;
     for (name, array) in parameters {
-        let bytes: Vec<u8> = floats(array)?.iter().flat_map(|value| value.to_le_bytes()).collect();
-        files.append(name, &bytes)?;
+        files.append(name, &float_bytes(&floats(array)?))?;
     }
     files.finish()?;
     output.write("config.json", format!("{:#}\n", config.to_json()))?;

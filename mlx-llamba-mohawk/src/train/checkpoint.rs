@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::files::{Map, atomic, float_bytes, floats_of};
 use mlx_rs::Array;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Watch;
-use super::files::{io, sync};
-use crate::data::{Map, Position};
+use crate::data::Position;
+use crate::error::io;
 use crate::{Error, Parameters, Result};
 
 const VERSION: u32 = 1;
@@ -242,9 +243,7 @@ fn open(path: &Path) -> Result<(State, Identity)> {
         let (Some(shape), Dtype::F32) = (shape, view.dtype()) else {
             return Err(bad(path, format!("{name} is {:?} {:?}", view.dtype(), view.shape())));
         };
-        let (words, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-        let array = Array::from_slice(&values, &shape);
+        let array = Array::from_slice(&floats_of(view.data()), &shape);
         match name.split_once('/') {
             Some(("parameter", name)) => state.parameters.insert(name.to_owned(), array),
             Some(("m", name)) => first.insert(name.to_owned(), array),
@@ -262,6 +261,10 @@ fn open(path: &Path) -> Result<(State, Identity)> {
 
 fn bad(path: &Path, reason: String) -> Error {
     Error::Checkpoint { path: path.to_owned(), reason }
+}
+
+fn sync(path: &Path) -> Result<()> {
+    atomic::sync(path).map_err(io("write", path))
 }
 
 /// Removes a directory, if it is there.
@@ -301,7 +304,7 @@ impl View for Tensor {
     fn data(&self) -> Cow<'_, [u8]> {
         // Evaluated, contiguous and float32 by construction; an empty array has no slice.
         let values = self.array.try_as_slice::<f32>().unwrap_or_default();
-        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+        float_bytes(values).into()
     }
 
     fn data_len(&self) -> usize {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{Whole, io};
+use mlx_llamba::files::AtomicFile;
+
 use crate::Result;
+use crate::error::io;
 use crate::evaluate::Metrics;
 
 /// A line: a step, or what was measured on held-out text after one.
@@ -53,11 +55,11 @@ impl Log {
     /// # Errors
     /// [`crate::Error::Io`].
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let mut kept = Whole::create(path)?;
+        let mut kept = AtomicFile::create(path).map_err(io("write", path))?;
         for record in read(path)?.iter().take_while(|record| record.step <= step) {
             kept.write_all(line(record).as_bytes()).map_err(io("write", path))?;
         }
-        kept.publish()?;
+        kept.publish().map_err(io("write", path))?;
         let file = OpenOptions::new().append(true).open(path).map_err(io("write", path))?;
         Ok(Self { path: path.to_owned(), file })
     }

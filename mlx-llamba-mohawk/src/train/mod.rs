@@ -3,7 +3,6 @@
 
 mod adamw;
 mod checkpoint;
-mod files;
 mod gradient;
 mod log;
 mod muon;
@@ -15,10 +14,10 @@ mod session;
 mod step;
 mod watch;
 
+pub(crate) use crate::error::io;
 pub use adamw::AdamW;
 pub(crate) use checkpoint::differences;
 pub use checkpoint::{Checkpoints, Identity, Moments, Progress, State};
-pub(crate) use files::{Whole, io, write_whole};
 pub use gradient::{clip_factor, global_norm, value_and_gradient};
 pub use log::{Log, Record};
 pub use plot::plot;

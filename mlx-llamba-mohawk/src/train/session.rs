@@ -5,12 +5,12 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use super::files::io;
+use mlx_llamba::files::atomic;
+
 use super::log::{Log, Record};
-use super::{
-    Checkpoints, Identity, StageOptions, State, Step, Trainer, differences, plot, write_whole,
-};
+use super::{Checkpoints, Identity, StageOptions, State, Step, Trainer, differences, plot};
 use crate::data::Windows;
+use crate::error::io;
 use crate::evaluate::Metrics;
 use crate::{Error, Objective, Parameters, Result};
 
@@ -93,6 +93,7 @@ fn lock(directory: &Path) -> Result<File> {
 
 /// Removes what a killed run left half written.
 fn sweep(directory: &Path) -> Result<()> {
+    atomic::sweep(directory).map_err(io("list", directory))?;
     for entry in std::fs::read_dir(directory).map_err(io("list", directory))? {
         let path = entry.map_err(io("list", directory))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -260,7 +261,8 @@ impl Session {
             let _ = watch(Event::Evaluation { stage, state: &self.state, metrics: &metrics });
         }
         let picture = plot(&self.log.records()?)?;
-        write_whole(&self.directory.join("training.svg"), picture.as_bytes())
+        let path = self.directory.join("training.svg");
+        atomic::write(&path, picture.as_bytes()).map_err(io("write", &path))
     }
 
     /// A record of now, with nothing in it.

@@ -6,10 +6,10 @@ use mlx_llamba_kernels::{Mode, Scheme};
 use safetensors::Dtype;
 
 use super::Layout;
-use super::header::Stored;
 use super::names::{Kind, Slot, cartesia, slots};
 use crate::config::Config;
 use crate::error::TensorProblem;
+use crate::files::header::Stored;
 
 /// All tensors of all files, by the name they have there, with the number of their file.
 pub(crate) type Found = HashMap<String, (usize, Stored)>;

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::Checkpoint;
-use crate::hash;
+use crate::files::hash;
 
 const SAMPLE: usize = 1024;
 

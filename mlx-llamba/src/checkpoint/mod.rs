@@ -2,11 +2,7 @@
 
 mod check;
 mod fingerprint;
-pub(crate) mod header;
 mod names;
-pub(crate) mod open;
-pub(crate) mod scan;
-pub(crate) mod source;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,11 +14,10 @@ use mlx_rs::{Array, Dtype};
 
 use crate::config::{self, Config, Quantization};
 use crate::error::{Error, FieldProblem, Result, TensorProblem, printable};
-use crate::ffi;
+use crate::files::header::{self, Header};
+use crate::files::{Source, Tensor, array, open};
 use check::{Checked, Found, Placed};
-use header::Header;
 pub(crate) use names::{Kind, Slot, slots};
-use source::Source;
 
 /// The form in which a checkpoint is stored.
 #[non_exhaustive]
@@ -292,7 +287,7 @@ impl Checkpoint {
     }
 
     fn lazy(&self, placed: &Placed, shape: Vec<usize>, range: Range<usize>) -> Result<Array> {
-        Ok(ffi::array(ffi::Tensor {
+        Ok(array(Tensor {
             name: placed.stored.name.clone(),
             dtype: placed.stored.dtype,
             shape,

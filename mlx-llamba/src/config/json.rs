@@ -3,9 +3,9 @@
 use mlx_llamba_kernels::Activation;
 use serde_json::{Value, json};
 
-use super::fields::{Fields, Problems};
 use super::{Config, Mlp, Quantization, Ssm, limit};
 use crate::error::FieldProblem;
+use crate::files::{Fields, Problems};
 
 const D_CONV: usize = 4;
 const CHUNK_SIZE: usize = 128;

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use mlx_llamba_kernels::Activation;
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, Problems};
 use super::{Config, Mlp, Ssm, limit};
 use crate::error::FieldProblem;
+use crate::files::{Fields, Problems};
 
 /// Shapes of the file's tensors by name.
 pub(crate) type Tensors<'a> = HashMap<&'a str, &'a [usize]>;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use mlx_llamba_kernels::{Mode, Scheme};
 use serde_json::{Map, Value, json};
 
-use super::fields::Problems;
+use crate::files::Problems;
 
 /// Which matrices are quantized, and how.
 ///

@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Key;
+use crate::context;
 use crate::error::{Error, Result};
+use crate::files::sealed::{Kind, Metadata};
+use crate::files::{atomic, hash};
 use crate::model::Model;
-use crate::sealed::{Kind, Metadata};
 use crate::state::State;
-use crate::{atomic, context, hash};
 
 const KIND: Kind = Kind {
     format: "mlx-llamba-prefix",
     version: "1",
-    what: "a state of mlx-llamba's prefix cache",
+    unsealed_version: None,
+    name: "a state of mlx-llamba's prefix cache",
 };
 const EXTENSION: &str = "prefix";
 

@@ -4,22 +4,25 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::transcript::{Entry, Transcript};
 use super::{Session, Snapshots};
-use crate::atomic;
 use crate::context::{self, Context};
 use crate::error::{Error, Result, printable};
-use crate::floats::FloatTensor;
+use crate::files::FloatTensor;
+use crate::files::atomic;
+use crate::files::sealed::{Kind, Metadata};
 use crate::llamba::Llamba;
-use crate::sealed::{Kind, Metadata};
 use crate::snapshots::SnapshotBudget;
 use crate::template::{ChatOptions, Template};
 
-pub(super) const KIND: Kind =
-    Kind { format: "mlx-llamba-session", version: "1", what: "a saved session of mlx-llamba" };
+pub(super) const KIND: Kind = Kind {
+    format: "mlx-llamba-session",
+    version: "1",
+    unsealed_version: None,
+    name: "a saved session of mlx-llamba",
+};
 
 /// Snapshots that are saved: enough to undo or rewrite the last turn, and to go on from the first.
 const SAVED: usize = 4;
@@ -96,14 +99,9 @@ impl SessionFile {
         check(&saved).map_err(refused)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
-            if view.dtype() != Dtype::F32 {
-                let found = view.dtype();
-                return Err(refused(format!("damaged: {name} is {found:?}, expected F32")));
-            }
-            let (words, _) = view.data().as_chunks::<4>();
-            let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-            let shape = view.shape().to_vec();
-            tensors.insert(name.to_owned(), FloatTensor { name: name.to_owned(), shape, values });
+            let tensor = FloatTensor::read(name, &view)
+                .map_err(|found| refused(format!("damaged: {name} is {found:?}, expected F32")))?;
+            tensors.insert(name.to_owned(), tensor);
         }
         Ok(Self { name, saved, tensors })
     }
@@ -217,8 +215,7 @@ impl<'m> Session<'m> {
 
 pub(super) fn save(session: &Session<'_>, path: &Path) -> Result<()> {
     let bytes = session.to_file()?.to_bytes()?;
-    let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
-    atomic::write(path, &bytes).map_err(failed)
+    atomic::write(path, &bytes).map_err(Error::io("write", path))
 }
 
 pub(super) fn load<'m>(llamba: &'m Llamba, path: &Path) -> Result<Session<'m>> {

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::file::{self, KIND, Saved, SessionFile};
 use crate::error::{Error, Result};
-use crate::floats::FloatTensor;
+use crate::files::FloatTensor;
 use crate::template::Message;
 
 /// Largest header that is read.
@@ -59,7 +59,7 @@ impl SessionInfo {
         input.read_exact(&mut bytes).map_err(io)?;
         let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
         if length > HEADER {
-            return Err(bad(format!("not {}", KIND.what)));
+            return Err(bad(format!("not {}", KIND.name)));
         }
         input.take(length).read_to_end(&mut bytes).map_err(io)?;
         let saved: Saved =

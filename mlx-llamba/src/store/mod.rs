@@ -1,9 +1,7 @@
 //! Writing checkpoints: whole directories that appear at once, streamed tensor by tensor.
 
 mod card;
-pub(crate) mod output;
-pub(crate) mod rewrite;
-pub(crate) mod weights;
+mod rewrite;
 
 pub(crate) use rewrite::{Job, Unit, units};
 

@@ -8,13 +8,12 @@ use mlx_rs::{Array, Device, with_device};
 use safetensors::Dtype;
 
 use super::card::card;
-use super::output::Output;
-use super::weights::{Planned, WeightFiles};
 use super::{OnProgress, Progress};
-use crate::checkpoint::scan::Scan;
 use crate::checkpoint::{Checkpoint, Kind, Slot, slots};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::files::scan::Scan;
+use crate::files::{COMPANIONS, Output, Planned, WeightFiles};
 
 /// Bytes of one piece of work as float32: what a rewrite holds in memory, some few times over.
 const TILE: usize = 16 << 20;
@@ -44,20 +43,6 @@ pub(crate) struct Job<'a> {
     /// The framework named in the headers.
     pub(crate) format: &'static str,
 }
-
-/// Files beside the weights that a user of the model needs.
-pub const COMPANIONS: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "generation_config.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// Where each tensor of `config` comes from in `source`, kept as it is wherever that is possible.
 pub(crate) fn units(source: &Checkpoint, config: &Config) -> Vec<Unit> {

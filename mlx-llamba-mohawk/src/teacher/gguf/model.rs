@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mlx_llamba::files::{Fields, Problems, Source, lazy};
+use mlx_llamba::files::{Fields, Problems, Source, floats_of, lazy};
 use mlx_llamba::{TensorProblem, Weight};
 use mlx_rs::Array;
 use mlx_rs::ops::swap_axes;
@@ -181,8 +181,7 @@ fn rope(source: &Arc<Source>, file: &File, f: &Fields<'_>, k: usize, base: f64) 
         return Some(Rope::Default);
     };
     let bytes = source.bytes().get(stored.range.clone()).unwrap_or_default();
-    let (words, _) = bytes.as_chunks::<4>();
-    let factors: Vec<f64> = words.iter().map(|&word| f64::from(f32::from_le_bytes(word))).collect();
+    let factors: Vec<f64> = floats_of(bytes).into_iter().map(f64::from).collect();
     let llama3 = Rope::Llama3 {
         factor: factors.iter().fold(1.0, |a, &b| a.max(b)),
         low_freq_factor: 1.0,

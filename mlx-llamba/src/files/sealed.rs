@@ -1,85 +1,81 @@
-//! Files whose every bit is accounted for: safetensors with a checksum over all that they say.
+//! Safetensors files with a checksum over everything in them.
 
 use std::collections::BTreeMap;
 
+use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-use crate::floats::FloatTensor;
-use crate::hash;
+use super::floats::{FloatTensor, with_views};
+use super::hash;
 
 /// The metadata key of the checksum.
 const SUM: &str = "sha256";
 
-/// What a kind of file is called, and the version of its layout.
+/// A kind of file: the metadata that identifies it.
 pub(crate) struct Kind {
+    /// The metadata `format`.
     pub(crate) format: &'static str,
+    /// The metadata `version`.
     pub(crate) version: &'static str,
-    /// For messages: "a saved session of mlx-llamba".
-    pub(crate) what: &'static str,
+    /// An older version, whose files have the same layout but no checksum.
+    pub(crate) unsealed_version: Option<&'static str>,
+    /// Name for messages, such as "a saved session of mlx-llamba".
+    pub(crate) name: &'static str,
 }
 
-/// A file's metadata.
+/// The metadata of a file.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
 impl Kind {
-    /// The bytes of a file; the error says what cannot be written.
+    /// The bytes of a file with these contents; the error says what cannot be written.
     pub(crate) fn seal<'t>(
         &self,
         mut metadata: Metadata,
         tensors: impl IntoIterator<Item = &'t FloatTensor>,
     ) -> Result<Vec<u8>, String> {
-        let tensors: Vec<&FloatTensor> = tensors.into_iter().collect();
         metadata.insert("format".to_owned(), self.format.to_owned());
         metadata.insert("version".to_owned(), self.version.to_owned());
-        let bytes: Vec<Vec<u8>> = tensors
-            .iter()
-            .map(|tensor| tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-            .collect();
-        let views: Result<BTreeMap<&str, _>, _> = tensors
-            .iter()
-            .zip(&bytes)
-            .map(|(tensor, bytes)| {
-                let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?;
-                Ok((tensor.name.as_str(), view))
-            })
-            .collect();
-        let failed = |e: safetensors::SafeTensorError| e.to_string();
-        let views = views.map_err(failed)?;
-        metadata.insert(SUM.to_owned(), checksum(&metadata, &views));
-        safetensors::serialize(views, Some(metadata.into_iter().collect())).map_err(failed)
+        with_views(tensors, |views| {
+            metadata.insert(SUM.to_owned(), checksum(&metadata, &views));
+            safetensors::serialize(views, Some(metadata.into_iter().collect()))
+        })
+        .map_err(|e| e.to_string())
     }
 
-    /// Reads a file and checks every bit of it; the error says what is wrong.
+    /// Reads a file and checks its checksum; the error says what is wrong with it.
     pub(crate) fn open<'a>(&self, bytes: &'a [u8]) -> Result<(Metadata, SafeTensors<'a>), String> {
         let metadata = self.metadata(bytes)?;
-        let damaged = |e: &dyn std::fmt::Display| format!("damaged: {e}");
-        let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
+        let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
         let views = file.iter().collect();
-        if metadata.get(SUM) != Some(&checksum(&metadata, &views)) {
-            return Err(damaged(&"its checksum does not fit"));
+        let unsealed = self.unsealed_version == metadata.get("version").map(String::as_str);
+        match metadata.get(SUM) {
+            None if unsealed => {}
+            // A sealed file whose version was changed has a checksum still.
+            Some(sum) if !unsealed && *sum == checksum(&metadata, &views) => {}
+            _ => return Err(damaged("the checksum does not match its contents")),
         }
         Ok((metadata, file))
     }
 
-    /// The metadata alone, of a file of which only the header may be there.
+    /// The metadata alone, of bytes that may end after the header.
     pub(crate) fn metadata(&self, bytes: &[u8]) -> Result<Metadata, String> {
         #[derive(serde::Deserialize)]
         struct Header {
             #[serde(default, rename = "__metadata__")]
             metadata: Metadata,
         }
-        let damaged = |e: &dyn std::fmt::Display| format!("damaged: {e}");
         let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
         let end = usize::try_from(length).ok().and_then(|length| length.checked_add(8));
-        let header = end.and_then(|end| bytes.get(8..end)).ok_or_else(|| damaged(&"no header"))?;
-        let header: Header = serde_json::from_slice(header).map_err(|e| damaged(&e))?;
+        let header = end.and_then(|end| bytes.get(8..end));
+        let header =
+            header.ok_or_else(|| format!("not {}, or damaged: it has no header", self.name))?;
+        let header: Header = serde_json::from_slice(header).map_err(damaged)?;
         let text = |key: &str| header.metadata.get(key).map_or("", String::as_str);
         if text("format") != self.format {
-            return Err(format!("not {}", self.what));
+            return Err(format!("not {}", self.name));
         }
-        if text("version") != self.version {
+        if text("version") != self.version && Some(text("version")) != self.unsealed_version {
             let (found, this) = (text("version"), self.version);
             return Err(format!("version {found:.12} of the format, expected {this}"));
         }
@@ -87,7 +83,11 @@ impl Kind {
     }
 }
 
-/// Of all metadata but the checksum itself, and of all tensors, in the order of their names.
+fn damaged(reason: impl std::fmt::Display) -> String {
+    format!("damaged: {reason}")
+}
+
+/// The SHA-256 of all metadata but the checksum itself and of all tensors, by name.
 fn checksum<N: AsRef<str> + Ord>(
     metadata: &Metadata,
     tensors: &BTreeMap<N, TensorView<'_>>,

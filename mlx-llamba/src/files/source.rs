@@ -1,11 +1,10 @@
 //! The bytes of a weight file: mapped, or part of the program.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::map::Map;
 use crate::error::{Error, Result};
-use crate::ffi::Map;
 
 /// Read-only bytes, shared by everything that reads from them.
 #[derive(Debug)]
@@ -26,20 +25,18 @@ impl Source {
     /// # Errors
     /// [`Error::Io`]; [`Error::NotACheckpoint`] for what is no regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         // Opening a pipe would wait for its other end.
-        let metadata = std::fs::metadata(path).map_err(io)?;
+        let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
         if !metadata.is_file() {
             return Err(Error::NotACheckpoint {
                 path: path.to_owned(),
                 reason: "not a regular file".into(),
             });
         }
-        let file = File::open(path).map_err(io)?;
         // An empty file cannot be mapped; it is refused as a header that is too short.
         let bytes = match metadata.len() {
             0 => Bytes::Static(&[]),
-            _ => Bytes::Mapped(Map::new(&file).map_err(io)?),
+            _ => Bytes::Mapped(Map::open(path)?),
         };
         Ok(Self { path: path.to_owned(), bytes })
     }

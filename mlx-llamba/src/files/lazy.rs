@@ -1,56 +1,20 @@
-//! Lazy MLX arrays over bytes that stay where they are, and mapped files.
+//! Lazy MLX arrays over bytes that stay where they are.
 //!
-//! All `unsafe` of this crate is here and in `runtime`. MLX reads a tensor through a table of callbacks when the
+//! MLX reads a tensor through a table of callbacks when the
 //! array is first evaluated, from a thread of its own. It is given a file that does not exist: a
 //! safetensors header with this one tensor, written here, and then the tensor's bytes.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::fs::File;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memmap2::{Mmap, UncheckedAdvice};
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
 
-use crate::checkpoint::scan::Scan;
-use crate::checkpoint::source::Source;
-
-/// A read-only mapping of a whole file.
-///
-/// If another process shortens the file while it is mapped, reading the lost part ends this
-/// process with a bus error, as with every mapped file.
-#[derive(Debug)]
-pub(crate) struct Map(Mmap);
-
-impl Map {
-    pub(crate) fn new(file: &File) -> std::io::Result<Self> {
-        // SAFETY: the mapping is read-only and never handed out as anything but plain bytes,
-        // for which every value is valid; see the type's note on files that shrink.
-        unsafe { Mmap::map(file) }.map(Self)
-    }
-
-    /// Drops the pages of `range` from memory; a later read brings them back.
-    pub(crate) fn release(&self, range: Range<usize>) {
-        if range.start < range.end && range.end <= self.0.len() {
-            // SAFETY: the mapping is of a file, shared and never written, so dropped pages come
-            // back with the same content. Advice that the system refuses changes nothing.
-            let _ = unsafe {
-                self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
-            };
-        }
-    }
-}
-
-impl Deref for Map {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0
-    }
-}
+use super::scan::Scan;
+use super::source::Source;
 
 /// One tensor as MLX is to see it.
 pub(crate) struct Tensor {

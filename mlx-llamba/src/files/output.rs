@@ -1,16 +1,12 @@
 //! A directory that appears under its name only when it is whole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::atomic;
+use super::atomic::{self, parent};
 use crate::error::{Error, Result};
-
-fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io { action, path: path.to_owned(), source }
-}
 
 /// A directory in the making, hidden beside the place where it will stand. Dropped before
 /// [`Output::publish`], it is removed; a killed process leaves it under its hidden name.
@@ -47,7 +43,7 @@ impl Output {
         }
         let staging = builder
             .tempdir_in(parent(&target))
-            .map_err(|error| io("create", &target)(atomic::plain(error)))?;
+            .map_err(|error| Error::io("create", &target)(atomic::without_path(error)))?;
         Ok(Self { target, staging, overwrite })
     }
 
@@ -62,7 +58,7 @@ impl Output {
     /// [`Error::Io`].
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
         let path = self.directory().join(name);
-        fs::write(&path, text).map_err(io("write", &path))
+        fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
     /// Copies a file under its own name.
@@ -74,7 +70,7 @@ impl Output {
             return Ok(());
         };
         let path = self.directory().join(name);
-        fs::copy(file, &path).map(drop).map_err(io("copy to", &path))
+        fs::copy(file, &path).map(drop).map_err(Error::io("copy to", &path))
     }
 
     /// Flushes everything to the disk and gives the directory its name.
@@ -83,8 +79,8 @@ impl Output {
     /// [`Error::Io`]; then what stood there before stands there again.
     pub fn publish(self) -> Result<PathBuf> {
         let staging = self.staging.path();
-        for entry in fs::read_dir(staging).map_err(io("list", staging))? {
-            sync(&entry.map_err(io("list", staging))?.path())?;
+        for entry in fs::read_dir(staging).map_err(Error::io("list", staging))? {
+            sync(&entry.map_err(Error::io("list", staging))?.path())?;
         }
         sync(staging)?;
         let old = self.set_aside()?;
@@ -92,7 +88,7 @@ impl Output {
             if let Some(old) = old {
                 let _ = fs::rename(old.path().join("old"), &self.target);
             }
-            return Err(io("create", &self.target)(error));
+            return Err(Error::io("create", &self.target)(error));
         }
         let _ = self.staging.keep();
         sync(parent(&self.target))?;
@@ -104,18 +100,16 @@ impl Output {
         if !self.overwrite || fs::symlink_metadata(&self.target).is_err() {
             return Ok(None);
         }
-        let aside = TempDir::new_in(parent(&self.target)).map_err(io("create", &self.target))?;
-        fs::rename(&self.target, aside.path().join("old")).map_err(io("rename", &self.target))?;
+        let aside =
+            TempDir::new_in(parent(&self.target)).map_err(Error::io("create", &self.target))?;
+        fs::rename(&self.target, aside.path().join("old"))
+            .map_err(Error::io("rename", &self.target))?;
         Ok(Some(aside))
     }
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(io("flush", path))
+    atomic::sync(path).map_err(Error::io("flush", path))
 }
 
 /// True for an empty directory, or one of plain files with a model among them: overwriting must

@@ -1,5 +1,4 @@
-//! What reads and writes model files of any architecture: for crates that know others than
-//! Llamba.
+//! The tensors of a directory's weight files, whatever the architecture.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,15 +8,9 @@ use std::sync::Arc;
 use mlx_rs::Array;
 use safetensors::Dtype;
 
-use crate::checkpoint::header::Stored;
-use crate::checkpoint::open;
-pub use crate::checkpoint::source::Source;
-pub use crate::config::fields::{Fields, Problems};
+use super::header::Stored;
+use super::{Source, Tensor, array, open};
 use crate::error::{Error, Result};
-use crate::ffi;
-pub use crate::store::output::Output;
-pub use crate::store::rewrite::COMPANIONS;
-pub use crate::store::weights::{Planned, WeightFiles};
 
 /// A directory's `config.json` and the tensors of its weight files (one, or shards with their
 /// index), by name. Headers are read and checked; tensors are read when they are evaluated.
@@ -106,11 +99,5 @@ pub fn lazy(
         return Err(bad("its bytes are not where they should be"));
     }
     let source = Arc::clone(source);
-    Ok(ffi::array(ffi::Tensor {
-        name: name.to_owned(),
-        dtype,
-        shape: shape.to_vec(),
-        range,
-        source,
-    })?)
+    Ok(array(Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), range, source })?)
 }

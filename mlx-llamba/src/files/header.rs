@@ -1,7 +1,7 @@
 //! The header of one safetensors file.
 //!
 //! Nothing behind this point sees a header that was not accepted here. MLX's own parser never
-//! sees a file's header at all: it is given one that [`crate::ffi`] writes.
+//! sees a file's header at all: it is given one that [`lazy`](super::lazy) writes.
 
 use std::collections::HashMap;
 

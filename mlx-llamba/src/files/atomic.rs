@@ -1,0 +1,164 @@
+//! Files that appear complete or not at all.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Error, Result, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// Temporary names begin and end with these.
+const PREFIX: &str = ".mlx-llamba-";
+const SUFFIX: &str = ".part";
+
+/// A file being written: it has a temporary name in the target's directory until
+/// [`publish`](Self::publish). Dropping it earlier removes it. If the process is killed, the next
+/// [`sweep`] of the directory does: the file is locked for as long as somebody writes it.
+#[derive(Debug)]
+pub struct AtomicFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Creates a temporary file in the directory of `path`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(path: &Path) -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(PREFIX).suffix(SUFFIX);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // The process's umask still applies.
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        loop {
+            let file = builder.tempfile_in(parent(path)).map_err(without_path)?;
+            // A sweep may have come between creating and locking. Not every file system locks.
+            let swept = matches!(file.as_file().try_lock(), Err(TryLockError::WouldBlock));
+            if !swept && file.path().exists() {
+                return Ok(Self { file, path: path.to_owned() });
+            }
+        }
+    }
+
+    /// Flushes the file to the disk and gives it its name, replacing what was there. It keeps the
+    /// permissions of the file that it replaces.
+    ///
+    /// # Errors
+    /// Those of the file system; then the old file is still there.
+    pub fn publish(self) -> Result<()> {
+        let file = self.file.as_file();
+        if let Ok(before) = fs::metadata(&self.path) {
+            file.set_permissions(before.permissions())?;
+        }
+        file.sync_all()?;
+        self.file.persist(&self.path).map_err(|e| e.error)?;
+        sync(parent(&self.path))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Writes `bytes` to `path` as an [`AtomicFile`].
+///
+/// # Errors
+/// Those of the file system; then the old file is still there.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes)?;
+    file.publish()
+}
+
+/// Flushes a file or a directory to the disk.
+///
+/// # Errors
+/// Those of the file system.
+pub fn sync(path: &Path) -> Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// The directory that `path` lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Removes temporary files that killed processes left in a directory.
+///
+/// # Errors
+/// Those of the file system if the directory cannot be listed.
+pub fn sweep(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(PREFIX) || !name.ends_with(SUFFIX) {
+            continue;
+        }
+        // Another process may have removed it first.
+        if let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// The system's own message, without the temporary path that tempfile adds to it.
+pub(crate) fn without_path(error: Error) -> Error {
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn permissions_stay() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (ours, plain) = (directory.path().join("ours"), directory.path().join("plain"));
+        write(&ours, b"a").unwrap();
+        File::create(&plain).unwrap();
+        assert_eq!(mode(&ours), mode(&plain));
+        for wanted in [0o600, 0o664] {
+            fs::set_permissions(&ours, fs::Permissions::from_mode(wanted)).unwrap();
+            write(&ours, b"bc").unwrap();
+            assert_eq!(mode(&ours), wanted);
+        }
+        assert_eq!(fs::read(&ours).unwrap(), b"bc");
+    }
+
+    #[test]
+    fn temporary_files_that_nobody_writes_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [".mlx-llamba-abc.part", "mine.part"] {
+            File::create(directory.path().join(name)).unwrap();
+        }
+        let mut writing = AtomicFile::create(&directory.path().join("new")).unwrap();
+        sweep(directory.path()).unwrap();
+        writing.write_all(b"text").unwrap();
+        writing.publish().unwrap();
+        let left = fs::read_dir(directory.path()).unwrap().map(|e| e.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["mine.part", "new"]);
+    }
+}
