@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use mlx_llamba::{
     Backend, Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream,
 };
-use mlx_llamba_mohawk::teacher::Teacher;
+use mlx_llamba_teacher::Teacher;
 
 use crate::follow::follow;
 use crate::interrupt;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mlx_llamba::Summary;
-use mlx_llamba_mohawk::teacher::{TeacherSummary, is_teacher};
+use mlx_llamba_teacher::{TeacherSummary, is_teacher};
 
 use crate::model;
 use crate::output::show;

@@ -9,9 +9,7 @@ use mlx_llamba::{
     Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
     Tokenizer,
 };
-use mlx_llamba_mohawk::teacher::{
-    Llama, Teacher, Window, is_teacher, read_tokenizer, tokenizer_of,
-};
+use mlx_llamba_teacher::{Llama, Teacher, Window, is_teacher, read_tokenizer, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
@@ -209,7 +207,7 @@ impl ComputeArgs {
 }
 
 /// The tokenizer of a Llamba or a teacher.
-fn tokenizer(builder: &Builder) -> mlx_llamba_mohawk::Result<Tokenizer> {
+fn tokenizer(builder: &Builder) -> mlx_llamba_teacher::Result<Tokenizer> {
     if let Some(tokenizer) = builder.other_tokenizer()? {
         return Ok(tokenizer);
     }
@@ -261,8 +259,8 @@ impl PairArgs {
     }
 }
 
-fn is_missing(error: &mlx_llamba_mohawk::Error) -> bool {
-    matches!(error, mlx_llamba_mohawk::Error::Llamba(Error::TokenizerMissing { .. }))
+fn is_missing(error: &mlx_llamba_teacher::Error) -> bool {
+    matches!(error, mlx_llamba_teacher::Error::Llamba(Error::TokenizerMissing { .. }))
 }
 
 /// Loads `model`, or the one inside this program; downloads show a progress bar.

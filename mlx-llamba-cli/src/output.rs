@@ -39,12 +39,15 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// The error and its causes on one line, each said once: some errors repeat their cause.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    // Distillation hands errors of the library on.
-    let option = match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(mlx_llamba_mohawk::Error::Llamba(found)), _) => Some(found),
-        (None, found) => found,
-        _ => None,
+    // Training and teachers pass the library's errors on.
+    let passed = || match error.downcast_ref() {
+        Some(mlx_llamba_mohawk::Error::Llamba(found)) => Some(found),
+        _ => match error.downcast_ref() {
+            Some(mlx_llamba_teacher::Error::Llamba(found)) => Some(found),
+            _ => None,
+        },
     };
+    let option = error.downcast_ref().or_else(passed);
     let mut text = match (option, error.downcast_ref()) {
         (Some(Error::Option { option, value, expected }), _) => {
             format!("{}: expected {expected}", argument(option, value))

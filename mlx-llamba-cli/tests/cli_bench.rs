@@ -255,8 +255,8 @@ fn an_interruption_keeps_what_was_measured() {
 
 /// A Llama of 2 layers with 3 key/value heads of 8 and a context of 4k: its directory.
 fn teacher(directory: &Path) -> String {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../mlx-llamba-mohawk/tests/fixtures/teacher/plain");
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-teacher/tests/fixtures/plain");
     let config = std::fs::read_to_string(fixture.join("config.json")).unwrap();
     let mut config: Value = serde_json::from_str(&config).unwrap();
     config["max_position_embeddings"] = 4096.into();

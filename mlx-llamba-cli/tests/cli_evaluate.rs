@@ -46,8 +46,8 @@ fn stories(files: &Files, name: &str, numbers: impl IntoIterator<Item = usize>) 
 }
 
 fn teacher() -> String {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-mohawk/tests");
-    tests.join("fixtures/teacher/mixed.gguf").display().to_string()
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-teacher/tests");
+    tests.join("fixtures/mixed.gguf").display().to_string()
 }
 
 fn run(arguments: &[&str]) -> Value {
@@ -295,7 +295,7 @@ fn bad_input_is_named() {
 
 /// The logits of the teacher after each single token, from nothing.
 fn alone(ids: &[u32]) -> Vec<Vec<f64>> {
-    use mlx_llamba_mohawk::teacher::Llama;
+    use mlx_llamba_teacher::Llama;
     let llama = Llama::open(teacher(), Dtype::Float32, Backend::Plain).unwrap();
     let tokens = mlx_rs::Array::from_slice(ids, &[ids.len() as i32, 1]);
     let logits = llama.logits(&llama.documents(&tokens, None).unwrap()).unwrap();
@@ -310,7 +310,7 @@ fn a_transformer_attends_to_a_window() {
     let measure = |more: &[&str]| run(&[&["perplexity", "-m", &model, &text], more].concat());
     let nats = |found: &Value| number(&found["nats_per_token"]["value"]);
     // A window of one token: each token sees itself alone, wherever it stands.
-    let tokenizer = mlx_llamba_mohawk::teacher::tokenizer_of(Path::new(&model)).unwrap();
+    let tokenizer = mlx_llamba_teacher::tokenizer_of(Path::new(&model)).unwrap();
     let ids = tokenizer.encode("The boats went out. The boats came in.", true).unwrap();
     assert!(ids.len() > 20 && ids.len() < 60);
     let rows = alone(&ids);

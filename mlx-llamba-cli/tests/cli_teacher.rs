@@ -12,8 +12,8 @@ use serde_json::Value;
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
 fn fixture(name: &str) -> String {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-mohawk/tests");
-    tests.join("fixtures/teacher").join(name).to_str().unwrap().to_owned()
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-teacher/tests");
+    tests.join("fixtures").join(name).to_str().unwrap().to_owned()
 }
 
 /// A directory as Hugging Face's, with the given files of the fixtures in it.

@@ -13,9 +13,9 @@ use crate::run::{self, Note, Outcome, Tell, Texts};
 use crate::scratch::{describe_llamba, llama_logits};
 use crate::stages::{Alignment, Distillation, Orientation};
 use crate::student::{self, Init, Shape, set_half_lives};
-use crate::teacher::{Llama, Wanted};
 use crate::train::{Ending, Event, Identity, Session, Stage, StageOptions, io};
 use crate::{Batch, Error, Objective, Parameters, Result};
+use mlx_llamba_teacher::{Llama, Wanted};
 
 /// What is to be done.
 #[derive(Debug, Clone)]

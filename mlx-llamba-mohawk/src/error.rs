@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::FieldProblem;
-
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -134,7 +132,7 @@ pub enum Error {
         reason: String,
     },
     /// The run to go on with computes something else.
-    #[error("the run in {path} is another one: {list}", path = path.display(), list = list(differences))]
+    #[error("the run in {path} is another one: {list}", path = path.display(), list = differences.join("; "))]
     OtherRun {
         /// The run's directory.
         path: PathBuf,
@@ -204,56 +202,15 @@ pub enum Error {
         /// What the drawing library says.
         reason: String,
     },
-    /// Loading, tokenizing or running a Llamba failed.
+    /// Loading, tokenizing or running a model failed.
     #[error(transparent)]
     Llamba(#[from] mlx_llamba::Error),
+    /// A teacher's file was refused.
+    #[error(transparent)]
+    Teacher(mlx_llamba_teacher::Error),
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
-    /// The model is a Transformer of another kind, or no Transformer.
-    #[error("{path} is of the architecture {found}; models are llamba, their teachers llama", path = path.display())]
-    Architecture {
-        /// `config.json`, or the GGUF file.
-        path: PathBuf,
-        /// What it calls itself.
-        found: String,
-    },
-    /// A configuration cannot describe a Llama; lists every bad field.
-    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
-    Config {
-        /// `config.json`, or the GGUF file.
-        path: PathBuf,
-        /// All the bad fields.
-        problems: Vec<FieldProblem>,
-    },
-    /// A GGUF file is damaged or hostile.
-    #[error("{path} is not a sound GGUF file: {reason}", path = path.display())]
-    Gguf {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A tensor is quantized in a way that MLX has no matrices for.
-    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
-    GgufType {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its type.
-        found: String,
-    },
-    /// A GGUF file's tokenizer is of a kind that is not known here.
-    #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
-    TokenizerKind {
-        /// The file.
-        path: PathBuf,
-        /// What the file says.
-        found: String,
-        /// What is known.
-        expected: &'static str,
-    },
     /// No Llamba can take the place of this teacher.
     #[error("no Llamba has the teacher's sizes: {field} is {found}, expected {expected}")]
     NoStudent {
@@ -272,19 +229,20 @@ pub enum Error {
     },
 }
 
-/// Joins problems into one readable line.
 /// Makes an [`Error::Io`] of the system's answer to `action` (a verb) on `path`.
 pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
-fn list<T: std::fmt::Display>(problems: &[T]) -> String {
-    const SHOWN: usize = 12;
-    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();
-    if problems.len() > SHOWN {
-        lines.push(format!("and {} more", problems.len() - SHOWN));
+/// Errors of the library and of MLX keep their variants, whichever crate met them.
+impl From<mlx_llamba_teacher::Error> for Error {
+    fn from(error: mlx_llamba_teacher::Error) -> Self {
+        match error {
+            mlx_llamba_teacher::Error::Llamba(error) => Self::Llamba(error),
+            mlx_llamba_teacher::Error::Mlx(error) => Self::Mlx(error),
+            other => Self::Teacher(other),
+        }
     }
-    lines.join("; ")
 }
 
 impl Error {

@@ -12,9 +12,9 @@ use crate::recipe::{ScratchRecipe, session};
 use crate::run::{self, Note, Outcome, Tell, Texts};
 use crate::stages::{Architecture, NextToken};
 use crate::student::{self, Init, Shape};
-use crate::teacher::{self, Llama, LlamaConfig, Wanted};
 use crate::train::{Ending, Event, Identity, Session, Stage, io};
 use crate::{Batch, Parameters, Result};
+use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted};
 
 /// Which kind of model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

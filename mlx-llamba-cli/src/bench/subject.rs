@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mlx_llamba::{Backend, Dtype, LanguageModel, Model, State};
-use mlx_llamba_mohawk::teacher::{KvCache, Llama};
+use mlx_llamba_teacher::{KvCache, Llama};
 
 /// A model that reads and writes rows of a batch and can go back to where they began.
 pub(super) trait Subject: LanguageModel {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use mlx_llamba::Checkpoint;
 use mlx_llamba::hub::{self, CachedRevision};
-use mlx_llamba_mohawk::teacher::{TeacherSummary, is_teacher};
+use mlx_llamba_teacher::{TeacherSummary, is_teacher};
 use serde_json::{Value, json};
 
 use crate::output::{printable, show, size};

@@ -7,8 +7,8 @@ use mlx_llamba::{Tokenizer, TokenizerFiles};
 use sha2::{Digest, Sha256};
 
 use crate::Result;
-use crate::teacher::gguf_tokenizer;
 use crate::train::io;
+use mlx_llamba_teacher::gguf_tokenizer;
 
 /// A tokenizer and its files.
 #[derive(Debug, Clone)]

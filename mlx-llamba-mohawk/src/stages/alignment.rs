@@ -6,8 +6,8 @@ use mlx_rs::Array;
 
 use super::distance::mean_norm;
 use super::{borders, of_layer, student};
-use crate::teacher::{Llama, Wanted};
 use crate::{Batch, Objective, Parameters, Result};
+use mlx_llamba_teacher::{Llama, Wanted};
 
 /// Hidden-state alignment: `mean_{b, t} |hidden_{l+1} - layer_l(hidden_l)|_2` for each layer `l`.
 ///

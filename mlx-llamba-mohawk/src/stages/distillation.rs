@@ -5,8 +5,8 @@ use mlx_rs::Array;
 
 use super::head::{Goal, Head, Means};
 use super::{blocks, sorted};
-use crate::teacher::{Llama, Wanted};
 use crate::{Batch, Objective, Parameters, Result};
+use mlx_llamba_teacher::{Llama, Wanted};
 
 /// Knowledge distillation: `(1 - w) t^2 KL(teacher || student) + w NLL`, mean over tokens, where
 /// the distributions are `softmax(logits / t)` over the whole vocabulary and NLL is the negative

@@ -7,8 +7,8 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, minimum, split_at_indices, sum, sum_axis};
 use mlx_rs::{Array, Dtype, stop_gradient};
 
-use crate::teacher::LlamaConfig;
 use crate::{Parameters, Result};
+use mlx_llamba_teacher::LlamaConfig;
 
 /// Logits in one piece: 64 MiB of float32.
 const PIECE: usize = 16 << 20;

@@ -5,8 +5,8 @@ use mlx_rs::Array;
 
 use super::head::{Goal, Head};
 use super::{blocks, sorted};
-use crate::teacher::{Llama, LlamaConfig};
 use crate::{Batch, Objective, Parameters, Result};
+use mlx_llamba_teacher::{Llama, LlamaConfig};
 
 /// A model of either kind.
 #[derive(Debug, Clone)]

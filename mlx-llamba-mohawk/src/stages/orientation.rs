@@ -5,8 +5,8 @@ use mlx_rs::Array;
 
 use super::distance::mean_norm;
 use super::{borders, of_layer, student};
-use crate::teacher::{Llama, Wanted};
 use crate::{Batch, Objective, Parameters, Result};
+use mlx_llamba_teacher::{Llama, Wanted};
 
 /// Matrix orientation: `mean_{b, h} |attention_l - T_l(hidden_l)|_F` for each layer `l`.
 ///

@@ -5,8 +5,8 @@ use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate, expand_dims};
 
 use super::init::get;
-use crate::teacher::LlamaConfig;
 use crate::{Error, Parameters, Result};
+use mlx_llamba_teacher::LlamaConfig;
 
 /// How the teacher's heads are dealt out.
 pub(super) struct Heads {

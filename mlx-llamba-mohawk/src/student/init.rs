@@ -7,8 +7,8 @@ use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, random};
 
 use super::attention;
-use crate::teacher::LlamaConfig;
 use crate::{Parameters, Result};
+use mlx_llamba_teacher::LlamaConfig;
 
 /// silu of it is 1: a gate that lets everything through.
 const OPEN: f32 = 1.278_464_5;

@@ -5,8 +5,8 @@ use std::path::Path;
 use mlx_llamba::Config;
 use serde_json::json;
 
-use crate::teacher::LlamaConfig;
 use crate::{Error, Result};
+use mlx_llamba_teacher::LlamaConfig;
 
 /// What the teacher leaves open.
 #[derive(Debug, Clone, PartialEq, Eq)]

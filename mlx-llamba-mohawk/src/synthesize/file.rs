@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Options, Prompt, Writer, Written};
 use crate::run::{fingerprint, identify};
-use crate::teacher::Llama;
 use crate::train::{Identity, differences, io};
 use crate::{Error, Result};
+use mlx_llamba_teacher::Llama;
 
 /// What is to be written.
 pub struct Job<'a> {

@@ -10,8 +10,8 @@ use mlx_rs::transforms::eval;
 
 use super::Prompt;
 use crate::data::Stream;
-use crate::teacher::{KvCache, Llama};
 use crate::{Error, Result};
+use mlx_llamba_teacher::{KvCache, Llama};
 
 /// How texts are drawn.
 #[derive(Debug, Clone)]

@@ -3,8 +3,8 @@
 
 use mlx_llamba::{Backend, Borders, Config, Dtype, Model, floats};
 use mlx_llamba_mohawk::student::{self, Init, Shape};
-use mlx_llamba_mohawk::teacher::{Llama, LlamaConfig, Rope, Wanted, Yarn};
 use mlx_llamba_mohawk::{Error, Parameters};
+use mlx_llamba_teacher::{Llama, LlamaConfig, Rope, Wanted, Yarn};
 use mlx_rs::{Array, random};
 
 use crate::support::teacher;

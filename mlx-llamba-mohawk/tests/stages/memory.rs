@@ -3,8 +3,8 @@
 use mlx_llamba::{Backend, floats};
 use mlx_llamba_mohawk::stages::Distillation;
 use mlx_llamba_mohawk::student::{self, Init, Shape};
-use mlx_llamba_mohawk::teacher::{self, Llama, LlamaConfig};
 use mlx_llamba_mohawk::{Batch, Objective, Parameters};
+use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig};
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 

@@ -2,8 +2,8 @@
 
 use mlx_llamba::{Checkpoint, floats};
 use mlx_llamba_mohawk::student::{self, Init, Shape};
-use mlx_llamba_mohawk::teacher::{Llama, LlamaConfig, Wanted};
 use mlx_llamba_mohawk::{Error, Parameters};
+use mlx_llamba_teacher::{Llama, LlamaConfig, Wanted};
 
 use crate::support::{Golden, error, teacher};
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mlx_llamba::{Backend, Config, Dtype, floats};
-use mlx_llamba_mohawk::teacher::Llama;
 use mlx_llamba_mohawk::{Batch, Objective, Parameters, student};
+use mlx_llamba_teacher::Llama;
 use mlx_rs::Array;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use safetensors::SafeTensors;

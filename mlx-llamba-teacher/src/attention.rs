@@ -1,0 +1,98 @@
+//! Attention of one layer.
+
+use mlx_llamba::{Backend, Linear};
+use mlx_rs::ops::{select, swap_axes};
+use mlx_rs::{Array, Dtype, fast};
+
+use crate::cache::{KvCache, Pair};
+use crate::config::LlamaConfig;
+
+/// `o_proj(softmax(q k^T / sqrt(k)) v)`, with grouped key and value heads.
+///
+/// Source: arXiv 1706.03762; grouped heads: arXiv 2305.13245.
+#[derive(Debug, Clone)]
+pub(crate) struct Attention {
+    pub(crate) q_proj: Linear,
+    pub(crate) k_proj: Linear,
+    pub(crate) v_proj: Linear,
+    pub(crate) o_proj: Linear,
+}
+
+/// What is the same for all layers of a forward pass.
+pub(crate) struct Pass<'a> {
+    pub(crate) config: &'a LlamaConfig,
+    pub(crate) backend: Backend,
+    /// Rotary wavelengths, (k / 2,).
+    pub(crate) wavelengths: &'a Array,
+    /// See [`crate::mask::visible`].
+    pub(crate) mask: Option<Array>,
+    /// The memory of what came before, if the pass is to remember.
+    pub(crate) cache: Option<&'a KvCache>,
+}
+
+/// What a layer's attention gives.
+pub(crate) struct Attended {
+    /// (b, l, d)
+    pub(crate) y: Array,
+    /// (b, h, l, t), the weights of each query, which sum to 1.
+    pub(crate) weights: Array,
+    /// The layer's memory, if the pass remembers.
+    pub(crate) pair: Option<Pair>,
+}
+
+impl Attention {
+    /// (b, l, d) -> (b, l, d)
+    pub(crate) fn forward(
+        &self,
+        u: &Array,
+        layer: usize,
+        pass: &Pass<'_>,
+    ) -> mlx_llamba::Result<Attended> {
+        let (h, g) = (pass.config.num_attention_heads, pass.config.num_key_value_heads);
+        let (h, g, k) = (h as i32, g as i32, pass.config.head_dim as i32);
+        let (b, l) = (u.dim(0), u.dim(1));
+        let read = pass.cache.map_or(0, KvCache::read);
+        let heads = |x: Array, count: i32| -> mlx_rs::error::Result<Array> {
+            swap_axes(&x.reshape(&[b, l, count, k])?, 1, 2) // (b, count, l, k)
+        };
+        let turn = |x: Array| -> mlx_rs::error::Result<Array> {
+            fast::rope(&x, k, false, None, 1.0, read as i32, pass.wavelengths)
+        };
+        let queries = turn(heads(self.q_proj.forward(u)?, h)?)?; // (b, h, l, k)
+        let keys = turn(heads(self.k_proj.forward(u)?, g)?)?; // (b, g, l, k)
+        let values = heads(self.v_proj.forward(u)?, g)?; // (b, g, l, k)
+        let (pair, keys, values) = match pass.cache {
+            None => (None, keys, values),
+            Some(cache) => {
+                let (pair, keys, values) = Pair::append(cache.layer(layer), read, &keys, &values)?;
+                (Some(pair), keys, values) // (b, g, t, k)
+            }
+        };
+
+        // Query heads of a group stand beside each other: the group's rows of one product.
+        let t = keys.dim(2);
+        let factor = pass.config.rope.attention_factor().powi(2) as f32;
+        let scale = Array::from_f32(factor * (pass.config.head_dim as f32).powf(-0.5));
+        let queries = queries.multiply(scale.as_dtype(queries.dtype())?)?;
+        let queries = queries.reshape(&[b, g, h / g * l, k])?; // (b, g, h/g * l, k)
+        let scores = queries.matmul(swap_axes(&keys, -1, -2)?)?; // (b, g, h/g * l, t)
+        let scores = scores.reshape(&[b, h, l, t])?; // (b, h, l, t)
+        let scores = match &pass.mask {
+            None => scores,
+            Some(mask) => {
+                let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
+                select(mask, &scores, never)?
+            }
+        };
+        let weights = pass.backend.softmax(&scores)?; // (b, h, l, t)
+        let mixed = weights.reshape(&[b, g, h / g * l, t])?.matmul(&values)?; // (b, g, h/g * l, k)
+        let mixed = swap_axes(&mixed.reshape(&[b, h, l, k])?, 1, 2)?; // (b, l, h, k)
+        let y = self.o_proj.forward(&mixed.reshape(&[b, l, h * k])?)?; // (b, l, d)
+        Ok(Attended { y, weights, pair })
+    }
+}
+
+/// Attention weights as they are handed out.
+pub(crate) fn handed_out(weights: &Array) -> mlx_rs::error::Result<Array> {
+    weights.as_dtype(Dtype::Float32)
+}

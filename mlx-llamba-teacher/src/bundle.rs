@@ -1,0 +1,144 @@
+//! A Llama with its tokenizer.
+
+use std::path::Path;
+
+use mlx_llamba::{
+    Backend, Completion, Context, Dtype, Error, Generation, Prompt, Stream, Tokenizer,
+};
+
+use crate::cache::KvCache;
+use crate::error::{Error as OwnError, Result};
+use crate::gguf::gguf_tokenizer;
+use crate::llama::Llama;
+use crate::mask::Window;
+use crate::open::is_gguf;
+
+/// A Llama that reads and writes text, as a [`Llamba`](mlx_llamba::Llamba) does.
+pub struct Teacher {
+    llama: Llama,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Teacher {
+    /// Joins the two.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerMismatch`] if the tokenizer belongs to another model.
+    pub fn new(llama: Llama, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        if let Some(tokenizer) = &tokenizer {
+            tokenizer.check_vocabulary(llama.config().vocab_size)?;
+        }
+        Ok(Self { llama, tokenizer })
+    }
+
+    /// Opens a directory or a GGUF file with the tokenizer that is in it.
+    ///
+    /// # Errors
+    /// Those of [`Llama::open`] and [`tokenizer_of`].
+    pub fn open(path: impl AsRef<Path>, dtype: Dtype, backend: Backend) -> Result<Self> {
+        let path = path.as_ref();
+        Self::new(Llama::open(path, dtype, backend)?, Some(tokenizer_of(path)?))
+    }
+
+    /// The same teacher that attends to a window of its text only: see [`Llama::with_window`].
+    #[must_use]
+    pub fn with_window(self, window: Option<Window>) -> Self {
+        Self { llama: self.llama.with_window(window), ..self }
+    }
+
+    /// The model.
+    pub fn llama(&self) -> &Llama {
+        &self.llama
+    }
+
+    /// The tokenizer, if it was loaded with one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// A place to start from.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn context(&self) -> mlx_llamba::Result<Context<KvCache>> {
+        Context::new(&self.llama)
+    }
+
+    /// Goes on from a context with more prompt, one event after the other: see
+    /// [`Llamba::resume`](mlx_llamba::Llamba::resume).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resume<'p>(
+        &self,
+        context: Context<KvCache>,
+        prompt: impl Into<Prompt<'p>>,
+        options: &Generation,
+    ) -> mlx_llamba::Result<Stream<'_, Llama>> {
+        let ids = match prompt.into() {
+            Prompt::Tokens(ids) => ids.to_vec(),
+            Prompt::Text(text) => self.require_tokenizer()?.encode(text, context.is_empty())?,
+        };
+        Stream::new(&self.llama, self.tokenizer.as_ref(), context, &ids, options)
+    }
+
+    /// Reads the prompt, generates, and returns everything at once.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub fn generate<'p>(
+        &self,
+        prompt: impl Into<Prompt<'p>>,
+        options: &Generation,
+    ) -> mlx_llamba::Result<Completion<KvCache>> {
+        self.resume(self.context()?, prompt, options)?.finish()
+    }
+
+    /// The tokenizer, or the error that says how to get one.
+    ///
+    /// # Errors
+    /// [`Error::TokenizerMissing`].
+    pub fn require_tokenizer(&self) -> mlx_llamba::Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::TokenizerMissing {
+            model: "this teacher".into(),
+            reason: "it was loaded without one; text needs a tokenizer, token ids do not".into(),
+        })
+    }
+}
+
+/// The tokenizer in a directory or a GGUF file.
+///
+/// # Errors
+/// [`Error::TokenizerMissing`], [`Error::Tokenizer`]; those of [`gguf_tokenizer`].
+pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
+    if is_gguf(path) {
+        return Ok(Tokenizer::from_files(path, &gguf_tokenizer(path)?)?);
+    }
+    let directory = match path.parent() {
+        Some(parent) if path.is_file() => parent,
+        _ => path,
+    };
+    Ok(Tokenizer::open(directory)?)
+}
+
+/// The tokenizer in a GGUF file, or what [`Tokenizer::open`] finds: the reader for
+/// [`Builder::tokenizer_reader`](mlx_llamba::Builder::tokenizer_reader).
+///
+/// # Errors
+/// Those of [`Tokenizer::open`]; [`Error::Tokenizer`] for what is wrong with a GGUF file.
+pub fn read_tokenizer(path: &Path) -> mlx_llamba::Result<Tokenizer> {
+    if !is_gguf(path) {
+        return Tokenizer::open(path);
+    }
+    tokenizer_of(path).map_err(|error| {
+        let reason = match error {
+            OwnError::Llamba(error) => return error,
+            OwnError::Gguf { reason, .. } => format!("not a sound GGUF file: {reason}"),
+            OwnError::TokenizerKind { found, expected, .. } => {
+                format!("it is {found}, expected {expected}; give another with --tokenizer")
+            }
+            other => other.to_string(),
+        };
+        Error::Tokenizer { path: path.to_owned(), reason }
+    })
+}

@@ -1,0 +1,74 @@
+//! The errors of reading and running a teacher.
+
+use std::path::PathBuf;
+
+use mlx_llamba::FieldProblem;
+
+/// Result of the crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A refused file, or an error of the library or of MLX.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model is a Transformer of another kind, or no Transformer.
+    #[error("{path} is of the architecture {found}; models are llamba, their teachers llama", path = path.display())]
+    Architecture {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// What it calls itself.
+        found: String,
+    },
+    /// A configuration cannot describe a Llama; lists every bad field.
+    #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]
+    Config {
+        /// `config.json`, or the GGUF file.
+        path: PathBuf,
+        /// All the bad fields.
+        problems: Vec<FieldProblem>,
+    },
+    /// A GGUF file is damaged or hostile.
+    #[error("{path} is not a sound GGUF file: {reason}", path = path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is quantized in a way that MLX has no matrices for.
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
+    GgufType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// A GGUF file's tokenizer is of a kind that is not known here.
+    #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
+    TokenizerKind {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        found: String,
+        /// What is known.
+        expected: &'static str,
+    },
+    /// Loading, tokenizing or generating failed.
+    #[error(transparent)]
+    Llamba(#[from] mlx_llamba::Error),
+    /// MLX refused an operation.
+    #[error("MLX: {0}")]
+    Mlx(#[from] mlx_rs::error::Exception),
+}
+
+/// Joins the first problems into one readable line.
+fn list(problems: &[FieldProblem]) -> String {
+    const SHOWN: usize = 12;
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more", problems.len() - SHOWN));
+    }
+    lines.join("; ")
+}

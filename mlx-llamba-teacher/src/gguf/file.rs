@@ -1,0 +1,121 @@
+//! The header of a GGUF file, checked against the file's length.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use mlx_llamba::files::Source;
+use serde_json::{Map, Value};
+
+use super::blocks::Kind;
+use super::cursor::{Cursor, Reason};
+use crate::error::{Error, Result};
+
+/// First bytes of every GGUF file.
+pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
+/// Tensors begin at multiples of this, unless the metadata says otherwise.
+const ALIGNMENT: u64 = 32;
+
+/// A tensor whose bytes lie inside the file.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    /// Rows first, as everywhere but in GGUF.
+    pub(super) shape: Vec<usize>,
+    pub(super) kind: Kind,
+    /// In the file.
+    pub(super) range: Range<usize>,
+}
+
+/// Metadata and tensors.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) metadata: Map<String, Value>,
+    pub(super) tensors: BTreeMap<String, Stored>,
+}
+
+/// A tensor as the header describes it.
+struct Described {
+    name: String,
+    shape: Vec<usize>,
+    kind: u32,
+    offset: u64,
+}
+
+/// What a header says.
+struct Header {
+    metadata: Map<String, Value>,
+    described: Vec<Described>,
+    /// Where it ends.
+    end: usize,
+}
+
+impl File {
+    /// Reads and checks the header.
+    pub(super) fn read(source: &Source) -> Result<Self> {
+        let path = || source.path().to_owned();
+        let damaged = |reason| Error::Gguf { path: path(), reason };
+        let Header { metadata, described, end } = header(source.bytes()).map_err(damaged)?;
+        let alignment = match metadata.get("general.alignment").map(Value::as_u64) {
+            None => ALIGNMENT,
+            Some(Some(n)) if n.is_power_of_two() && (8..=1 << 20).contains(&n) => n,
+            Some(_) => return Err(damaged("an alignment that is none".into())),
+        };
+        let data = (end as u64).next_multiple_of(alignment);
+        let mut tensors = BTreeMap::new();
+        for Described { name, shape, kind, offset } in described {
+            let Some(kind) = Kind::of(kind) else {
+                let found = Kind::name_of(kind);
+                return Err(Error::GgufType { path: path(), tensor: shown(&name), found });
+            };
+            let range = kind.bytes(&shape).and_then(|length| {
+                let start = data.checked_add(offset).and_then(|n| usize::try_from(n).ok())?;
+                let range = start..start.checked_add(length)?;
+                (range.end <= source.bytes().len() && offset.is_multiple_of(alignment))
+                    .then_some(range)
+            });
+            let Some(range) = range else {
+                return Err(damaged(format!(
+                    "tensor {} of shape {shape:?} ({kind}) at offset {offset} does not lie in the \
+                     file, or in whole blocks: truncated or damaged",
+                    shown(&name)
+                )));
+            };
+            if tensors.insert(name.clone(), Stored { shape, kind, range }).is_some() {
+                return Err(damaged(format!("two tensors are called {}", shown(&name))));
+            }
+        }
+        Ok(Self { metadata, tensors })
+    }
+}
+
+fn header(bytes: &[u8]) -> Result<Header, Reason> {
+    let mut cursor = Cursor::new(bytes);
+    if cursor.u32()?.to_le_bytes() != *MAGIC {
+        return Err("it does not begin with GGUF".into());
+    }
+    let version = cursor.u32()?;
+    if !matches!(version, 2 | 3) {
+        return Err(format!("version {version}, expected 2 or 3 (little-endian)"));
+    }
+    let tensors = cursor.u64()?;
+    let count = cursor.u64()?;
+    let metadata = cursor.metadata(count)?;
+    // Lists grow as entries come: a count is not to be believed.
+    let mut described = Vec::new();
+    for _ in 0..tensors {
+        let name = cursor.string()?;
+        let axes = cursor.u32()?;
+        if !(1..=4).contains(&axes) {
+            return Err(format!("tensor {} has {axes} axes", shown(&name)));
+        }
+        let mut shape = (0..axes).map(|_| cursor.size()).collect::<Result<Vec<_>, _>>()?;
+        shape.reverse();
+        let (kind, offset) = (cursor.u32()?, cursor.u64()?);
+        described.push(Described { name, shape, kind, offset });
+    }
+    Ok(Header { metadata, described, end: cursor.at() })
+}
+
+/// A name out of a file, fit for a message.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(80).flat_map(char::escape_debug).collect()
+}

@@ -1,0 +1,246 @@
+//! Configuration and weights out of a GGUF file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use mlx_llamba::files::{Fields, Problems, Source, floats_of, lazy};
+use mlx_llamba::{TensorProblem, Weight};
+use mlx_rs::Array;
+use mlx_rs::ops::swap_axes;
+use serde_json::Value;
+
+use super::file::{File, Stored, shown};
+use crate::check::check_shapes;
+use crate::config::{LlamaConfig, bad, limit};
+use crate::error::{Error, Result};
+use crate::rope::Rope;
+
+/// Parts of a block: GGUF's names and Hugging Face's.
+const PARTS: [(&str, &str); 9] = [
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+];
+/// Factors of the rotary wavelengths, a float a pair.
+const FACTORS: &str = "rope_freqs.weight";
+
+/// A GGUF file that holds a Llama: every tensor that it needs is there, and no other.
+#[derive(Debug)]
+pub(crate) struct Gguf {
+    source: Arc<Source>,
+    file: File,
+    config: LlamaConfig,
+    /// The file's names by the canonical ones.
+    names: BTreeMap<String, String>,
+}
+
+impl Gguf {
+    /// Reads and checks the header.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let source = Arc::new(Source::open(path)?);
+        let file = File::read(&source)?;
+        let config = config(path, &source, &file)?;
+        let names: BTreeMap<String, String> = file
+            .tensors
+            .keys()
+            .filter(|name| *name != FACTORS)
+            .map(|name| (canonical(name).unwrap_or_else(|| shown(name)), name.clone()))
+            .collect();
+        let shapes =
+            names.iter().map(|(name, own)| (name.as_str(), file.tensors[own].shape.clone()));
+        check_shapes(path, &config, shapes)?;
+        Ok(Self { source, file, config, names })
+    }
+
+    pub(crate) fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Canonical name, kind, shape and bytes of every tensor.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize], usize)> {
+        self.names.iter().map(|(name, own)| {
+            let Stored { shape, kind, range } = &self.file.tensors[own];
+            (name.as_str(), kind.to_string(), shape.as_slice(), range.len())
+        })
+    }
+
+    /// A tensor under its canonical name: floats are read when they are evaluated, quantized
+    /// matrices now.
+    pub(crate) fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
+        weight(&self.source, &self.config, name, &self.file.tensors[&self.names[name]])
+    }
+}
+
+/// Hugging Face's name of a tensor.
+fn canonical(name: &str) -> Option<String> {
+    let (stem, kind) = name.rsplit_once('.').filter(|(_, k)| matches!(*k, "weight" | "bias"))?;
+    let stem = match stem {
+        "token_embd" => "model.embed_tokens".to_owned(),
+        "output_norm" => "model.norm".to_owned(),
+        "output" => "lm_head".to_owned(),
+        _ => {
+            let (layer, part) = stem.strip_prefix("blk.")?.split_once('.')?;
+            let (_, part) = PARTS.iter().find(|(own, _)| *own == part)?;
+            format!("model.layers.{layer}.{part}")
+        }
+    };
+    Some(format!("{stem}.{kind}"))
+}
+
+fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig> {
+    use limit::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
+    let kind = file.metadata.get("general.architecture").and_then(Value::as_str);
+    if kind != Some("llama") {
+        let found = shown(kind.unwrap_or("nameless"));
+        return Err(Error::Architecture { path: path.to_owned(), found });
+    }
+    let problems = Problems::default();
+    let f = Fields::new(&file.metadata, &problems);
+    // The embedding decides the number of tokens: not every file has it as a number.
+    let embedding = file.tensors.get("token_embd.weight").map_or(&[][..], |t| &t.shape);
+    let vocab_size = embedding.first().copied().filter(|&size| size <= VOCAB);
+    if vocab_size.is_none() {
+        problems.add("token_embd.weight", "missing", "an embedding");
+    }
+    let hidden_size = f.size("llama.embedding_length", None, WIDTH);
+    let heads = f.size("llama.attention.head_count", None, HEADS);
+    let derived = hidden_size.zip(heads).map(|(d, h)| (d / h).max(1));
+    let head_dim = f.size("llama.attention.key_length", derived, WIDTH);
+    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
+        if f.size(key, head_dim, WIDTH) != head_dim {
+            let expected = format!("the width of a head, {}", head_dim.unwrap_or(0));
+            f.add(key, f.get(key).unwrap_or(&Value::Null), expected);
+        }
+    }
+    if let Some(experts) = f.get("llama.expert_count").filter(|n| n.as_u64() != Some(0)) {
+        f.add("llama.expert_count", experts, "none: one MLP a block");
+    }
+    let id = |key: &str| f.get(key).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let eos = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
+    let mut eos: Vec<u32> = eos.into_iter().filter_map(id).collect();
+    eos.dedup();
+    let num_hidden_layers = f.size("llama.block_count", None, LAYERS);
+    let intermediate_size = f.size("llama.feed_forward_length", None, WIDTH);
+    let num_key_value_heads = f.size("llama.attention.head_count_kv", heads, HEADS);
+    let rms_norm_eps = f.epsilon("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let base = |base| base > 1.0 && base < 1e12;
+    let rope_theta = f.number("llama.rope.freq_base", Some(10000.0), "a number above 1", base);
+    let max_position_embeddings = f.size("llama.context_length", None, CONTEXT);
+    let rope = head_dim.zip(rope_theta).and_then(|(k, base)| rope(source, file, &f, k, base));
+    let has = |name: &str| file.tensors.contains_key(name);
+    let config = || {
+        Some(LlamaConfig {
+            vocab_size: vocab_size?,
+            hidden_size: hidden_size?,
+            intermediate_size: intermediate_size?,
+            num_hidden_layers: num_hidden_layers?,
+            num_attention_heads: heads?,
+            num_key_value_heads: num_key_value_heads?,
+            head_dim: head_dim?,
+            rms_norm_eps: rms_norm_eps?,
+            rope_theta: rope_theta?,
+            rope: rope?,
+            max_position_embeddings: max_position_embeddings?,
+            tie_word_embeddings: !has("output.weight"),
+            attention_bias: has("blk.0.attn_q.bias"),
+            mlp_bias: has("blk.0.ffn_gate.bias"),
+            bos: id("tokenizer.ggml.bos_token_id"),
+            eos,
+        })
+    };
+    let config = config().inspect(|config| config.check(&problems));
+    problems.into_result(config).map_err(|problems| bad(path, problems))
+}
+
+/// The scaling of the positions: by name in the metadata, or as factors in a tensor, where only
+/// Llama 3's are known.
+fn rope(source: &Arc<Source>, file: &File, f: &Fields<'_>, k: usize, base: f64) -> Option<Rope> {
+    let kind = f.get("llama.rope.scaling.type").map(|kind| kind.as_str().unwrap_or("?"));
+    match kind {
+        None | Some("none") => {}
+        Some("linear") => {
+            let legal = |factor| factor >= 1.0;
+            let factor = f.number("llama.rope.scaling.factor", None, "from 1 on", legal)?;
+            return Some(Rope::Linear { factor });
+        }
+        Some(other) => {
+            f.add("llama.rope.scaling.type", other, "\"none\" or \"linear\"");
+            return None;
+        }
+    }
+    let Some(stored) = file.tensors.get(FACTORS) else {
+        return Some(Rope::Default);
+    };
+    let bytes = source.bytes().get(stored.range.clone()).unwrap_or_default();
+    let factors: Vec<f64> = floats_of(bytes).into_iter().map(f64::from).collect();
+    let llama3 = Rope::Llama3 {
+        factor: factors.iter().fold(1.0, |a, &b| a.max(b)),
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 8192,
+    };
+    let plain = Rope::Default.wavelengths(k, base, 0);
+    let fits =
+        factors.len() == plain.len()
+            && llama3.wavelengths(k, base, 0).iter().zip(plain).zip(&factors).all(
+                |((stretched, plain), factor)| (stretched / plain - factor).abs() < 1e-3 * factor,
+            );
+    if !fits || stored.kind.float() != Some(safetensors::Dtype::F32) {
+        f.add(FACTORS, format!("{} factors", factors.len()), "those of Llama 3");
+        return None;
+    }
+    Some(llama3)
+}
+
+/// A tensor under its canonical name.
+fn weight(
+    source: &Arc<Source>,
+    config: &LlamaConfig,
+    name: &str,
+    stored: &Stored,
+) -> mlx_llamba::Result<Weight> {
+    // llama.cpp turns neighbouring values of a head, (0, 1), (2, 3), ..; checkpoints elsewhere
+    // turn (0, k/2), (1, k/2 + 1), ..: rows of queries and keys stand in another order.
+    let turned = name.contains("q_proj") || name.contains("k_proj");
+    let k = config.head_dim;
+    if let Some(dtype) = stored.kind.float() {
+        let array = lazy(source, name, dtype, &stored.shape, stored.range.clone())?;
+        return Ok(Weight::Dense(if turned { halves(&array, k as i32)? } else { array }));
+    }
+    let &[rows, columns] = stored.shape.as_slice() else {
+        let problem = TensorProblem::Dtype {
+            name: name.to_owned(),
+            found: stored.kind.to_string(),
+            expected: "F32, F16 or BF16".into(),
+        };
+        let path = source.path().to_owned();
+        return Err(mlx_llamba::Error::Tensors { path, problems: vec![problem] });
+    };
+    let order = |row: usize| match turned {
+        true => row / k * k + row % (k / 2) * 2 + row % k / (k / 2),
+        false => row,
+    };
+    let bytes = &source.bytes()[stored.range.clone()];
+    let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
+    source.release(stored.range.clone());
+    let (matrix, finite) = unpacked
+        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })?;
+    if !finite {
+        log::warn!("{}: tensor {name} holds NaN or infinity", source.path().display());
+    }
+    Ok(Weight::Quantized(matrix))
+}
+
+/// Rows (or values of a bias) from pairs side by side to pairs half a head apart.
+fn halves(array: &Array, k: i32) -> mlx_rs::error::Result<Array> {
+    let rows = array.dim(0);
+    let pairs = array.reshape(&[rows / k, k / 2, 2, -1])?; // (heads, k / 2, 2, columns or 1)
+    swap_axes(&pairs, 1, 2)?.reshape(array.shape())
+}

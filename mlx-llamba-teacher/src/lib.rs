@@ -1,0 +1,41 @@
+//! Llama Transformers, the models that Llambas are distilled from.
+//!
+//! RMSNorm, attention with grouped key/value heads and rotary positions, SwiGLU.
+//!
+//! Source: Llama (arXiv 2302.13971), Llama 3 (arXiv 2407.21783); names of tensors and of the
+//! configuration's fields as in the checkpoints on Hugging Face.
+
+mod attention;
+mod bundle;
+mod cache;
+mod check;
+mod config;
+mod error;
+mod forward;
+mod gguf;
+mod init;
+mod inspect;
+mod language;
+mod llama;
+mod mask;
+mod open;
+mod parameters;
+mod rope;
+mod save;
+mod yarn;
+
+pub use bundle::{Teacher, read_tokenizer, tokenizer_of};
+pub use cache::KvCache;
+pub use config::LlamaConfig;
+pub use error::{Error, Result};
+pub use forward::{Trace, Wanted};
+pub use gguf::gguf_tokenizer;
+pub use init::init;
+pub use inspect::TeacherSummary;
+pub use llama::Llama;
+pub use mask::Window;
+pub use open::is_teacher;
+pub use parameters::Parameters;
+pub use rope::Rope;
+pub use save::save;
+pub use yarn::Yarn;

@@ -1,0 +1,218 @@
+//! A Llama's weights.
+
+use std::path::Path;
+
+use mlx_llamba::{Backend, Linear, Matrix, Numerics, Weight};
+use mlx_rs::{Array, Dtype};
+
+use crate::attention::Attention;
+use crate::check::{check_shapes, missing};
+use crate::config::LlamaConfig;
+use crate::error::Result;
+use crate::mask::Window;
+use crate::parameters::Parameters;
+
+/// A Llama. Lazy: nothing is evaluated in here.
+#[derive(Debug, Clone)]
+pub struct Llama {
+    pub(crate) config: LlamaConfig,
+    pub(crate) compute: Numerics,
+    pub(crate) embed_tokens: Matrix,
+    pub(crate) layers: Vec<Block>,
+    pub(crate) norm: Array,
+    /// `None`: the embedding's matrix is the head's.
+    pub(crate) lm_head: Option<Matrix>,
+    /// Rotary wavelengths within the context, (k / 2,).
+    pub(crate) wavelengths: Array,
+    pub(crate) window: Option<Window>,
+    /// All weights by canonical name, as they were given.
+    pub(crate) weights: Vec<(String, Weight)>,
+}
+
+/// `x + self_attn(norm(x))`, then `x + mlp(norm(x))`.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    pub(crate) input_layernorm: Array,
+    pub(crate) self_attn: Attention,
+    pub(crate) post_attention_layernorm: Array,
+    pub(crate) mlp: Mlp,
+}
+
+/// `down(silu(gate(x)) * up(x))`
+#[derive(Debug, Clone)]
+pub(crate) struct Mlp {
+    pub(crate) backend: Backend,
+    pub(crate) gate_proj: Linear,
+    pub(crate) up_proj: Linear,
+    pub(crate) down_proj: Linear,
+}
+
+/// Gives a tensor by its canonical name.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> mlx_llamba::Result<Weight>;
+
+impl Llama {
+    /// A Llama of float tensors under their canonical names (see [`LlamaConfig::tensors`]);
+    /// activations are in the dtype of the embedding. Cheap; with [`Backend::Plain`] everything
+    /// that it computes has gradients.
+    ///
+    /// # Errors
+    /// [`mlx_llamba::Error::Tensors`] names all tensors that are missing, unknown or of the wrong
+    /// shape; [`mlx_llamba::Error::Option`] for a dtype that the back end does not take.
+    pub fn from_parameters(
+        config: &LlamaConfig,
+        parameters: &Parameters,
+        backend: Backend,
+    ) -> Result<Self> {
+        let shapes = parameters.iter().map(|(name, array)| {
+            let shape = array.shape().iter().map(|&size| size as usize).collect();
+            (name.as_str(), shape)
+        });
+        check_shapes(Path::new("parameters"), config, shapes)?;
+        let embedding = &parameters["model.embed_tokens.weight"];
+        let compute = Numerics::new(backend, embedding.dtype())?;
+        let lookup = |name: &str| match parameters.get(name) {
+            Some(array) => Ok(Weight::Dense(array.clone())),
+            None => Err(missing(Path::new("parameters"), name)),
+        };
+        Self::build(config.clone(), compute, &lookup)
+    }
+
+    /// Gathers the weights; `lookup` has been checked to know all names, with the right shapes.
+    pub(crate) fn build(
+        config: LlamaConfig,
+        compute: Numerics,
+        lookup: Lookup<'_>,
+    ) -> Result<Self> {
+        let mut weights = Vec::new();
+        for (name, _) in config.tensors() {
+            weights.push((name.clone(), cast(lookup(&name)?, compute)?));
+        }
+        // In the order of `LlamaConfig::tensors`.
+        let mut next = weights.iter();
+        let mut take = || next.next().ok_or_else(|| missing(Path::new("weights"), "the last"));
+        let vector = |(_, weight): &(String, Weight)| match weight {
+            Weight::Dense(array) => array.as_dtype(compute.dtype),
+            Weight::Quantized(_) => Err(mlx_rs::error::Exception::custom("a vector of codes")),
+        };
+        let embed_tokens = take()?;
+        let embed_tokens = Matrix::new(&embed_tokens.0, embed_tokens.1.clone(), compute);
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for _ in 0..config.num_hidden_layers {
+            let mut linear = |bias: bool| -> Result<Linear> {
+                let (name, weight) = take()?;
+                let matrix = Matrix::new(name, weight.clone(), compute);
+                let bias = if bias { Some(vector(take()?)?) } else { None };
+                Ok(Linear::new(matrix, bias))
+            };
+            let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+            let self_attn = Attention {
+                q_proj: linear(attention_bias)?,
+                k_proj: linear(attention_bias)?,
+                v_proj: linear(attention_bias)?,
+                o_proj: linear(attention_bias)?,
+            };
+            let mlp = Mlp {
+                backend: compute.backend,
+                gate_proj: linear(mlp_bias)?,
+                up_proj: linear(mlp_bias)?,
+                down_proj: linear(mlp_bias)?,
+            };
+            layers.push(Block {
+                self_attn,
+                mlp,
+                input_layernorm: vector(take()?)?,
+                post_attention_layernorm: vector(take()?)?,
+            });
+        }
+        let norm = vector(take()?)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => {
+                let (name, weight) = take()?;
+                Some(Matrix::new(name, weight.clone(), compute))
+            }
+        };
+        Ok(Self {
+            compute,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            wavelengths: config.rope.array(config.head_dim, config.rope_theta, 0),
+            window: None,
+            weights,
+            config,
+        })
+    }
+
+    /// The same model that attends to a window of its text only. The cache keeps all of it.
+    #[must_use]
+    pub fn with_window(self, window: Option<Window>) -> Self {
+        Self { window, ..self }
+    }
+
+    /// Sizes and switches.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Dtype of the activations.
+    pub fn dtype(&self) -> Dtype {
+        self.compute.dtype
+    }
+
+    /// What computes it.
+    pub fn backend(&self) -> Backend {
+        self.compute.backend
+    }
+
+    /// All weights by canonical name, as they are stored.
+    pub fn weights(&self) -> &[(String, Weight)] {
+        &self.weights
+    }
+
+    /// Bytes that the weights take in memory.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.iter().flat_map(|(_, w)| w.arrays()).map(|array| array.nbytes()).sum()
+    }
+
+    /// Bytes of weights that one step of decoding reads: all, but of an embedding that is not the
+    /// head too only the rows of its tokens, which are not counted.
+    pub fn weight_bytes_per_step(&self) -> usize {
+        let embedding: usize = self.embed_tokens.arrays().iter().map(|array| array.nbytes()).sum();
+        self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
+    }
+
+    /// All tensors as dense float32 arrays by canonical name. Lazy.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    pub fn parameters(&self) -> Result<Parameters> {
+        let dense = |(name, weight): &(String, Weight)| {
+            let array = match weight {
+                Weight::Dense(array) => array.as_dtype(Dtype::Float32)?,
+                Weight::Quantized(q) => {
+                    let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
+                    dense.map_err(|source| {
+                        let tensor = name.clone();
+                        mlx_llamba::Error::Quantization { tensor, source }
+                    })?
+                }
+            };
+            Ok((name.clone(), array))
+        };
+        self.weights.iter().map(dense).collect()
+    }
+}
+
+/// Floats as the back end takes them.
+fn cast(weight: Weight, compute: Numerics) -> mlx_rs::error::Result<Weight> {
+    Ok(match weight {
+        Weight::Dense(array) => Weight::Dense(compute.cast(array)?),
+        Weight::Quantized(mut q) => {
+            q.scales = compute.cast(q.scales)?;
+            q.biases = q.biases.map(|biases| compute.cast(biases)).transpose()?;
+            Weight::Quantized(q)
+        }
+    })
+}
