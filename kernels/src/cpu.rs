@@ -8,6 +8,7 @@ mod cross_entropy;
 mod elementwise;
 mod matmul;
 mod mixer;
+mod operations;
 mod raw;
 mod settings;
 
@@ -15,11 +16,9 @@ use std::time::Instant;
 
 use mlx_rs::Array;
 
-pub(crate) use adamw::adamw;
-pub(crate) use cross_entropy::cross_entropy;
 pub use elementwise::{add_rms_norm, exp, gate, rms_norm, softmax, swiglu};
 pub use matmul::{matmul, matmul_with, supports};
-pub(crate) use mixer::mixer;
+pub(crate) use operations::{CPU, CPU_INT8};
 pub use settings::SettingError;
 pub(crate) use settings::check as check_settings;
 

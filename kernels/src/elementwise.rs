@@ -1,35 +1,22 @@
-//! The functions inside plain operations that MLX computes slowly on a CPU.
+//! The functions inside plain operations that a back end may compute in its own way.
 
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::sigmoid;
 
-use crate::cpu;
-
-/// What computes `exp` and gates; both have gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Elementwise {
-    /// MLX's operations: any device and dtype.
-    Mlx,
-    /// The CPU kernels: float32.
-    Cpu,
+/// Implementations of `exp` and of a gate; both have gradients.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Functions {
+    /// `e^x`
+    pub(crate) exp: fn(&Array) -> Result<Array>,
+    /// `silu(gate) * up`
+    pub(crate) gate: fn(&Array, &Array) -> Result<Array>,
 }
 
-impl Elementwise {
-    pub(crate) fn exp(self, x: &Array) -> Result<Array> {
-        match self {
-            Self::Mlx => mlx_rs::ops::exp(x),
-            Self::Cpu => cpu::exp(x),
-        }
-    }
-
-    /// `silu(gate) * up`
-    pub(crate) fn gate(self, gate: &Array, up: &Array) -> Result<Array> {
-        match self {
-            Self::Mlx => silu(gate)?.multiply(up),
-            Self::Cpu => cpu::gate(gate, up),
-        }
-    }
+impl Functions {
+    /// MLX's own operations: any device and dtype.
+    pub(crate) const MLX: Self =
+        Self { exp: |x| mlx_rs::ops::exp(x), gate: |gate, up| silu(gate)?.multiply(up) };
 }
 
 /// `x * sigmoid(x)`, without `mx.compile`: on a CPU that calls a C++ compiler at run time.

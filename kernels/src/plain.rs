@@ -8,7 +8,7 @@ use mlx_rs::ops::{
 use mlx_rs::{Array, Dtype};
 
 use crate::convolution::convolution;
-use crate::elementwise::{Elementwise, silu};
+use crate::elementwise::{Functions, silu};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims, QuantizationError, Weight, ssd};
 
@@ -95,7 +95,7 @@ pub(crate) fn mixer(
     weights: &MixerWeights,
     dims: Dims,
     activation: Activation,
-    maths: Elementwise,
+    functions: Functions,
 ) -> Result<Mixed> {
     let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
     let Projected { x, B, C, A_log, z, starts, .. } = &projected;
@@ -116,7 +116,7 @@ pub(crate) fn mixer(
             Some(lengths) => ssd::mask_padding(x, &log_a, lengths)?,
             None => (x.clone(), log_a),
         };
-        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, maths)?
+        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, functions)?
     };
 
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1])?; // (h, 1)
@@ -127,7 +127,7 @@ pub(crate) fn mixer(
         None => z.clone(),
     };
     let state = MixerState { conv: projected.conv, ssm };
-    Ok(Mixed { y: maths.gate(&z, &y)?, state })
+    Ok(Mixed { y: (functions.gate)(&z, &y)?, state })
 }
 
 /// See [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
@@ -137,7 +137,7 @@ pub(crate) fn mixing_matrix(
     weights: &MixerWeights,
     dims: Dims,
     activation: Activation,
-    maths: Elementwise,
+    functions: Functions,
 ) -> Result<Array> {
     let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
     let (b, l) = (projected.x.dim(0), projected.x.dim(1));
@@ -152,7 +152,7 @@ pub(crate) fn mixing_matrix(
         Some(starts) => Some(expand_dims(ssd::documents(starts)?, 1)?), // (b, 1, t)
         None => None,
     };
-    let L = ssd::decays(&log_a, documents.as_ref(), maths)?; // (b, h, s, t)
+    let L = ssd::decays(&log_a, documents.as_ref(), functions)?; // (b, h, s, t)
     let T = L.reshape(&[b, g, r, l, l])?.multiply(&scores)?; // (b, g, r, s, t)
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1, 1])?; // (h, 1, 1)
     let diagonal = eye::<f32>(l, None, None)?.multiply(&D)?; // (h, s, t)
@@ -162,7 +162,7 @@ pub(crate) fn mixing_matrix(
 /// `silu(gate) * up` of (.., 2m), gate first -> (.., m).
 pub(crate) fn swiglu(gate_up: &Array) -> Result<Array> {
     let [gate, up] = split(gate_up, [gate_up.dim(-1) / 2])?;
-    Elementwise::Mlx.gate(&gate, &up)
+    (Functions::MLX.gate)(&gate, &up)
 }
 
 /// `x + y`, and its root mean square norm times `weight`.
@@ -175,6 +175,11 @@ pub(crate) fn add_rms_norm(
     let sum = x.add(y)?;
     let normed = rms_norm(&sum, Some(weight), epsilon)?;
     Ok((sum, normed))
+}
+
+/// The softmax of `x` (.., n) over its last axis, summed in float32.
+pub(crate) fn softmax(x: &Array) -> Result<Array> {
+    mlx_rs::ops::softmax_axis(x, -1, true)
 }
 
 /// Cuts the last axis at the places `at` into `PARTS` pieces.

@@ -6,7 +6,7 @@ use mlx_rs::ops::indexing::IndexOp;
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 use serde::{Deserialize, Serialize};
 
-use crate::ffi::{self, RawScheme};
+use crate::mlx::quantized::{self as mlx, RawScheme};
 
 /// How the values of a group are coded, under the names that MLX uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
@@ -194,7 +194,7 @@ impl Quantized {
     /// [`QuantizationError::Columns`] if the group size does not divide `in`.
     pub fn quantize(w: &Array, scheme: Scheme) -> Result<Self, QuantizationError> {
         scheme.packed_columns(w.shape().last().copied().unwrap_or(0).max(0) as usize)?;
-        let mut parts = ffi::quantize(w, scheme.raw())?.into_iter();
+        let mut parts = mlx::quantize(w, scheme.raw())?.into_iter();
         let (Some(weight), Some(scales)) = (parts.next(), parts.next()) else {
             return Err(mlx_rs::error::Exception::custom("quantize gave no scales").into());
         };
@@ -206,7 +206,7 @@ impl Quantized {
     /// # Errors
     /// What MLX reports of shapes that do not fit.
     pub fn dequantize(&self, dtype: Dtype) -> Result<Array, QuantizationError> {
-        Ok(ffi::dequantize(
+        Ok(mlx::dequantize(
             &self.weight,
             &self.scales,
             self.biases.as_ref(),
@@ -256,7 +256,7 @@ impl Quantized {
         if x.size() / columns >= CPU_DEQUANTIZE_ROWS && on_cpu()? {
             return self.matmul_dequantized(x);
         }
-        Ok(ffi::quantized_matmul(
+        Ok(mlx::quantized_matmul(
             x,
             &self.weight,
             &self.scales,
@@ -276,7 +276,7 @@ impl Quantized {
         for start in (0..out).step_by(CPU_TILE) {
             let rows = start..out.min(start + tile);
             let part = Self {
-                weight: ffi::after(&self.weight.index(rows.clone()), tiles.last().unwrap_or(x))?,
+                weight: mlx::after(&self.weight.index(rows.clone()), tiles.last().unwrap_or(x))?,
                 scales: widen(self.scales.index(rows.clone()), x.dtype())?,
                 biases: match &self.biases {
                     Some(biases) => Some(widen(biases.index(rows), x.dtype())?),

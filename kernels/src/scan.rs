@@ -10,17 +10,21 @@
 #![allow(clippy::disallowed_methods)]
 
 use mlx_rs::Array;
-use mlx_rs::error::Result;
+use mlx_rs::error::{Exception, Result};
 use mlx_rs::ops;
 
-use crate::ffi;
+use crate::mlx::with_gradient;
 
 /// The inclusive running sum along the last axis, in any dtype. Has a gradient.
 ///
 /// # Errors
 /// An exception of MLX for a scalar.
 pub fn cumsum(x: &Array) -> Result<Array> {
-    ffi::linear::<Sum>(x)
+    let forward = |x: &[Array]| sum(&x[0], false).map(|sum| vec![sum]);
+    let backward =
+        |_: &[Array], d_sum: &[Array], _: &[Array]| sum(&d_sum[0], true).map(|d_x| vec![d_x]);
+    let mut sums = with_gradient(forward, backward, std::slice::from_ref(x))?;
+    sums.pop().ok_or_else(|| Exception::custom("a cumulative sum gave nothing"))
 }
 
 /// The inclusive running maximum along the last axis, in any dtype. Has no gradient.
@@ -29,18 +33,6 @@ pub fn cumsum(x: &Array) -> Result<Array> {
 /// An exception of MLX for a scalar.
 pub fn cummax(x: &Array) -> Result<Array> {
     if one_each(x) { Ok(x.clone()) } else { ops::cummax(x.contiguous()?, -1, None, None) }
-}
-
-struct Sum;
-
-impl ffi::Linear for Sum {
-    fn forward(x: &Array) -> Result<Array> {
-        sum(x, false)
-    }
-
-    fn backward(cotangent: &Array) -> Result<Array> {
-        sum(cotangent, true)
-    }
 }
 
 fn sum(x: &Array, reverse: bool) -> Result<Array> {

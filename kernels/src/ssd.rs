@@ -15,7 +15,7 @@ use mlx_rs::ops::{
 use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
-use crate::elementwise::Elementwise;
+use crate::elementwise::Functions;
 use crate::scan::cumsum;
 
 /// Tokens in a chunk, `q`. The work inside chunks grows with it, the number of chunk states
@@ -71,7 +71,7 @@ pub(crate) fn chunked(
     H: &Array,
     starts: Option<&Array>,
     dims: Dims,
-    maths: Elementwise,
+    functions: Functions,
 ) -> Result<(Array, Array)> {
     let Dims { h, g, p, n, .. } = dims;
     let (b, l, r) = (x.dim(0), x.dim(1), (h / g) as i32);
@@ -109,7 +109,7 @@ pub(crate) fn chunked(
     let documents = documents.as_ref();
 
     // 1. Decay from token s to token t of a chunk.
-    let L = decays(&log_a, documents, maths)?; // (b, c, g, r, s, t)
+    let L = decays(&log_a, documents, functions)?; // (b, c, g, r, s, t)
 
     // 2. Inside a chunk: Y = (L o B C^T)^T X.
     let scores = B.matmul(swap_axes(&C, -1, -2)?)?; // (b, c, g, 1, s, t)
@@ -122,7 +122,7 @@ pub(crate) fn chunked(
     let added = swap_axes(&weighted, -1, -2)?.matmul(&B)?; // (b, c, g, r, p, n)
 
     // 4. The recurrence over chunks.
-    let mut from_start = maths.exp(&cumsum(&log_a)?)?; // (b, c, g, r, q)
+    let mut from_start = (functions.exp)(&cumsum(&log_a)?)?; // (b, c, g, r, q)
     if let Some(documents) = documents {
         let goes_on = documents.eq(Array::from_int(0))?; // (b, c, 1, 1, q)
         from_start = select(&goes_on, &from_start, Array::from_f32(0.0))?;
@@ -154,7 +154,7 @@ pub(crate) fn chunked(
 pub(crate) fn decays(
     log_a: &Array,
     documents: Option<&Array>,
-    maths: Elementwise,
+    functions: Functions,
 ) -> Result<Array> {
     let q = log_a.dim(-1);
     // Each sum is taken on its own: a difference of two running sums would cancel. The terms of a
@@ -168,7 +168,7 @@ pub(crate) fn decays(
         let same = expand_dims(documents, -1)?.eq(expand_dims(documents, -2)?)?; // (.., s, t)
         counts = counts.logical_and(&same)?;
     }
-    select(&counts, maths.exp(&sums)?, Array::from_f32(0.0))
+    select(&counts, (functions.exp)(&sums)?, Array::from_f32(0.0))
 }
 
 /// The number of the document that each token is in, along the last axis of `starts` (.., t): 0 for

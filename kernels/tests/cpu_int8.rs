@@ -211,7 +211,7 @@ fn other_weights_are_as_ever() {
         assert_eq!(bits(&f32s(&int8)), bits(&f32s(&cpu::matmul(&x, weight).unwrap())));
     }
     let weight = weight(11, 192, 4, 64, Dtype::Float16);
-    let (rounds, not) = (Backend::CpuInt8, Backend::Cpu);
+    let (rounds, not) = (Backend::CPU_INT8, Backend::CPU);
     let y = |backend: Backend| bits(&f32s(&backend.matmul(&x, &weight).unwrap()));
     assert_ne!(y(rounds), y(not));
     assert_eq!(y(rounds), bits(&product(&numbers(5, 3 * 192), &weight, 192)));

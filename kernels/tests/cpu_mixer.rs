@@ -18,7 +18,7 @@ use support::{Case, Data, Found, array, check, in_pieces, ragged, state, steps, 
 const TOLERANCE: f64 = 4e-6;
 
 fn pieces(case: &Case, data: &Data, cuts: &[usize]) -> Found {
-    in_pieces(Backend::Cpu, case, data, cuts)
+    in_pieces(Backend::CPU, case, data, cuts)
 }
 
 /// y, conv and ssm.
@@ -163,7 +163,7 @@ fn lengths_out_of_range_count_as_the_nearest() {
     let run = |lengths: [i32; 2]| {
         let lengths = Array::from_slice(&lengths, &[2]);
         let input = MixerInput { lengths: Some(&lengths), ..MixerInput::new(&rows) };
-        let mixed = Backend::Cpu.mixer(&input, &start, &weights, case.dims, case.activation);
+        let mixed = Backend::CPU.mixer(&input, &start, &weights, case.dims, case.activation);
         let mixed = mixed.unwrap();
         [&mixed.y, &mixed.state.conv, &mixed.state.ssm]
             .map(|array| array.to_vec_exact::<f32>().unwrap())
@@ -210,7 +210,7 @@ fn weights_of_other_dtypes_count_as_float32() {
     let rows = array(Dtype::Float32, &[2, 5, case.dims.in_proj_dim()], &data.rows);
     let (input, start) = (MixerInput::new(&rows), state(&case, &data));
     let y = |weights: &MixerWeights| {
-        let mixed = Backend::Cpu.mixer(&input, &start, weights, case.dims, case.activation);
+        let mixed = Backend::CPU.mixer(&input, &start, weights, case.dims, case.activation);
         mixed.unwrap().y.to_vec_exact::<f32>().unwrap()
     };
     assert!(y(&stored) == y(&right));

@@ -16,7 +16,7 @@ const TOLERANCE: f64 = 4e-6;
 fn the_list_equals_the_oracle() {
     for case in documents() {
         let data = Data::new(&case);
-        for backend in [Backend::Plain, Backend::Cpu] {
+        for backend in [Backend::PLAIN, Backend::CPU] {
             check(&case, &on(backend, &case, &data), &data, TOLERANCE);
         }
     }
@@ -28,10 +28,10 @@ fn every_cut_equals_the_oracle() {
     let case = Case::new([6, 3, 5, 7, 4], 2, 9).starts(&starts);
     let data = Data::new(&case);
     for cut in 1..9 {
-        check(&case, &in_pieces(Backend::Plain, &case, &data, &[cut]), &data, TOLERANCE);
+        check(&case, &in_pieces(Backend::PLAIN, &case, &data, &[cut]), &data, TOLERANCE);
     }
     let every: Vec<usize> = (1..9).collect();
-    check(&case, &in_pieces(Backend::Plain, &case, &data, &every), &data, TOLERANCE);
+    check(&case, &in_pieces(Backend::PLAIN, &case, &data, &every), &data, TOLERANCE);
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn no_bit_of_a_document_depends_on_the_one_before() {
             state.conv = values.take(state.conv.len(), 50.0, Dtype::Float32);
             state.ssm = values.take(state.ssm.len(), 50.0, Dtype::Float32);
         }
-        let [found, other] = [data, other].map(|data| on(Backend::Plain, &case, &data));
+        let [found, other] = [data, other].map(|data| on(Backend::PLAIN, &case, &data));
         let bits = |values: &[f64]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         let from = start * dims.d_inner();
         assert!(bits(&found.y[..from]) != bits(&other.y[..from]));
@@ -86,7 +86,7 @@ fn the_matrix_does_what_the_mixer_does() {
         let flags = case.start_flags();
         let starts = flags.map(|flags| Array::from_slice(&flags, &[b as i32, l as i32]));
         let input = MixerInput { starts: starts.as_ref(), ..MixerInput::new(&rows) };
-        let T = Backend::Plain
+        let T = Backend::PLAIN
             .mixing_matrix(&input, &weights(&case, &data), dims, case.activation)
             .unwrap();
         assert_eq!(T.shape(), [b, dims.h, l, l].map(|size| size as i32));

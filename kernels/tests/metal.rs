@@ -8,7 +8,7 @@ mod support;
 
 use emulated::{Piece, buffer, emulate, launch_of, run_launch};
 use mlx_llamba_emulator::{Buffer, Report};
-use mlx_llamba_kernels::metal::{
+use mlx_llamba_kernels::gpu::{
     self, MAX_STEPS, add_rms_norm_launch, mixer_scan, mixer_step, swiglu_launch,
 };
 use mlx_llamba_kernels::{Activation, Backend, Dims};
@@ -118,12 +118,12 @@ fn decay_stays_exact_after_strong_forgetting() {
 #[test]
 fn unsupported_cases_say_why() {
     let dims = Dims { h: 1, g: 1, p: 8, n: 8, k: 4 };
-    let why = |dims, dtype| metal::supports(dims, 1, dtype).unwrap_err();
+    let why = |dims, dtype| gpu::supports(dims, 1, dtype).unwrap_err();
     let message = why(dims, Dtype::Int32);
-    assert_eq!(message, "the Metal kernels take float32, float16 and bfloat16, not Int32");
+    assert_eq!(message, "the GPU kernels take float32, float16 and bfloat16, not Int32");
     let message = why(Dims { n: 5000, ..dims }, Dtype::Float16);
     assert!(message.starts_with("one token of n = 5000 takes 40"), "{message}");
-    assert!(metal::supports(Dims { p: 5, ..dims }, 1000, Dtype::Float16).is_ok());
+    assert!(gpu::supports(Dims { p: 5, ..dims }, 1000, Dtype::Float16).is_ok());
     let scan = mixer_scan(&emulated::call_of(&Case::new([1, 1, 5, 8, 4], 1, 20))).unwrap_err();
     assert_eq!(scan.to_string(), "p = 5 and n = 8 are not multiples of 8");
 }
@@ -152,7 +152,7 @@ fn low_precision_errs_no_more_than_twice_as_much_as_mlx() {
             let data = Data::new(&case);
             let (found, _) = emulate(&launch_of(&case), &case, &data);
             let ours = error_of(&case, &found, &data);
-            let twin = error_of(&case, &on(Backend::Plain, &case, &data), &data);
+            let twin = error_of(&case, &on(Backend::PLAIN, &case, &data), &data);
             for (what, ours, twin) in [("y", ours[0], twin[0]), ("states", ours[1], twin[1])] {
                 let allowed = (2.0 * twin).max(last_place);
                 assert!(ours <= allowed, "{what}: {ours}, MLX {twin}, of {case:?}");

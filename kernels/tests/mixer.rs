@@ -15,7 +15,7 @@ use support::{
 /// Largest error relative to the largest value; 3000 random cases stayed below 1e-6.
 const TOLERANCE: f64 = 4e-6;
 
-const BACKENDS: [Backend; 2] = [Backend::Plain, Backend::Cpu];
+const BACKENDS: [Backend; 2] = [Backend::PLAIN, Backend::CPU];
 
 /// Runs the case on every back end, in pieces that end at `cuts`.
 fn check_all(case: &Case, cuts: &[usize]) {
@@ -117,7 +117,7 @@ fn wrong_shapes_are_named() {
     let rows = array(Dtype::Float32, &[1, 3, dims.in_proj_dim()], &data.rows);
     let (start, right) = (state(&case, &data), weights(&case, &data));
     let message = |input: &MixerInput<'_>, start, weights: &MixerWeights| {
-        let result = Backend::Cpu.mixer(input, start, weights, dims, case.activation);
+        let result = Backend::CPU.mixer(input, start, weights, dims, case.activation);
         result.unwrap_err().to_string()
     };
     let input = MixerInput::new(&rows);
@@ -137,7 +137,7 @@ fn wrong_shapes_are_named() {
         (Dims { k: 0, ..dims }, "[6, 3, 5, 7, 0]"),
         (Dims { g: 0, ..dims }, "[6, 0, 5, 7, 4]"),
     ] {
-        let result = Backend::Cpu.mixer(&input, &start, &right, dims, case.activation);
+        let result = Backend::CPU.mixer(&input, &start, &right, dims, case.activation);
         let expected = "sizes above 0, h a multiple of g";
         assert_eq!(
             result.unwrap_err().to_string(),
@@ -150,7 +150,7 @@ fn wrong_shapes_are_named() {
 fn bfloat16_errs_no_more_than_its_rounding() {
     let case = Case::new([6, 3, 5, 7, 4], 1, 70).dtype(Dtype::Bfloat16);
     let data = Data::new(&case);
-    let [y, states] = error_of(&case, &on(Backend::Plain, &case, &data), &data);
+    let [y, states] = error_of(&case, &on(Backend::PLAIN, &case, &data), &data);
     // Measured 0.9 %; a bfloat16 has 8 bits, and six roundings meet in an output.
     assert!(y <= 0.02 && states <= 0.02, "errors {y} and {states}");
 }

@@ -76,10 +76,10 @@ fn elementwise_gradients_are_those_of_mlx() {
                     }),
                 ]
             };
-            let expected = on(Backend::Plain);
+            let expected = on(Backend::PLAIN);
             with_every_instruction_set(|name| {
                 for (i, (found, expected)) in
-                    on(Backend::Training).iter().zip(&expected).enumerate()
+                    on(Backend::CPU.differentiable()).iter().zip(&expected).enumerate()
                 {
                     compare(&format!("operation {i} of {b} x {m}, {name}"), found, expected);
                 }
@@ -108,7 +108,7 @@ fn views_are_read_in_their_own_order() {
             Ok(vec![backend.swiglu(&y)?, sum.t(), normed])
         })
     };
-    compare("views", &on(Backend::Training), &on(Backend::Plain));
+    compare("views", &on(Backend::CPU.differentiable()), &on(Backend::PLAIN));
 }
 
 /// Rows, both states and all weights of a mixer, to its output and its states.
@@ -149,8 +149,10 @@ fn mixers_have_the_same_gradients_and_finite_ones() {
             let starts: Vec<_> = starts.iter().copied().filter(|&(_, t)| t < l).collect();
             let case = Case { A_log, ..Case::new([6, 3, 5, 7, 4], 2, l).starts(&starts) };
             let data = Data::new(&case);
-            let (found, expected) =
-                (mixer(Backend::Training, &case, &data), mixer(Backend::Plain, &case, &data));
+            let (found, expected) = (
+                mixer(Backend::CPU.differentiable(), &case, &data),
+                mixer(Backend::PLAIN, &case, &data),
+            );
             assert!(found.iter().flatten().all(|value| value.is_finite()), "{case:?}");
             compare(&format!("{case:?}"), &found, &expected);
         }
@@ -171,8 +173,10 @@ fn what_comes_before_a_start_has_no_gradient_after_it() {
     let found = gradients(&inputs, |x| {
         let input = MixerInput { starts: Some(&starts), ..MixerInput::new(&x[0]) };
         let state = MixerState { conv: x[1].clone(), ssm: x[2].clone() };
-        let mixed =
-            Backend::Training.mixer(&input, &state, &weights, dims, case.activation).unwrap();
+        let mixed = Backend::CPU
+            .differentiable()
+            .mixer(&input, &state, &weights, dims, case.activation)
+            .unwrap();
         let after = split_at_indices(&mixed.y, &[70], 1)?.swap_remove(1);
         Ok(vec![after, mixed.state.ssm, mixed.state.conv])
     });
@@ -207,8 +211,8 @@ fn logits_are_compared_as_in_float64() {
                 let found: Vec<f64> = found.iter().flat_map(values).collect();
                 assert_close(&what, &found, &sums, tolerance * terms);
             };
-            check(Backend::Plain, "plain", 1e-5);
-            with_every_instruction_set(|name| check(Backend::Training, name, 1e-6));
+            check(Backend::PLAIN, "plain", 1e-5);
+            with_every_instruction_set(|name| check(Backend::CPU.differentiable(), name, 1e-6));
         }
     }
 }

@@ -296,7 +296,7 @@ fn bad_input_is_named() {
 /// The logits of the teacher after each single token, from nothing.
 fn alone(ids: &[u32]) -> Vec<Vec<f64>> {
     use mlx_llamba_teacher::Llama;
-    let llama = Llama::open(teacher(), Dtype::Float32, Backend::Plain).unwrap();
+    let llama = Llama::open(teacher(), Dtype::Float32, Backend::PLAIN).unwrap();
     let tokens = mlx_rs::Array::from_slice(ids, &[ids.len() as i32, 1]);
     let logits = llama.logits(&llama.documents(&tokens, None).unwrap()).unwrap();
     let rows = floats(&logits).unwrap();

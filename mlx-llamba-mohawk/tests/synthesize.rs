@@ -20,7 +20,7 @@ fn fixture(name: &str) -> PathBuf {
 const END: u32 = 2;
 
 fn teacher() -> Teacher {
-    Teacher::open(fixture("mixed.gguf"), Dtype::Float32, Backend::Cpu).unwrap()
+    Teacher::open(fixture("mixed.gguf"), Dtype::Float32, Backend::CPU).unwrap()
 }
 
 fn options() -> Options {

@@ -21,7 +21,7 @@ use toy::{Toy, bits, corpus, options, windows};
 
 #[test]
 fn adamw_and_clipping_as_in_pytorch() {
-    for backend in [Backend::Plain, Backend::Training] {
+    for backend in [Backend::PLAIN, Backend::CPU.differentiable()] {
         adamw_as_in_pytorch(backend);
     }
 }

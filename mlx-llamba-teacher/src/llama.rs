@@ -52,7 +52,7 @@ pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> mlx_llamba::Result<Weight>;
 
 impl Llama {
     /// A Llama of float tensors under their canonical names (see [`LlamaConfig::tensors`]);
-    /// activations are in the dtype of the embedding. Cheap; with [`Backend::Plain`] everything
+    /// activations are in the dtype of the embedding. Cheap; with [`Backend::PLAIN`] everything
     /// that it computes has gradients.
     ///
     /// # Errors

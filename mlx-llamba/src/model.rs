@@ -232,10 +232,7 @@ impl Model {
         borders: Borders<'_>,
         state: &State,
     ) -> Result<(Array, State)> {
-        // On a CPU MLX allots the results of up to a hundred operations before they are computed: of
-        // many tokens, the activations of a dozen blocks.
-        let on_cpu = matches!(self.compute.backend, Backend::Cpu | Backend::CpuInt8);
-        let waits = on_cpu && tokens.size() >= MANY_TOKENS;
+        let waits = self.compute.backend.allocates_ahead() && tokens.size() >= MANY_TOKENS;
         let mut x = self.embed(tokens)?; // (b, l, d)
         let (weight, epsilon) = self.norm(0);
         let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;

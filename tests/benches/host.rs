@@ -28,9 +28,9 @@ fn model(dtype: Dtype, backend: Backend) -> Model {
 
 fn step(c: &mut Criterion) {
     let backends = [
-        ("plain", Backend::Plain, Dtype::Float32),
-        ("cpu", Backend::Cpu, Dtype::Float32),
-        ("metal", Backend::Metal, Dtype::Bfloat16),
+        ("plain", Backend::PLAIN, Dtype::Float32),
+        ("cpu", Backend::CPU, Dtype::Float32),
+        ("metal", Backend::METAL, Dtype::Bfloat16),
     ];
     for (name, backend, dtype) in backends {
         let model = model(dtype, backend);
@@ -45,9 +45,10 @@ fn step(c: &mut Criterion) {
                 });
             });
         };
-        match backend {
-            Backend::Metal => while_exporting(bench),
-            _ => bench(),
+        if backend == Backend::METAL {
+            while_exporting(bench);
+        } else {
+            bench();
         }
     }
 }

@@ -10,4 +10,4 @@ pub mod tiny;
 use mlx_llamba::Backend;
 
 /// What can compute a model on this machine's CPU.
-pub const BACKENDS: [Backend; 2] = [Backend::Plain, Backend::Cpu];
+pub const BACKENDS: [Backend; 2] = [Backend::PLAIN, Backend::CPU];

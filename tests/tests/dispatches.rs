@@ -39,7 +39,7 @@ fn assert_eight(model: &Model, names: &[String]) {
 #[test]
 fn eight_a_layer_on_a_cpu() {
     for fixture in ["a_base", "b_grouped"] {
-        let model = model(fixture, Dtype::Float32, Backend::Cpu);
+        let model = model(fixture, Dtype::Float32, Backend::CPU);
         assert_eight(&model, &step(&model));
     }
 }
@@ -48,7 +48,7 @@ fn eight_a_layer_on_a_cpu() {
 #[test]
 fn eight_a_layer_on_metal() {
     for (fixture, dtype) in [("a_base", Dtype::Float16), ("m_mlx_4bit", Dtype::Bfloat16)] {
-        let model = model(fixture, dtype, Backend::Metal);
+        let model = model(fixture, dtype, Backend::METAL);
         assert_eight(&model, &while_exporting(|| step(&model)));
     }
 }

@@ -19,7 +19,7 @@ const INT8_LOGITS: f32 = 4e-2;
 /// The quantized fixture with activations in int8.
 fn int8() -> (&'static str, Model) {
     let checkpoint = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
-    let model = Model::with_backend(&checkpoint, Dtype::Float32, Backend::CpuInt8).unwrap();
+    let model = Model::with_backend(&checkpoint, Dtype::Float32, Backend::CPU_INT8).unwrap();
     ("m_mlx_4bit", model)
 }
 
@@ -180,7 +180,7 @@ fn greedy_continuations() {
 /// The kernels for CPUs give the same bits however a prompt is cut, and in a batch as alone.
 #[test]
 fn on_a_cpu_cuts_and_batches_do_not_change_a_bit() {
-    let models = all().filter(|(_, model)| model.backend() == Backend::Cpu);
+    let models = all().filter(|(_, model)| model.backend() == Backend::CPU);
     for (fixture, model) in models.chain([int8()]) {
         let goldens = fixtures::golden(fixture);
         let rows: Vec<&[u32]> = goldens.iter().map(|g| g.tokens.as_slice()).collect();

@@ -39,8 +39,8 @@ fn scans_run_over_contiguous_rows_forward_and_backward() {
                 ..MixerInput::new(rows)
             };
             let how = Activation::Identity;
-            let mixed = Backend::Plain.mixer(&input, &state, &weights, DIMS, how).unwrap();
-            let T = Backend::Plain.mixing_matrix(&input, &weights, DIMS, how).unwrap();
+            let mixed = Backend::PLAIN.mixer(&input, &state, &weights, DIMS, how).unwrap();
+            let T = Backend::PLAIN.mixing_matrix(&input, &weights, DIMS, how).unwrap();
             vec![mixed.y, mixed.state.ssm, T]
         };
         let rows = normal(&[2, l, DIMS.in_proj_dim() as i32]);

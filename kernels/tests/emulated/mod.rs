@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use mlx_llamba_emulator::{Buffer, Kernel, Launch as Run, Report, TemplateArg, check_types, run};
-use mlx_llamba_kernels::metal::{Argument, Launch, MixerCall, mixer_launch};
+use mlx_llamba_kernels::gpu::{Argument, Launch, MixerCall, mixer_launch};
 use mlx_llamba_kernels::oracle::State;
 use mlx_rs::Dtype;
 

@@ -73,9 +73,9 @@ const REINSTALL: &str = "MLX does not work here: unpack the archive again, or bu
 
 fn kernels() -> Finding {
     match Backend::select(Dtype::Float32) {
-        Ok(Backend::Plain) => Finding::warning(
+        Ok(backend) if backend == Backend::PLAIN => Finding::warning(
             "kernels",
-            Backend::Plain.describe(),
+            Backend::PLAIN.describe(),
             "these are slow; unset MLX_LLAMBA_KERNELS, or see --log-level info for the reason",
         ),
         Ok(backend) => Finding::good("kernels", backend.describe()),

@@ -30,7 +30,7 @@ pub(super) fn hidden(
         x = block(config, parameters, batch, i, x)?;
     }
     let norm = super::named(parameters, "backbone.final_layernorm.weight")?;
-    Ok(Backend::Plain.rms_norm(&x, norm, config.norm_epsilon as f32)?)
+    Ok(Backend::PLAIN.rms_norm(&x, norm, config.norm_epsilon as f32)?)
 }
 
 /// Block `i` by itself: (b, l, d) to (b, l, d).

@@ -29,7 +29,7 @@ pub fn save(
     output: &Path,
     overwrite: bool,
 ) -> Result<PathBuf> {
-    Model::from_parameters(config, parameters, Dtype::Float32, Backend::Plain)?;
+    Model::from_parameters(config, parameters, Dtype::Float32, Backend::PLAIN)?;
     let output = Output::create(output, overwrite)?;
     let tensors = config.tensors();
     let planned = tensors.iter().map(|(name, shape)| {

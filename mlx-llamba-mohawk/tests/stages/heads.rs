@@ -63,7 +63,7 @@ fn copy(config: &LlamaConfig, parameters: &Parameters) -> (Config, Parameters) {
 /// Stage 1's matrices of layer `i`, (b, h, l, l).
 fn matrix(student: &Config, parameters: &Parameters, i: usize, x: &Array) -> Array {
     let model =
-        Model::from_parameters(student, parameters, Dtype::Float32, Backend::Plain).unwrap();
+        Model::from_parameters(student, parameters, Dtype::Float32, Backend::PLAIN).unwrap();
     model.mixing_matrix(i, x, Borders::default()).unwrap()
 }
 
@@ -73,7 +73,7 @@ fn the_matrix_of_a_copy_is_attention_before_the_softmax() {
     for heads in HEADS {
         for bias in [false, true] {
             let (config, parameters) = random(heads, bias);
-            let llama = Llama::from_parameters(&config, &parameters, Backend::Plain).unwrap();
+            let llama = Llama::from_parameters(&config, &parameters, Backend::PLAIN).unwrap();
             let (student, copied) = copy(&config, &parameters);
             let dims = student.dims();
             assert_eq!([dims.h, dims.g, dims.p, dims.n], [heads[0], heads[0], heads[2], heads[2]]);

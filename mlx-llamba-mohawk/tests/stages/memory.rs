@@ -20,7 +20,7 @@ fn pair() -> (Distillation, Parameters) {
     let parameters = teacher::init(&config, 3).unwrap();
     let student = student::config(&config, &Shape::default()).unwrap();
     let first = student::init(&config, &parameters, &student, &Init::default()).unwrap();
-    let teacher = Llama::from_parameters(&config, &parameters, Backend::Plain).unwrap();
+    let teacher = Llama::from_parameters(&config, &parameters, Backend::PLAIN).unwrap();
     eval(first.values()).unwrap();
     (Distillation::new(teacher, student), first)
 }

@@ -15,7 +15,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 
 pub(crate) fn teacher(variant: &str) -> Llama {
     let path = fixture(variant).join("teacher");
-    Llama::open(path, Dtype::Float32, Backend::Plain).unwrap()
+    Llama::open(path, Dtype::Float32, Backend::PLAIN).unwrap()
 }
 
 pub(crate) fn student(variant: &str) -> (Config, Parameters) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::fixture;
 
 fn refused(path: &Path) -> Error {
-    Llama::open(path, Dtype::Float32, Backend::Plain).map(|_| ()).unwrap_err()
+    Llama::open(path, Dtype::Float32, Backend::PLAIN).map(|_| ()).unwrap_err()
 }
 
 /// The message about `config.json` with a change.
@@ -108,7 +108,7 @@ fn tensors_that_do_not_fit_are_named() {
     write(&|_| ());
     assert!(refused(path).to_string().contains("found 0"));
     std::fs::copy(fixture("plain/model.safetensors"), path.join("model.safetensors")).unwrap();
-    assert!(Llama::open(path, Dtype::Float32, Backend::Plain).is_ok());
+    assert!(Llama::open(path, Dtype::Float32, Backend::PLAIN).is_ok());
     write(&|config| config["vocab_size"] = json!(24));
     let error = refused(path).to_string();
     assert!(error.contains("model.embed_tokens.weight has shape [23, 12], expected [24, 12]"));
@@ -118,9 +118,9 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(refused(path).to_string().contains("lm_head.weight is not part of this model"));
     std::fs::remove_file(path.join("config.json")).unwrap();
     assert!(refused(path).to_string().contains("no config.json"));
-    let error = Llama::open(fixture("plain"), Dtype::Float16, Backend::Cpu).map(|_| ());
+    let error = Llama::open(fixture("plain"), Dtype::Float16, Backend::CPU).map(|_| ());
     assert!(error.unwrap_err().to_string().contains("float32 activations only"));
-    let error = Llama::open(fixture("plain"), Dtype::Int32, Backend::Plain).map(|_| ());
+    let error = Llama::open(fixture("plain"), Dtype::Int32, Backend::PLAIN).map(|_| ());
     assert!(error.unwrap_err().to_string().contains("float32, float16 or bfloat16"));
 }
 
@@ -143,7 +143,7 @@ impl Damage {
         let _ = gguf_tokenizer(&path).map(|files| {
             mlx_llamba::Tokenizer::from_files(&path, &files).map(|tokenizer| tokenizer.bos_id())
         });
-        Llama::open(&path, Dtype::Float32, Backend::Plain).err().map(|error| error.to_string())
+        Llama::open(&path, Dtype::Float32, Backend::PLAIN).err().map(|error| error.to_string())
     }
 
     /// Where a string stands, with the eight bytes of its length before it.

@@ -33,7 +33,7 @@ fn tokens(llama: &Llama, b: i32, l: i32) -> Array {
 fn every_cut_gives_the_same() {
     for name in VARIANTS {
         for window in [None, Some(Window { size: 3, sinks: 2 })] {
-            let llama = open(name, Backend::Plain).with_window(window);
+            let llama = open(name, Backend::PLAIN).with_window(window);
             let tokens = tokens(&llama, 3, 11);
             let whole = llama.trace(&tokens, None, LOGITS).unwrap().logits.unwrap();
             for pieces in [&[11][..], &[1; 11], &[10, 1], &[1, 10], &[4, 1, 3, 1, 2]] {
@@ -47,7 +47,7 @@ fn every_cut_gives_the_same() {
 
 #[test]
 fn the_cache_grows_past_its_first_room() {
-    let llama = open("plain", Backend::Cpu);
+    let llama = open("plain", Backend::CPU);
     let tokens = tokens(&llama, 2, 600);
     let whole = llama.trace(&tokens, None, LOGITS).unwrap().logits.unwrap();
     for pieces in [&[255, 1, 1, 255, 88][..], &[256, 344], &[600]] {
@@ -61,7 +61,7 @@ fn the_cache_grows_past_its_first_room() {
 
 #[test]
 fn a_copy_of_a_cache_goes_its_own_way() {
-    let llama = open("linear", Backend::Plain);
+    let llama = open("linear", Backend::PLAIN);
     let tokens = tokens(&llama, 1, 9);
     let (_, fork) = in_pieces(&llama, &tokens.try_index((.., ..5)).unwrap(), &[5]);
     let next = tokens.try_index((.., 5..)).unwrap();
@@ -77,7 +77,7 @@ fn padded_texts_are_read_as_if_alone() {
     let lengths = [5, 9, 2, 9];
     for name in VARIANTS {
         for window in [None, Some(Window { size: 3, sinks: 2 })] {
-            let llama = open(name, Backend::Plain).with_window(window);
+            let llama = open(name, Backend::PLAIN).with_window(window);
             let texts = tokens(&llama, 4, 12);
             let own = |row: usize| {
                 let row = row as i32;
@@ -123,7 +123,7 @@ fn padded_texts_are_read_as_if_alone() {
 
 #[test]
 fn a_truncated_cache_has_forgotten_what_came_after() {
-    let llama = open("plain", Backend::Cpu);
+    let llama = open("plain", Backend::CPU);
     let tokens = tokens(&llama, 2, 300);
     let part = |from: i32, to: i32| tokens.try_index((.., from..to)).unwrap();
     let read = |cache: &KvCache, from: i32, to: i32| llama.hidden(&part(from, to), cache).unwrap();

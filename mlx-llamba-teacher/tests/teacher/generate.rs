@@ -8,7 +8,7 @@ use mlx_rs::ops::indexing::argmax_axis;
 use crate::support::{fixture, open};
 
 fn teacher() -> Teacher {
-    Teacher::open(fixture("mixed.gguf"), Dtype::Float32, Backend::Cpu).unwrap()
+    Teacher::open(fixture("mixed.gguf"), Dtype::Float32, Backend::CPU).unwrap()
 }
 
 /// The likeliest continuation, each token by a forward pass over everything.
@@ -66,17 +66,17 @@ fn bad_prompts_are_refused() {
         Error::TokenizerMissing { .. }
     ));
     let tokenizer = teacher.tokenizer().cloned();
-    let error = Teacher::new(open("plain", Backend::Plain), tokenizer).err().unwrap();
+    let error = Teacher::new(open("plain", Backend::PLAIN), tokenizer).err().unwrap();
     assert!(error.to_string().contains("it belongs to another model"), "{error}");
 }
 
 #[test]
 fn two_models_are_compared_within_their_context() {
-    let llama = open("plain", Backend::Plain);
+    let llama = open("plain", Backend::PLAIN);
     let other = Llama::from_parameters(
         llama.config(),
         &mlx_llamba_teacher::init(llama.config(), 1).unwrap(),
-        Backend::Plain,
+        Backend::PLAIN,
     )
     .unwrap();
     // Two contexts of 64 tokens and a bit: the third begins at token 128.

@@ -23,7 +23,7 @@ fn check(llama: &Llama, name: &str) {
 #[test]
 fn every_kind_of_number_is_read() {
     for name in FILES {
-        for backend in [Backend::Plain, Backend::Cpu] {
+        for backend in [Backend::PLAIN, Backend::CPU] {
             check(&open(name, backend), name);
         }
     }
@@ -31,18 +31,18 @@ fn every_kind_of_number_is_read() {
 
 #[test]
 fn quantized_matrices_stay_quantized_and_give_exact_parameters() {
-    let llama = open("mixed", Backend::Cpu);
+    let llama = open("mixed", Backend::CPU);
     let quantized =
         llama.weights().iter().filter(|(_, weight)| matches!(weight, Weight::Quantized(_)));
     assert_eq!(quantized.count(), 1 + 3 * 7 - 5);
     for name in FILES {
-        let llama = open(name, Backend::Cpu);
+        let llama = open(name, Backend::CPU);
         let parameters = llama.parameters().unwrap();
-        check(&Llama::from_parameters(llama.config(), &parameters, Backend::Plain).unwrap(), name);
+        check(&Llama::from_parameters(llama.config(), &parameters, Backend::PLAIN).unwrap(), name);
         let temporary = tempfile::tempdir().unwrap();
         let output = temporary.path().join("out");
         save(llama.config(), &parameters, None, &output, false).unwrap();
-        let again = Llama::open(&output, Dtype::Float32, Backend::Plain).unwrap();
+        let again = Llama::open(&output, Dtype::Float32, Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);
     }
@@ -50,13 +50,13 @@ fn quantized_matrices_stay_quantized_and_give_exact_parameters() {
 
 #[test]
 fn configuration_comes_from_metadata_and_tensors() {
-    let mixed = open("mixed", Backend::Plain);
+    let mixed = open("mixed", Backend::PLAIN);
     let config = mixed.config();
     assert_eq!((config.num_attention_heads, config.num_key_value_heads), (6, 2));
     assert_eq!((config.rms_norm_eps, config.rope_theta, config.rope), (1e-5, 500.0, Rope::Default));
     assert_eq!((config.bos, config.eos.as_slice()), (Some(1), &[2][..]));
     assert!(config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias);
-    let factors = open("factors", Backend::Plain);
+    let factors = open("factors", Backend::PLAIN);
     let config = factors.config();
     assert!(!config.tie_word_embeddings && config.attention_bias && config.mlp_bias);
     let Rope::Llama3 { factor, .. } = config.rope else { panic!("{:?}", config.rope) };

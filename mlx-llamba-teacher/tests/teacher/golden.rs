@@ -37,21 +37,21 @@ fn check(llama: &Llama, name: &str) {
 
 #[test]
 fn plain_operations_compute_what_the_definition_says() {
-    VARIANTS.iter().for_each(|name| check(&open(name, Backend::Plain), name));
+    VARIANTS.iter().for_each(|name| check(&open(name, Backend::PLAIN), name));
 }
 
 #[test]
 fn cpu_kernels_compute_what_the_definition_says() {
-    VARIANTS.iter().for_each(|name| check(&open(name, Backend::Cpu), name));
+    VARIANTS.iter().for_each(|name| check(&open(name, Backend::CPU), name));
 }
 
 #[test]
 fn parameters_make_the_same_model_again() {
     for name in VARIANTS {
-        let llama = open(name, Backend::Cpu);
+        let llama = open(name, Backend::CPU);
         let parameters = llama.parameters().unwrap();
         assert_eq!(parameters.len(), llama.config().tensors().len());
-        check(&Llama::from_parameters(llama.config(), &parameters, Backend::Plain).unwrap(), name);
+        check(&Llama::from_parameters(llama.config(), &parameters, Backend::PLAIN).unwrap(), name);
     }
 }
 
@@ -59,11 +59,11 @@ fn parameters_make_the_same_model_again() {
 fn a_saved_llama_is_the_same() {
     let temporary = tempfile::tempdir().unwrap();
     for name in VARIANTS {
-        let llama = open(name, Backend::Plain);
+        let llama = open(name, Backend::PLAIN);
         let output = temporary.path().join(name);
         let parameters = llama.parameters().unwrap();
         save(llama.config(), &parameters, Some(&fixture(name)), &output, false).unwrap();
-        let again = Llama::open(&output, llama.dtype(), Backend::Plain).unwrap();
+        let again = Llama::open(&output, llama.dtype(), Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);
         assert!(save(llama.config(), &parameters, None, &output, false).is_err());
@@ -88,7 +88,7 @@ fn rewritten(name: &str, write: impl Fn(&std::path::Path, Vec<(String, TensorVie
     std::fs::copy(fixture(name).join("config.json"), path.join("config.json")).unwrap();
     let bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
     write(path, SafeTensors::deserialize(&bytes).unwrap().tensors());
-    let llama = Llama::open(path, Dtype::Float32, Backend::Plain).unwrap();
+    let llama = Llama::open(path, Dtype::Float32, Backend::PLAIN).unwrap();
     llama.materialize(|_, _| ()).unwrap();
     llama
 }
@@ -128,7 +128,7 @@ fn tensors_that_say_nothing_new_are_left_out() {
 fn half_precision_is_near() {
     let golden = Golden::open("plain");
     for dtype in [Dtype::Bfloat16, Dtype::Float16] {
-        let llama = Llama::open(fixture("plain"), dtype, Backend::Plain).unwrap();
+        let llama = Llama::open(fixture("plain"), dtype, Backend::PLAIN).unwrap();
         let trace = llama.trace(&golden.tokens(), None, ALL).unwrap();
         assert_eq!(trace.hidden[1].dtype(), dtype);
         assert_eq!(trace.attention[1].dtype(), Dtype::Float32);

@@ -26,7 +26,7 @@ fn loss(trace: &Trace) -> mlx_rs::error::Result<Array> {
 fn gradients_are_those_of_finite_differences() {
     const ALL: Wanted = Wanted { hidden: true, attention: true, logits: true };
     for name in VARIANTS {
-        let llama = open(name, Backend::Plain);
+        let llama = open(name, Backend::PLAIN);
         let golden = Golden::open(name);
         let (tokens, starts) = (golden.tokens(), golden.starts());
         let parameters = llama.parameters().unwrap();
@@ -35,7 +35,7 @@ fn gradients_are_those_of_finite_differences() {
             let parameters: BTreeMap<_, _> =
                 names.iter().cloned().zip(arrays.iter().cloned()).collect();
             let llama =
-                Llama::from_parameters(llama.config(), &parameters, Backend::Plain).unwrap();
+                Llama::from_parameters(llama.config(), &parameters, Backend::PLAIN).unwrap();
             loss(&llama.trace(&tokens, Some(&starts), ALL).unwrap())
         };
         let arrays: Vec<Array> = parameters.values().cloned().collect();

@@ -36,7 +36,7 @@ fn read(llama: &Llama, tokens: &Array, cache: &KvCache) -> (Array, KvCache) {
 #[test]
 fn scaled_positions_turn_as_they_should() {
     let (golden, tokens) = (Golden::beside("rope"), Golden::open("plain").tokens());
-    for backend in [Backend::Plain, Backend::Cpu] {
+    for backend in [Backend::PLAIN, Backend::CPU] {
         for case in CASES {
             let wanted = Wanted { attention: true, logits: true, hidden: false };
             let trace = scaled(case, backend).trace(&tokens, None, wanted).unwrap();
@@ -55,7 +55,7 @@ fn scaled_positions_turn_as_they_should() {
 fn a_cache_holds_keys_of_scaled_positions() {
     let (golden, tokens) = (Golden::beside("rope"), Golden::open("plain").tokens());
     for case in ["yarn", "yarn_smooth", "yarn_given", "dynamic_within"] {
-        let llama = scaled(case, Backend::Cpu);
+        let llama = scaled(case, Backend::CPU);
         let mut cache = KvCache::default();
         let expected = golden.array(&format!("{case}.logits"));
         for (from, to) in [(0, 4), (4, 5), (5, 10), (10, 11)] {
@@ -72,7 +72,7 @@ fn a_cache_holds_keys_of_scaled_positions() {
 fn dynamic_positions_are_cached_up_to_the_context_and_no_further() {
     let tokens = Golden::open("plain").tokens();
     let part = |from: i32, to: i32| tokens.try_index((.., from..to)).unwrap();
-    let (llama, plain) = (scaled("dynamic", Backend::Cpu), open("plain", Backend::Cpu));
+    let (llama, plain) = (scaled("dynamic", Backend::CPU), open("plain", Backend::CPU));
     assert_eq!(llama.config().rope, Rope::Dynamic { factor: 2.5, context: 7 });
     // Within the context there is no scaling.
     let (_, cache) = read(&llama, &part(0, 4), &KvCache::default());

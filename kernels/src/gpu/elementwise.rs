@@ -2,8 +2,8 @@
 
 use mlx_rs::Dtype;
 
-use super::launch::{Argument, Launch, Output, Source, sizes};
-use super::{MetalError, float_bytes};
+use super::call::{LaunchError, float_bytes, sizes};
+use crate::mlx::launch::{Argument, Launch, Output, Source};
 
 static SWIGLU: Source = Source {
     name: "llamba_swiglu",
@@ -24,11 +24,11 @@ static ADD_RMS_NORM: Source = Source {
 /// `silu(gate) * up` of (.., 2m), gate first, to (.., m).
 ///
 /// # Errors
-/// [`MetalError::Unsupported`] for other dtypes, odd or empty arrays.
-pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, MetalError> {
+/// [`LaunchError::Unsupported`] for other dtypes, odd or empty arrays.
+pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, LaunchError> {
     let (rows, columns) = rows_of(shape, dtype)?;
     if columns % 2 != 0 {
-        return Err(MetalError::Unsupported(format!("{columns} columns are not two halves")));
+        return Err(LaunchError::Unsupported(format!("{columns} columns are not two halves")));
     }
     let width = columns / 2;
     let reads = if width % 4 == 0 { 4 } else { 1 };
@@ -51,15 +51,15 @@ pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, MetalError> 
 /// `x + y` and its norm, both (.., d).
 ///
 /// # Errors
-/// [`MetalError::Unsupported`] for other dtypes, empty arrays, and rows above 65536.
+/// [`LaunchError::Unsupported`] for other dtypes, empty arrays, and rows above 65536.
 pub fn add_rms_norm_launch(
     shape: &[i32],
     dtype: Dtype,
     epsilon: f32,
-) -> Result<Launch, MetalError> {
+) -> Result<Launch, LaunchError> {
     let (rows, d) = rows_of(shape, dtype)?;
     if d > 65536 {
-        return Err(MetalError::Unsupported(format!("a row of {d} does not fit in registers")));
+        return Err(LaunchError::Unsupported(format!("a row of {d} does not fit in registers")));
     }
     let reads = if d % 4 == 0 { 4 } else { 1 };
     // Eight elements a thread: two reads of four in flight.
@@ -79,13 +79,13 @@ pub fn add_rms_norm_launch(
 }
 
 /// Rows and columns of an array that has some.
-fn rows_of(shape: &[i32], dtype: Dtype) -> Result<(usize, usize), MetalError> {
+fn rows_of(shape: &[i32], dtype: Dtype) -> Result<(usize, usize), LaunchError> {
     float_bytes(dtype)?;
     let sizes: Vec<usize> = shape.iter().map(|&s| s as usize).collect();
     match sizes.split_last() {
         Some((&columns, rows)) if columns > 0 && rows.iter().all(|&s| s > 0) => {
             Ok((rows.iter().product(), columns))
         }
-        _ => Err(MetalError::Unsupported(format!("an array {shape:?} has no rows"))),
+        _ => Err(LaunchError::Unsupported(format!("an array {shape:?} has no rows"))),
     }
 }

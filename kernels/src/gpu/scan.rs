@@ -1,9 +1,9 @@
 //! The launch of `mixer_scan.metal`: chunks of tokens as matrix products.
 
-use super::launch::{Launch, Source, THREADGROUP_BYTES, sizes};
-use super::step::{mixer_outputs, mixer_template};
-use super::{MIXER_INPUTS, MIXER_OUTPUTS, MetalError, MixerCall, float_bytes};
+use super::call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
+use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
 use crate::Dims;
+use crate::mlx::launch::{Launch, Source};
 
 /// Lengths of a chunk, the first that fits is taken.
 ///
@@ -34,22 +34,22 @@ static SOURCE: Source = Source {
 /// Any number of tokens, chunk after chunk.
 ///
 /// # Errors
-/// [`MetalError::Unsupported`] for other dtypes than float32, float16 and bfloat16, for p or n that
+/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, for p or n that
 /// are no multiples of 8, and where the state or a chunk is too large.
-pub fn mixer_scan(call: &MixerCall) -> Result<Launch, MetalError> {
+pub fn mixer_scan(call: &MixerCall) -> Result<Launch, LaunchError> {
     let MixerCall { dims, b, dtype, .. } = *call;
     let Dims { h, p, n, .. } = dims;
     let float = float_bytes(dtype)?;
     if p % 8 != 0 || n % 8 != 0 || p * n == 0 {
         let reason = format!("p = {p} and n = {n} are not multiples of 8");
-        return Err(MetalError::Unsupported(reason));
+        return Err(LaunchError::Unsupported(reason));
     }
     // The fewest strips of 8 rows with which the simdgroups share the state evenly.
     let rows = p / 8;
     let strips = (1..=rows).find(|s| rows % s == 0 && rows / s <= SIMDGROUPS).unwrap_or(rows);
     if strips * n / 4 > STATE_REGISTERS {
         let reason = format!("a state of p = {p}, n = {n} does not fit in registers");
-        return Err(MetalError::Unsupported(reason));
+        return Err(LaunchError::Unsupported(reason));
     }
     // Simdgroups without a strip help with the convolution.
     let simdgroups = (p + 2 * n).div_ceil(32).clamp(rows / strips, SIMDGROUPS);
@@ -59,7 +59,7 @@ pub fn mixer_scan(call: &MixerCall) -> Result<Launch, MetalError> {
         float * q * (p + 2 * n + padding) + 4 * (q * (q + 4) + 3 * q + p)
     };
     let q = CHUNKS.into_iter().find(|&q| bytes(q) <= THREADGROUP_BYTES).ok_or_else(|| {
-        MetalError::Unsupported(format!(
+        LaunchError::Unsupported(format!(
             "chunks of p = {p}, n = {n} do not fit in threadgroup memory"
         ))
     })?;

@@ -1,10 +1,9 @@
 //! The launch of `mixer_step.metal`: tokens one after the other.
 
-use mlx_rs::Dtype;
-
-use super::launch::{Argument, Launch, Output, Source, THREADGROUP_BYTES, sizes};
-use super::{MIXER_INPUTS, MIXER_OUTPUTS, MetalError, MixerCall, float_bytes};
-use crate::{Activation, Dims};
+use super::call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
+use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
+use crate::Dims;
+use crate::mlx::launch::{Launch, Source};
 
 /// Up to this many tokens are computed one after the other, in the bits of single steps.
 pub const MAX_STEPS: usize = 16;
@@ -30,9 +29,9 @@ static SOURCE: Source = Source {
 /// Any number of tokens, one after the other: any h, g, p, n, k.
 ///
 /// # Errors
-/// [`MetalError::Unsupported`] for other dtypes than float32, float16 and bfloat16, and where B and
+/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, and where B and
 /// C of one token do not fit in threadgroup memory.
-pub fn mixer_step(call: &MixerCall) -> Result<Launch, MetalError> {
+pub fn mixer_step(call: &MixerCall) -> Result<Launch, LaunchError> {
     let MixerCall { dims, b, l, dtype, .. } = *call;
     let Dims { h, g, p, n, .. } = dims;
     float_bytes(dtype)?;
@@ -55,7 +54,7 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, MetalError> {
         .find(|&tokens| tokens <= wanted && bytes(tokens) <= THREADGROUP_BYTES)
         .ok_or_else(|| {
             let bytes = bytes(1);
-            MetalError::Unsupported(format!(
+            LaunchError::Unsupported(format!(
                 "one token of n = {n} takes {bytes} bytes of threadgroup memory, more than 32768"
             ))
         })?;
@@ -79,32 +78,4 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, MetalError> {
         outputs: mixer_outputs(call),
         threadgroup_bytes: bytes(tokens),
     })
-}
-
-/// The template arguments that both forms of the mixer have.
-pub(super) fn mixer_template(call: &MixerCall) -> Vec<(&'static str, Argument)> {
-    let Dims { h, g, p, n, k } = call.dims;
-    let mut template = vec![("T", Argument::Dtype(call.dtype))];
-    template.extend(sizes([("h", h), ("g", g), ("p", p), ("n", n), ("k", k)]));
-    let flags = [
-        ("split_A_log", call.split_A_log),
-        ("ragged", call.ragged),
-        ("has_conv_bias", call.conv_bias),
-        ("has_z_bias", call.z_bias),
-        ("silu_conv", call.activation == Activation::Silu),
-    ];
-    template.extend(flags.map(|(name, flag)| (name, Argument::Bool(flag))));
-    template
-}
-
-/// y and both states.
-pub(super) fn mixer_outputs(call: &MixerCall) -> Vec<Output> {
-    let MixerCall { dims, b, l, dtype, .. } = *call;
-    let Dims { h, p, n, k, .. } = dims;
-    let conv: &[usize] = if k == 1 { &[1] } else { &[b, k - 1, dims.conv_dim()] };
-    vec![
-        Output::new(&[b, l, dims.d_inner()], dtype),
-        Output::new(conv, dtype),
-        Output::new(&[b, h, p, n], Dtype::Float32),
-    ]
 }

@@ -1,0 +1,166 @@
+//! The CPU kernels as a back end.
+
+use mlx_rs::{Array, Device, DeviceType, Dtype};
+
+use super::{elementwise, matmul, simd, threads};
+use crate::cross_entropy::{Comparison, Slopes};
+use crate::elementwise::Functions;
+use crate::fallback::{PLAIN, log_fallback};
+use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
+use crate::mlx::Result;
+use crate::operations::{Activations, Operations};
+use crate::{Activation, AdamWStep, Dims, QuantizationError, Weight, plain};
+
+/// The CPU kernels with their settings.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    name: &'static str,
+    activations: Activations,
+    /// Kernels without gradients are left out.
+    differentiable: bool,
+}
+
+/// Activations in float32.
+pub(crate) static CPU: Cpu =
+    Cpu { name: "CPU", activations: Activations::Float32, differentiable: false };
+
+/// Activations in int8 where there are such products.
+pub(crate) static CPU_INT8: Cpu =
+    Cpu { name: "CPU int8", activations: Activations::Int8, differentiable: false };
+
+/// Kernels with gradients; the other operations are plain.
+static DIFFERENTIABLE: Cpu =
+    Cpu { name: "CPU differentiable", activations: Activations::Float32, differentiable: true };
+
+fn are_float<const N: usize>(arrays: [&Array; N]) -> bool {
+    arrays.iter().all(|array| array.dtype() == Dtype::Float32)
+}
+
+impl Operations for Cpu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn describe(&self) -> String {
+        let what = if self.differentiable { format!("{PLAIN} with ") } else { String::new() };
+        let int8 = match self.activations {
+            Activations::Float32 => "",
+            Activations::Int8 => ", int8 activations",
+        };
+        format!("{what}CPU kernels ({}, {} threads{int8})", simd(), threads())
+    }
+
+    fn is_for_default_device(&self) -> Result<bool> {
+        Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
+    }
+
+    fn takes(&self, dtype: Dtype) -> Result<(), String> {
+        match dtype {
+            Dtype::Float32 => Ok(()),
+            _ => Err("the CPU kernels take float32 activations only".into()),
+        }
+    }
+
+    fn activations(&self) -> Activations {
+        self.activations
+    }
+
+    fn with_int8(&self) -> Option<&'static dyn Operations> {
+        Some(&CPU_INT8)
+    }
+
+    fn differentiable(&self) -> &'static dyn Operations {
+        &DIFFERENTIABLE
+    }
+
+    fn reads_stored_floats(&self) -> bool {
+        !self.differentiable
+    }
+
+    fn allocates_ahead(&self) -> bool {
+        !self.differentiable
+    }
+
+    fn functions(&self) -> Functions {
+        if self.differentiable {
+            Functions { exp: elementwise::exp, gate: elementwise::gate }
+        } else {
+            Functions::MLX
+        }
+    }
+
+    fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
+        let supported = match weight {
+            Weight::Dense(_) => Ok(()),
+            Weight::Quantized(_) if self.differentiable => Err("codes have no gradient"),
+            Weight::Quantized(weight) => matmul::supports(&weight.scheme),
+        };
+        match supported {
+            Ok(()) => Ok(matmul::matmul_with(x, weight, self.activations)?),
+            Err(reason) => {
+                log_fallback("products", reason);
+                plain::matmul(x, weight)
+            }
+        }
+    }
+
+    fn mixer(
+        &self,
+        input: &MixerInput<'_>,
+        state: &MixerState,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Mixed> {
+        if !self.differentiable {
+            if input.starts.is_none() {
+                return super::mixer::mixer(input, state, weights, dims, activation);
+            }
+            log_fallback("mixer", "the CPU kernels take no document starts");
+        }
+        plain::mixer(input, state, weights, dims, activation, self.functions())
+    }
+
+    fn swiglu(&self, gate_up: &Array) -> Result<Array> {
+        elementwise::swiglu(gate_up)
+    }
+
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+        elementwise::rms_norm(x, weight, epsilon)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> Result<(Array, Array)> {
+        elementwise::add_rms_norm(x, y, weight, epsilon)
+    }
+
+    fn softmax(&self, x: &Array) -> Result<Array> {
+        if are_float([x]) { elementwise::softmax(x) } else { plain::softmax(x) }
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: Comparison,
+    ) -> Result<Slopes> {
+        if are_float([logits, teacher.unwrap_or(logits)]) {
+            super::cross_entropy::cross_entropy(logits, teacher, how)
+        } else {
+            crate::cross_entropy::cross_entropy(logits, teacher, how)
+        }
+    }
+
+    fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
+        if are_float(arrays) {
+            super::adamw::adamw(arrays, how)
+        } else {
+            crate::adamw::adamw(arrays, how)
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The operations as GPU kernels, as custom kernels of MLX's graph.
+//!
+//! A [`Launch`] describes everything that MLX is given: the source, its template arguments, the
+//! grid and the outputs. Pure functions make it from shapes and dtypes, so that the emulator tests
+//! run exactly what a GPU runs. The sources are in `kernels/metal`; the crate's README has the
+//! arithmetic behind the sizes chosen here. [`Gpu`] runs launches on one kind of GPU.
+
+mod call;
+mod elementwise;
+mod scan;
+mod step;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Device, DeviceType, Dtype};
+
+pub use call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
+pub use elementwise::{add_rms_norm_launch, swiglu_launch};
+pub use scan::mixer_scan;
+pub use step::{MAX_STEPS, mixer_step};
+
+pub use crate::mlx::launch::{Argument, Launch, Output, Source};
+
+use crate::fallback::log_fallback;
+use crate::mlx::Result;
+use crate::operations::Operations;
+use crate::{Activation, Dims, Mixed, MixerInput, MixerState, MixerWeights, plain};
+
+/// Returns the launch that computes a mixer: steps for up to [`MAX_STEPS`] tokens, with bits that
+/// do not depend on how tokens are cut into calls; chunks beyond, or steps where sizes do not suit
+/// them.
+///
+/// # Errors
+/// [`LaunchError::Unsupported`] if neither takes the case.
+pub fn mixer_launch(call: &MixerCall) -> Result<Launch, LaunchError> {
+    if call.l <= MAX_STEPS {
+        return mixer_step(call);
+    }
+    mixer_scan(call).or_else(|_| mixer_step(call))
+}
+
+/// Checks that a kernel takes a mixer of these sizes.
+///
+/// # Errors
+/// The reason why none does, for people.
+pub fn supports(dims: Dims, l: usize, dtype: Dtype) -> Result<(), String> {
+    let call = MixerCall {
+        dims,
+        b: 1,
+        l,
+        dtype,
+        split_A_log: false,
+        ragged: false,
+        conv_bias: true,
+        z_bias: true,
+        activation: Activation::Identity,
+    };
+    mixer_launch(&call).map(drop).map_err(|error| error.to_string())
+}
+
+/// One kind of GPU: it runs the launches of this module through one of MLX's interfaces.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    /// Name of the kind.
+    pub(crate) name: &'static str,
+    /// Code in front of every kernel, in the language of this kind.
+    pub(crate) prelude: &'static str,
+    /// Returns true if MLX has such a GPU here.
+    pub(crate) available: fn() -> Result<bool>,
+    /// Puts a launch into MLX's graph; the safety conditions are those of
+    /// [`run`](crate::mlx::custom_kernel::metal::run).
+    pub(crate) run: unsafe fn(&Launch, &str, &[&Array]) -> Result<Vec<Array>>,
+}
+
+impl Gpu {
+    /// Puts a launch of this module into MLX's graph. The inputs must have the shapes and dtypes
+    /// that the launch was made from.
+    fn run<const N: usize>(&self, launch: &Launch, inputs: &[&Array]) -> Result<[Array; N]> {
+        // SAFETY: the functions of this module make launches from the shapes of the inputs they
+        // pass. The kernels stay inside arrays of these shapes, whatever their values (lengths are
+        // clamped), write every element of every output, and never an input: the emulator's tests
+        // check this for every kernel over a list of shapes.
+        let outputs = unsafe { (self.run)(launch, self.prelude, inputs)? };
+        outputs.try_into().map_err(|found: Vec<Array>| {
+            let (name, found) = (launch.source.name, found.len());
+            Exception::custom(format!("{name}: {found} outputs instead of {N}"))
+        })
+    }
+
+    /// The mixer in one dispatch.
+    fn mixer_kernel(
+        &self,
+        input: &MixerInput<'_>,
+        state: &MixerState,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Mixed, LaunchError> {
+        let MixerInput { rows, A_log, lengths, starts } = *input;
+        if starts.is_some() {
+            let reason = format!("the {} kernels take no document starts", self.name);
+            return Err(LaunchError::Unsupported(reason));
+        }
+        let dtype = rows.dtype();
+        let launch = mixer_launch(&MixerCall {
+            dims,
+            b: rows.dim(0) as usize,
+            l: rows.dim(1) as usize,
+            dtype,
+            split_A_log: A_log.is_some(),
+            ragged: lengths.is_some(),
+            conv_bias: weights.conv_bias.is_some(),
+            z_bias: weights.z_bias.is_some(),
+            activation,
+        })?;
+        let D = &weights.D;
+        let converted;
+        let conv = match dims.k {
+            1 => D,
+            _ if state.conv.dtype() == dtype => &state.conv,
+            _ => {
+                converted = state.conv.as_dtype(dtype)?;
+                &converted
+            }
+        };
+        let inputs = [
+            rows,
+            A_log.unwrap_or(D),
+            lengths.unwrap_or(D),
+            conv,
+            &state.ssm,
+            &weights.conv_weight,
+            weights.conv_bias.as_ref().unwrap_or(D),
+            weights.z_bias.as_ref().unwrap_or(D),
+            D,
+        ];
+        let [y, conv, ssm] = self.run(&launch, &inputs)?;
+        let conv = if dims.k == 1 { state.conv.clone() } else { conv };
+        Ok(Mixed { y, state: MixerState { conv, ssm } })
+    }
+
+    fn swiglu_kernel(&self, gate_up: &Array) -> Result<Array, LaunchError> {
+        let launch = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
+        let [out] = self.run(&launch, &[gate_up])?;
+        Ok(out)
+    }
+
+    fn add_rms_norm_kernel(
+        &self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> Result<(Array, Array), LaunchError> {
+        if x.shape() != y.shape() || x.dtype() != y.dtype() {
+            let [x, y] = [x, y].map(|a| format!("{:?} {:?}", a.dtype(), a.shape()));
+            return Err(LaunchError::Unsupported(format!("the summands differ: {x} and {y}")));
+        }
+        if x.shape().last() != weight.shape().first() || weight.ndim() != 1 {
+            let [x, w] = [x, weight].map(|a| format!("{:?}", a.shape()));
+            return Err(LaunchError::Unsupported(format!("a weight {w} does not fit rows {x}")));
+        }
+        let launch = add_rms_norm_launch(x.shape(), x.dtype(), epsilon)?;
+        let [sum, normed] = self.run(&launch, &[x, y, weight])?;
+        Ok((sum, normed))
+    }
+}
+
+impl Operations for Gpu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn describe(&self) -> String {
+        format!("{} kernels", self.name)
+    }
+
+    fn is_for_default_device(&self) -> Result<bool> {
+        let device = Device::try_default()?.get_type()?;
+        Ok(matches!(device, DeviceType::Gpu) && (self.available)()?)
+    }
+
+    fn takes(&self, dtype: Dtype) -> Result<(), String> {
+        match dtype {
+            Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16 => Ok(()),
+            _ => {
+                let name = self.name;
+                Err(format!("the {name} kernels take float32, float16 and bfloat16 only"))
+            }
+        }
+    }
+
+    fn mixer(
+        &self,
+        input: &MixerInput<'_>,
+        state: &MixerState,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Mixed> {
+        or_plain("mixer", self.mixer_kernel(input, state, weights, dims, activation), || {
+            plain::mixer(input, state, weights, dims, activation, self.functions())
+        })
+    }
+
+    fn swiglu(&self, gate_up: &Array) -> Result<Array> {
+        or_plain("swiglu", self.swiglu_kernel(gate_up), || plain::swiglu(gate_up))
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> Result<(Array, Array)> {
+        or_plain("residual norm", self.add_rms_norm_kernel(x, y, weight, epsilon), || {
+            plain::add_rms_norm(x, y, weight, epsilon)
+        })
+    }
+}
+
+/// Returns the kernel's result, or that of plain operations where the kernel does not take the
+/// case.
+fn or_plain<T>(
+    operation: &'static str,
+    kernel: Result<T, LaunchError>,
+    plain: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    match kernel {
+        Err(LaunchError::Unsupported(reason)) => {
+            log_fallback(operation, &reason);
+            plain()
+        }
+        Err(LaunchError::Mlx(error)) => Err(error),
+        Ok(result) => Ok(result),
+    }
+}

@@ -1,0 +1,153 @@
+//! The trait that back ends implement; its defaults are plain MLX operations.
+
+use std::fmt::Debug;
+
+use mlx_rs::{Array, Dtype};
+
+use crate::adamw::{AdamWStep, adamw};
+use crate::cross_entropy::{Comparison, Slopes, cross_entropy};
+use crate::elementwise::Functions;
+use crate::fallback::PLAIN;
+use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
+use crate::mlx::Result;
+use crate::{Activation, Dims, QuantizationError, Weight, plain};
+
+/// Precision of the activations in products with a quantized matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Activations {
+    /// Float32, unchanged.
+    #[default]
+    Float32,
+    /// Rounded to int8 in blocks of 32 that share a scale, in products with affine codes of 4 or
+    /// 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of
+    /// the sum of the products' sizes, instead of 1e-7.
+    Int8,
+}
+
+/// One implementation of the operations documented at [`Backend`](crate::Backend), which checks
+/// the shapes before it calls them. A kernel that does not take a case leaves it to plain MLX
+/// operations and logs the reason.
+pub(crate) trait Operations: Debug + Send + Sync {
+    /// Name, different for each implementation and setting.
+    fn name(&self) -> &'static str;
+
+    /// See [`Backend::describe`](crate::Backend::describe).
+    fn describe(&self) -> String;
+
+    /// Returns true if MLX's default device is of the kind that this is made for.
+    fn is_for_default_device(&self) -> Result<bool>;
+
+    /// See [`Backend::takes`](crate::Backend::takes).
+    fn takes(&self, dtype: Dtype) -> Result<(), String>;
+
+    /// See [`Backend::activations`](crate::Backend::activations).
+    fn activations(&self) -> Activations {
+        Activations::Float32
+    }
+
+    /// Returns the same back end with [`Activations::Int8`], if there is one.
+    fn with_int8(&self) -> Option<&'static dyn Operations> {
+        None
+    }
+
+    /// See [`Backend::differentiable`](crate::Backend::differentiable).
+    fn differentiable(&self) -> &'static dyn Operations {
+        &Plain
+    }
+
+    /// See [`Backend::reads_stored_floats`](crate::Backend::reads_stored_floats).
+    fn reads_stored_floats(&self) -> bool {
+        false
+    }
+
+    /// See [`Backend::allocates_ahead`](crate::Backend::allocates_ahead).
+    fn allocates_ahead(&self) -> bool {
+        false
+    }
+
+    /// Functions for use inside plain operations.
+    fn functions(&self) -> Functions {
+        Functions::MLX
+    }
+
+    /// See [`Backend::matmul`](crate::Backend::matmul).
+    fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
+        plain::matmul(x, weight)
+    }
+
+    /// See [`Backend::mixer`](crate::Backend::mixer).
+    fn mixer(
+        &self,
+        input: &MixerInput<'_>,
+        state: &MixerState,
+        weights: &MixerWeights,
+        dims: Dims,
+        activation: Activation,
+    ) -> Result<Mixed> {
+        plain::mixer(input, state, weights, dims, activation, self.functions())
+    }
+
+    /// See [`Backend::swiglu`](crate::Backend::swiglu).
+    fn swiglu(&self, gate_up: &Array) -> Result<Array> {
+        plain::swiglu(gate_up)
+    }
+
+    /// See [`Backend::rms_norm`](crate::Backend::rms_norm).
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+        // On GPUs this is a kernel of MLX.
+        mlx_rs::fast::rms_norm(x, Some(weight), epsilon)
+    }
+
+    /// See [`Backend::add_rms_norm`](crate::Backend::add_rms_norm).
+    fn add_rms_norm(
+        &self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> Result<(Array, Array)> {
+        plain::add_rms_norm(x, y, weight, epsilon)
+    }
+
+    /// See [`Backend::softmax`](crate::Backend::softmax).
+    fn softmax(&self, x: &Array) -> Result<Array> {
+        plain::softmax(x)
+    }
+
+    /// See [`Backend::cross_entropy`](crate::Backend::cross_entropy).
+    fn cross_entropy(
+        &self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: Comparison,
+    ) -> Result<Slopes> {
+        cross_entropy(logits, teacher, how)
+    }
+
+    /// See [`Backend::adamw`](crate::Backend::adamw).
+    fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
+        adamw(arrays, how)
+    }
+}
+
+/// Plain MLX operations: any device, any dtype, gradients.
+#[derive(Debug)]
+pub(crate) struct Plain;
+
+impl Operations for Plain {
+    fn name(&self) -> &'static str {
+        "plain"
+    }
+
+    fn describe(&self) -> String {
+        PLAIN.into()
+    }
+
+    fn is_for_default_device(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn takes(&self, _: Dtype) -> Result<(), String> {
+        Ok(())
+    }
+}
