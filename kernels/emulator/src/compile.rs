@@ -4,35 +4,12 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
+use crate::command::{call, compile, compiler};
+use crate::host::{CHECK, HOST};
 use crate::symbols::{self, Variable};
-
-/// The C++ side: the stand-in for metal_stdlib, and the runtime.
-const HOST: [(&str, &str); 14] = [
-    ("abi.h", include_str!("../host/abi.h")),
-    ("fiber.h", include_str!("../host/fiber.h")),
-    ("hooks.h", include_str!("../host/hooks.h")),
-    ("lines.h", include_str!("../host/lines.h")),
-    ("math.h", include_str!("../host/math.h")),
-    ("matrix.h", include_str!("../host/matrix.h")),
-    ("memory.h", include_str!("../host/memory.h")),
-    ("metal_stdlib.h", include_str!("../host/metal_stdlib.h")),
-    ("race.h", include_str!("../host/race.h")),
-    ("runtime.cpp", include_str!("../host/runtime.cpp")),
-    ("scalar.h", include_str!("../host/scalar.h")),
-    ("simd.h", include_str!("../host/simd.h")),
-    ("state.h", include_str!("../host/state.h")),
-    ("vec.h", include_str!("../host/vec.h")),
-];
-
-/// The C library's headers for clang, which by itself has none.
-const CHECK: [(&str, &str); 2] = [
-    ("stddef.h", include_str!("../host/check/stddef.h")),
-    ("stdint.h", include_str!("../host/check/stdint.h")),
-];
 
 /// `-fsanitize=thread` has the compiler announce every load and store, and `bounds` and the others
 /// call when an index or an operation is wrong; the functions they call are the runtime's.
@@ -112,10 +89,6 @@ fn directory() -> PathBuf {
     base.join(hash(""))
 }
 
-fn compiler() -> String {
-    std::env::var("CXX").unwrap_or_else(|_| "c++".into())
-}
-
 /// Two differently seeded 64-bit hashes of the source with all that it is compiled with.
 fn hash(source: &str) -> String {
     let mut text = String::new();
@@ -149,11 +122,6 @@ fn host(directory: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// Whether a file of this name is one of the headers.
-pub(crate) fn is_host(file: &str) -> bool {
-    HOST.iter().any(|(name, _)| *name == file)
-}
-
 /// The directory with the headers in place.
 pub(crate) fn headers() -> Result<PathBuf, Error> {
     let directory = directory();
@@ -173,7 +141,7 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
         let _lock = host(directory)?;
         if !runtime.exists() {
             let partial = directory.join("runtime.partial.o");
-            let mut command = Command::new(compiler());
+            let mut command = compile();
             command.args(RUNTIME_FLAGS).arg("-c").arg(directory.join("runtime.cpp"));
             call(command.arg("-o").arg(&partial))?;
             fs::rename(&partial, &runtime).map_err(io)?;
@@ -182,14 +150,14 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
     let own = |extension: &str| path.with_extension(format!("{}.{extension}", std::process::id()));
     let [cpp, object, partial] = ["cpp", "o", "partial"].map(own);
     fs::write(&cpp, source).map_err(io)?;
-    let mut command = Command::new(compiler());
+    let mut command = compile();
     command.args(KERNEL_FLAGS).arg("-isystem").arg(directory).arg("-c").arg(&cpp);
     let compiled = call(command.arg("-o").arg(&object)).map_err(|e| match e {
         Error::Tool { message, .. } => Error::Compile { message },
         other => other,
     });
     let linked = compiled.and_then(|()| {
-        let mut command = Command::new(compiler());
+        let mut command = compile();
         command.arg("-shared").arg(&object).arg(&runtime).arg("-lm");
         call(command.arg("-Wl,-Bsymbolic").arg("-o").arg(&partial))
     });
@@ -198,22 +166,4 @@ fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
     }
     linked?;
     fs::rename(&partial, path).map_err(io)
-}
-
-/// Runs a tool; its standard error when it fails.
-fn call(command: &mut Command) -> Result<(), Error> {
-    output(command).map(drop)
-}
-
-/// Runs a tool; its standard output.
-pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
-    let tool = command.get_program().to_string_lossy().into_owned();
-    match command.output() {
-        Ok(o) if o.status.success() => Ok(String::from_utf8_lossy(&o.stdout).into_owned()),
-        Ok(o) => {
-            let message = String::from_utf8_lossy(&o.stderr).into_owned();
-            Err(Error::Tool { tool, message })
-        }
-        Err(e) => Err(Error::Tool { tool, message: e.to_string() }),
-    }
 }

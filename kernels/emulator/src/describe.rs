@@ -3,9 +3,9 @@
 use std::ffi::{CStr, c_char};
 
 use crate::abi::{KINDS, RawFault};
+use crate::argument::Argument;
 use crate::compile::Library;
 use crate::report::{Fault, FaultKind};
-use crate::run::Argument;
 use crate::symbols::{self, Variable};
 
 /// Kinds after which the runtime does not go on.

@@ -76,10 +76,13 @@
 //! switch in a few instructions, elsewhere through ucontext.
 
 mod abi;
+mod argument;
 mod buffer;
 mod clang;
+mod command;
 mod compile;
 mod describe;
+mod host;
 mod report;
 mod run;
 mod source;

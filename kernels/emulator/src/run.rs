@@ -3,11 +3,12 @@
 use std::ffi::c_int;
 
 use crate::abi::{RawBuffer, RawFault, RawLaunch, RawVariable};
+use crate::argument::arguments;
 use crate::buffer::{Buffer, elements};
 use crate::compile;
 use crate::describe::{describe, ends_run, general};
 use crate::report::{FaultKind, Report, Traffic};
-use crate::source::{self, For, Hidden};
+use crate::source::{self, For};
 use crate::{Error, Kernel, Launch, Run};
 
 /// Threads a threadgroup may have.
@@ -16,15 +17,6 @@ const MAX_THREADS: u32 = 1024;
 const MAX_THREADGROUP_BYTES: u64 = 32 << 10;
 /// Places in the source that a run notes faults of before it stops.
 const MAX_FAULTS: usize = 64;
-
-/// A buffer of the launch with its bytes, which the runtime copies from or to.
-pub(crate) struct Argument {
-    pub(crate) name: String,
-    pub(crate) bytes: Vec<u8>,
-    element: usize,
-    output: bool,
-    hidden: bool,
-}
 
 pub(crate) fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
     let count = |what: &str, expected: usize, found: usize| match expected == found {
@@ -50,49 +42,6 @@ pub(crate) fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Resu
         return Err(Error::TooManyThreads { threads, most: MAX_THREADS });
     }
     Ok(())
-}
-
-/// Inputs with what goes beside them, then outputs, in the order of the signature.
-fn arguments(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Vec<Argument> {
-    let mut arguments = Vec::new();
-    for (name, input) in kernel.inputs.iter().zip(inputs) {
-        arguments.push(Argument {
-            name: (*name).to_string(),
-            bytes: input.bytes.clone(),
-            element: input.dtype.bytes(),
-            output: false,
-            hidden: false,
-        });
-        for h in source::hidden(kernel, name, input) {
-            let (suffix, element, bytes): (_, _, Vec<u8>) = match h {
-                Hidden::Shape => {
-                    ("_shape", 4, input.shape.iter().flat_map(|d| d.to_ne_bytes()).collect())
-                }
-                Hidden::Strides => {
-                    let strides = (0..input.shape.len())
-                        .map(|axis| elements(&input.shape[axis + 1..]) as i64)
-                        .flat_map(i64::to_ne_bytes);
-                    ("_strides", 8, strides.collect())
-                }
-                Hidden::Ndim => ("_ndim", 4, (input.shape.len() as i32).to_ne_bytes().to_vec()),
-            };
-            let name = format!("{name}{suffix}");
-            arguments.push(Argument { name, bytes, element, output: false, hidden: true });
-        }
-    }
-    for (name, (shape, dtype)) in kernel.outputs.iter().zip(&launch.outputs) {
-        let bytes = match launch.init_value {
-            Some(value) => {
-                let fill = std::iter::repeat_n(f64::from(value), elements(shape));
-                Buffer::new(*dtype, shape, fill).bytes
-            }
-            None => vec![0; elements(shape) * dtype.bytes()],
-        };
-        let element = dtype.bytes();
-        let name = (*name).to_string();
-        arguments.push(Argument { name, bytes, element, output: true, hidden: false });
-    }
-    arguments
 }
 
 /// Compiles the kernel for these inputs where that has not been done, and runs it.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Error;
-use crate::compile::{self, output};
+use crate::command::output;
+use crate::host::is_host;
 
 /// A variable in threadgroup memory.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub(crate) fn places(library: &Path, offsets: &[u64]) -> Vec<String> {
             let line = line.split(" (").next().unwrap_or(line);
             let (file, number) = line.rsplit_once(':').unwrap_or((line, ""));
             let file = file_name(file);
-            if !compile::is_host(file) {
+            if !is_host(file) {
                 *place = format!("{file}:{number}");
             }
         }
