@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::{Llamba, Template};
+use mlx_llamba_engine::Options as EngineOptions;
 use mlx_llamba_server::{Limits, Loaded, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -64,22 +65,22 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Texts that are computed at once, if the memory for states allows
-    #[arg(long, value_name = "N", default_value_t = Limits::default().rows)]
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().rows)]
     max_rows: usize,
     /// Memory for the states of what is computed at once, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = Limits::default().state_memory >> 20)]
+    #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().state_memory >> 20)]
     state_memory: usize,
     /// Memory for states of earlier prompts and replies, in MiB; 0 keeps none
-    #[arg(long, value_name = "MIB", default_value_t = Limits::default().cache_memory >> 20)]
+    #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().cache_memory >> 20)]
     cache_memory: usize,
     /// Room for such states in the directory for them, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = Limits::default().cache_disk >> 20)]
+    #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().cache_disk >> 20)]
     cache_disk: u64,
     /// Texts that wait for their turn; more are refused with status 429
-    #[arg(long, value_name = "N", default_value_t = Limits::default().queue)]
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().queue)]
     max_queue: usize,
     /// Tokens of a prompt
-    #[arg(long, value_name = "N", default_value_t = Limits::default().prompt_tokens)]
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().prompt_tokens)]
     max_prompt_tokens: usize,
     /// Tokens that a request may generate
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_tokens)]
@@ -88,16 +89,16 @@ struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = Limits::default().choices)]
     max_choices: usize,
     /// Sessions kept, if the memory for them allows
-    #[arg(long, value_name = "N", default_value_t = Limits::default().sessions)]
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().sessions)]
     max_sessions: usize,
     /// Memory for the states of sessions, in MiB: 17 states each
-    #[arg(long, value_name = "MIB", default_value_t = Limits::default().session_memory >> 20)]
+    #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().session_memory >> 20)]
     session_memory: usize,
     /// After so long without a request a session makes room for a new one, in seconds
-    #[arg(long, value_name = "S", default_value_t = Limits::default().session_idle.as_secs_f64(), value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value_t = EngineOptions::default().session_idle.as_secs_f64(), value_parser = seconds)]
     session_idle: f64,
     /// Tokens of a prompt read in one piece, while other texts wait for theirs
-    #[arg(long, value_name = "N", default_value_t = Limits::default().piece)]
+    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().prefill)]
     prefill: usize,
     /// Bytes of a request's body
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body)]
@@ -115,7 +116,7 @@ struct LimitArgs {
     #[arg(long, value_name = "S", default_value_t = Limits::default().write_timeout.as_secs_f64(), value_parser = seconds)]
     write_timeout: f64,
     /// For a whole request, in seconds
-    #[arg(long, value_name = "S", default_value_t = Limits::default().request_timeout.as_secs_f64(), value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value_t = EngineOptions::default().request_timeout.as_secs_f64(), value_parser = seconds)]
     request_timeout: f64,
     /// Between two signs of life in a stream, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().keep_alive.as_secs_f64(), value_parser = seconds)]
@@ -149,7 +150,8 @@ impl Args {
         let (model, template) = (self.model, self.chat_template);
         let load = move || {
             let llamba = model.builder().load()?;
-            let template = find_template(&llamba, template.as_deref())?;
+            let Some(wanted) = template else { return Loaded::new(llamba) };
+            let template = Some(read_template(&llamba, &wanted)?);
             Ok(Loaded { llamba, template })
         };
         let name = options.model.clone();
@@ -177,32 +179,35 @@ impl Args {
         }
         let limits = &self.limits;
         let duration = Duration::from_secs_f64;
+        let mebibytes = |n: usize| n.saturating_mul(1 << 20);
+        let mut engine = EngineOptions::default();
+        engine.rows = limits.max_rows;
+        engine.state_memory = mebibytes(limits.state_memory);
+        engine.cache_memory = mebibytes(limits.cache_memory);
+        engine.cache_directory = self.cache_directory.clone();
+        engine.cache_disk = limits.cache_disk.saturating_mul(1 << 20);
+        engine.queue = limits.max_queue;
+        engine.prompt_tokens = limits.max_prompt_tokens;
+        engine.prefill = limits.prefill;
+        engine.sessions = limits.max_sessions;
+        engine.session_memory = mebibytes(limits.session_memory);
+        engine.session_idle = duration(limits.session_idle);
+        engine.request_timeout = duration(limits.request_timeout);
         Ok(Options {
             bind: self.bind,
             model: self.served_name.clone().unwrap_or_else(|| self.model.name().to_owned()),
             api_keys,
             cors: self.cors.clone(),
             log_prompts: self.log_prompts,
-            cache_directory: self.cache_directory.clone(),
+            engine,
             limits: Limits {
                 body: limits.max_body,
-                prompt_tokens: limits.max_prompt_tokens,
                 max_tokens: limits.max_tokens,
                 choices: limits.max_choices,
-                rows: limits.max_rows,
-                state_memory: limits.state_memory.saturating_mul(1 << 20),
-                cache_memory: limits.cache_memory.saturating_mul(1 << 20),
-                cache_disk: limits.cache_disk.saturating_mul(1 << 20),
-                queue: limits.max_queue,
-                piece: limits.prefill,
-                sessions: limits.max_sessions,
-                session_memory: limits.session_memory.saturating_mul(1 << 20),
-                session_idle: duration(limits.session_idle),
                 connections: limits.max_connections,
                 head_timeout: duration(limits.head_timeout),
                 body_timeout: duration(limits.body_timeout),
                 write_timeout: duration(limits.write_timeout),
-                request_timeout: duration(limits.request_timeout),
                 keep_alive: duration(limits.keep_alive),
                 grace: duration(limits.grace),
             },
@@ -225,22 +230,16 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
     Ok(())
 }
 
-/// The template that was asked for, or the tokenizer's, or none.
-fn find_template(llamba: &Llamba, wanted: Option<&str>) -> mlx_llamba::Result<Option<Template>> {
+/// Reads a chat template: a file, or one of the built-in ones.
+fn read_template(llamba: &Llamba, wanted: &str) -> mlx_llamba::Result<Template> {
     let tokenizer = llamba.require_tokenizer()?;
-    let Some(wanted) = wanted else {
-        return match Template::of(tokenizer, None) {
-            Err(mlx_llamba::Error::TemplateMissing { .. }) => Ok(None),
-            found => found.map(Some),
-        };
-    };
     if let Some(template) = Template::builtin(wanted, tokenizer)? {
-        return Ok(Some(template));
+        return Ok(template);
     }
     let source = std::fs::read_to_string(wanted).map_err(|source| mlx_llamba::Error::Io {
         action: "read",
         path: wanted.into(),
         source,
     })?;
-    Template::new(wanted, &source, tokenizer).map(Some)
+    Template::new(wanted, &source, tokenizer)
 }

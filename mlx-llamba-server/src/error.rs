@@ -1,25 +1,17 @@
-//! Why a server cannot start or go on.
+//! Reasons why the server cannot start or go on.
 
 use std::net::SocketAddr;
 
 /// Result of the server's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, before or beside any request.
+/// The reason why the server cannot start or go on.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The model cannot be loaded.
+    /// The engine cannot start: the model cannot be loaded, or its states do not fit in memory.
     #[error(transparent)]
-    Model(#[from] mlx_llamba::Error),
-    /// Not one state fits into the memory for states.
-    #[error("{given} bytes for states: one request of this model needs {needed}")]
-    Memory {
-        /// The memory allowed.
-        given: usize,
-        /// What the smallest batch takes.
-        needed: usize,
-    },
+    Engine(#[from] mlx_llamba_engine::Error),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -28,23 +20,17 @@ pub enum Error {
         /// The system's answer.
         source: std::io::Error,
     },
-    /// An option is written in a way that no header can be.
+    /// An option has an impossible value.
     #[error("{option} = {value:?}: expected {expected}")]
     Option {
-        /// Its name.
+        /// The option's name.
         option: &'static str,
-        /// What was given.
+        /// The value given.
         value: String,
-        /// What is allowed.
+        /// The values allowed.
         expected: &'static str,
     },
-    /// The system gave no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-    /// The system gave no signals or sockets.
+    /// The system refused threads or sockets.
     #[error("cannot serve: {0}")]
     Runtime(std::io::Error),
-    /// The model thread ended while it was loading.
-    #[error("the model thread ended; the log says why")]
-    Ended,
 }

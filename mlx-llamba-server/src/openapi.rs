@@ -202,7 +202,7 @@ pub(crate) fn describe(app: &App) -> Value {
 /// Bounds that this server's options and model set.
 fn bounds(app: &App, definitions: &mut Map<String, Value>) {
     let limits = &app.options.limits;
-    let vocab = app.engine.vocab();
+    let vocab = app.engine.vocab_size();
     for schema in definitions.values_mut() {
         walk(schema, &mut |object| match object.get("format").and_then(Value::as_str) {
             Some("uint32") => {
@@ -234,7 +234,7 @@ fn bounds(app: &App, definitions: &mut Map<String, Value>) {
         if let Some(kinds) = prompt.get_mut("anyOf").and_then(Value::as_array_mut) {
             for kind in kinds.iter_mut().filter(|kind| kind["type"] == "array") {
                 let tokens = kind["items"]["type"] == "integer";
-                let most = if tokens { limits.prompt_tokens } else { limits.choices };
+                let most = if tokens { app.options.engine.prompt_tokens } else { limits.choices };
                 kind["maxItems"] = json!(most);
             }
         }

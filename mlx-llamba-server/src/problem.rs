@@ -1,13 +1,13 @@
-//! What a client is told when something is wrong: one status, in the shape that OpenAI's clients
-//! read.
+//! Errors as clients see them: an HTTP status, and a body in the shape that OpenAI's clients read.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::Error;
+use mlx_llamba_engine::Error;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -49,12 +49,12 @@ impl Problem {
         Self { status, message, param: None, code: None, retry_after: None, allow: None }
     }
 
-    /// 400: the request makes no sense.
+    /// 400: a bad request.
     pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// 400: this parameter makes no sense.
+    /// 400: a bad value of a parameter.
     pub(crate) fn parameter(
         name: impl Into<Cow<'static, str>>,
         message: impl std::fmt::Display,
@@ -63,14 +63,14 @@ impl Problem {
         Self::bad(format!("{name}: {message}")).param(name).code("invalid_value")
     }
 
-    /// 400: this parameter exists elsewhere.
+    /// 400: a known parameter that this server does not support.
     pub(crate) fn unsupported(name: &str) -> Self {
         Self::bad(format!("{name} is not supported by this server"))
             .param(name.to_owned())
             .code("unsupported_parameter")
     }
 
-    /// 400: this parameter exists nowhere.
+    /// 400: an unknown parameter.
     pub(crate) fn unknown(name: &str) -> Self {
         let shown: String = name.chars().take(80).collect();
         Self::bad(format!("unknown parameter: {shown:?}")).param(shown).code("unknown_parameter")
@@ -79,17 +79,6 @@ impl Problem {
     /// 404
     pub(crate) fn not_found(message: impl Into<String>, code: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, message).code(code)
-    }
-
-    /// 400: the model was never taught to chat.
-    pub(crate) fn no_template() -> Self {
-        let message = "this model has no chat template; use /v1/completions";
-        Self::bad(message).code("no_chat_template")
-    }
-
-    /// 400: a file is no session, or none of this model.
-    pub(crate) fn session(error: &Error) -> Self {
-        Self::bad(error.to_string()).code("bad_session")
     }
 
     /// 401
@@ -105,27 +94,22 @@ impl Problem {
         Self { allow: Some(allow), ..problem.code("method_not_allowed") }
     }
 
-    /// 429: later there may be room.
-    pub(crate) fn busy(message: impl Into<String>, seconds: u64) -> Self {
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full");
-        Self { retry_after: Some(seconds.max(1)), ..problem }
+    /// 429, with the time after which to try again.
+    fn busy(error: &Error, time: Duration, code: &'static str) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()).code(code);
+        Self { retry_after: Some(time.as_secs_f64().ceil().max(1.0) as u64), ..problem }
     }
 
-    /// 503: the server ends.
+    /// 503: the server is shutting down.
     pub(crate) fn closing() -> Self {
         let message = "the server is shutting down";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("shutting_down")
     }
 
-    /// 504: it took too long.
-    pub(crate) fn late(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, message).code("timeout")
-    }
-
-    /// 500, without the particulars: they are logged.
+    /// 500, without details, which are logged.
     pub(crate) fn failure(cause: &dyn std::fmt::Display) -> Self {
         log::error!("internal error: {cause}");
-        let message = "the computation failed; the server's log has the particulars";
+        let message = "the computation failed; the server's log has the details";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("internal_error")
     }
 
@@ -152,18 +136,44 @@ impl Problem {
 }
 
 impl From<Error> for Problem {
-    /// What the library says of a request: the client's fault where it is about input.
     fn from(error: Error) -> Self {
+        Self::of(error, "prompt")
+    }
+}
+
+impl Problem {
+    /// Maps an error of the engine; `prompt` is the parameter that holds the prompt.
+    pub(crate) fn of(error: Error, prompt: &'static str) -> Self {
+        use mlx_llamba::Error as Library;
+        let text = error.to_string();
         match &error {
-            Error::Option { option, value, expected } => {
-                Self::parameter(*option, format!("{value} instead of {expected}"))
+            Error::Request(cause) => match &**cause {
+                Library::Option { option, value, expected } => {
+                    Self::parameter(*option, format!("{value} instead of {expected}"))
+                }
+                Library::Template { .. } => {
+                    Self::bad(text).param("messages").code("template_error")
+                }
+                _ => Self::parameter(prompt, text),
+            },
+            Error::PromptTooLong { .. } => {
+                Self::parameter(prompt, text).code("context_length_exceeded")
             }
-            Error::TokenOutOfRange { .. } | Error::EmptyPrompt | Error::Tokenizer { .. } => {
-                Self::bad(error.to_string()).param("prompt")
+            Error::NoMessages => Self::parameter("messages", text),
+            Error::Choices { .. } => Self::parameter("n", text),
+            Error::NoTemplate => {
+                Self::bad(format!("{text}; use /v1/completions")).code("no_chat_template")
             }
-            Error::Template { .. } => {
-                Self::bad(error.to_string()).param("messages").code("template_error")
+            Error::QueueFull { retry_after, .. } => Self::busy(&error, *retry_after, "queue_full"),
+            Error::SessionsFull { retry_after, .. } => {
+                Self::busy(&error, *retry_after, "too_many_sessions")
             }
+            Error::TimedOut { .. } => Self::new(StatusCode::GATEWAY_TIMEOUT, text).code("timeout"),
+            Error::Closed => Self::closing(),
+            Error::UnknownSession { .. } => Self::not_found(text, "session_not_found").param("id"),
+            Error::SessionBusy => Self::new(StatusCode::CONFLICT, text).code("session_busy"),
+            Error::SessionState(_) => Self::new(StatusCode::CONFLICT, text).code("impossible"),
+            Error::SessionFile(_) | Error::SessionTemplate => Self::bad(text).code("bad_session"),
             _ => Self::failure(&error),
         }
     }

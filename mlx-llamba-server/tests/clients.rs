@@ -46,7 +46,7 @@ fn said(output: &Output) -> String {
 fn server() -> Server {
     Server::start(|options| {
         options.api_keys = vec![KEY.to_owned()];
-        options.limits.rows = 16;
+        options.engine.rows = 16;
         options.limits.max_tokens = 1000;
     })
 }
@@ -131,7 +131,7 @@ fn numbers(list: &Value) -> Vec<f64> {
 fn schemathesis() {
     let server = Server::start(|options| {
         options.api_keys = vec![KEY.to_owned()];
-        options.limits.rows = 4;
+        options.engine.rows = 4;
         options.limits.max_tokens = 8;
     });
     let url = format!("http://{}/openapi.json", server.address);

@@ -150,7 +150,7 @@ fn streams_are_the_whole_answer_in_pieces() {
 
 #[test]
 fn what_cannot_be_done_is_refused_by_name() {
-    let server = Server::start(|options| options.limits.prompt_tokens = 50);
+    let server = Server::start(|options| options.engine.prompt_tokens = 50);
     let bad = |path: &str, more: Value, param: &str, part: &str| {
         let mut body = if path == "/v1/completions" {
             json!({ "model": MODEL, "prompt": "Lily" })

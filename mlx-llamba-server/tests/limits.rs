@@ -65,8 +65,8 @@ fn slow_clients_are_cut_off() {
 #[test]
 fn a_full_queue_says_when_to_come_back() {
     let server = Server::start(|options| {
-        options.limits.rows = 1;
-        options.limits.queue = 2;
+        options.engine.rows = 1;
+        options.engine.queue = 2;
     });
     let mut first = endless("Lily", 4000);
     first["stream"] = true.into();
@@ -91,7 +91,7 @@ fn a_full_queue_says_when_to_come_back() {
 
 #[test]
 fn a_client_that_goes_away_while_it_waits_is_forgotten() {
-    let server = Server::start(|options| options.limits.rows = 1);
+    let server = Server::start(|options| options.engine.rows = 1);
     let mut first = endless("Lily", 4000);
     first["stream"] = true.into();
     let mut running = server.stream("/v1/completions", &first);
@@ -108,7 +108,7 @@ fn a_client_that_goes_away_while_it_waits_is_forgotten() {
 #[test]
 fn a_request_ends_in_time() {
     let server = Server::start(|options| {
-        options.limits.request_timeout = ms(200);
+        options.engine.request_timeout = ms(200);
         options.limits.max_tokens = 1_000_000;
         options.limits.keep_alive = ms(20);
     });
@@ -125,7 +125,7 @@ fn a_request_ends_in_time() {
 fn streams_show_signs_of_life_while_a_prompt_is_read() {
     let server = Server::start(|options| {
         options.limits.keep_alive = ms(20);
-        options.limits.piece = 16;
+        options.engine.prefill = 16;
     });
     let prompt = "Once upon a time there was a big red ball. ".repeat(400);
     let ask = json!({ "model": MODEL, "prompt": prompt, "max_tokens": 1, "stream": true });
@@ -222,7 +222,7 @@ fn shutdown_does_not_wait_for_ever() {
     let mut server = Server::start(|options| {
         options.limits.grace = ms(200);
         options.limits.max_tokens = 1_000_000;
-        options.limits.rows = 1;
+        options.engine.rows = 1;
     });
     let mut body = endless("Lily", 1_000_000);
     body["stream"] = true.into();

@@ -117,8 +117,8 @@ fn a_conversation() {
 #[test]
 fn a_turn_that_fails_has_never_been() {
     let server = Server::start(|options| {
-        options.limits.sessions = 2;
-        options.limits.prompt_tokens = 60;
+        options.engine.sessions = 2;
+        options.engine.prompt_tokens = 60;
     });
     let id = server.post("/v1/sessions", &json!({ "model": MODEL })).ok()["id"].clone();
     let path = format!("/v1/sessions/{}", id.as_str().unwrap());
@@ -181,7 +181,7 @@ fn known_beginnings_are_not_read_again() {
     assert_eq!(cached(&first), Some(0));
     assert_eq!(cached(&second), first["usage"]["total_tokens"].as_u64().map(|n| n - 1));
     // Without the cache the answer is the same.
-    let plain = Server::start(|options| options.limits.cache_memory = 0);
+    let plain = Server::start(|options| options.engine.cache_memory = 0);
     let unknown = plain.post("/v1/chat/completions", &next).ok();
     assert_eq!((cached(&unknown), text(&unknown)), (Some(0), text(&second)));
 
@@ -210,7 +210,7 @@ fn create(server: &Server) -> String {
 /// Templates and tokenizers of long messages work beside the model.
 #[test]
 fn a_long_message_keeps_nobody_waiting() {
-    let server = Server::start(|options| options.limits.prompt_tokens = 1000);
+    let server = Server::start(|options| options.engine.prompt_tokens = 1000);
     let chat = format!("{}/chat/completions", create(&server));
     let long = say(&"a cat and a dog ".repeat(60_000));
     std::thread::scope(|scope| {
@@ -244,8 +244,8 @@ fn a_long_message_keeps_nobody_waiting() {
 #[test]
 fn a_turn_whose_client_goes_away_gives_the_session_back() {
     let server = Server::start(|options| {
-        options.limits.rows = 1;
-        options.limits.queue = 1;
+        options.engine.rows = 1;
+        options.engine.queue = 1;
     });
     let chat = format!("{}/chat/completions", create(&server));
     let other = format!("{}/chat/completions", create(&server));
@@ -271,7 +271,7 @@ fn a_turn_whose_client_goes_away_gives_the_session_back() {
 
 #[test]
 fn sessions_have_room_and_make_room() {
-    let server = Server::start(|options| options.limits.session_memory = 16 << 20);
+    let server = Server::start(|options| options.engine.session_memory = 16 << 20);
     let one = server.get(&create(&server)).ok()["bytes"].as_u64().unwrap();
     let most = (16 << 20) / (17 * one);
     for _ in 1..most {
@@ -284,8 +284,8 @@ fn sessions_have_room_and_make_room() {
 
     // Those that nobody asks for make room, the oldest first.
     let server = Server::start(|options| {
-        options.limits.sessions = 2;
-        options.limits.session_idle = Duration::ZERO;
+        options.engine.sessions = 2;
+        options.engine.session_idle = Duration::ZERO;
     });
     let (first, second) = (create(&server), create(&server));
     server.get(&first).ok();
@@ -312,8 +312,8 @@ fn a_directory_keeps_beginnings_for_the_next_server() {
     let place = directory.path().join("states");
     let start = |memory| {
         Server::start(|options| {
-            options.cache_directory = Some(place.clone());
-            options.limits.cache_memory = memory;
+            options.engine.cache_directory = Some(place.clone());
+            options.engine.cache_memory = memory;
         })
     };
     let cached =

@@ -9,7 +9,8 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::{ChatOptions, Error, Template, TurnDraft};
+use mlx_llamba::{ChatOptions, Template};
+use mlx_llamba_engine::{Prompt, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,8 +18,7 @@ use serde_json::{Map, Value};
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
 use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
-use super::{App, Client, aside, stream};
-use crate::engine::{Claim, Job, SessionTurn};
+use super::{App, Client, stream};
 use crate::problem::Problem;
 use answer::Answer;
 pub(crate) use answer::{ChatChunk, ChatCompletion};
@@ -102,61 +102,43 @@ pub(super) async fn answer(
     if usage.is_some() && !streams {
         return Err(Problem::parameter("stream_options", "only for streams"));
     }
-    let session = match session {
-        Some(id) => Some(app.engine.claim(id).await?),
-        None => None,
-    };
-    let own = app.clone();
-    let (job, text) = aside(move || prepare(&own, client, request, session)).await?;
+    let logprobs = request.logprobs.unwrap_or(false);
+    let request = prepare(&app, client, request, session)?;
+    let in_messages = |error| Problem::of(error, "messages");
+    let prepared = app.engine.prepare(vec![request]).await.map_err(in_messages)?;
     let id = app.id("chatcmpl");
-    app.log_text("prompt", &id, || text);
-    let usage_wanted = usage.unwrap_or(false);
-    let answer = Answer::start(app.clone(), id, job, usage_wanted)?;
+    for request in &prepared {
+        app.log_text("prompt", &id, || request.text().unwrap_or_default().to_owned());
+    }
+    let answer = Answer::start(app.clone(), id, prepared, logprobs, usage.unwrap_or(false))?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
     Ok(Json(answer.whole().await?).into_response())
 }
 
-/// The job of a request, and the text that the conversation became.
+/// Checks a request's fields and makes the engine's request of them.
 fn prepare(
     app: &App,
     client: Client,
     request: ChatRequest,
-    session: Option<(Claim, TurnDraft)>,
-) -> Result<(Job, String), Problem> {
+    session: Option<String>,
+) -> Result<Request, Problem> {
     let limits = &app.options.limits;
-    let messages = messages(request.messages)?;
     let n = choices(request.n, 1, limits, app.engine.slots())?;
-    let (prompt, text, session) = match session {
+    let prompt = match session {
         None => {
-            let template = app.engine.template().ok_or_else(Problem::no_template)?;
-            let tools = tools(template, request.tools)?;
+            let tools = tools(app.engine.template(), request.tools)?;
             let options = ChatOptions { tools, ..ChatOptions::default() };
-            let rendered = template.render(&messages, true, &options)?;
-            let prompt = app.engine.tokenizer().encode_rendered(&rendered)?;
-            app.check_prompt("messages", &prompt)?;
-            (prompt, rendered.into_text(), None)
+            Prompt::Chat { messages: messages(request.messages)?, options }
         }
         Some(_) if n > 1 => return Err(Problem::parameter("n", "a session has one next message")),
         Some(_) if request.tools.is_some() => {
-            return Err(Problem::parameter(
-                "tools",
-                "a session's tools are given at its beginning",
-            ));
+            let message = "a session's tools are given at its beginning";
+            return Err(Problem::parameter("tools", message));
         }
-        Some((claim, mut draft)) => {
-            let text = messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n");
-            messages.into_iter().for_each(|message| draft.push(message));
-            let plan = draft.plan().map_err(|error| match error {
-                Error::Session { .. } => Problem::parameter("messages", error),
-                _ => error.into(),
-            })?;
-            app.check_length("messages", plan.prompt_tokens())?;
-            (Vec::new(), text, Some(SessionTurn { claim, plan }))
-        }
+        Some(id) => Prompt::Session { id, messages: messages(request.messages)? },
     };
-
     let (name, wanted) = match (request.max_tokens, request.max_completion_tokens) {
         (Some(_), Some(_)) => {
             let message = "another name of max_completion_tokens, which is given too";
@@ -191,31 +173,24 @@ fn prepare(
         seed: request.seed,
         stop: request.stop,
     };
-    let job = Job {
-        client: client.with_user(request.user),
-        prompt,
-        session,
-        keep: true,
-        options: common.generation(app.engine.vocab(), max_tokens, logprobs)?,
-        choices: n,
-        prompt_logprobs: false,
-        deadline: app.deadline(),
-    };
-    Ok((job, text))
+    Ok(Request::new(prompt)
+        .generation(common.generation(app.engine.vocab_size(), max_tokens, logprobs)?)
+        .choices(n)
+        .client(client.with_user(request.user)))
 }
 
-/// Whether a template does anything with tools.
+/// True if a template uses tools.
 pub(crate) fn takes_tools(template: &Template) -> bool {
     template.source().contains("tools")
 }
 
-/// The tools for the template, which must have a use for them.
+/// Checks that the template uses tools, if there are any.
 pub(super) fn tools(
-    template: &Template,
+    template: Option<&Template>,
     given: Option<Vec<Tool>>,
 ) -> Result<Option<mlx_llamba::Json>, Problem> {
     let Some(tools) = given else { return Ok(None) };
-    if !tools.is_empty() && !takes_tools(template) {
+    if !tools.is_empty() && template.is_some_and(|template| !takes_tools(template)) {
         let message = "this model's chat template has no place for them";
         return Err(Problem::parameter("tools", message).code("unsupported_parameter"));
     }

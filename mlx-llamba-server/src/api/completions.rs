@@ -9,13 +9,13 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
+use mlx_llamba_engine::{Prepared, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::fields::{Fields, fields};
 use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
-use super::{App, Client, aside, stream};
-use crate::engine::Job;
+use super::{App, Client, stream};
 use crate::problem::Problem;
 use answer::Answer;
 pub(crate) use answer::Completion;
@@ -86,50 +86,44 @@ pub(crate) async fn create(
     if usage.is_some() && !streams {
         return Err(Problem::parameter("stream_options", "only for streams"));
     }
-    let own = app.clone();
-    let (jobs, echo) = aside(move || prepare(&own, client, request)).await?;
-    let answer = Answer::start(app.clone(), jobs, &echo, usage.unwrap_or(false))?;
+    let (echo, logprobs) = (request.echo.unwrap_or(false), request.logprobs.is_some());
+    let requests = prepare(&app, client, request)?;
+    let prepared = app.engine.prepare(requests).await?;
+    let echo = if echo { texts(&app, &prepared).await? } else { Vec::new() };
+    let answer = Answer::start(app.clone(), prepared, echo, logprobs, usage.unwrap_or(false))?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
     Ok(Json(answer.whole().await?).into_response())
 }
 
-/// The jobs of a request, and the texts to give back before the continuations.
-fn prepare(
-    app: &App,
-    client: Client,
-    request: CompletionRequest,
-) -> Result<(Vec<Job>, Vec<String>), Problem> {
-    let tokenizer = app.engine.tokenizer();
+/// Returns the prompts as texts.
+async fn texts(app: &App, prepared: &[Prepared]) -> Result<Vec<String>, Problem> {
+    let mut texts = Vec::new();
+    for request in prepared {
+        texts.push(match request.text() {
+            Some(text) => text.to_owned(),
+            None => app.engine.decode(request.tokens().to_vec()).await?,
+        });
+    }
+    Ok(texts)
+}
+
+/// Checks a request's fields and makes the engine's requests of them, one for each prompt.
+fn prepare(app: &App, client: Client, request: CompletionRequest) -> Result<Vec<Request>, Problem> {
     let limits = &app.options.limits;
-    let (texts, lists) = match request.prompt {
-        Prompt::Text(text) => (vec![text], Vec::new()),
-        Prompt::Texts(texts) => (texts, Vec::new()),
-        Prompt::Tokens(ids) => (Vec::new(), vec![ids]),
-        Prompt::TokenLists(lists) => (Vec::new(), lists),
+    let prompts: Vec<mlx_llamba_engine::Prompt> = match request.prompt {
+        Prompt::Text(text) => vec![text.into()],
+        Prompt::Texts(texts) => texts.into_iter().map(Into::into).collect(),
+        Prompt::Tokens(ids) => vec![ids.into()],
+        Prompt::TokenLists(lists) => lists.into_iter().map(Into::into).collect(),
     };
-    let count = texts.len() + lists.len();
+    let count = prompts.len();
     if count == 0 || count > limits.choices {
         let message = format!("{count} prompts, not 1 to {}", limits.choices);
         return Err(Problem::parameter("prompt", message));
     }
     let n = choices(request.n, count, limits, app.engine.slots())?;
-    let echo = request.echo.unwrap_or(false);
-    let mut echoes = Vec::new();
-    let mut prompts = lists;
-    if echo {
-        for ids in &prompts {
-            echoes.push(tokenizer.decode(ids, false)?);
-        }
-        echoes.extend(texts.iter().cloned());
-    }
-    for text in &texts {
-        prompts.push(tokenizer.encode(text, true)?);
-    }
-    for ids in &prompts {
-        app.check_prompt("prompt", ids)?;
-    }
     let logprobs = request.logprobs.map(|n| n as usize);
     if let Some(n) = logprobs.filter(|&n| n > 20) {
         return Err(Problem::parameter("logprobs", format!("{n} is more than 20")));
@@ -147,18 +141,12 @@ fn prepare(
         seed: request.seed,
         stop: request.stop,
     };
-    let options = common.generation(app.engine.vocab(), max_tokens, logprobs)?;
+    let options = common.generation(app.engine.vocab_size(), max_tokens, logprobs)?;
     let client = client.with_user(request.user);
-    let deadline = app.deadline();
-    let job = |prompt: Vec<u32>| Job {
-        client: client.clone(),
-        prompt,
-        session: None,
-        keep: false,
-        options: options.clone(),
-        choices: n,
-        prompt_logprobs: echo && logprobs.is_some(),
-        deadline,
+    let prompt_logprobs = request.echo.unwrap_or(false) && logprobs.is_some();
+    let one = |prompt| {
+        let request = Request::new(prompt).generation(options.clone()).choices(n);
+        request.client(client.clone()).prompt_logprobs(prompt_logprobs)
     };
-    Ok((prompts.into_iter().map(job).collect(), echoes))
+    Ok(prompts.into_iter().map(one).collect())
 }

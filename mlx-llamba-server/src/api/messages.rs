@@ -92,9 +92,6 @@ enum Spoken {
 
 /// The messages for the template.
 pub(crate) fn messages(given: Vec<ChatMessage>) -> Result<Vec<Message>, Problem> {
-    if given.is_empty() {
-        return Err(Problem::parameter("messages", "at least one message"));
-    }
     given.into_iter().enumerate().map(|(i, message)| one(i, message)).collect()
 }
 

@@ -12,14 +12,13 @@ pub(crate) mod tokens;
 mod unique;
 pub(crate) mod usage;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlx_llamba::Reason;
+use mlx_llamba_engine::Engine;
 
-use crate::engine::Engine;
-use crate::metrics::Metrics;
+use crate::http::Metrics;
 use crate::options::Options;
 use crate::problem::Problem;
 
@@ -27,7 +26,7 @@ use crate::problem::Problem;
 pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) options: Options,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Metrics,
     /// When the server started, in seconds since 1970.
     pub(crate) started: u64,
     /// Tells this run's ids from another's.
@@ -53,7 +52,8 @@ impl Client {
 }
 
 impl App {
-    pub(crate) fn new(engine: Engine, options: Options, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(engine: Engine, options: Options) -> Self {
+        let metrics = Metrics::new(engine.metrics());
         let started = now();
         let run = started << 20 | u64::from(std::process::id());
         Self { engine, options, metrics, started, run, next: AtomicU64::new(1) }
@@ -78,56 +78,11 @@ impl App {
         Err(Problem::not_found(message, "model_not_found").param("model"))
     }
 
-    /// Refuses prompts that are too long or of no tokens.
-    ///
-    /// # Errors
-    /// 400
-    pub(crate) fn check_prompt(&self, param: &'static str, ids: &[u32]) -> Result<(), Problem> {
-        let vocab = self.engine.vocab();
-        if ids.is_empty() {
-            return Err(Problem::parameter(param, "no tokens to continue"));
-        }
-        self.check_length(param, ids.len())?;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            let message = format!("token id {id} is outside the vocabulary of {vocab}");
-            return Err(Problem::parameter(param, message));
-        }
-        Ok(())
-    }
-
-    /// Refuses prompts of too many tokens.
-    ///
-    /// # Errors
-    /// 400
-    pub(crate) fn check_length(&self, param: &'static str, tokens: usize) -> Result<(), Problem> {
-        let limit = self.options.limits.prompt_tokens;
-        if tokens <= limit {
-            return Ok(());
-        }
-        let message = format!("{tokens} tokens, more than {limit}");
-        Err(Problem::parameter(param, message).code("context_length_exceeded"))
-    }
-
-    /// When a request that arrives now has to be done.
-    pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.options.limits.request_timeout
-    }
-
     /// Notes a text, if texts are to be noted.
     pub(crate) fn log_text(&self, what: &str, id: &str, text: impl FnOnce() -> String) {
         if self.options.log_prompts {
             log::info!("{what} id={id} text={:?}", text());
         }
-    }
-}
-
-/// Runs work that takes a while beside the connections.
-pub(crate) async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(Problem::failure(&error)),
     }
 }
 

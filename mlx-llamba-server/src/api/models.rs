@@ -1,11 +1,9 @@
-//! `/v1/models`, `/health`, `/metrics`
+//! `/v1/models`, `/health`
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -56,9 +54,4 @@ pub(crate) async fn get(
 /// `GET /health`
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     if app.engine.is_alive() { Ok(Json(Health { status: "ok" })) } else { Err(Problem::closing()) }
-}
-
-/// `GET /metrics`
-pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render()).into_response()
 }

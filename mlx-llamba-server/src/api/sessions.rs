@@ -7,15 +7,15 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::{ChatOptions, SessionFile};
+use mlx_llamba::ChatOptions;
+use mlx_llamba_engine::{Error, SessionView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::chat::{self, Tool};
 use super::fields::{Fields, fields};
 use super::messages::{ChatMessage, messages};
-use super::{App, Client, aside};
-use crate::engine::View;
+use super::{App, Client};
 use crate::problem::Problem;
 
 /// A request for a new session.
@@ -72,7 +72,7 @@ pub(crate) struct Deleted {
     deleted: bool,
 }
 
-fn answer(app: &App, view: View) -> Json<SessionAnswer> {
+fn answer(app: &App, view: SessionView) -> Json<SessionAnswer> {
     let messages = view.messages.into_iter();
     Json(SessionAnswer {
         id: view.id,
@@ -95,11 +95,10 @@ pub(crate) async fn create(
     let request = SessionRequest::parse(&body)?;
     app.check_model(&request.model)?;
     let first = request.messages.unwrap_or_default();
-    let first = if first.is_empty() { Vec::new() } else { messages(first)? };
-    let template = app.engine.template().ok_or_else(Problem::no_template)?;
-    let tools = chat::tools(template, request.tools)?;
+    let first = messages(first)?;
+    let tools = chat::tools(app.engine.template(), request.tools)?;
     let options = ChatOptions { tools, ..ChatOptions::default() };
-    let view = app.engine.sessions(|sessions| sessions.create(first, options)).await?;
+    let view = app.engine.create_session(first, options).await?;
     Ok(answer(&app, view))
 }
 
@@ -108,7 +107,7 @@ pub(crate) async fn get(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.sessions(move |sessions| sessions.view(&id)).await?;
+    let view = app.engine.session(id).await?;
     Ok(answer(&app, view))
 }
 
@@ -117,8 +116,7 @@ pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, Problem> {
-    let name = id.clone();
-    app.engine.sessions(move |sessions| sessions.delete(&name)).await?;
+    app.engine.delete_session(&id).await?;
     Ok(Json(Deleted { id, object: "session.deleted", deleted: true }))
 }
 
@@ -127,7 +125,7 @@ pub(crate) async fn fork(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.sessions(move |sessions| sessions.fork(&id)).await?;
+    let view = app.engine.fork_session(id).await?;
     Ok(answer(&app, view))
 }
 
@@ -136,7 +134,7 @@ pub(crate) async fn undo(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.sessions(move |sessions| sessions.undo(&id)).await?;
+    let view = app.engine.undo_session(id).await?;
     Ok(answer(&app, view))
 }
 
@@ -147,7 +145,11 @@ pub(crate) async fn rewind(
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
     let count = RewindRequest::parse(&body)?.messages as usize;
-    let view = app.engine.sessions(move |sessions| sessions.rewind(&id, count)).await?;
+    let view = app.engine.rewind_session(id, count).await.map_err(|error| {
+        let in_messages = matches!(error, Error::SessionState(_));
+        let problem = Problem::from(error);
+        if in_messages { problem.param("messages") } else { problem }
+    })?;
     Ok(answer(&app, view))
 }
 
@@ -156,8 +158,7 @@ pub(crate) async fn export(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let file = app.engine.sessions(move |sessions| sessions.export(&id)).await?;
-    let bytes = aside(move || Ok(file.to_bytes()?)).await?;
+    let bytes = app.engine.export_session(id).await?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
@@ -166,18 +167,7 @@ pub(crate) async fn import(
     State(app): State<Arc<App>>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let template = app.engine.template().ok_or_else(Problem::no_template)?.clone();
-    let file = aside(move || {
-        let file = SessionFile::from_bytes(&body, "sent").map_err(|e| Problem::session(&e))?;
-        if file.template() == template.source() {
-            return Ok(file);
-        }
-        // It is a program of whoever sent it.
-        let message = "the session was made with another chat template than this server's";
-        Err(Problem::bad(message).code("bad_session"))
-    })
-    .await?;
-    let view = app.engine.sessions(move |sessions| sessions.import(file)).await?;
+    let view = app.engine.import_session(body, "sent").await?;
     Ok(answer(&app, view))
 }
 

@@ -71,11 +71,11 @@ pub(crate) async fn serve(
         let connection = graceful.watch(connection);
         let app = app.clone();
         tokio::spawn(async move {
-            app.metrics.connections.up();
+            app.metrics.connections.inc();
             if let Err(error) = connection.await {
                 log::debug!("connection client={peer} ended: {error}");
             }
-            app.metrics.connections.down();
+            app.metrics.connections.dec();
             drop(place);
         });
     }

@@ -4,6 +4,7 @@ mod body;
 mod connections;
 mod cors;
 mod guard;
+mod metrics;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 
 pub(crate) use connections::serve;
+pub(crate) use metrics::Metrics;
 
 use crate::api::{App, chat, completions, models, sessions};
 use crate::openapi;
@@ -48,7 +50,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/sessions/{id}/export", read(get(sessions::export)));
     let open = Router::new()
         .route("/health", read(get(models::health)))
-        .route("/metrics", read(get(models::metrics)))
+        .route("/metrics", read(get(metrics::get)))
         .route("/openapi.json", read(get(openapi::get)));
     v1.merge(open)
         .fallback(async || Problem::not_found("there is nothing at this address", "not_found"))

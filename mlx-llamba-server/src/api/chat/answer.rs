@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mlx_llamba::Tokenizer;
+use mlx_llamba_engine::{Event, Events, Prepared};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -10,7 +11,6 @@ use crate::api::stream::{self, Chunks};
 use crate::api::tokens::ChatLogprobs;
 use crate::api::usage::Usage;
 use crate::api::{App, finish, now};
-use crate::engine::{Job, Replies, Reply};
 use crate::problem::Problem;
 
 /// The model's message.
@@ -83,7 +83,7 @@ pub(super) struct Answer {
     choices: Vec<Open>,
     usage: Usage,
     usage_wanted: bool,
-    replies: Replies,
+    events: Events,
     /// Messages that have not ended.
     left: usize,
 }
@@ -99,14 +99,15 @@ struct Open {
 }
 
 impl Answer {
-    /// Hands the job over.
+    /// Submits a request.
     pub(super) fn start(
         app: Arc<App>,
         id: String,
-        job: Job,
+        prepared: Vec<Prepared>,
+        logprobs: bool,
         usage_wanted: bool,
     ) -> Result<Self, Problem> {
-        let (n, logprobs) = (job.choices, job.options.logprobs.is_some());
+        let n = prepared.iter().map(Prepared::choices).sum();
         let open = || Open { logprobs: logprobs.then(ChatLogprobs::default), ..Open::default() };
         Ok(Self {
             tokenizer: app.engine.tokenizer().clone(),
@@ -115,38 +116,39 @@ impl Answer {
             choices: (0..n).map(|_| open()).collect(),
             usage: Usage::default(),
             usage_wanted,
-            replies: app.engine.submit(vec![job])?,
+            events: app.engine.enqueue(prepared)?,
             left: n,
             app,
         })
     }
 
-    /// Takes one reply; gives the choice that it changed.
+    /// Takes one event; returns the choice that it changed.
     async fn take(&mut self) -> Result<Option<usize>, Problem> {
-        Ok(match self.replies.next().await?.1 {
-            Reply::Started { prompt, cached } => {
-                self.usage.prompt(prompt, cached);
-                None
+        let Some(event) = self.events.next().await else { return Ok(None) };
+        let event = event?;
+        match event {
+            Event::Started { prompt_tokens, cached_tokens, .. } => {
+                self.usage.prompt(prompt_tokens, cached_tokens);
+                Ok(None)
             }
-            Reply::Read { .. } => None,
-            Reply::Token { choice, text, id, logprobs } => {
+            Event::Token { choice, text, id, logprobs, .. } => {
                 self.usage.token();
                 let open = &mut self.choices[choice];
                 open.text.push_str(&text);
                 if let (Some(all), Some(found)) = (&mut open.logprobs, logprobs) {
                     all.push(&self.tokenizer, id, &found);
                 }
-                Some(choice)
+                Ok(Some(choice))
             }
-            Reply::End { choice, text, reason } => {
+            Event::End { choice, text, reason, .. } => {
                 let open = &mut self.choices[choice];
                 open.text.push_str(&text);
                 open.finish = Some(finish(&reason));
                 self.left -= 1;
-                Some(choice)
+                Ok(Some(choice))
             }
-            Reply::Failed(problem) => return Err(problem),
-        })
+            _ => Ok(None),
+        }
     }
 
     /// Waits for the end.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mlx_llamba::{TokenLogprobs, Tokenizer};
+use mlx_llamba_engine::{Event, Events, Prepared};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -10,7 +11,6 @@ use crate::api::stream::{self, Chunks};
 use crate::api::tokens::CompletionLogprobs;
 use crate::api::usage::Usage;
 use crate::api::{App, finish, now};
-use crate::engine::{Job, Replies, Reply};
 use crate::problem::Problem;
 
 /// A continuation.
@@ -65,13 +65,13 @@ pub(super) struct Answer {
     choices: Vec<Open>,
     usage: Usage,
     usage_wanted: bool,
-    replies: Option<Replies>,
+    events: Events,
     /// Continuations that have not ended.
     left: usize,
 }
 
 /// A continuation that grows; what was sent is taken out.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Open {
     text: String,
     logprobs: Option<CompletionLogprobs>,
@@ -81,28 +81,40 @@ struct Open {
 }
 
 impl Answer {
-    /// Hands the jobs over; `echo` are the texts to give back before the continuations.
+    /// Submits requests; `echo` holds the texts to return before the continuations.
     pub(super) fn start(
         app: Arc<App>,
-        jobs: Vec<Job>,
-        echo: &[String],
+        prepared: Vec<Prepared>,
+        echo: Vec<String>,
+        logprobs: bool,
         usage_wanted: bool,
     ) -> Result<Self, Problem> {
-        let logprobs = jobs.first().is_some_and(|job| job.options.logprobs.is_some());
-        let mut answer = Self {
-            head: Head { id: app.id("cmpl"), created: now(), model: app.options.model.clone() },
-            tokenizer: app.engine.tokenizer().clone(),
-            app,
-            n: jobs.first().map_or(1, |job| job.choices),
-            choices: Vec::new(),
+        let head = Head { id: app.id("cmpl"), created: now(), model: app.options.model.clone() };
+        let tokenizer = app.engine.tokenizer().clone();
+        let mut choices = Vec::new();
+        let mut echo = echo.into_iter();
+        for request in &prepared {
+            let mut open = Open { text: echo.next().unwrap_or_default(), ..Open::default() };
+            open.logprobs = logprobs.then(CompletionLogprobs::default);
+            if let Some(logprobs) = open.logprobs.as_mut().filter(|_| request.prompt_logprobs()) {
+                logprobs.push(&tokenizer, request.tokens()[0], None);
+                open.prompt.extend(request.tokens()[1..].iter().rev());
+            }
+            choices.extend(std::iter::repeat_n(open, request.choices()));
+            let what = || tokenizer.decode(request.tokens(), false).unwrap_or_default();
+            app.log_text("prompt", &head.id, what);
+        }
+        Ok(Self {
+            head,
+            tokenizer,
+            n: prepared.first().map_or(1, Prepared::choices),
+            left: choices.len(),
+            choices,
             usage: Usage::default(),
             usage_wanted,
-            replies: None,
-            left: 0,
-        };
-        answer.open(&jobs, echo, logprobs);
-        answer.replies = Some(answer.app.engine.submit(jobs)?);
-        Ok(answer)
+            events: app.engine.enqueue(prepared)?,
+            app,
+        })
     }
 
     /// Waits for the end.
@@ -114,58 +126,41 @@ impl Answer {
         Ok(self.head.completion(choices, Some(self.usage)))
     }
 
-    fn open(&mut self, jobs: &[Job], echo: &[String], logprobs: bool) {
-        for (i, job) in jobs.iter().enumerate() {
-            for _ in 0..self.n {
-                let mut open =
-                    Open { text: echo.get(i).cloned().unwrap_or_default(), ..Open::default() };
-                open.logprobs = logprobs.then(CompletionLogprobs::default);
-                if let Some(logprobs) = open.logprobs.as_mut().filter(|_| job.prompt_logprobs) {
-                    logprobs.push(&self.tokenizer, job.prompt[0], None);
-                    open.prompt.extend(job.prompt[1..].iter().rev());
-                }
-                self.choices.push(open);
-            }
-            let what = || self.tokenizer.decode(&job.prompt, false).unwrap_or_default();
-            self.app.log_text("prompt", &self.head.id, what);
-        }
-        self.left = self.choices.len();
-    }
-
-    /// Takes one reply; gives the choices that it changed.
+    /// Takes one event; returns the choices that it changed.
     async fn take(&mut self) -> Result<std::ops::Range<usize>, Problem> {
-        let Some(replies) = &mut self.replies else { return Ok(0..0) };
-        let (job, reply) = replies.next().await?;
-        let first = job * self.n;
-        Ok(match reply {
-            Reply::Started { prompt, cached } => {
-                self.usage.prompt(prompt, cached);
-                0..0
+        let Some(event) = self.events.next().await else { return Ok(0..0) };
+        match event? {
+            Event::Started { prompt_tokens, cached_tokens, .. } => {
+                self.usage.prompt(prompt_tokens, cached_tokens);
+                Ok(0..0)
             }
-            Reply::Read { logprobs } => {
-                for open in &mut self.choices[first..first + self.n] {
+            Event::Prefill { request, logprobs } => {
+                let changed = request * self.n..(request + 1) * self.n;
+                for open in &mut self.choices[changed.clone()] {
                     open.read(&self.tokenizer, &logprobs);
                 }
-                first..first + self.n
+                Ok(changed)
             }
-            Reply::Token { choice, text, id, logprobs } => {
+            Event::Token { request, choice, text, id, logprobs } => {
                 self.usage.token();
-                let open = &mut self.choices[first + choice];
+                let index = request * self.n + choice;
+                let open = &mut self.choices[index];
                 open.text.push_str(&text);
                 if let Some(all) = &mut open.logprobs {
                     all.push(&self.tokenizer, id, logprobs.as_ref());
                 }
-                first + choice..first + choice + 1
+                Ok(index..index + 1)
             }
-            Reply::End { choice, text, reason } => {
-                let open = &mut self.choices[first + choice];
+            Event::End { request, choice, text, reason } => {
+                let index = request * self.n + choice;
+                let open = &mut self.choices[index];
                 open.text.push_str(&text);
                 open.finish = Some(finish(&reason));
                 self.left -= 1;
-                first + choice..first + choice + 1
+                Ok(index..index + 1)
             }
-            Reply::Failed(problem) => return Err(problem),
-        })
+            _ => Ok(0..0),
+        }
     }
 
     /// What there is of a choice since the last time.

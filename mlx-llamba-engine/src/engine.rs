@@ -1,0 +1,300 @@
+//! The engine: a handle to the thread that owns the model.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use mlx_llamba::{Llamba, Template, Tokenizer};
+use tokio::sync::oneshot;
+
+use crate::command::Command;
+use crate::error::{Error, Result};
+use crate::events::{Events, Output};
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::prepared::{Prepared, Preparer};
+use crate::queue::{Backlog, Job};
+use crate::request::{Prompt, Request};
+use crate::threads::Threads;
+use crate::wait::wait;
+use crate::worker::Worker;
+
+/// A model and its chat template.
+pub struct Loaded {
+    /// The model, with its tokenizer.
+    pub llamba: Llamba,
+    /// The chat template. Without one there are no conversations.
+    pub template: Option<Template>,
+}
+
+impl Loaded {
+    /// Takes the chat template of the model's tokenizer, if it has one.
+    ///
+    /// # Errors
+    /// The library's, if the template does not compile.
+    pub fn new(llamba: Llamba) -> mlx_llamba::Result<Self> {
+        let template = match Template::of(llamba.require_tokenizer()?, None) {
+            Err(mlx_llamba::Error::TemplateMissing { .. }) => None,
+            found => Some(found?),
+        };
+        Ok(Self { llamba, template })
+    }
+}
+
+/// A handle to a model that serves many requests at once. Clones are handles to the same model,
+/// which is unloaded with the last of them.
+#[derive(Clone)]
+pub struct Engine(pub(crate) Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) threads: Threads,
+    options: Options,
+    preparer: Preparer,
+    /// Bytes of one state.
+    state: usize,
+    backlog: Arc<Backlog>,
+    metrics: Metrics,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The model's properties that the handles need.
+struct Facts {
+    preparer: Preparer,
+    state: usize,
+}
+
+impl Engine {
+    /// Loads a model on a thread of its own and starts serving it.
+    ///
+    /// MLX's arrays belong to one thread, so `load` runs on the thread that keeps the model.
+    ///
+    /// # Errors
+    /// [`Error::Load`], [`Error::Memory`], [`Error::Option`], or [`Error::Thread`].
+    pub async fn start(
+        load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
+        options: Options,
+    ) -> Result<Self> {
+        options.check()?;
+        let (commands, receiver) = channel();
+        let (ready, loaded) = oneshot::channel();
+        let (metrics, backlog) = (Metrics::default(), Arc::new(Backlog::default()));
+        let body = {
+            let (options, metrics, backlog) = (options.clone(), metrics.clone(), backlog.clone());
+            move || run(load, &options, &metrics, &backlog, ready, &receiver)
+        };
+        let thread = std::thread::Builder::new().name("model".to_owned()).spawn(body);
+        let thread = thread.map_err(|error| Error::Thread(Arc::new(error)))?;
+        let Facts { preparer, state } = loaded.await.map_err(|_| Error::Ended)??;
+        metrics.slots.set(preparer.slots as i64);
+        Ok(Self(Arc::new(Shared {
+            commands,
+            threads: Threads::new(options.threads),
+            options,
+            preparer,
+            state,
+            backlog,
+            metrics,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Runs [`start`](Self::start) and blocks the thread until the model is loaded.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_blocking(
+        load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
+        options: Options,
+    ) -> Result<Self> {
+        wait(Self::start(load, options))
+    }
+
+    /// Queues a request and returns its events.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`], [`Error::Closed`], and the reasons why a request is refused:
+    /// [`Error::Request`], [`Error::PromptTooLong`], [`Error::Choices`], [`Error::NoTemplate`],
+    /// [`Error::UnknownSession`], and others.
+    pub async fn submit(&self, request: Request) -> Result<Events> {
+        self.enqueue(self.prepare(vec![request]).await?)
+    }
+
+    /// Runs a request to its end.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), and [`Error::TimedOut`] or [`Error::Failed`].
+    pub async fn generate(&self, request: Request) -> Result<Output> {
+        self.submit(request).await?.finish().await
+    }
+
+    /// Runs a request to its end and blocks the thread. Not for async code.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_blocking(&self, request: Request) -> Result<Output> {
+        wait(self.generate(request))
+    }
+
+    /// Renders, tokenizes and checks the prompts of requests, beside the model's thread and the
+    /// caller's. A request in a session keeps the session to itself from here on.
+    ///
+    /// # Errors
+    /// The reasons why a request is refused, as for [`submit`](Self::submit).
+    pub async fn prepare(&self, requests: Vec<Request>) -> Result<Vec<Prepared>> {
+        let mut claimed = Vec::with_capacity(requests.len());
+        for request in requests {
+            let session = match &request.prompt {
+                Prompt::Session { id, .. } => Some(self.claim(id.clone()).await?),
+                _ => None,
+            };
+            claimed.push((request, session));
+        }
+        let preparer = self.0.preparer.clone();
+        let prepare = move |(request, session)| preparer.prepare(request, session);
+        self.0.threads.run(move || claimed.into_iter().map(prepare).collect()).await
+    }
+
+    /// Queues prepared requests: all of them or none.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] or [`Error::Closed`].
+    pub fn enqueue(&self, requests: Vec<Prepared>) -> Result<Events> {
+        let Shared { commands, options, preparer, backlog, metrics, .. } = &*self.0;
+        let count: usize = requests.iter().map(Prepared::choices).sum();
+        backlog.enter(count, options.queue, preparer.slots).inspect_err(|_| {
+            metrics.refused.inc();
+        })?;
+        let (jobs, events) = Job::all(requests, options.request_timeout);
+        commands.send(Command::Start(jobs)).map_err(|_| {
+            backlog.leave(count);
+            Error::Closed
+        })?;
+        Ok(events)
+    }
+
+    /// Decodes token ids, beside the model's thread and the caller's.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the tokenizer fails.
+    pub async fn decode(&self, ids: Vec<u32>) -> Result<String> {
+        let tokenizer = self.tokenizer().clone();
+        self.0.threads.run(move || Ok(tokenizer.decode(&ids, false)?)).await
+    }
+
+    /// The model's tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.preparer.tokenizer
+    }
+
+    /// The model's chat template.
+    #[must_use]
+    pub fn template(&self) -> Option<&Template> {
+        self.0.preparer.template.as_ref()
+    }
+
+    /// The number of entries in the model's vocabulary.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.0.preparer.vocab
+    }
+
+    /// The number of continuations that can be computed at once.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.0.preparer.slots
+    }
+
+    /// The number of bytes that a saved session may have.
+    #[must_use]
+    pub fn session_bytes(&self) -> usize {
+        (64 << 20) + 32 * self.0.state
+    }
+
+    /// The engine's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// False once the model thread has ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.0.commands.send(Command::Start(Vec::new())).is_ok()
+    }
+
+    /// Refuses waiting and new requests with [`Error::Closed`]; running ones go on.
+    pub fn close(&self) {
+        // A thread that has ended accepts nothing anyway.
+        let _ = self.0.commands.send(Command::Close);
+    }
+
+    /// Ends running requests with [`Error::Closed`].
+    pub fn abort(&self) {
+        let _ = self.0.commands.send(Command::Abort);
+    }
+
+    /// Unloads the model, whatever runs, and blocks until that is done. Cached states are written
+    /// to the cache directory.
+    pub fn shutdown(&self) {
+        let _ = self.0.commands.send(Command::End);
+        let thread = self.0.thread.lock().ok().and_then(|mut thread| thread.take());
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            log::error!("the model thread panicked");
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("slots", &self.slots()).finish_non_exhaustive()
+    }
+}
+
+/// The model thread: loads the model, reports its facts or an error, and serves it.
+fn run(
+    load: impl FnOnce() -> mlx_llamba::Result<Loaded>,
+    options: &Options,
+    metrics: &Metrics,
+    backlog: &Backlog,
+    ready: oneshot::Sender<Result<Facts>>,
+    commands: &Receiver<Command>,
+) {
+    let failed = |error| Error::Load(Arc::new(error));
+    let loaded = load().map_err(failed);
+    let found = loaded.and_then(|loaded| Ok((facts(&loaded, options)?, loaded)));
+    let (facts, loaded) = match found {
+        Ok(found) => found,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    match Worker::new(&loaded, facts.preparer.slots, options, metrics, backlog) {
+        Ok(worker) => {
+            if ready.send(Ok(facts)).is_ok() {
+                worker.run(commands);
+            }
+        }
+        Err(error) => drop(ready.send(Err(failed(error)))),
+    }
+}
+
+fn facts(loaded: &Loaded, options: &Options) -> Result<Facts> {
+    let config = loaded.llamba.model().config();
+    let state = config.state_bytes(4).max(1);
+    // A step holds the states before it and those after it.
+    let row = 2 * state;
+    let slots = options.rows.min(options.state_memory / row);
+    if slots == 0 {
+        return Err(Error::Memory { given: options.state_memory, needed: row });
+    }
+    let tokenizer = loaded.llamba.require_tokenizer();
+    let preparer = Preparer {
+        tokenizer: tokenizer.map_err(|error| Error::Load(Arc::new(error)))?.clone(),
+        template: loaded.template.clone(),
+        vocab: config.vocab_size,
+        longest: options.prompt_tokens,
+        slots,
+    };
+    Ok(Facts { preparer, state })
+}

@@ -1,0 +1,126 @@
+//! Cached states of earlier prompts and replies, for requests that begin with them.
+//!
+//! Two kinds of states are cached: those at the end of a reply in a conversation, which the next
+//! request of the conversation begins with, and those at the end of the longest prefix that a
+//! prompt shares with a recent one. So a first request pays nothing, and a prefix that prompts
+//! share is not read again from the third prompt on.
+
+use std::collections::VecDeque;
+
+use mlx_llamba::batch::{RowRequest, RowStep};
+use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
+
+use crate::options::Options;
+use crate::request::Settings;
+
+/// Recent prompts that a new one is compared with.
+const RECENT: usize = 32;
+/// Tokens below which reading a prefix is as fast as finding it.
+const WORTH: usize = 16;
+
+/// A cache, and the recent prompts that tell which states are worth caching.
+pub(crate) struct Prefixes {
+    cache: Option<PrefixCache>,
+    recent: VecDeque<Vec<u32>>,
+}
+
+/// A running request whose states may be cached.
+pub(crate) struct Keep {
+    /// The prompt and, if `reply` is set, the generated tokens.
+    tokens: Vec<u32>,
+    /// Tokens found in the cache.
+    known: usize,
+    /// The state at the end of the reply is cached too.
+    reply: bool,
+}
+
+impl Prefixes {
+    /// Creates a cache within the options' bounds; without memory, a disabled one.
+    pub(crate) fn new(llamba: &Llamba, options: &Options) -> Result<Self, Error> {
+        let (recent, memory) = (VecDeque::new(), options.cache_memory);
+        if memory == 0 {
+            return Ok(Self { cache: None, recent });
+        }
+        let mut cache = PrefixCache::new(llamba.model(), memory);
+        if let Some(directory) = &options.cache_directory {
+            cache = cache.with_directory(directory, options.cache_disk)?;
+        }
+        Ok(Self { cache: Some(cache), recent })
+    }
+
+    /// Bytes of the cached states in memory and on disk.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        let stats = self.cache.as_ref().map(PrefixCache::stats);
+        stats.map_or((0, 0), |stats| (stats.bytes, stats.disk_bytes as usize))
+    }
+
+    /// Writes the states in memory to the cache directory, if there is one.
+    pub(crate) fn flush(&mut self) {
+        if let Some(Err(error)) = self.cache.as_mut().map(PrefixCache::flush) {
+            log::warn!("cached states are lost: {error}");
+        }
+    }
+
+    /// Makes a row that resumes from the longest cached prefix of a prompt. Returns the number of
+    /// tokens in that prefix too.
+    pub(crate) fn request(
+        &mut self,
+        llamba: &Llamba,
+        prompt: &[u32],
+        chat: bool,
+        settings: &Settings,
+    ) -> Result<(RowRequest, Option<Keep>, usize), Error> {
+        let Settings { generation, choices, prompt_logprobs, .. } = settings;
+        let request = |context, prompt: &[u32]| RowRequest {
+            choices: *choices,
+            prompt_logprobs: *prompt_logprobs,
+            ..RowRequest::new(context, prompt.to_vec(), generation.clone())
+        };
+        // Log-probabilities and the repetition penalty need every token of the prompt.
+        let whole = *prompt_logprobs || generation.sampling.repetition_penalty != 1.0;
+        let cache = self.cache.as_mut().filter(|_| !whole && generation.max_tokens > 0);
+        let Some(cache) = cache else {
+            return Ok((request(llamba.context()?, prompt), None, 0));
+        };
+        let (context, known) = match cache.find(llamba.model(), prompt)? {
+            Some(hit) => (Context::after(hit.state, &prompt[..hit.length]), hit.length),
+            None => (llamba.context()?, 0),
+        };
+        let mut request = request(context, &prompt[known..]);
+        let alike = |other: &Vec<u32>| other.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let shared = self.recent.iter().map(alike).max().unwrap_or(0);
+        // A row needs at least one token to read.
+        let shared = shared.min(prompt.len() - 1);
+        if shared >= known + WORTH {
+            request.snapshots = vec![shared + 1 - known];
+        }
+        self.recent.push_back(prompt.to_vec());
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+        let reply = chat && *choices == 1;
+        Ok((request, Some(Keep { tokens: prompt.to_vec(), known, reply }), known))
+    }
+
+    /// Caches the states that a row hands out.
+    pub(crate) fn note(&mut self, keep: &mut Keep, step: &RowStep) -> Result<(), Error> {
+        let Some(cache) = &mut self.cache else { return Ok(()) };
+        match step {
+            RowStep::Snapshot { read, context } => {
+                cache.insert(&keep.tokens[..keep.known + read - 1], context.state())
+            }
+            RowStep::Token { id, .. } if keep.reply => {
+                keep.tokens.push(*id);
+                Ok(())
+            }
+            RowStep::End { reason, context, .. } if keep.reply => {
+                let read = keep.tokens.len() - context.pending().len().min(keep.tokens.len());
+                if *reason != Reason::Cancelled && read >= WORTH {
+                    return cache.insert(&keep.tokens[..read], context.state());
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

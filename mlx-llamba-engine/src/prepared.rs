@@ -1,0 +1,142 @@
+//! Requests whose prompts are tokens.
+
+use mlx_llamba::{ChatOptions, Message, Template, Tokenizer, TurnDraft, TurnPlan};
+
+use crate::error::{Error, Result};
+use crate::request::{Prompt, Request, Settings};
+use crate::sessions::Claim;
+
+/// A request whose prompt was rendered, tokenized and checked, ready for the queue.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) source: Source,
+    pub(crate) settings: Settings,
+    text: Option<String>,
+}
+
+/// The tokens to read.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The whole prompt. Its reply is likely to begin a later prompt if `chat` is set.
+    Tokens { ids: Vec<u32>, chat: bool },
+    /// The next messages of a session, which has read the ones before.
+    Session { claim: Claim, plan: TurnPlan },
+}
+
+impl Prepared {
+    /// The prompt's token ids; empty in a session, which plans its own reading.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        match &self.source {
+            Source::Tokens { ids, .. } => ids,
+            Source::Session { .. } => &[],
+        }
+    }
+
+    /// The prompt as text: what the chat template rendered, or the new messages of a session.
+    /// `None` if the prompt was given as tokens.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// The number of continuations.
+    #[must_use]
+    pub fn choices(&self) -> usize {
+        self.settings.choices
+    }
+
+    /// True if log-probabilities of the prompt are asked for.
+    #[must_use]
+    pub fn prompt_logprobs(&self) -> bool {
+        self.settings.prompt_logprobs
+    }
+}
+
+/// Everything that preparing needs of a model.
+#[derive(Clone)]
+pub(crate) struct Preparer {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<Template>,
+    /// Entries of the vocabulary.
+    pub(crate) vocab: usize,
+    /// Tokens that a prompt may have.
+    pub(crate) longest: usize,
+    /// Continuations that can be computed at once.
+    pub(crate) slots: usize,
+}
+
+impl Preparer {
+    /// Renders, tokenizes and checks a prompt; `session` is the claim on the session it names.
+    pub(crate) fn prepare(
+        &self,
+        request: Request,
+        session: Option<(Claim, TurnDraft)>,
+    ) -> Result<Prepared> {
+        let Request { prompt, settings } = request;
+        let limit = if session.is_some() { 1 } else { self.slots };
+        if !(1..=limit).contains(&settings.choices) {
+            return Err(Error::Choices { choices: settings.choices, limit });
+        }
+        let (source, text) = match (prompt, session) {
+            (Prompt::Text(text), _) => {
+                (self.tokens(self.tokenizer.encode(&text, true)?, false)?, Some(text))
+            }
+            (Prompt::Tokens(ids), _) => (self.tokens(ids, false)?, None),
+            (Prompt::Chat { messages, options }, _) => self.chat(&messages, &options)?,
+            (Prompt::Session { messages, .. }, Some((claim, draft))) => {
+                self.turn(messages, claim, draft)?
+            }
+            (Prompt::Session { id, .. }, None) => return Err(Error::UnknownSession { id }),
+        };
+        Ok(Prepared { source, settings, text })
+    }
+
+    fn tokens(&self, ids: Vec<u32>, chat: bool) -> Result<Source> {
+        if ids.is_empty() {
+            return Err(mlx_llamba::Error::EmptyPrompt.into());
+        }
+        self.check_length(ids.len())?;
+        let vocab_size = self.vocab;
+        if let Some(position) = ids.iter().position(|&id| id as usize >= vocab_size) {
+            let id = ids[position];
+            return Err(mlx_llamba::Error::TokenOutOfRange { id, position, vocab_size }.into());
+        }
+        Ok(Source::Tokens { ids, chat })
+    }
+
+    fn chat(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<(Source, Option<String>)> {
+        let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
+        if messages.is_empty() {
+            return Err(Error::NoMessages);
+        }
+        let rendered = template.render(messages, true, options)?;
+        let source = self.tokens(self.tokenizer.encode_rendered(&rendered)?, true)?;
+        Ok((source, Some(rendered.into_text())))
+    }
+
+    fn turn(
+        &self,
+        messages: Vec<Message>,
+        claim: Claim,
+        mut draft: TurnDraft,
+    ) -> Result<(Source, Option<String>)> {
+        if messages.is_empty() {
+            return Err(Error::NoMessages);
+        }
+        let text = messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n");
+        messages.into_iter().for_each(|message| draft.push(message));
+        let plan = draft.plan()?;
+        self.check_length(plan.prompt_tokens())?;
+        Ok((Source::Session { claim, plan }, Some(text)))
+    }
+
+    fn check_length(&self, tokens: usize) -> Result<()> {
+        let limit = self.longest;
+        if tokens > limit { Err(Error::PromptTooLong { tokens, limit }) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,34 @@
+//! The exclusive use of a session by one request.
+
+use std::fmt;
+use std::sync::mpsc::Sender;
+
+use crate::command::Command;
+
+/// Keeps others from using a session until it is dropped: with its request, however that ends.
+pub(crate) struct Claim {
+    commands: Sender<Command>,
+    pub(crate) id: String,
+    pub(crate) number: u64,
+}
+
+impl Claim {
+    pub(crate) fn new(commands: Sender<Command>, id: String, number: u64) -> Self {
+        Self { commands, id, number }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let (id, number) = (std::mem::take(&mut self.id), self.number);
+        let release = Command::Sessions(Box::new(move |sessions| sessions.release(&id, number)));
+        // Without a model thread there are no sessions.
+        let _ = self.commands.send(release);
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claim").field(&self.number).finish()
+    }
+}

@@ -1,0 +1,250 @@
+//! Conversations that are kept between requests, on the model thread.
+
+mod calls;
+mod claim;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mlx_llamba::batch::RowRequest;
+use mlx_llamba::{
+    ChatOptions, Generation, Llamba, Message, Session, SessionFile, SnapshotBudget, Template, Turn,
+    TurnDraft, TurnPlan,
+};
+
+pub(crate) use claim::Claim;
+
+use crate::error::{Error, Result};
+use crate::options::Options;
+
+/// Snapshots that a session may keep.
+const SNAPSHOTS: usize = 16;
+
+/// Sessions by their ids. An id cannot be guessed: whoever knows it may use the session.
+pub(crate) struct Sessions<'m> {
+    llamba: &'m Llamba,
+    template: Option<&'m Template>,
+    /// The number of sessions kept.
+    limit: usize,
+    /// The time after which an idle session may be dropped for another one.
+    idle: Duration,
+    kept: HashMap<String, Kept<'m>>,
+    /// The number of claims so far.
+    claims: u64,
+}
+
+struct Kept<'m> {
+    session: Session<'m>,
+    /// The number of the claim on it.
+    claimed: Option<u64>,
+    /// The time of its last request.
+    used: Instant,
+}
+
+/// A session as its users see it.
+#[non_exhaustive]
+#[derive(Debug, Clone)]
+pub struct SessionView {
+    /// The id, which gives access to the session: a secret.
+    pub id: String,
+    /// All messages.
+    pub messages: Vec<Message>,
+    /// Tokens read and generated.
+    pub tokens: usize,
+    /// Token counts at which there are states to rewind to.
+    pub snapshots: Vec<usize>,
+    /// Bytes of all its states.
+    pub bytes: usize,
+}
+
+/// A reply that is being generated.
+pub(crate) struct Open<'m> {
+    claim: Claim,
+    session: Session<'m>,
+    pub(crate) turn: Turn,
+}
+
+impl<'m> Sessions<'m> {
+    pub(crate) fn new(
+        llamba: &'m Llamba,
+        template: Option<&'m Template>,
+        options: &Options,
+    ) -> Self {
+        let one = llamba.model().config().state_bytes(4).max(1) * (1 + SNAPSHOTS);
+        let limit = options.sessions.min(options.session_memory / one);
+        let (idle, kept) = (options.session_idle, HashMap::new());
+        Self { llamba, template, limit, idle, kept, claims: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    pub(crate) fn create(
+        &mut self,
+        messages: Vec<Message>,
+        options: ChatOptions,
+    ) -> Result<SessionView> {
+        let template = self.template.ok_or(Error::NoTemplate)?.clone();
+        let mut session = self.llamba.session_with(template, options)?;
+        for message in messages {
+            session.push(message);
+        }
+        self.keep(session)
+    }
+
+    pub(crate) fn import(&mut self, file: SessionFile) -> Result<SessionView> {
+        let session =
+            Session::from_file(self.llamba, file).map_err(|e| Error::SessionFile(Arc::new(e)))?;
+        self.keep(session)
+    }
+
+    pub(crate) fn export(&mut self, id: &str) -> Result<SessionFile> {
+        Ok(self.idle(id)?.to_file()?)
+    }
+
+    pub(crate) fn view(&mut self, id: &str) -> Result<SessionView> {
+        let session = &self.find(id)?.session;
+        Ok(view(id, session))
+    }
+
+    pub(crate) fn fork(&mut self, id: &str) -> Result<SessionView> {
+        let fork = self.idle(id)?.fork();
+        self.keep(fork)
+    }
+
+    pub(crate) fn rewind(&mut self, id: &str, messages: usize) -> Result<SessionView> {
+        let session = self.idle(id)?;
+        // Keeping all messages changes nothing, and is allowed.
+        if messages != session.messages().len() {
+            session.rewind(messages).map_err(state)?;
+        }
+        Ok(view(id, session))
+    }
+
+    pub(crate) fn undo(&mut self, id: &str) -> Result<SessionView> {
+        let session = self.idle(id)?;
+        session.undo().map_err(state)?;
+        Ok(view(id, session))
+    }
+
+    pub(crate) fn delete(&mut self, id: &str) -> Result<()> {
+        self.kept.remove(id).map(drop).ok_or_else(|| unknown(id))
+    }
+
+    /// Claims a session for one reply.
+    pub(crate) fn claim(&mut self, id: &str) -> Result<(u64, TurnDraft)> {
+        let draft = self.idle(id)?.draft();
+        self.claims += 1;
+        let number = self.claims;
+        self.find(id)?.claimed = Some(number);
+        Ok((number, draft))
+    }
+
+    /// Ends a claim.
+    pub(crate) fn release(&mut self, id: &str, number: u64) {
+        if let Some(kept) = self.kept.get_mut(id).filter(|kept| kept.claimed == Some(number)) {
+            kept.claimed = None;
+        }
+    }
+
+    /// Begins a reply. The session does not change until the reply has ended.
+    pub(crate) fn begin(
+        &mut self,
+        claim: Claim,
+        plan: TurnPlan,
+        options: &Generation,
+    ) -> Result<(Open<'m>, RowRequest)> {
+        let session = self.find(&claim.id)?.session.fork();
+        let (turn, request) = session.begin(plan, options)?;
+        Ok((Open { claim, session, turn }, request))
+    }
+
+    /// Ends a reply; one that is not `whole` is discarded.
+    pub(crate) fn end(&mut self, open: Open<'m>, whole: bool) -> Result<()> {
+        let Open { claim, mut session, turn } = open;
+        if whole {
+            session.settle(turn)?;
+            // The session may have been deleted in the meantime.
+            if let Some(kept) = self.kept.get_mut(&claim.id) {
+                kept.session = session;
+            }
+        }
+        // Before the client learns of the end: its next request must not find the session busy.
+        self.release(&claim.id, claim.number);
+        Ok(())
+    }
+
+    fn keep(&mut self, mut session: Session<'m>) -> Result<SessionView> {
+        let bytes = SNAPSHOTS * session.stats().state_bytes;
+        if self.kept.len() >= self.limit {
+            self.forget()?;
+        }
+        session.set_snapshot_budget(SnapshotBudget { bytes });
+        let id = new_id()?;
+        let view = view(&id, &session);
+        self.kept.insert(id, Kept { session, claimed: None, used: Instant::now() });
+        Ok(view)
+    }
+
+    /// Drops the session that was idle for the longest, if that was long enough.
+    fn forget(&mut self) -> Result<()> {
+        let idle = self.kept.iter().filter(|(_, kept)| kept.claimed.is_none());
+        let oldest = idle.min_by_key(|(_, kept)| kept.used);
+        let oldest = oldest.map(|(id, kept)| (id.clone(), kept.used.elapsed()));
+        let (count, idle) = (self.kept.len(), self.idle);
+        match oldest {
+            Some((id, time)) if time >= idle => {
+                log::info!("dropped the session that was idle for the longest, of {count}");
+                self.kept.remove(&id);
+                Ok(())
+            }
+            oldest => {
+                let retry_after = oldest.map_or(idle, |(_, time)| idle - time);
+                Err(Error::SessionsFull { count, idle, retry_after })
+            }
+        }
+    }
+
+    fn find(&mut self, id: &str) -> Result<&mut Kept<'m>> {
+        let kept = self.kept.get_mut(id).ok_or_else(|| unknown(id))?;
+        kept.used = Instant::now();
+        Ok(kept)
+    }
+
+    /// Finds a session that no request has claimed.
+    fn idle(&mut self, id: &str) -> Result<&mut Session<'m>> {
+        let kept = self.find(id)?;
+        if kept.claimed.is_some() {
+            return Err(Error::SessionBusy);
+        }
+        Ok(&mut kept.session)
+    }
+}
+
+fn view(id: &str, session: &Session<'_>) -> SessionView {
+    let stats = session.stats();
+    SessionView {
+        id: id.to_owned(),
+        messages: session.messages().cloned().collect(),
+        tokens: stats.tokens,
+        bytes: stats.state_bytes + stats.snapshot_bytes,
+        snapshots: stats.snapshots,
+    }
+}
+
+fn state(error: mlx_llamba::Error) -> Error {
+    Error::SessionState(Arc::new(error))
+}
+
+fn unknown(id: &str) -> Error {
+    Error::UnknownSession { id: id.chars().take(64).collect() }
+}
+
+/// Returns an id of 128 random bits.
+fn new_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    Ok(format!("session-{:032x}", u128::from_ne_bytes(bytes)))
+}
