@@ -2,7 +2,6 @@
 
 mod axis;
 mod counts;
-mod lines;
 mod measure;
 mod plot;
 mod report;
@@ -25,19 +24,20 @@ use bench::subject::Subject;
 /// Measure speed and memory
 #[derive(clap::Args)]
 #[command(after_help = "\
-At every depth, every batch size reads every prompt and generates every number of tokens, in rows
-that all begin from a state that has read so many tokens. Rows are means over the repetitions,
-after a warm-up. `fill` rows are the reading up to the next depth, once; the rows of a batch begin
-from copies of that state. k and M are 1024 and 1048576.
+At every depth and batch size, each prompt length is read and each number of tokens is generated, \
+starting from a state after that many tokens. Rows are means over the repetitions, after a warm-up. \
+`fill` rows measure reading up to the next depth, once; the texts of a batch start from copies of \
+that state. k and M are 1024 and 1048576.
 
-Peak is the most memory that MLX held during a row, in use is what it holds after it (weights and
-what the rows remember; of a Llamba also the states that the next row begins from), and process is
-all that the system has given to this program.
+\"Peak\" is the most memory that MLX held during a row. \"In use\" is what it holds afterwards: weights \
+and states, for a Llamba also those from which the next row starts. \"Process\" is all memory of the \
+process.
 
-A Llama is measured as a Llamba is: depth is what its cache holds. No row may end past its context.
+A Llama is measured in the same way: its depth is the number of tokens in its cache. No row may \
+exceed its context.
 
-Generating reads all weights each step; on a CPU their bytes a second are held against the fastest
-that this machine reads memory, measured before the rows.
+Generating reads all weights at each step. On a CPU, the bytes of weights per second are compared \
+with the speed at which this machine reads memory, measured before each repetition.
 
 Examples:
   mlx-llamba bench
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     shape: ShapeArgs,
-    /// Lengths of prompts to read; 0 for none
+    /// Prompt lengths to read, in tokens; 0 for none
     #[arg(
         short,
         long,
@@ -71,7 +71,7 @@ pub(crate) struct Args {
         value_parser = count
     )]
     generate: Vec<usize>,
-    /// Batch sizes: texts that are read or generated together
+    /// Batch sizes: numbers of texts computed together
     #[arg(
         short,
         long,
@@ -81,7 +81,7 @@ pub(crate) struct Args {
         value_parser = batch
     )]
     batch: Vec<usize>,
-    /// Depths: tokens that the model has read before a row begins, up to 1M
+    /// Depths: tokens that the model has read before, up to 1M
     #[arg(
         short,
         long,
@@ -91,16 +91,16 @@ pub(crate) struct Args {
         value_parser = count
     )]
     depth: Vec<usize>,
-    /// Times each row is measured
+    /// Repetitions of each row
     #[arg(short, long, default_value_t = 3, value_parser = repetitions)]
     repetitions: usize,
-    /// How to print the rows
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Md)]
     format: Format,
-    /// The same as --format json: a line of JSON a row
+    /// The same as --format json: one line of JSON per row
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// Draw speed and memory into this SVG file
+    /// Plot speed and memory to this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
@@ -130,7 +130,7 @@ impl Args {
         }
     }
 
-    /// Measures all rows, shows and draws them.
+    /// Measures, prints and plots all rows.
     fn report(&self, model: &impl Subject, name: String) -> Result<()> {
         self.check(model).with_context(|| format!("cannot measure {name}"))?;
         interrupt::on_first(|| ())?;
@@ -143,7 +143,7 @@ impl Args {
             rows.push(row);
             Ok(())
         });
-        // What was measured before an interruption is drawn too.
+        // Rows measured before an interruption are plotted too.
         match &self.plot {
             Some(file) if measured.is_ok() || interrupt::happened() => {
                 plot::draw(file, &header, &rows)?;
@@ -153,7 +153,7 @@ impl Args {
         measured
     }
 
-    /// Refuses what the model cannot read, or what surely takes more memory than there is.
+    /// Refuses lengths beyond the model's context, or beyond the memory of this machine.
     fn check(&self, model: &impl Subject) -> Result<()> {
         let most = |tokens: &[usize]| tokens.iter().copied().max().unwrap_or(0);
         let (depth, prompt) = (most(&self.depth), most(&self.prompt));
@@ -169,7 +169,7 @@ impl Args {
         self.batch.iter().try_for_each(|&batch| measure::check_memory(model, batch, longest, end))
     }
 
-    /// Measures all rows, going on from each depth to the next.
+    /// Measures all rows, from each depth to the next.
     fn measure<M: Subject>(
         &self,
         bench: &Bench<'_, M>,
@@ -183,7 +183,7 @@ impl Args {
                 each(row)?;
             }
             for &batch in &self.batch {
-                // A single row is measured itself: a copy of it would be memory that no text takes.
+                // A single row is measured itself: a copy would take memory that no text takes.
                 let (mut rows, kept) = match batch {
                     1 => (one, None),
                     _ => (bench.spread(&one, batch)?, Some(one)),

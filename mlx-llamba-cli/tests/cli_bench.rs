@@ -140,8 +140,8 @@ fn a_plot_has_every_line_and_title() {
     let depths = plot(&["-d", "0,1k,64", "-p", "3", "-n", "2", "-b", "1,2"]);
     assert!(depths.starts_with("<svg ") && depths.trim_end().ends_with("</svg>"), "{depths}");
     for text in [
-        "reading, tokens a second",
-        "generating, tokens a second",
+        "reading, tokens per second",
+        "generating, tokens per second",
         "peak memory, MiB",
         "tokens read before",
         "read 3, batch 1",
@@ -154,7 +154,7 @@ fn a_plot_has_every_line_and_title() {
     // 4 lines of 3 points, each in a chart of speed and in that of memory, and 4 in the legend.
     assert_eq!(depths.matches("<circle").count(), 4 * 3 * 2 + 4);
     let batches = plot(&["-p", "3", "-n", "0", "-b", "1,2,5"]);
-    assert!(batches.contains("rows of the batch") && !batches.contains("generating"), "{batches}");
+    assert!(batches.contains("batch size") && !batches.contains("generating"), "{batches}");
     assert_eq!(batches.matches("<circle").count(), 3 * 2 + 1);
     let filling = plot(&["-p", "0", "-n", "0", "-d", "16,32"]);
     assert!(filling.contains("\nfill\n"), "{filling}");
@@ -224,7 +224,7 @@ fn what_cannot_be_measured() {
         &["--shape", "1b", "--bits", "4", "--layers", "1", "-b", "4096"],
         &["batch of 4096", "GiB"],
     );
-    fails(&["--plot", "/nowhere/x.svg"], &["/nowhere is no directory"]);
+    fails(&["--plot", "/nowhere/x.svg"], &["/nowhere is not a directory"]);
     #[cfg(target_os = "linux")]
     fails(&["--device", "gpu", "--shape", "1b"], &["--device gpu"]);
 }

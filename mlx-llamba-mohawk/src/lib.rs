@@ -11,6 +11,7 @@ pub mod distill;
 mod error;
 pub mod evaluate;
 mod objective;
+pub mod plot;
 pub mod recipe;
 mod run;
 pub mod scratch;

@@ -1,4 +1,4 @@
-//! The axis of a plot's tokens or rows.
+//! The horizontal axis of a plot.
 
 use std::ops::Range;
 
@@ -6,11 +6,11 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use super::counts::short;
 
-/// Least distance of two labels, as a part of the axis.
+/// The minimum distance between two labels, as a fraction of the axis.
 const SPACING: f64 = 0.085;
 
-/// An axis with a label at the measured values. Logarithmic if they differ much; then 0 stands as
-/// far before the first other value as a factor of 4.
+/// An axis with labels at the measured values. It is logarithmic if they differ much; 0 is then
+/// drawn as a quarter of the smallest other value.
 #[derive(Clone)]
 pub(super) struct Axis {
     values: Vec<f64>,
@@ -18,7 +18,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// The axis of these values, in any order.
+    /// Returns the axis of these values, in any order.
     pub(super) fn new(values: impl Iterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -29,7 +29,7 @@ impl Axis {
         Self { values, logarithmic }
     }
 
-    /// Where a value stands, on any scale.
+    /// Returns the position of a value, in arbitrary units.
     fn place(&self, value: f64) -> f64 {
         let least = self.values.iter().copied().find(|&value| value > 0.0);
         match least {
@@ -38,7 +38,7 @@ impl Axis {
         }
     }
 
-    /// Where a value stands between the ends of the axis, which has a margin at either.
+    /// Returns the position of a value as a fraction of the axis, which has a margin at either end.
     fn part(&self, value: f64) -> f64 {
         let end = |value: Option<&f64>| self.place(value.copied().unwrap_or(0.0));
         let (first, last) = (end(self.values.first()), end(self.values.last()));

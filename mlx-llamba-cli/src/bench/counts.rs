@@ -1,30 +1,30 @@
-//! Numbers of tokens and rows, as people type them.
+//! Parsing of numbers of tokens, rows and repetitions.
 
-/// Tokens that one row may be asked for, and the greatest depth: 1M.
+/// The maximum number of tokens in a row, and the maximum depth: 1M.
 const TOKENS: usize = 1 << 20;
-/// Rows that one batch may have.
+/// The maximum number of rows in a batch.
 const BATCH: usize = 4096;
-/// Times that a row may be repeated.
+/// The maximum number of repetitions.
 const REPETITIONS: usize = 10_000;
 
-/// A number of tokens: `0`, `512`, `4k` or `1M`.
+/// Parses a number of tokens: `0`, `512`, `4k` or `1M`.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     parse(text)
         .filter(|&n| n <= TOKENS)
         .ok_or_else(|| "expected a number of tokens from 0 to 1M, such as 512 or 4k".into())
 }
 
-/// A number of rows.
+/// Parses a number of rows.
 pub(super) fn batch(text: &str) -> Result<usize, String> {
     within(text, BATCH)
 }
 
-/// A number of repetitions.
+/// Parses a number of repetitions.
 pub(super) fn repetitions(text: &str) -> Result<usize, String> {
     within(text, REPETITIONS)
 }
 
-/// Writes a number as [`count`] reads it.
+/// Formats a number as [`count`] parses it.
 pub(super) fn short(n: usize) -> String {
     match n {
         _ if n >= 1 << 20 && n.is_multiple_of(1 << 20) => format!("{}M", n >> 20),
@@ -48,7 +48,7 @@ fn parse(text: &str) -> Option<usize> {
             None => (text, 1),
         },
     };
-    // Rust's own parser takes a leading plus.
+    // Rust's own parser accepts a leading plus.
     let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse::<usize>().ok().filter(|_| plain)?.checked_mul(unit)
 }

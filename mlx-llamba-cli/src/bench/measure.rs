@@ -1,4 +1,4 @@
-//! What is timed: reading and generating from a state, by a model's forward pass.
+//! Timed runs: prefill and decode from a state, by a model's forward pass.
 
 use std::time::Instant;
 
@@ -14,12 +14,12 @@ use super::subject::Subject;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
 
-/// Tokens of each row that are read in one piece.
+/// The prompt chunk size, in tokens.
 const PIECE: usize = 512;
-/// Generated tokens that warm up.
+/// The number of generated tokens in a warm-up.
 const WARM_UP: usize = 2;
 
-/// Measures one model, each row so many times.
+/// Measures one model, repeating each row.
 pub(super) struct Bench<'a, M: Subject> {
     model: &'a M,
     repetitions: usize,
@@ -37,19 +37,19 @@ impl<'a, M: Subject> Bench<'a, M> {
         Self { model, repetitions }
     }
 
-    /// One row that has read nothing.
+    /// Returns one row that has read nothing.
     pub(super) fn start(&self) -> Result<Rows<M::State>> {
         Ok(Rows { state: self.model.start()?, batch: 1, depth: 0 })
     }
 
-    /// `batch` rows that each go on from the one row of `one`.
+    /// Returns `batch` rows that each continue the single row of `one`.
     pub(super) fn spread(&self, one: &Rows<M::State>, batch: usize) -> Result<Rows<M::State>> {
         let state = self.model.spread(&one.state, batch)?;
         eval(M::arrays(&state))?;
         Ok(Rows { state, batch, depth: one.depth })
     }
 
-    /// Reads one text on to depth `to`, once, with a progress bar.
+    /// Reads one text up to depth `to`, once, with a progress bar.
     pub(super) fn fill(&self, rows: Rows<M::State>, to: usize) -> Result<(Row, Rows<M::State>)> {
         let progress = Progress::new(format!("reading to depth {}", short(to)), Unit::Tokens);
         let (depth, tokens) = (rows.depth, to - rows.depth);
@@ -58,25 +58,25 @@ impl<'a, M: Subject> Bench<'a, M> {
         let start = Instant::now();
         let (_, state) = read(self.model, rows, tokens, |done| progress.at(done, tokens))?;
         let seconds = start.elapsed().as_secs_f64();
-        let bytes = self.model.weight_bytes_per_step();
+        let bytes = self.model.facts().weight_bytes_per_step;
         let times = Times { seconds: vec![seconds], memory: Vec::new() };
         let row = Row::new((Test::Fill, tokens), depth, 1, &times, bytes)?;
         Ok((row, Rows { state, batch: 1, depth: to }))
     }
 
-    /// Reads `tokens` tokens a row, and gives the rows back as they were.
+    /// Reads `tokens` tokens per row, and returns the rows as they were.
     pub(super) fn read(
         &self,
         rows: Rows<M::State>,
         tokens: usize,
     ) -> Result<(Row, Rows<M::State>)> {
-        // A piece warms up as well as the whole.
+        // One chunk warms up as well as the whole prompt.
         self.row(Test::Read, rows, tokens, tokens.min(PIECE), |rows, tokens| {
             Ok(read(self.model, rows, tokens, |_| ())?.1)
         })
     }
 
-    /// Generates `tokens` tokens a row, and gives the rows back as they were.
+    /// Generates `tokens` tokens per row, and returns the rows as they were.
     pub(super) fn generate(
         &self,
         rows: Rows<M::State>,
@@ -100,7 +100,7 @@ impl<'a, M: Subject> Bench<'a, M> {
         let Rows { state, batch, depth } = rows;
         let mark = M::mark(&state);
         let back = |after| Rows { state: M::back(after, &mark), batch, depth };
-        // Buffers that earlier rows left behind are not this row's memory.
+        // Buffers that earlier rows left behind do not count as this row's memory.
         memory::clear_cache()?;
         let mut state = run(Rows { state, batch, depth }, warm_up)?;
         memory::reset_peak_memory()?;
@@ -108,7 +108,7 @@ impl<'a, M: Subject> Bench<'a, M> {
         let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
         for _ in 0..self.repetitions {
             let rows = back(state);
-            // Beside each repetition, as a machine that is shared reads now faster, now slower.
+            // Measured before each repetition: the speed of a shared machine varies.
             if on_cpu && test == Test::Generate {
                 times.memory.push(cpu::read_bandwidth()?);
             }
@@ -116,15 +116,15 @@ impl<'a, M: Subject> Bench<'a, M> {
             state = run(rows, tokens)?;
             times.seconds.push(start.elapsed().as_secs_f64());
         }
-        // While the states after are held, and what it takes to go back to those before.
-        let bytes = self.model.weight_bytes_per_step();
+        // Memory is read while the new state and the mark of the old one are alive.
+        let bytes = self.model.facts().weight_bytes_per_step;
         let row = Row::new((test, tokens), depth, batch, &times, bytes)?;
         Ok((row, back(state)))
     }
 }
 
-/// Reads `l` tokens a row in pieces, up to the next token (b, 1). `progress` gets the tokens read
-/// so far.
+/// Reads `l` tokens per row in chunks. Returns the next token (b, 1). `progress` receives the number
+/// of tokens read so far.
 fn read<M: Subject>(
     model: &M,
     Rows { mut state, batch, depth }: Rows<M::State>,
@@ -143,7 +143,7 @@ fn read<M: Subject>(
         let ids = Array::from_slice(&ids, &[batch as i32, piece.len() as i32]); // (b, l)
         let (hidden, next) = model.read(&ids, state)?;
         eval(M::arrays(&next))?;
-        token = Some(likeliest(model, &hidden)?);
+        token = Some(top1(model, &hidden)?);
         state = next;
         progress(done);
     }
@@ -152,7 +152,7 @@ fn read<M: Subject>(
     Ok((token, state))
 }
 
-/// Generates `n` tokens a row, each asked for before the one before it is waited for.
+/// Generates `n` tokens per row. Each step is queued before the previous one is awaited.
 fn generate<M: Subject>(
     model: &M,
     mut token: Array,
@@ -162,7 +162,7 @@ fn generate<M: Subject>(
     for _ in 0..n {
         stop_if_interrupted()?;
         let (hidden, next) = model.read(&token, state)?;
-        let following = likeliest(model, &hidden)?;
+        let following = top1(model, &hidden)?;
         async_eval([&following])?;
         eval([&token])?;
         (token, state) = (following, next);
@@ -172,8 +172,8 @@ fn generate<M: Subject>(
     Ok(state)
 }
 
-/// The likeliest token after the last hidden state: (b, 1).
-fn likeliest(model: &impl Subject, hidden: &Array) -> Result<Array> {
+/// Returns the top-1 token after the last hidden state: (b, 1).
+fn top1(model: &impl Subject, hidden: &Array) -> Result<Array> {
     let last = hidden.try_index((.., -1, ..))?; // (b, d)
     Ok(argmax_axis(model.head(&last)?, -1, true)?)
 }
@@ -185,8 +185,8 @@ fn stop_if_interrupted() -> Result<()> {
     Ok(())
 }
 
-/// Refuses what takes more memory than there is, by the least that `batch` rows take: weights, and
-/// what the model says of a row that is read up to its token `end`, in pieces of `longest` at most.
+/// Refuses a batch that needs more memory than there is. The estimate is a lower bound: weights, and
+/// `batch` rows read up to their token `end` in chunks of at most `longest` tokens.
 pub(super) fn check_memory(
     model: &impl Subject,
     batch: usize,
@@ -194,7 +194,7 @@ pub(super) fn check_memory(
     end: usize,
 ) -> Result<()> {
     let each = model.bytes_of_a_row(longest.clamp(1, PIECE), end);
-    let needed = batch.saturating_mul(each).saturating_add(model.weight_bytes());
+    let needed = batch.saturating_mul(each).saturating_add(model.facts().weight_bytes);
     let limit = memory::memory_limit()?;
     if needed > limit {
         let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);

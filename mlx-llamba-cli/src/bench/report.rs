@@ -1,4 +1,4 @@
-//! The rows, as a table, as CSV or as lines of JSON.
+//! Output of rows: as a table, as CSV or as lines of JSON.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -6,7 +6,7 @@ use mlx_rs::memory;
 use serde::Serialize;
 
 use super::counts::short;
-use super::subject::Subject;
+use super::subject::{Facts, Subject};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Format {
@@ -14,16 +14,16 @@ pub(super) enum Format {
     Md,
     /// Comma-separated values
     Csv,
-    /// A line of JSON a row
+    /// One line of JSON per row
     Json,
 }
 
-/// What was measured.
+/// The measured model.
 #[derive(Serialize)]
 pub(super) struct Header {
     pub(super) model: String,
     pub(super) weight_bytes: usize,
-    /// Of the activations.
+    /// The dtype of the activations.
     pub(super) dtype: String,
     pub(super) kernels: String,
 }
@@ -31,50 +31,50 @@ pub(super) struct Header {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Test {
-    /// One text read on to the next depth, once.
+    /// One text, read up to the next depth, once.
     Fill,
     Read,
     Generate,
 }
 
-/// One line.
+/// One row of results.
 #[derive(Serialize)]
 pub(super) struct Row {
     pub(super) test: Test,
-    /// Tokens a row of the batch.
+    /// The number of tokens per row of the batch.
     pub(super) tokens: usize,
-    /// Tokens that the state had read before.
+    /// The number of tokens read before.
     pub(super) depth: usize,
     pub(super) batch: usize,
     pub(super) repetitions: usize,
-    /// Of all rows of the batch together; mean over the repetitions.
+    /// The speed of all rows of the batch together, as a mean over the repetitions.
     pub(super) tokens_per_second: f64,
-    /// Of the sample; `None` if it was measured once.
+    /// The sample standard deviation; `None` for a single repetition.
     pub(super) deviation: Option<f64>,
     pub(super) tokens_per_second_per_row: f64,
-    /// Mean seconds from the start of the reading to the next token.
+    /// The mean time in seconds from the start of the prefill to the next token.
     pub(super) time_to_first_token: Option<f64>,
-    /// Bytes, the most that MLX held.
+    /// The peak of memory held by MLX, in bytes.
     pub(super) peak_memory: usize,
-    /// Bytes that MLX holds afterwards.
+    /// The memory held by MLX afterwards, in bytes.
     pub(super) active_memory: usize,
-    /// Bytes of memory that the process has; `None` where the system does not say.
+    /// The memory of the process in bytes; `None` where the system does not report it.
     pub(super) resident_memory: Option<usize>,
-    /// Bytes of weights that generating read each second; each step reads them once for all rows.
+    /// Bytes of weights read per second while generating; each step reads them once for all rows.
     pub(super) weight_bytes_per_second: Option<f64>,
-    /// Bytes that this machine's CPU reads from memory each second when it does nothing else; the
-    /// median of readings, one before each repetition. `None` where there were none.
+    /// Bytes per second that this machine's CPU reads from memory when it does nothing else: the
+    /// median of measurements before each repetition. `None` without measurements.
     pub(super) read_bandwidth: Option<f64>,
 }
 
-/// What the repetitions of a row took.
+/// The times of a row's repetitions.
 pub(super) struct Times {
     pub(super) seconds: Vec<f64>,
-    /// Bytes a second at which memory was read before each of them, if that was measured.
+    /// Memory bandwidth in bytes per second before each repetition, if measured.
     pub(super) memory: Vec<f64>,
 }
 
-/// A row with what it is a row of.
+/// A row together with its header.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]
@@ -85,15 +85,16 @@ struct Line<'a> {
 
 impl Header {
     pub(super) fn new(model: &impl Subject, name: String) -> Result<Self> {
+        let Facts { weight_bytes, dtype, backend, .. } = model.facts();
         Ok(Self {
             model: name,
-            weight_bytes: model.weight_bytes(),
-            dtype: format!("{:?}", model.dtype()).to_lowercase(),
-            kernels: model.backend().describe(),
+            weight_bytes,
+            dtype: format!("{dtype:?}").to_lowercase(),
+            kernels: backend.describe(),
         })
     }
 
-    /// What there is beside the model's name, for people.
+    /// Describes the model, apart from its name.
     pub(super) fn details(&self) -> String {
         let Self { dtype, kernels, .. } = self;
         let weights = mib(self.weight_bytes);
@@ -102,7 +103,7 @@ impl Header {
 }
 
 impl Row {
-    /// Times of `tokens` tokens a row; reads what memory is in use now.
+    /// Computes a row from the times of `tokens` tokens per row, and reads the memory in use.
     pub(super) fn new(
         (test, tokens): (Test, usize),
         depth: usize,
@@ -133,7 +134,7 @@ impl Row {
     }
 }
 
-/// Mean, and the deviation of a sample.
+/// Returns mean and sample standard deviation.
 fn statistics(values: &[f64]) -> (f64, Option<f64>) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -152,11 +153,11 @@ const COLUMNS: &str = "test,tokens,depth,batch,repetitions,tokens_per_second,dev
     model,weight_bytes,dtype,kernels,weight_bytes_per_second,read_bandwidth\n";
 
 impl Format {
-    /// What stands before the rows.
+    /// Returns the text before the rows.
     pub(super) fn head(self, header: &Header) -> String {
         match self {
             Self::Md => format!(
-                "{}: {}\n\n| test | depth | batch | tok/s | ± | tok/s a row | first token, s \
+                "{}: {}\n\n| test | depth | batch | tok/s | ± | tok/s per row | first token, s \
                  | peak, MiB | in use, MiB | process, MiB | weights, GB/s | of memory's |\n\
                  |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
                 header.model,
@@ -198,7 +199,7 @@ fn markdown(row: &Row) -> String {
     )
 }
 
-/// The values of an object in the order of [`COLUMNS`].
+/// Formats the values of an object in the order of [`COLUMNS`].
 fn csv(line: &serde_json::Value) -> String {
     let cell = |name: &str| match &line[name] {
         serde_json::Value::Null => String::new(),
@@ -222,7 +223,7 @@ impl Test {
     }
 }
 
-/// Bytes in MiB.
+/// Converts bytes to MiB.
 pub(super) fn mib(bytes: usize) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }

@@ -1,4 +1,4 @@
-//! Models with random weights, by the sizes that people name.
+//! Models with random weights of a given shape.
 
 use std::path::{Path, PathBuf};
 
@@ -21,26 +21,26 @@ pub(super) struct ShapeArgs {
     sizes: Sizes,
 }
 
-/// Sizes that replace those of the shape.
+/// The options that override sizes of the shape.
 #[derive(clap::Args)]
 #[group(requires = "shape", multiple = true)]
 struct Sizes {
-    /// Layers of the shape
+    /// Number of layers
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
     /// Width of the residual stream
     #[arg(long, value_name = "N")]
     width: Option<usize>,
-    /// Width inside the MLPs [default for a custom shape: 4 x width]
+    /// Hidden width of the MLPs [default for a custom shape: 4 x width]
     #[arg(long, value_name = "N")]
     mlp: Option<usize>,
-    /// Heads of the recurrence [default for a custom shape: width / 64]
+    /// Number of heads of the recurrence [default for a custom shape: width / 64]
     #[arg(long, value_name = "N")]
     heads: Option<usize>,
     /// State dimension of the recurrence [default for a custom shape: 64]
     #[arg(long, value_name = "N")]
     state: Option<usize>,
-    /// Entries of the vocabulary [default for a custom shape: 32000]
+    /// Vocabulary size [default for a custom shape: 32000]
     #[arg(long, value_name = "N")]
     vocab: Option<usize>,
 }
@@ -67,8 +67,8 @@ fn parse(text: &str) -> Result<Shape, String> {
 }
 
 impl ShapeArgs {
-    /// The model with its name; `None` if no shape is asked for. `check` sees it before its
-    /// weights are made.
+    /// Returns the model with its name, or `None` without --shape. `check` sees the model before its
+    /// weights are generated.
     pub(super) fn model(
         &self,
         (dtype, backend): (Dtype, Backend),
@@ -86,7 +86,7 @@ impl ShapeArgs {
         let name = format!("random {}{}, {bits}", shape.name(), self.sizes.describe());
         let model = Model::random_with_backend(config, scheme, dtype, backend)?;
         check(&model).with_context(|| format!("{name} does not fit"))?;
-        let progress = Progress::new("making weights", Unit::Bytes);
+        let progress = Progress::new("generating weights", Unit::Bytes);
         model.materialize(|done, total| progress.at(done, total))?;
         Ok(Some((model, name)))
     }
@@ -121,7 +121,7 @@ impl Shape {
 }
 
 impl Sizes {
-    /// A configuration in the proportions of the published models.
+    /// Returns a configuration with the proportions of the published models.
     fn custom(&self) -> Result<Value> {
         let (Some(width), Some(layers)) = (self.width, self.layers) else {
             bail!("--shape custom needs --width and --layers");
@@ -138,7 +138,7 @@ impl Sizes {
         }))
     }
 
-    /// Each size with its option and the configuration's fields.
+    /// Returns each size with its option and its fields in the configuration.
     fn named(&self) -> [(&'static str, Option<usize>, &'static [&'static str]); 6] {
         [
             ("layers", self.layers, &["/n_layer"]),
@@ -160,7 +160,7 @@ impl Sizes {
         }
     }
 
-    /// The sizes that were given, as they were.
+    /// Formats the sizes as they were given.
     fn describe(&self) -> String {
         let mut text = String::new();
         for (name, size, _) in self.named() {

@@ -1,55 +1,58 @@
-//! What both kinds of models give to be measured.
+//! The measured models: a Llamba or a Llama.
 
 use anyhow::Result;
 use mlx_llamba::{Backend, Dtype, LanguageModel, Model, State};
 use mlx_llamba_teacher::{KvCache, Llama};
 
-/// A model that reads and writes rows of a batch and can go back to where they began.
+/// Properties of a model that a report shows.
+pub(super) struct Facts {
+    pub(super) weight_bytes: usize,
+    /// Bytes of weights read by each step of generation.
+    pub(super) weight_bytes_per_step: usize,
+    /// The dtype of the activations.
+    pub(super) dtype: Dtype,
+    pub(super) backend: Backend,
+}
+
+/// Reads the facts of a `Model` or a `Llama`, whose methods have the same names.
+macro_rules! facts {
+    ($model:expr) => {
+        Facts {
+            weight_bytes: $model.weight_bytes(),
+            weight_bytes_per_step: $model.weight_bytes_per_step(),
+            dtype: $model.dtype(),
+            backend: $model.backend(),
+        }
+    };
+}
+
+/// A model that reads rows of a batch and can go back to an earlier state.
 pub(super) trait Subject: LanguageModel {
-    /// What [`back`](Self::back) needs of a state.
+    /// The data that [`back`](Self::back) needs to return to a state.
     type Mark;
 
-    fn weight_bytes(&self) -> usize;
+    /// Returns sizes and dtype of the model, and its back end.
+    fn facts(&self) -> Facts;
 
-    /// Bytes of weights that generating reads each step.
-    fn weight_bytes_per_step(&self) -> usize;
-
-    /// Of the activations.
-    fn dtype(&self) -> Dtype;
-
-    fn backend(&self) -> Backend;
-
-    /// The least bytes that a row holds beside the weights while it is read up to its token `end`,
-    /// the last `piece` tokens of it at once.
+    /// Returns a lower bound of the memory of a row, without weights, in bytes: while it is read up to
+    /// its token `end`, the last `piece` tokens at once.
     fn bytes_of_a_row(&self, piece: usize, end: usize) -> usize;
 
-    /// `batch` rows that each go on from the one row of `state`.
+    /// Returns `batch` rows that each continue the single row of `state`.
     fn spread(&self, state: &Self::State, batch: usize) -> Result<Self::State>;
 
     fn mark(state: &Self::State) -> Self::Mark;
 
-    /// The state that was marked, of one that was read on from it. No copy: a row is measured from
-    /// a state that nobody else holds, as where a text goes on.
+    /// Returns to the marked state from one after it. No copy is made: a row is measured from a state
+    /// that has no other owner, as in the middle of a text.
     fn back(after: Self::State, mark: &Self::Mark) -> Self::State;
 }
 
 impl Subject for Model {
     type Mark = State;
 
-    fn weight_bytes(&self) -> usize {
-        self.weight_bytes()
-    }
-
-    fn weight_bytes_per_step(&self) -> usize {
-        self.weight_bytes_per_step()
-    }
-
-    fn dtype(&self) -> Dtype {
-        self.dtype()
-    }
-
-    fn backend(&self) -> Backend {
-        self.backend()
+    fn facts(&self) -> Facts {
+        facts!(self)
     }
 
     /// States before and after, and the widest activations.
@@ -74,23 +77,11 @@ impl Subject for Model {
 }
 
 impl Subject for Llama {
-    /// Tokens read: a cache forgets the last ones.
+    /// The number of tokens read; a cache can drop the last ones.
     type Mark = usize;
 
-    fn weight_bytes(&self) -> usize {
-        self.weight_bytes()
-    }
-
-    fn weight_bytes_per_step(&self) -> usize {
-        self.weight_bytes_per_step()
-    }
-
-    fn dtype(&self) -> Dtype {
-        self.dtype()
-    }
-
-    fn backend(&self) -> Backend {
-        self.backend()
+    fn facts(&self) -> Facts {
+        facts!(self)
     }
 
     /// Keys and values, and the widest activations: the scores, or the MLP's.
@@ -118,7 +109,7 @@ impl Subject for Llama {
     }
 }
 
-/// Bytes of a float.
+/// Returns the size of a float in bytes.
 fn bytes_of(dtype: Dtype) -> usize {
     if dtype == Dtype::Float32 { 4 } else { 2 }
 }

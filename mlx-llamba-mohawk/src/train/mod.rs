@@ -3,11 +3,11 @@
 
 mod adamw;
 mod checkpoint;
+mod curves;
 mod gradient;
 mod log;
 mod muon;
 mod names;
-mod plot;
 mod recompute;
 mod schedule;
 mod session;
@@ -18,9 +18,9 @@ pub(crate) use crate::error::io;
 pub use adamw::AdamW;
 pub(crate) use checkpoint::differences;
 pub use checkpoint::{Checkpoints, Identity, Moments, Progress, State};
+pub use curves::plot;
 pub use gradient::{clip_factor, global_norm, value_and_gradient};
 pub use log::{Log, Record};
-pub use plot::plot;
 pub use recompute::recompute;
 pub use schedule::Schedule;
 pub use session::{Ending, Event, Session, SessionOptions, Stage};

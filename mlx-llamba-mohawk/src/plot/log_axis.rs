@@ -1,10 +1,10 @@
-//! A logarithmic axis that has labels whatever it spans.
+//! A logarithmic axis that has labels for any range.
 
 use std::ops::Range;
 
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-/// From one value above 0 to another.
+/// An axis between two positive values.
 #[derive(Clone)]
 pub(super) struct LogAxis {
     least: f64,
@@ -12,7 +12,7 @@ pub(super) struct LogAxis {
 }
 
 impl LogAxis {
-    /// The axis of these values, with a margin at either end.
+    /// Returns the axis of these values, with a margin at either end.
     pub(super) fn new(values: impl Iterator<Item = f64>) -> Self {
         let (mut least, mut most) = (f64::MAX, f64::MIN_POSITIVE);
         for value in values {
@@ -25,8 +25,8 @@ impl LogAxis {
         Self { least: least / margin, most: most * margin }
     }
 
-    /// Powers of 10 if there are enough of them, else 1, 2 and 5 times those, else round numbers
-    /// at equal distances.
+    /// Returns powers of 10 if there are enough of them, else also 2 and 5 times those, else round
+    /// numbers at equal distances.
     fn labels(&self) -> Vec<f64> {
         let (first, last) = (self.least.log10().floor() as i32, self.most.log10().ceil() as i32);
         let within = |value: &f64| (self.least..=self.most).contains(value);
@@ -72,7 +72,7 @@ impl ValueFormatter<f64> for LogAxis {
     }
 }
 
-/// Four digits at most, and no zeros at the end.
+/// Formats a number with at most four digits and no trailing zeros.
 pub(super) fn number(value: f64) -> String {
     let size = value.abs();
     if size == 0.0 {
