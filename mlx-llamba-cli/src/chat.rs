@@ -22,12 +22,12 @@ use input::{Input, Line};
 use running::Running;
 use talk::Chat;
 
-/// Talk to a model, and go back, fork and save at will
+/// Chat with a model, with undo, forks and saved sessions
 #[derive(clap::Args)]
 #[command(after_help = "\
-In the conversation, a line that begins with / is a command; /help lists them. Ctrl-C stops a
-reply and keeps the session. When input is not a terminal, there are no prompts: each line is a
-message, and the replies are all that is printed.
+In the conversation, a line that begins with / is a command; /help lists them. Ctrl-C stops a reply \
+and keeps the session. If input is not a terminal, each line is a message, and only the replies are \
+printed.
 
 Examples:
   mlx-llamba chat --model cartesia-ai/Llamba-1B-4bit-mlx \\
@@ -37,25 +37,26 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Go on with a saved session (a name or a file) or begin it; it is saved after every turn
+    /// Session to continue or to start, a name or a file; it is saved after every turn
     #[arg(short, long, value_name = "NAME")]
     session: Option<String>,
-    /// A system message to begin with
+    /// System message to start with
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// A jinja file, the name of one of the tokenizer's templates, or chatml, llama-3, plain
+    /// Chat template: a Jinja file, the name of a template of the tokenizer, or chatml, llama-3
+    /// or plain
     #[arg(long, value_name = "TEMPLATE")]
     chat_template: Option<String>,
-    /// A JSON file with a list of tools for the template
+    /// JSON file with a list of tools for the template
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
-    /// At most this many tokens in a reply
+    /// Maximum number of tokens in a reply
     #[arg(short = 'n', long, default_value_t = 1024)]
     max_tokens: usize,
-    /// End replies before this text; may be given more than once
+    /// Stop replies before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// MiB of memory for places to go back to
+    /// Memory for snapshots to go back to, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     snapshots: usize,
     /// Print speed and memory after every reply, on standard error
@@ -84,20 +85,20 @@ impl Args {
             name: self.model.name().to_owned(),
             copies: Copies::new(Copy { session, file }),
             last: None,
-            written_anew: 0,
+            regenerated: 0,
             running,
         };
         chat.running.begin(input.is_terminal());
         if input.is_terminal() {
-            eprintln!("{}: /help lists what can be done, Ctrl-D ends.", chat.name);
+            eprintln!("{}: /help lists the commands, Ctrl-D ends the conversation.", chat.name);
             if chat.name == EMBEDDED_MODEL {
                 eprintln!(
-                    "This model tells stories and was never taught to chat: it goes on with what you write."
+                    "This model tells stories and was not trained to chat: it continues what you write."
                 );
             }
         }
         while let Line::Text(line) = input.next()? {
-            match chat.take(&line) {
+            match command::take(&mut chat, &line) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if input.is_terminal() && !crate::output::is_broken_pipe(&error) => {
@@ -125,8 +126,8 @@ impl Args {
             Some(file) => {
                 if self.system.is_some() || self.chat_template.is_some() || self.tools.is_some() {
                     bail!(
-                        "{} has its system message, template and tools already; /system changes \
-                         the first",
+                        "{} already has its system message, template and tools; /system replaces \
+                         the system message",
                         file.display()
                     );
                 }

@@ -8,13 +8,13 @@ use crate::model::{AttentionArgs, Loaded, PairArgs};
 use crate::output::show;
 use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
 
-/// Measure how far a model is from another one on text
+/// Measure the distance between two models on text
 #[derive(clap::Args)]
 #[command(after_help = "\
-KL is KL(REFERENCE || OTHER), in nats a token. The errors of the ratio of the perplexities are those
-of the difference token by token. If one of the two can read only so far, both read through its
-window. --attention-window limits the other model: given a Transformer twice, it says what a student has
-to be better than.
+KL is KL(REFERENCE || OTHER), in nats per token. Errors of the perplexity ratio are computed from \
+differences token by token. If one of the models has a limited context, both read through its \
+window. --attention-window limits the other model: with a Transformer given twice, it shows what a \
+student has to beat.
 
 Examples:
   mlx-llamba compare ./llamba ./llamba-4bit held-out.txt
@@ -70,7 +70,7 @@ impl Args {
             "other against reference\n\
              perplexity      x {}\n\
              mean KL         {} nats\n\
-             same likeliest  {}\n",
+             same top-1      {}\n",
             estimate(&report.perplexity_ratio),
             estimate(&report.mean_kl),
             estimate(&report.top1_agreement)

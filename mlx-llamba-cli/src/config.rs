@@ -10,22 +10,24 @@ use serde_json::{Value, json};
 use crate::output::{printable, show};
 use crate::settings::{self, Settings};
 
-/// Show and begin the configuration file: defaults for options
+/// Show or create the configuration file: defaults for options
 #[derive(clap::Args)]
 #[command(after_help = "\
-The file is $MLX_LLAMBA_CONFIG, or mlx-llamba/config.toml in the system's place for such files. Its
-keys are the long names of options, for all commands or, under [COMMAND], for one:
+The file is $MLX_LLAMBA_CONFIG, or mlx-llamba/config.toml in the system's configuration directory. \
+Its keys are the long names of options, for all commands or, under [COMMAND], for one:
 
   model = \"cartesia-ai/Llamba-1B-4bit-mlx\"
   tokenizer = \"meta-llama/Llama-3.2-1B-Instruct\"
   [generate]
   max-tokens = 500
 
-The same in the environment: MLX_LLAMBA_MODEL, MLX_LLAMBA_GENERATE_MAX_TOKENS. The command line goes
-before the environment, the environment before the file; a command's own default before that for
-all. Such a default never stands in the way: an option that excludes it on the command line switches
-it off, one that needs it finds it there, without what it needs itself it does nothing, --json=false
-takes back a flag, and a tokenizer is for models that bring none.
+The same in the environment: MLX_LLAMBA_MODEL, MLX_LLAMBA_GENERATE_MAX_TOKENS. The command line \
+overrides the environment, the environment overrides the file, and a command's own default overrides \
+the one for all commands.
+
+A default yields to a conflicting option and is ignored where an option it requires is missing. \
+--json=false turns off a flag that a default turns on. A default tokenizer is used only for models \
+that have none.
 
 Examples:
   mlx-llamba config init
@@ -39,10 +41,10 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the path of the file, there or not
+    /// Print the path of the file, which need not exist
     #[command(after_help = "Example:\n  $EDITOR \"$(mlx-llamba config path)\"")]
     Path,
-    /// Show what is set, or all options of a command, with the origin of each value
+    /// Show what is set, or all options of a command, and where each value comes from
     #[command(after_help = "Example:\n  mlx-llamba config show serve --json")]
     Show {
         /// A command, such as generate or session list
@@ -52,7 +54,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Write a file to begin with; all in it is commented out
+    /// Write a file to start from, with everything commented out
     #[command(after_help = "Example:\n  mlx-llamba config init")]
     Init,
 }
@@ -81,21 +83,22 @@ fn show_settings(wanted: &[String], json: bool) -> Result<()> {
     let mut at = &command;
     for name in wanted {
         let Some(inner) = at.find_subcommand(name) else {
-            bail!("{} is no command; see mlx-llamba --help", wanted.join(" "));
+            bail!("{} is not a command; see mlx-llamba --help", wanted.join(" "));
         };
         at = inner;
     }
     let mut all = Vec::new();
-    settings::each_option(&command, &mut |path, arg| {
-        let (Some(option), true) = (arg.get_long(), path.starts_with(wanted)) else { return };
-        let (value, origin) = match settings.find(path, arg) {
+    let options = settings::options(&command).into_iter();
+    for (path, arg) in options.filter(|(path, _)| path.starts_with(wanted)) {
+        let (value, origin) = match settings.find(&path, arg) {
             Some((setting, values)) => (values.join(" "), setting.origin.to_string()),
-            None if wanted.is_empty() => return,
+            None if wanted.is_empty() => continue,
             None => (built_in(arg), "built in".to_owned()),
         };
         let value = if arg.is_hide_env_values_set() { "(hidden)".to_owned() } else { value };
-        all.push(InForce { path: path.to_vec(), option: option.to_owned(), value, origin });
-    });
+        let option = arg.get_long().unwrap_or_default().to_owned();
+        all.push(InForce { path, option, value, origin });
+    }
     if json {
         return show(&format!("{:#}\n", as_json(&all)?));
     }
@@ -106,7 +109,7 @@ fn show_settings(wanted: &[String], json: bool) -> Result<()> {
             file.display()
         ));
     }
-    // One line for what many commands have from one place.
+    // One line for a value that many commands have from the same place.
     let mut lines: Vec<(String, Vec<String>)> = Vec::new();
     for found in all {
         let line = format!("{} = {}  ({})", found.option, printable(&found.value), found.origin);
@@ -142,18 +145,18 @@ fn as_json(all: &[InForce]) -> Result<Value> {
 }
 
 const TEMPLATE: &str = "\
-# Defaults for the options of mlx-llamba. Keys are the long names of options; those here are for all
-# commands that have them. mlx-llamba config show says what is in force.
+# Defaults for the options of mlx-llamba. Keys are the long names of options; these apply to all
+# commands that have them. mlx-llamba config show lists the values in force.
 
 # model = \"cartesia-ai/Llamba-1B-4bit-mlx\"
-# For models that bring no tokenizer.
+# For models without a tokenizer.
 # tokenizer = \"meta-llama/Llama-3.2-1B-Instruct\"
 # device = \"cpu\"
 # offline = true
 # temperature = 0.7
 # log-level = \"info\"
 
-# For one command.
+# Defaults for one command.
 # [generate]
 # max-tokens = 500
 # stop = [\"THE END\", \"The End\"]
@@ -169,15 +172,15 @@ fn init() -> Result<()> {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    // Made whole under another name; never in the place of a file that is there.
+    // Written completely under another name first; an existing file is never replaced.
     let partial = file.with_extension(format!("{}.partial", std::process::id()));
     let made =
         std::fs::write(&partial, TEMPLATE).and_then(|()| std::fs::hard_link(&partial, &file));
-    // The link, if there is one, keeps the content.
+    // The link, if it was made, keeps the content.
     let _ = std::fs::remove_file(&partial);
     match made {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("{name} exists already; edit it, or remove it first")
+            bail!("{name} already exists; edit it, or remove it first")
         }
         made => made.with_context(|| format!("cannot write {name}"))?,
     }

@@ -10,7 +10,7 @@ use crate::model::{DtypeArg, SourceArgs};
 use crate::output::show;
 use crate::rewrite;
 
-/// Write a model in another layout
+/// Convert a model to another layout
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,7 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,
-    /// The layout to write
+    /// Layout to write
     #[arg(long, value_enum)]
     to: LayoutArg,
     /// Dtype of the dense tensors [default: as stored]
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Directory to write
     #[arg(short, long)]
     output: PathBuf,
-    /// Replace the output if it is a model already
+    /// Replace the output if it is a model
     #[arg(long)]
     overwrite: bool,
 }

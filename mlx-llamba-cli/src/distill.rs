@@ -14,9 +14,9 @@ use crate::training::{self, Display};
 /// Turn a Llama Transformer into a Llamba recurrent model (MOHAWK)
 #[derive(clap::Args)]
 #[command(after_help = "\
-The output is a directory with the student (config.json, model.safetensors, the tokenizer), and of
-the run log.jsonl, training.svg and its last checkpoints. A run that was stopped in any way goes on
-with --resume and ends with the same student, to the bit.
+The output is a directory with the student (config.json, model.safetensors, the tokenizer), \
+log.jsonl, training.svg and the last checkpoints of the run. A run that was stopped in any way \
+continues with --resume and ends with the same student, bit for bit.
 
 Examples:
   mlx-llamba distill --teacher ./llama --data stories.jsonl --config tiny --output ./student
@@ -24,38 +24,38 @@ Examples:
   mlx-llamba distill --teacher smollm2.gguf --data texts/ --config my.toml --stage 2+3 \\
       --set distillation.lr=1e-4 --output ./student")]
 pub(crate) struct Args {
-    /// The Llama: a directory as on Hugging Face, or a GGUF file
+    /// The Llama: a directory in Hugging Face's layout, or a GGUF file
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
     teacher: Option<PathBuf>,
-    /// Text to learn from: a .jsonl or text file, or a directory of them
+    /// Text to train on: a .jsonl or text file, or a directory of them
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe", hide_env = true)]
     data: Option<PathBuf>,
-    /// Directory of the run, and of the student
+    /// Directory for the run and the student
     #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
     output: Option<PathBuf>,
     #[command(flatten)]
     recipe: training::RecipeArgs,
-    /// Which stages run: all, 1 (orientation), 2 (alignment), 3 (distillation), or some, as 2+3;
-    /// each with its own budget, unless --tokens is given
+    /// Stages to run: all, 1 (orientation), 2 (alignment), 3 (distillation), or some, such as 2+3;
+    /// each has its own budget unless --tokens is given
     #[arg(long, value_name = "STAGES", default_value = "all", value_parser = StageName::parse_list)]
-    // A plain Vec would be an option that is given more than once.
+    // clap would make a plain Vec an option that may be given more than once.
     stage: std::vec::Vec<StageName>,
     /// State dimension of the student [default: the recipe's, or the width of the teacher's heads]
     #[arg(long, value_name = "N")]
     state: Option<usize>,
-    /// Begin with the teacher's Q, K, V and O as C, B, x and out_proj
+    /// Initialize C, B, x and out_proj from the teacher's Q, K, V and O
     #[arg(long, value_name = "BOOL")]
     copy_qkvo: Option<bool>,
-    /// Begin with this student: a Llamba of the same sizes
+    /// Start from this student, a Llamba of the same sizes
     #[arg(long, value_name = "DIR")]
     student: Option<PathBuf>,
-    /// Tokenizer, if not the teacher's own
+    /// Tokenizer [default: the teacher's own]
     #[arg(long, value_name = "PATH", hide_env = true)]
     tokenizer: Option<PathBuf>,
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     device: DeviceArg,
-    /// Print a recipe of this program, to change it, and end
+    /// Print a built-in recipe, as a starting point for your own, and exit
     #[arg(long, value_name = "NAME")]
     print_recipe: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Args {
         let recipe = self.recipe()?;
         let (Some(teacher), Some(data), Some(output)) = (self.teacher, self.data, self.output)
         else {
-            bail!("a teacher, data and an output are needed");
+            bail!("--teacher, --data and --output are required");
         };
         Compute::from(self.device).select()?;
         let job = Job {

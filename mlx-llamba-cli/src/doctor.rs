@@ -11,21 +11,21 @@ use serde_json::{Value, json};
 
 use crate::output::show;
 
-/// Look whether everything that is needed is here, and say how to get what is missing
+/// Check your installation, and tell how to fix problems
 #[derive(clap::Args)]
 #[command(after_help = "\
-The exit status is 1 if something is missing that is needed, 0 if only something could be better.
-Nothing is sent anywhere unless --hub is given.
+The exit status is 1 if there is a problem, and 0 if there are only warnings. Nothing is sent over the \
+network unless --hub is given.
 
 Examples:
   mlx-llamba doctor
   mlx-llamba doctor --hub
   mlx-llamba doctor --json")]
 pub(crate) struct Args {
-    /// Also ask the hub whether it answers and knows the token
+    /// Also check that the hub answers and accepts the token
     #[arg(long)]
     hub: bool,
-    /// Ask nobody, even with --hub
+    /// Use no network, even with --hub
     #[arg(long)]
     offline: bool,
     /// Print JSON
@@ -37,22 +37,22 @@ pub(crate) struct Args {
 #[serde(rename_all = "lowercase")]
 enum State {
     Good,
-    /// It could be better.
+    /// Works, but could be better.
     Warning,
-    /// Something needed is missing.
+    /// Something required is missing or broken.
     Problem,
 }
 
-/// What was found about one thing.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
     topic: &'static str,
     state: State,
     text: String,
-    /// What to do about it.
+    /// Advice on how to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
-    /// Numbers and paths, for programs.
+    /// Numbers and paths for programs.
     #[serde(skip_serializing_if = "Value::is_null")]
     details: Value,
 }
@@ -114,7 +114,7 @@ fn print(finding: &Finding) -> Result<()> {
     show(&text)
 }
 
-/// Bytes for people.
+/// Formats a number of bytes.
 fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }

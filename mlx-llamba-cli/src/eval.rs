@@ -17,12 +17,14 @@ use crate::texts::estimate;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Every line of the data is a question:
+
   {\"context\": \"The sky is\", \"choices\": [\"green.\", \"blue.\"], \"answer\": 1}
-The answer is the number of the right choice, counted from 0, or its text. A model answers with the
-choice that it finds likeliest after the context: acc. Weighed per character of the choice: acc_norm;
-per byte: acc_bytes; against the choice without the context: acc_mutual_info. The numbers are those
-of lm-evaluation-harness (local-completions, output_type multiple_choice) on the same questions;
---bos is its add_bos_token.
+
+The answer is the number of the right choice, counted from 0, or its text. A model answers with the \
+choice that is most likely after the context (acc), most likely per character (acc_norm), per byte \
+(acc_bytes), or compared with the choice without the context (acc_mutual_info). The results equal \
+those of lm-evaluation-harness (local-completions, output_type multiple_choice) on the same \
+questions; --bos is its add_bos_token.
 
 Examples:
   mlx-llamba eval --model ./llamba --data questions.jsonl
@@ -31,34 +33,34 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The questions, as JSON lines
+    /// Questions, as lines of JSON
     #[arg(long, value_name = "FILE", hide_env = true)]
     data: PathBuf,
-    /// Field of the text before the choices
+    /// Field with the text before the choices
     #[arg(long, value_name = "NAME", default_value = "context")]
     context: String,
-    /// Field of the choices
+    /// Field with the choices
     #[arg(long, value_name = "NAME", default_value = "choices")]
     choices: String,
-    /// Field of the answer
+    /// Field with the answer
     #[arg(long, value_name = "NAME", default_value = "answer")]
     answer: String,
-    /// What stands between context and choice
+    /// Text between context and choice [default: a space]
     #[arg(long, value_name = "TEXT", default_value = " ", hide_default_value = true)]
     delimiter: String,
     /// Begin every context with the tokenizer's begin-of-text token
     #[arg(long)]
     bos: bool,
-    /// Also weigh choices by what the context adds to their likelihood
+    /// Also score choices by how much the context adds to their likelihood
     #[arg(long)]
     mutual_information: bool,
-    /// Ask only so many questions
+    /// Maximum number of questions
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print a line for every question before that (with --json)
+    /// First print a line for every question (with --json)
     #[arg(long, requires = "json")]
     each: bool,
 }
@@ -73,7 +75,7 @@ struct Each<'a> {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        // Questions that make no sense are told before the model is there.
+        // Wrong questions are reported before the model is loaded.
         let questions = self.questions(&self.data)?;
         match self.model.load_any(true)? {
             Loaded::Llamba(llamba) => {
@@ -83,6 +85,11 @@ impl Args {
                 self.ask(teacher.llama(), teacher.require_tokenizer()?, &questions)
             }
         }
+    }
+
+    /// Returns true if each question is printed. A default may set --each without --json.
+    fn prints_each(&self) -> bool {
+        self.each && self.json
     }
 
     fn questions(&self, path: &Path) -> Result<Vec<Question>> {
@@ -131,7 +138,7 @@ impl Args {
         for (number, question) in questions.iter().enumerate() {
             let given = asker.ask(question)?;
             score.add(question, &given);
-            if self.each {
+            if self.prints_each() {
                 let each = Each { question: number, answer: question.answer, given: &given };
                 show(&(serde_json::to_string(&each)? + "\n"))?;
             }
@@ -145,7 +152,7 @@ impl Args {
             let mut all = serde_json::to_value(found)?;
             all["model"] = self.model.name().into();
             all["data"] = self.data.display().to_string().into();
-            let text = if self.each { all.to_string() } else { format!("{all:#}") };
+            let text = if self.prints_each() { all.to_string() } else { format!("{all:#}") };
             return show(&(text + "\n"));
         }
         let row = |name: &str, share: &Estimate| show(&format!("{name}{}\n", estimate(share)));
@@ -157,7 +164,7 @@ impl Args {
         }
         let cut = match found.cut {
             0 => String::new(),
-            cut => format!("; the context of {cut} was cut at its beginning"),
+            cut => format!("; the contexts of {cut} were truncated at their beginning"),
         };
         show(&format!("{} questions{cut}\n", found.questions))
     }

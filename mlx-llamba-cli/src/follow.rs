@@ -9,12 +9,12 @@ use mlx_llamba::{Cancel, Context, Follow, FollowReport, Llamba, Surprise};
 
 use crate::output::show;
 
-/// Bytes read at once.
+/// The number of bytes read at once.
 const PIECE: usize = 1 << 16;
-/// How soon Ctrl-C is noticed where nothing comes.
+/// The longest time until Ctrl-C is noticed while no input arrives.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Reads standard input to its end, or to Ctrl-C, and gives the place reached.
+/// Reads standard input to its end, or until Ctrl-C, and returns the context reached.
 pub(crate) fn follow(
     llamba: &Llamba,
     context: Context,
@@ -22,7 +22,7 @@ pub(crate) fn follow(
     json: bool,
     cancel: &Cancel,
 ) -> Result<Context> {
-    // A thread reads, so that Ctrl-C ends the wait for more.
+    // A thread reads, so that Ctrl-C also ends the wait for input.
     let (sender, pieces) = mpsc::sync_channel(4);
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();
@@ -71,7 +71,7 @@ fn print(report: &FollowReport, json: bool, printed: &mut Result<()>) {
         .to_string()
     } else {
         format!(
-            "{} tokens, {} bytes | last {}: {:.4} nats a token, {:.4} bits a byte | all: {:.4}, {:.4}",
+            "{} tokens, {} bytes | last {}: {:.4} nats per token, {:.4} bits per byte | all: {:.4}, {:.4}",
             total.tokens,
             total.bytes,
             window.tokens,

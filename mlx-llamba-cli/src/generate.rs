@@ -38,37 +38,37 @@ pub(crate) struct Args {
     /// Print the prompt before its continuation
     #[arg(long)]
     echo: bool,
-    /// Print events as JSON lines instead of text
+    /// Print events as lines of JSON instead of text
     #[arg(long)]
     json: bool,
     /// Print speed and memory at the end, on standard error
     #[arg(short, long)]
     verbose: bool,
-    /// Go on from a saved state instead of the beginning
+    /// Continue from a saved state instead of an empty one
     #[arg(long, value_name = "FILE")]
     state_in: Option<PathBuf>,
     /// Save the state after the last token
     #[arg(long, value_name = "FILE")]
     state_out: Option<PathBuf>,
-    /// At most this many tokens
+    /// Maximum number of tokens to generate
     #[arg(short = 'n', long, allow_negative_numbers = true, default_value_t = 256)]
     max_tokens: usize,
-    /// End before this text; may be given more than once
+    /// Stop before this text; may be given more than once
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Go on after an end-of-text token
+    /// Continue after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
-    /// Report the log-probabilities of this many likeliest tokens (with --json)
+    /// Report the log-probabilities of the N most likely tokens (with --json)
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<usize>,
-    /// Tokens of the prompt read in one piece
+    /// Prompt chunk size, in tokens
     #[arg(long, value_name = "N", default_value_t = Generation::default().prefill)]
     prefill: usize,
-    /// Read standard input as it comes, without end, and report how well it is predicted
+    /// Read standard input as it arrives, without end, and report how well it is predicted
     #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "echo", "logprobs", "stop"])]
     follow: bool,
-    /// Tokens from one report to the next, with --follow
+    /// Tokens between two reports, with --follow
     #[arg(
         long, value_name = "N", default_value_t = 1000, requires = "follow",
         value_parser = clap::value_parser!(u64).range(1..)
@@ -115,10 +115,10 @@ impl Args {
 
     fn run_teacher(&self, teacher: &Teacher, prompt: &str, options: &Generation) -> Result<()> {
         if self.state_in.is_some() || self.state_out.is_some() {
-            bail!("a teacher remembers its whole text: only the state of a Llamba can be saved");
+            bail!("a Transformer keeps its whole text: only the state of a Llamba can be saved");
         }
         if self.follow {
-            bail!("a teacher remembers its whole text: only a Llamba reads without end");
+            bail!("a Transformer keeps its whole text: only a Llamba reads without end");
         }
         let mut stream = teacher.resume(teacher.context()?, prompt, options)?;
         self.print(prompt, &mut stream, teacher.llama().backend())
@@ -188,13 +188,14 @@ impl Args {
         options.sampling = self.sampling.sampling();
         options.stop.clone_from(&self.stop);
         options.eos = self.ignore_eos.then(Vec::new);
-        options.logprobs = self.logprobs;
+        // A default may set --logprobs without --json.
+        options.logprobs = self.logprobs.filter(|_| self.json);
         options.prefill = self.prefill;
         options
     }
 }
 
-/// One line of numbers for people.
+/// Formats the statistics of a generation as one line.
 pub(crate) fn summary(reason: &Reason, stats: &Stats) -> String {
     let reason = match reason {
         Reason::Eos(id) => format!("end of text ({id})"),

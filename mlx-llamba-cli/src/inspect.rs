@@ -9,7 +9,7 @@ use mlx_llamba_teacher::{TeacherSummary, is_teacher};
 use crate::model;
 use crate::output::show;
 
-/// Show what a model is and what it needs, without reading its weights
+/// Show a model's sizes and memory needs, without reading its weights
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -17,13 +17,13 @@ Examples:
   mlx-llamba inspect ./llamba-1b-4bit --tensors
   mlx-llamba inspect cartesia-ai/Llamba-1B --json")]
 pub(crate) struct Args {
-    /// Directory, .safetensors or .gguf file, or hub repository [default: the model inside this program]
+    /// Directory, .safetensors or .gguf file, or hub repository [default: the built-in model]
     #[arg(value_name = "MODEL")]
     model: Option<String>,
-    /// The same, as other commands take it
+    /// The same, as an option as in other commands
     #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
     named: Option<String>,
-    /// Use only what the hub's cache has; download nothing
+    /// Use only cached files of the hub; download nothing
     #[arg(long)]
     offline: bool,
     /// List every tensor

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first one asks the work to end in good order, the second ends the process.
+//! Ctrl-C: the first one asks the work to stop cleanly, the second ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,18 +35,18 @@ pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process at once, as interrupted. Nothing is torn down: MLX's threads may be in the
-/// middle of a computation, and would crash on what the end of a C++ program takes away from them.
+/// Ends the process at once with the status of an interruption. No destructor runs: MLX's threads
+/// may be in the middle of a computation, and would crash on destroyed statics.
 pub(crate) fn end() -> ! {
     signal_hook::low_level::exit(crate::INTERRUPTED.into())
 }
 
-/// Makes the process end as interrupted.
+/// Makes the process end with the status of an interruption.
 pub(crate) fn note() {
     HAPPENED.store(true, Ordering::Relaxed);
 }
 
-/// True after the first one.
+/// Returns true after the first Ctrl-C.
 pub(crate) fn happened() -> bool {
     HAPPENED.load(Ordering::Relaxed)
 }

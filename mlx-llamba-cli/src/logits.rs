@@ -11,15 +11,15 @@ use crate::model::ModelArgs;
 use crate::output::check_parent;
 use crate::progress::{Progress, Unit};
 
-/// Tokens of a row read in one piece, unless --split says otherwise.
+/// The chunk size in tokens without --split.
 const PIECE: usize = 512;
 
-/// Write the logits and states of a prompt to a file, to compare implementations
+/// Write logits and states of a prompt to a file, to compare implementations
 #[derive(clap::Args)]
 #[command(after_help = "\
-The file holds float32 tensors: logits (l, vocab, padding included), and after the last token
-layers.{i}.ssm_state (h, p, n) and layers.{i}.conv_state (k-1, conv_dim). With --batch all names
-begin with the row's number: 0.logits, 0.layers.0.ssm_state, and so on.
+The file holds float32 tensors: logits (l, vocab), with padding, and the state after the last token, \
+layers.{i}.ssm_state (h, p, n) and layers.{i}.conv_state (k-1, conv_dim). With --batch, each name \
+begins with the number of the row: 0.logits, 0.layers.0.ssm_state, and so on.
 
 Examples:
   mlx-llamba logits --tokens 1,866,941 --output once.safetensors
@@ -31,13 +31,13 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     input: Input,
-    /// Read the prompt in pieces of these many tokens; the rest is the last piece
+    /// Read the prompt in chunks of these sizes, in tokens; the last chunk is the rest
     #[arg(long, value_name = "N,...", value_delimiter = ',', conflicts_with = "step")]
     split: Vec<usize>,
     /// Read the prompt token by token
     #[arg(long)]
     step: bool,
-    /// The safetensors file to write
+    /// Safetensors file to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -45,13 +45,13 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Input {
-    /// A text
+    /// Prompt as text
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Token ids; needs no tokenizer
+    /// Prompt as token ids; needs no tokenizer
     #[arg(long, value_name = "ID,...", value_delimiter = ',', allow_negative_numbers = true)]
     tokens: Vec<u32>,
-    /// A JSON list of lists of token ids, read as one batch
+    /// JSON file with a list of lists of token ids, read as one batch
     #[arg(long, value_name = "FILE")]
     batch: Option<PathBuf>,
 }
@@ -59,7 +59,7 @@ struct Input {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         if self.split.contains(&0) {
-            bail!("--split has a piece of 0 tokens; expected at least 1");
+            bail!("--split has a chunk of 0 tokens; expected at least 1");
         }
         check_parent(&self.output)?;
         let needs_text = self.input.prompt.is_some();
@@ -86,11 +86,11 @@ impl Args {
         Ok(())
     }
 
-    /// All rows' logits, padding left out, and the state after each row's last token.
+    /// Computes the logits of all rows, without padding, and the state after each row's last token.
     fn read(&self, model: &Model, rows: &[Vec<u32>]) -> Result<(Vec<FloatTensor>, State)> {
         let vocab = model.config().padded_vocab();
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-        // All of it is checked before the first piece is read.
+        // All rows are checked before the first chunk is read.
         model.tokens(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
         let empty = |row: &Vec<u32>| FloatTensor {
             name: String::new(),

@@ -1,4 +1,4 @@
-//! The `mlx-llamba` command: thin, one file a subcommand.
+//! The `mlx-llamba` command, a thin layer over the libraries: one file per subcommand.
 
 mod bench;
 mod chat;
@@ -40,26 +40,26 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "mlx-llamba", version, about, max_term_width = 100, after_help = after_help())]
 struct Cli {
-    /// Messages on standard error: off, error, warn, info, debug or trace
+    /// Level of messages on standard error: off, error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     log_level: log::LevelFilter,
     #[command(subcommand)]
     command: Command,
 }
 
-/// What the process ends with.
+/// Exit statuses and their meanings.
 const EXIT_STATUS: [(u8, &str); 4] = [
-    (SUCCESS, "success, also if whoever reads the output has seen enough"),
+    (SUCCESS, "success, also if the reader of the output closes it early"),
     (FAILURE, "failure"),
-    (USAGE, "impossible arguments"),
+    (USAGE, "wrong arguments"),
     (
         INTERRUPTED,
-        "interrupted, by Ctrl-C or a termination signal; a server that ends in good order gives 0",
+        "interrupted by Ctrl-C or a termination signal; a server that shuts down cleanly exits with 0",
     ),
 ];
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;
-/// clap's own.
+/// The status clap uses.
 const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
@@ -73,7 +73,7 @@ Examples:
 Exit status:
 ";
 
-/// What stands below the options.
+/// Text shown below the options.
 fn after_help() -> String {
     let statuses = EXIT_STATUS.map(|(status, meaning)| format!("  {status:3}  {meaning}"));
     format!("{EXAMPLES}{}", statuses.join("\n"))
@@ -143,7 +143,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
         Ok(()) => ExitCode::from(SUCCESS),
-        // Whoever read our output has seen enough.
+        // The reader of our output has closed it.
         Err(error) if output::is_broken_pipe(&error) => ExitCode::from(SUCCESS),
         Err(_) if interrupt::happened() => ExitCode::from(INTERRUPTED),
         Err(error) => {

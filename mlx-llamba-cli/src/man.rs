@@ -33,7 +33,9 @@ impl Args {
             for name in &self.path {
                 at = match at.find_subcommand(name) {
                     Some(inner) => inner,
-                    None => bail!("{} is no command; see mlx-llamba --help", self.path.join(" ")),
+                    None => {
+                        bail!("{} is not a command; see mlx-llamba --help", self.path.join(" "))
+                    }
                 };
             }
             return show(&page(at)?);
@@ -57,7 +59,7 @@ impl Args {
     }
 }
 
-/// Temporary files are private; pages are for everybody.
+/// Lets everybody read a page; temporary files are private.
 fn readable(file: &std::fs::File) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -68,7 +70,7 @@ fn readable(file: &std::fs::File) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A page in the language of `man`.
+/// Renders a page in roff.
 fn page(command: &Command) -> std::io::Result<String> {
     let man = Man::new(command.clone()).manual("mlx-llamba");
     let mut page = Vec::new();
@@ -92,18 +94,18 @@ fn page(command: &Command) -> std::io::Result<String> {
     Ok(page)
 }
 
-/// What stands after the options: prose, and examples line by line.
+/// Renders the text after the options: prose, then examples line by line.
 fn extra(after: &str) -> String {
     let (mut notes, mut examples) = (String::new(), String::new());
     let mut in_examples = false;
     for line in after.lines() {
         match line {
             "Example:" | "Examples:" => in_examples = true,
-            // It has a section.
+            // This has a section of its own.
             "Exit status:" => break,
             _ if in_examples => examples += &format!("{}\n", escape(line)),
             "" => notes += ".PP\n",
-            // Indented lines are not filled.
+            // Indented lines are kept as they are.
             _ if line.starts_with(' ') => notes += &format!(".nf\n{}\n.fi\n", escape(line)),
             _ => notes += &format!("{}\n", escape(line)),
         }
@@ -118,7 +120,7 @@ fn extra(after: &str) -> String {
     text
 }
 
-/// A line of text that means itself.
+/// Escapes a line of text for roff.
 fn escape(line: &str) -> String {
     let text = line.replace('\\', "\\e").replace('-', "\\-");
     match text.chars().next() {

@@ -13,61 +13,60 @@ use mlx_llamba_teacher::{Llama, Teacher, Window, is_teacher, read_tokenizer, tok
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
-use crate::settings::Explicit;
+use crate::settings::Typed;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
     #[command(flatten)]
-    source: Explicit<SourceArgs>,
+    source: Typed<SourceArgs>,
     #[command(flatten)]
-    tokenizer: Explicit<TokenizerArgs>,
+    tokenizer: Typed<TokenizerArgs>,
     #[command(flatten)]
     compute: ComputeArgs,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct TokenizerArgs {
-    /// Tokenizer from elsewhere: a tokenizer.json, a directory, a .gguf file, or a hub repository
+    /// Another tokenizer: a tokenizer.json, a directory, a .gguf file, or a hub repository
     /// [default: the model's own]
     #[arg(long)]
     tokenizer: Option<String>,
 }
 
-impl Explicit<TokenizerArgs> {
-    /// A tokenizer that was asked for replaces the model's; one that is only somebody's default is
-    /// for models that have none.
+impl Typed<TokenizerArgs> {
+    /// Sets the tokenizer. A typed one replaces the model's; a default is for models without one.
     fn apply(&self, builder: Builder) -> Builder {
-        match &self.tokenizer {
-            Some(tokenizer) if self.is_given("tokenizer") => builder.tokenizer(tokenizer),
+        match &self.options.tokenizer {
+            Some(tokenizer) if self.has("tokenizer") => builder.tokenizer(tokenizer),
             Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
             None => builder,
         }
     }
 }
 
-/// Which checkpoint.
+/// The options that name a checkpoint.
 #[derive(clap::Args)]
 pub(crate) struct SourceArgs {
     /// Directory, .safetensors or .gguf file, or hub repository (owner/name or owner/name@revision)
-    /// [default: the small story-telling model inside this program]
+    /// [default: the small built-in model, which tells stories]
     #[arg(short, long)]
     model: Option<String>,
-    /// Use only what the hub's cache has; download nothing
+    /// Use only cached files of the hub; download nothing
     #[arg(long)]
     offline: bool,
 }
 
 #[derive(Clone, Copy, clap::Args)]
 pub(crate) struct ComputeArgs {
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     device: DeviceArg,
     /// Dtype of the activations [default: float32 on a CPU; on a GPU the checkpoint's half
     /// precision, or bfloat16]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-    /// What products with 4- and 8-bit weights take on a CPU: int8 is faster and rounds
-    /// [default: what MLX_LLAMBA_ACTIVATIONS says, else float32]
+    /// Precision of activations in 4- and 8-bit products on CPUs; int8 is faster but rounds
+    /// [default: MLX_LLAMBA_ACTIVATIONS, or else float32]
     #[arg(long, value_enum)]
     activations: Option<ActivationsArg>,
 }
@@ -80,7 +79,7 @@ pub(crate) enum ActivationsArg {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum DeviceArg {
-    /// The GPU where there is one, else the CPU
+    /// The GPU if there is one, else the CPU
     Auto,
     Gpu,
     Cpu,
@@ -94,31 +93,32 @@ pub(crate) enum DtypeArg {
 }
 
 impl ModelArgs {
-    /// The builder, with nothing read yet.
+    /// Returns the builder; nothing is read yet.
     pub(crate) fn builder(&self) -> Builder {
-        self.compute.apply(self.tokenizer.apply(self.source.builder()))
+        self.compute.apply(self.tokenizer.apply(self.source.options.builder()))
     }
 
-    /// Takes this checkpoint unless another one was asked for.
+    /// Uses this checkpoint unless one is given on the command line.
     pub(crate) fn set_default(&mut self, model: &str) {
-        if !self.source.is_given("model") && !model.is_empty() {
-            self.source.model = Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
+        if !self.source.has("model") && !model.is_empty() {
+            self.source.options.model =
+                Some(model.to_owned()).filter(|model| model != EMBEDDED_MODEL);
         }
     }
 
-    /// Which checkpoint, in a word or as it was given.
+    /// Returns the name of the checkpoint as it was given, or that of the built-in model.
     pub(crate) fn name(&self) -> &str {
-        self.source.model.as_deref().unwrap_or(EMBEDDED_MODEL)
+        self.source.options.model.as_deref().unwrap_or(EMBEDDED_MODEL)
     }
 
-    /// Chooses the device; the dtype of the activations of a model without a checkpoint, and what
-    /// computes it.
+    /// Selects the device. Returns the dtype of the activations for a model without a checkpoint,
+    /// and the back end.
     pub(crate) fn select(&self) -> Result<(Dtype, Backend)> {
         let dtype = self.compute.select()?;
         Ok((dtype, self.compute.backend(dtype)?))
     }
 
-    /// Loads the model, with a progress bar; its tokenizer too if `text` is needed.
+    /// Loads the model with a progress bar, and its tokenizer if `text` is true.
     pub(crate) fn load(&self, text: bool) -> Result<Llamba> {
         let progress = Progress::new("loading", Unit::Bytes);
         let builder = self.builder().progress(move |done, total| progress.at(done, total));
@@ -127,30 +127,29 @@ impl ModelArgs {
     }
 }
 
-/// A model that generates.
+/// A loaded model of either kind.
 pub(crate) enum Loaded {
-    /// The recurrent kind.
+    /// A recurrent model.
     Llamba(Llamba),
     /// A Transformer.
     Teacher(Teacher),
 }
 
 impl ModelArgs {
-    /// Loads the model, a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is
-    /// needed.
+    /// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
     pub(crate) fn load_any(&self, text: bool) -> Result<Loaded> {
         load_any(self.builder(), &self.compute, text)
     }
 }
 
-/// What a Transformer attends to.
+/// The options that limit a Transformer's attention.
 #[derive(clap::Args)]
 pub(crate) struct AttentionArgs {
-    /// Let a Transformer attend to the last N tokens only: what it can do with bounded memory and
-    /// no training
+    /// Let a Transformer attend to the last N tokens only, which bounds its memory; it was not
+    /// trained for that
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..1 << 28))]
     attention_window: Option<u32>,
-    /// And to the first N tokens of the text
+    /// Let it also attend to the first N tokens of the text
     #[arg(
         long, value_name = "N", default_value_t = 4, requires = "attention_window",
         value_parser = clap::value_parser!(u32).range(..1 << 28)
@@ -159,17 +158,17 @@ pub(crate) struct AttentionArgs {
 }
 
 impl AttentionArgs {
-    /// The model `name` as it is to be measured.
+    /// Applies the limit to the model called `name`.
     pub(crate) fn apply(&self, name: &str, model: Loaded) -> Result<Loaded> {
         let Some(size) = self.attention_window else { return Ok(model) };
         let Loaded::Teacher(teacher) = model else {
-            bail!("{name} has no attention to limit: --attention-window is for Transformers");
+            bail!("{name} has no attention to limit; --attention-window is for Transformers");
         };
         let window = Window { size: size as usize, sinks: self.sinks as usize };
         Ok(Loaded::Teacher(teacher.with_window(Some(window))))
     }
 
-    /// The limit in JSON, null without one.
+    /// Returns the limit as JSON, null without one.
     pub(crate) fn json(&self) -> serde_json::Value {
         match self.attention_window {
             Some(size) => serde_json::json!({ "size": size, "sinks": self.sinks }),
@@ -178,7 +177,7 @@ impl AttentionArgs {
     }
 }
 
-/// Loads a Llamba or a teacher, with a progress bar; its tokenizer too if `text` is needed.
+/// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
 fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loaded> {
     let progress = Progress::new("loading", Unit::Bytes);
     let Some(path) = builder.path()?.filter(|path| is_teacher(path)) else {
@@ -195,7 +194,7 @@ fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loade
 }
 
 impl ComputeArgs {
-    /// Loads a teacher with its tokenizer, or another's, with a progress bar.
+    /// Loads a teacher with a progress bar, with its own tokenizer or that of `other`.
     pub(crate) fn teacher(&self, path: &Path, other: Option<&Path>) -> Result<Teacher> {
         let dtype = self.select()?;
         let llama = Llama::open(path, dtype, Backend::select(dtype)?)?;
@@ -206,7 +205,7 @@ impl ComputeArgs {
     }
 }
 
-/// The tokenizer of a Llamba or a teacher.
+/// Loads the tokenizer of a Llamba or a teacher.
 fn tokenizer(builder: &Builder) -> mlx_llamba_teacher::Result<Tokenizer> {
     if let Some(tokenizer) = builder.other_tokenizer()? {
         return Ok(tokenizer);
@@ -217,28 +216,28 @@ fn tokenizer(builder: &Builder) -> mlx_llamba_teacher::Result<Tokenizer> {
     }
 }
 
-/// Two models and what is common to them.
+/// The options that choose two models to compare.
 #[derive(clap::Args)]
 pub(crate) struct PairArgs {
-    /// The model to hold the other against: a directory, a file, a hub repository, or
-    /// llamba-stories, the one inside this program
+    /// The model to compare with: a directory, a file, a hub repository, or llamba-stories, the
+    /// built-in model
     pub(crate) reference: String,
-    /// The other model, of the same vocabulary
+    /// The other model, with the same vocabulary
     pub(crate) other: String,
     #[command(flatten)]
-    tokenizer: Explicit<TokenizerArgs>,
-    /// Use only what the hub's cache has; download nothing
+    tokenizer: Typed<TokenizerArgs>,
+    /// Use only cached files of the hub; download nothing
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     compute: ComputeArgs,
-    /// Other activations for the other model, to see what rounding them costs
+    /// Precision of the other model's activations, to measure the cost of rounding them
     #[arg(long, value_enum, value_name = "ACTIVATIONS")]
     other_activations: Option<ActivationsArg>,
 }
 
 impl PairArgs {
-    /// Loads both, with progress bars, and a tokenizer.
+    /// Loads both models, with progress bars, and a tokenizer.
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
         let builder = |name: &str| {
             let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
@@ -246,7 +245,7 @@ impl PairArgs {
         };
         let tokenizer = match tokenizer(&builder(&self.reference)) {
             Err(missing) if is_missing(&missing) => {
-                // If there is none either, the reference's should have been there.
+                // If neither has one, the reference's is the one that is missing.
                 tokenizer(&builder(&self.other)).map_err(|_| missing)
             }
             found => found,
@@ -263,21 +262,21 @@ fn is_missing(error: &mlx_llamba_teacher::Error) -> bool {
     matches!(error, mlx_llamba_teacher::Error::Llamba(Error::TokenizerMissing { .. }))
 }
 
-/// Loads `model`, or the one inside this program; downloads show a progress bar.
+/// Returns the builder of `model`, or of the built-in model; downloads show a progress bar.
 pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
     let builder = match model {
         Some(model) => Llamba::builder(model),
         None => Llamba::embedded(),
     };
     let builder = builder.tokenizer_reader(read_tokenizer);
-    // Without a home directory there is no cache; whoever needs one is told then.
+    // Without a home directory there is no cache; what needs one fails with that error.
     match hub(offline) {
         Ok(hub) => builder.hub(hub),
         Err(_) => builder,
     }
 }
 
-/// How to reach the hub, with a progress bar for downloads.
+/// Returns the hub's options, with a progress bar for downloads.
 pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
     let mut hub = HubOptions::from_env()?;
     hub.offline |= offline;
@@ -295,14 +294,14 @@ pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
 }
 
 impl SourceArgs {
-    /// The builder of that checkpoint, on default terms.
+    /// Returns the builder of that checkpoint.
     pub(crate) fn builder(&self) -> Builder {
         builder(self.model.as_deref(), self.offline)
     }
 }
 
 impl ComputeArgs {
-    /// Chooses the device, and the dtype of the activations of a model without a checkpoint.
+    /// Selects the device, and returns the dtype of the activations for a model without a checkpoint.
     fn select(&self) -> Result<Dtype> {
         let found = Compute::from(self.device).select()?;
         Ok(match (self.dtype, found) {
@@ -324,7 +323,7 @@ impl ComputeArgs {
         }
     }
 
-    /// What computes activations of `dtype`.
+    /// Selects the back end for activations of `dtype`.
     fn backend(&self, dtype: Dtype) -> Result<Backend> {
         Ok(Backend::select_with(dtype, self.activations.map(Into::into))?)
     }

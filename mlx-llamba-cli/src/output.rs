@@ -6,22 +6,21 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::Error;
 
-/// Writes and flushes: people read while the model writes.
+/// Writes to standard output and flushes, so that text appears while the model writes.
 pub(crate) fn show(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.context("cannot write standard output")
 }
 
-/// Refuses a file that cannot be written because its directory is none: before the work is done
-/// for nothing.
+/// Checks that the directory of an output file exists, before a long computation.
 pub(crate) fn check_parent(file: &Path) -> Result<()> {
     let directory = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     if !directory.is_dir() {
-        bail!("cannot write {}: {} is no directory", file.display(), directory.display());
+        bail!("cannot write {}: {} is not a directory", file.display(), directory.display());
     }
     if file.is_dir() {
         bail!("cannot write {}: it is a directory", file.display());
@@ -29,7 +28,7 @@ pub(crate) fn check_parent(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// True if the error comes from a reader that went away.
+/// Returns true if the error comes from a closed pipe.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
@@ -37,9 +36,10 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The error and its causes on one line, each said once: some errors repeat their cause.
+/// Formats an error and its causes on one line. Some errors repeat their cause, which is printed
+/// once.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
-    // Training and teachers pass the library's errors on.
+    // Training and teachers pass on errors of the library.
     let passed = || match error.downcast_ref() {
         Some(mlx_llamba_mohawk::Error::Llamba(found)) => Some(found),
         _ => match error.downcast_ref() {
@@ -66,12 +66,12 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     text
 }
 
-/// A line from elsewhere without terminal codes.
+/// Replaces control characters in a line from an untrusted source.
 pub(crate) fn printable(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// The system's own words, without the temporary name that tempfile adds: nobody asked for that.
+/// Removes the temporary name that tempfile adds to the system's error message.
 pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
     match error.to_string().split_once(" at path \"") {
         Some((cause, _)) => std::io::Error::new(error.kind(), cause.to_owned()),
@@ -79,7 +79,7 @@ pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
     }
 }
 
-/// Bytes for people.
+/// Formats a number of bytes.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes as f64 {
         b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
@@ -88,7 +88,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// An option of the library, as it is given to the command.
+/// Formats an option of the library as the command's option.
 fn argument(option: &str, value: &str) -> String {
     match option {
         "quantization" | "revision" | "vocab_size" => format!("{option} = {value}"),
@@ -98,7 +98,7 @@ fn argument(option: &str, value: &str) -> String {
     }
 }
 
-/// A text of several lines without terminal codes.
+/// Replaces control characters in a text, except for line breaks and tabs.
 pub(crate) fn printable_text(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()

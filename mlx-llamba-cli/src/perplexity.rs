@@ -11,11 +11,11 @@ use crate::texts::{TextArgs, expect_tokens, prediction};
 /// Measure how well a model predicts text
 #[derive(clap::Args)]
 #[command(after_help = "\
-A Llamba reads a text of any length at constant memory. A Transformer reads it through a window of
-as many tokens as it was trained on, which moves on by --stride tokens.
+A Llamba reads a text of any length in constant memory. A Transformer reads it through a window of \
+as many tokens as it was trained on, which moves by --stride tokens.
 
-Standard errors take tokens as independent of each other, which those of one text are not; over
-documents, they take documents as independent, which is the one to trust.
+Standard errors over tokens assume independent tokens, which those of one text are not. Standard \
+errors over documents assume independent documents; prefer these.
 
 Examples:
   mlx-llamba perplexity --model ./llamba book.txt

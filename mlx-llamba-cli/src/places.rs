@@ -1,19 +1,19 @@
-//! Where a person's own files are.
+//! Directories of the user's own files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-/// What a saved session's name ends with.
+/// The file extension of saved sessions.
 pub(crate) const EXTENSION: &str = "session";
 
-/// A variable of the environment, unless it is empty.
+/// Returns a variable of the environment, unless it is empty.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// `$MLX_LLAMBA_DATA`, or `mlx-llamba` in the directory that the system has for such files.
+/// Returns `$MLX_LLAMBA_DATA`, or `mlx-llamba` in the system's directory for data.
 pub(crate) fn data() -> Result<PathBuf> {
     match variable("MLX_LLAMBA_DATA") {
         Some(place) => Ok(place.into()),
@@ -22,13 +22,13 @@ pub(crate) fn data() -> Result<PathBuf> {
     }
 }
 
-/// The directory of the configuration file.
+/// Returns the directory of the configuration file.
 pub(crate) fn config() -> Result<PathBuf> {
     of_system("XDG_CONFIG_HOME", ".config")
         .context("HOME is not set: set MLX_LLAMBA_CONFIG to a file")
 }
 
-/// `mlx-llamba` in a directory that a variable names, or in one of the home directory.
+/// Returns `mlx-llamba` in the directory that a variable names, or in one of the home directory.
 fn of_system(name: &str, under_home: &str) -> Option<PathBuf> {
     let under_home =
         if cfg!(target_os = "macos") { "Library/Application Support" } else { under_home };
@@ -37,12 +37,12 @@ fn of_system(name: &str, under_home: &str) -> Option<PathBuf> {
     Some(place.join("mlx-llamba"))
 }
 
-/// The directory of saved sessions.
+/// Returns the directory of saved sessions.
 pub(crate) fn sessions() -> Result<PathBuf> {
     Ok(data()?.join("sessions"))
 }
 
-/// The file of a session: a path as it is, or a name in `directory`.
+/// Returns the file of a session: a path as it is, or a name in `directory`.
 pub(crate) fn session(name: &str, directory: Option<&Path>) -> Result<PathBuf> {
     let path = Path::new(name);
     let ours = path.extension().is_some_and(|extension| extension == EXTENSION);
@@ -50,7 +50,7 @@ pub(crate) fn session(name: &str, directory: Option<&Path>) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     if name.is_empty() || name.starts_with('.') || name.chars().any(char::is_control) {
-        bail!("{name:?} is no name for a session");
+        bail!("{name:?} is not a valid session name");
     }
     let directory = match directory {
         Some(directory) => directory.to_owned(),

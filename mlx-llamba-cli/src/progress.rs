@@ -1,14 +1,14 @@
-//! Progress bars on standard error, for what takes longer than a moment.
+//! Progress bars on standard error for longer work.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Work that is done sooner shows no bar.
+/// The time after which a bar appears.
 const PATIENCE: Duration = Duration::from_millis(800);
 
-/// What the numbers of a bar are.
+/// The unit of a bar.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Bytes,
@@ -17,7 +17,7 @@ pub(crate) enum Unit {
     Weights,
 }
 
-/// A bar that appears if the work is not done soon. Nothing is drawn where standard error is no
+/// A bar that appears if the work is not done soon. Nothing is drawn unless standard error is a
 /// terminal.
 pub(crate) struct Progress {
     label: String,

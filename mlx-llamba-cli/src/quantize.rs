@@ -17,7 +17,7 @@ use crate::rewrite;
 /// Write a model with fewer bits per weight
 #[derive(clap::Args)]
 #[command(after_help = "\
-The output is a directory with one or more safetensors files, a config.json with the quantization
+The output is a directory with one or more safetensors files, a config.json with the quantization \
 block that mlx-lm writes, and the tokenizer. It appears when it is complete, or not at all.
 
 Examples:
@@ -34,26 +34,27 @@ pub(crate) struct Args {
     /// Bits per weight: 2, 3, 4, 5, 6 or 8 [default: 4, or the mode's own]
     #[arg(long)]
     bits: Option<usize>,
-    /// Weights that share a scale: 32, 64 or 128 [default: 64, or the mode's own]
+    /// Number of weights that share a scale: 32, 64 or 128 [default: 64, or the mode's own]
     #[arg(long)]
     group_size: Option<usize>,
-    /// Coding of the weights
+    /// Format of quantized weights
     #[arg(long, value_enum, default_value_t = ModeArg::Affine)]
     mode: ModeArg,
-    /// Which matrices get more bits
+    /// Distribution of bits over the matrices
     #[arg(long, value_enum, default_value_t = RecipeArg::Uniform)]
     recipe: RecipeArg,
-    /// Another coding for the matrices of a pattern: PATTERN=none, =BITS, =BITS:GROUP or =MODE;
-    /// may be given more than once, the last that fits counts
-    #[arg(long = "override", value_name = "PATTERN=CODING")]
+    /// Another format for matrices that match a pattern: PATTERN=none, =BITS, =BITS:GROUP or =MODE;
+    /// may be given more than once, the last match counts
+    #[arg(long = "override", value_name = "PATTERN=FORMAT")]
     overrides: Vec<String>,
-    /// Leave the embedding (in a tied model the head too) as it is
+    /// Do not quantize the embedding (in a tied model also the head)
     #[arg(long)]
     keep_embedding: bool,
-    /// Leave the head of an untied model as it is
+    /// Do not quantize the head of an untied model
     #[arg(long)]
     keep_head: bool,
-    /// Cast floats first; scales and biases are stored in this dtype [default: as stored]
+    /// Cast weights to this dtype first, which is also that of scales and biases [default: as
+    /// stored]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
     /// Quantize a quantized model again, from its dequantized weights
@@ -62,10 +63,10 @@ pub(crate) struct Args {
     /// Directory to write
     #[arg(short, long)]
     output: PathBuf,
-    /// Replace the output if it is a model already
+    /// Replace the output if it is a model
     #[arg(long)]
     overwrite: bool,
-    /// Measure perplexity and KL divergence against the original on a text
+    /// Measure perplexity, and the KL divergence from the original, on a text
     #[arg(long, value_name = "TEXT FILE")]
     report: Option<PathBuf>,
     /// Print the report as JSON
@@ -83,16 +84,16 @@ enum ModeArg {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum RecipeArg {
-    /// All matrices alike
+    /// The same bits for all matrices
     Uniform,
-    /// More bits where a Llamba is sensitive; the rows that give A_log stay dense
+    /// More bits where a Llamba is sensitive; the rows that compute A_log stay dense
     Mixed,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let options = self.options()?;
-        // What a report needs is asked for before the work begins.
+        // Problems with the text are found before the work begins.
         let ids = self.report.as_deref().map(|file| self.read(file)).transpose()?;
         let checkpoint = self.source.builder().checkpoint()?;
         let report = rewrite::watched("quantizing", |on_progress| {
@@ -109,7 +110,7 @@ impl Args {
         show(&format!("{report}\n"))?;
         let Some(c) = comparison else { return Ok(()) };
         show(&format!(
-            "perplexity {:.4}, was {:.4} ({:+.2} %); mean KL {:.5} nats; same likeliest token \
+            "perplexity {:.4}, was {:.4} ({:+.2} %); mean KL {:.5} nats; same top-1 token \
              {:.1} %; over {} tokens\n",
             c.other.perplexity.value,
             c.reference.perplexity.value,
@@ -144,7 +145,7 @@ impl Args {
         })
     }
 
-    /// The token ids of the report's text.
+    /// Returns the token ids of the report's text.
     fn read(&self, file: &Path) -> Result<Vec<u32>> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read {}", file.display()))?;

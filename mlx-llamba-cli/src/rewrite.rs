@@ -1,4 +1,4 @@
-//! What quantizing and converting share: a progress bar, and an end at Ctrl-C.
+//! Shared by `quantize` and `convert`: a progress bar, and Ctrl-C.
 
 use std::ops::ControlFlow;
 
@@ -8,7 +8,7 @@ use mlx_llamba::OnProgress;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
 
-/// Runs a rewrite of a checkpoint; an interrupt stops it and leaves nothing behind.
+/// Runs a rewrite of a checkpoint. An interrupt stops it and leaves nothing behind.
 pub(crate) fn watched<T>(
     label: &str,
     work: impl FnOnce(OnProgress<'_>) -> mlx_llamba::Result<T>,

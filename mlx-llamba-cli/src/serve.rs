@@ -16,11 +16,11 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use crate::model::ModelArgs;
 
-/// Serve a model over HTTP, as OpenAI's servers do
+/// Serve a model over an OpenAI-compatible HTTP API
 #[derive(clap::Args)]
 #[command(after_help = "\
-The first Ctrl-C, or termination signal, lets running requests end and ends with status 0; the second
-ends at once, with 130.
+The first Ctrl-C or termination signal lets running requests finish, then exits with status 0; the \
+second exits at once with status 130.
 
 Examples:
   mlx-llamba serve
@@ -31,97 +31,97 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Address to listen on; port 0 takes a free one
+    /// Address to listen on; port 0 chooses a free port
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = Options::default().bind)]
     bind: SocketAddr,
-    /// The name that requests call the model by [default: as --model]
+    /// Name of the model in requests [default: as --model]
     #[arg(long, value_name = "NAME")]
     served_name: Option<String>,
-    /// Ask for this key; may be given more than once
+    /// Require this API key; may be given more than once
     #[arg(long, value_name = "KEY", env = "MLX_LLAMBA_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
-    /// Ask for one of the keys in this file, one a line
+    /// Require one of the API keys in this file, one per line
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Let pages of this origin call the server from a browser, or any with *; may be given more
-    /// than once
+    /// Allow web pages of this origin, or of any with *, to call the server; may be given more than
+    /// once
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
     /// Chat template: a file, or one of chatml, llama-3 and plain [default: the tokenizer's]
     #[arg(long, value_name = "FILE|NAME")]
     chat_template: Option<String>,
-    /// Write prompts and replies to the log
+    /// Log prompts and replies
     #[arg(long)]
     log_prompts: bool,
-    /// Keep states of prompts and replies in this directory too, for this server and later ones
+    /// Also keep states of prompts and replies in this directory, for later runs of the server
     #[arg(long, value_name = "DIR")]
     cache_directory: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
 }
 
-/// What no request, client or moment may exceed.
+/// Limits on requests, clients and memory.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Texts that are computed at once, if the memory for states allows
+    /// Maximum number of texts computed at once, if the memory for states allows
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().rows)]
     max_rows: usize,
-    /// Memory for the states of what is computed at once, in MiB
+    /// Memory for the states of texts computed at once, in MiB
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().state_memory >> 20)]
     state_memory: usize,
     /// Memory for states of earlier prompts and replies, in MiB; 0 keeps none
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().cache_memory >> 20)]
     cache_memory: usize,
-    /// Room for such states in the directory for them, in MiB
+    /// Disk space for such states in --cache-directory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().cache_disk >> 20)]
     cache_disk: u64,
-    /// Texts that wait for their turn; more are refused with status 429
+    /// Maximum number of waiting texts; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().queue)]
     max_queue: usize,
-    /// Tokens of a prompt
+    /// Maximum number of tokens in a prompt
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().prompt_tokens)]
     max_prompt_tokens: usize,
-    /// Tokens that a request may generate
+    /// Maximum number of tokens that a request may generate
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_tokens)]
     max_tokens: usize,
-    /// Texts that a request may ask for: prompts times n
+    /// Maximum number of texts that a request may ask for: prompts times n
     #[arg(long, value_name = "N", default_value_t = Limits::default().choices)]
     max_choices: usize,
-    /// Sessions kept, if the memory for them allows
+    /// Maximum number of sessions, if the memory for them allows
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().sessions)]
     max_sessions: usize,
-    /// Memory for the states of sessions, in MiB: 17 states each
+    /// Memory for the states of sessions, 17 states each, in MiB
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().session_memory >> 20)]
     session_memory: usize,
-    /// After so long without a request a session makes room for a new one, in seconds
+    /// Time without a request after which a new session may replace an old one, in seconds
     #[arg(long, value_name = "S", default_value_t = EngineOptions::default().session_idle.as_secs_f64(), value_parser = seconds)]
     session_idle: f64,
-    /// Tokens of a prompt read in one piece, while other texts wait for theirs
+    /// Prompt chunk size, in tokens; other texts wait while a chunk is read
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().prefill)]
     prefill: usize,
-    /// Bytes of a request's body
+    /// Maximum size of a request's body, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body)]
     max_body: usize,
-    /// Open connections
+    /// Maximum number of open connections
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
-    /// For a request's head to arrive, in seconds
+    /// Time for a request's head to arrive, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().head_timeout.as_secs_f64(), value_parser = seconds)]
     head_timeout: f64,
-    /// For a request's body to arrive, in seconds
+    /// Time for a request's body to arrive, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().body_timeout.as_secs_f64(), value_parser = seconds)]
     body_timeout: f64,
-    /// For a client to take what is sent, in seconds
+    /// Time for a client to receive what is sent, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().write_timeout.as_secs_f64(), value_parser = seconds)]
     write_timeout: f64,
-    /// For a whole request, in seconds
+    /// Time for a whole request, in seconds
     #[arg(long, value_name = "S", default_value_t = EngineOptions::default().request_timeout.as_secs_f64(), value_parser = seconds)]
     request_timeout: f64,
-    /// Between two signs of life in a stream, in seconds
+    /// Interval between two keep-alive messages in a stream, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().keep_alive.as_secs_f64(), value_parser = seconds)]
     keep_alive: f64,
-    /// For running requests to end after Ctrl-C, in seconds
+    /// Time for running requests to finish after Ctrl-C, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().grace.as_secs_f64(), value_parser = seconds)]
     grace: f64,
 }
@@ -141,11 +141,14 @@ impl Args {
         let (stop, mut stopped) = unbounded_channel();
         let serving = Arc::new(AtomicBool::new(false));
         on_signal(serving.clone(), move || {
-            // Nobody listens any more once the server has ended.
+            // Nobody listens once the server has ended.
             let _ = stop.send(());
         })?;
         if !options.bind.ip().is_loopback() && options.api_keys.is_empty() {
-            log::warn!("{} can be reached from elsewhere and asks for no API key", options.bind);
+            log::warn!(
+                "{} can be reached from other machines, and no API key is required",
+                options.bind
+            );
         }
         let (model, template) = (self.model, self.chat_template);
         let load = move || {
@@ -174,7 +177,7 @@ impl Args {
             let before = api_keys.len();
             api_keys.extend(text.lines().map(str::trim).filter(|k| !k.is_empty()).map(Into::into));
             if api_keys.len() == before {
-                bail!("{name} has no keys: one a line is expected");
+                bail!("{name} has no keys; expected one per line");
             }
         }
         let limits = &self.limits;
@@ -215,8 +218,8 @@ impl Args {
     }
 }
 
-/// Calls `stop` at the first Ctrl-C or termination signal; before there is something to stop, and
-/// at the second one, the process ends.
+/// Calls `stop` at the first Ctrl-C or termination signal. Before the server runs, and at the
+/// second signal, the process exits.
 fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
     std::thread::spawn(move || {
@@ -230,7 +233,7 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
     Ok(())
 }
 
-/// Reads a chat template: a file, or one of the built-in ones.
+/// Returns the built-in template of this name, or reads a template file.
 fn read_template(llamba: &Llamba, wanted: &str) -> mlx_llamba::Result<Template> {
     let tokenizer = llamba.require_tokenizer()?;
     if let Some(template) = Template::builtin(wanted, tokenizer)? {

@@ -9,18 +9,18 @@ use mlx_llamba::{FloatTensor, SessionInfo};
 use crate::output::{printable_text, show};
 use crate::places;
 
-/// Look at and remove saved sessions
+/// List, inspect, compare and remove saved sessions
 #[derive(clap::Args)]
 #[command(after_help = "\
-A session is named as it was saved, or by its file. Names are those of files in the directory
-mlx-llamba/sessions under the system's place for data, or under $MLX_LLAMBA_DATA.
+A session is given by the name under which it was saved, or by its file. Names refer to files in \
+mlx-llamba/sessions in the system's directory for data, or in $MLX_LLAMBA_DATA/sessions.
 
 Examples:
   mlx-llamba session list
   mlx-llamba session inspect rivers
   mlx-llamba session diff rivers ./other.session")]
 pub(crate) struct Args {
-    /// The directory of the sessions
+    /// Directory of the sessions
     #[arg(long, global = true, value_name = "DIR")]
     directory: Option<PathBuf>,
     #[command(subcommand)]
@@ -36,27 +36,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show what a session holds, and check its file for damage
+    /// Show the contents of a session, and check its file for damage
     #[command(after_help = "Example:\n  mlx-llamba session inspect rivers")]
     Inspect {
-        /// Its name or file
+        /// Name or file of the session
         name: String,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show where two sessions part, and how far their states are apart
+    /// Show where two sessions diverge, and the distance between their states
     #[command(after_help = "Example:\n  mlx-llamba session diff rivers lakes")]
     Diff {
-        /// A name or file
+        /// Name or file of a session
         first: String,
-        /// Another one
+        /// Name or file of another session
         second: String,
     },
     /// Remove sessions
     #[command(after_help = "Example:\n  mlx-llamba session rm rivers lakes")]
     Rm {
-        /// Their names or files
+        /// Names or files of the sessions
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -76,7 +76,7 @@ impl Args {
             Command::Inspect { name, json } => inspect(&find(name)?, *json),
             Command::Diff { first, second } => diff(&find(first)?, &find(second)?),
             Command::Rm { names } => {
-                // All are looked at before one is removed.
+                // All are checked before one is removed.
                 let files = names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
                 for file in &files {
                     SessionInfo::read(file)?;
@@ -91,7 +91,8 @@ impl Args {
     }
 }
 
-/// Files that are no sessions are said so, not an error: others can still be listed.
+/// Lists the sessions of a directory. A file that is not a session is a warning, not an error, so
+/// that the others can be listed.
 fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => {
@@ -167,7 +168,7 @@ fn diff(first: &Path, second: &Path) -> Result<()> {
     let messages = common(&mut one.messages.iter().zip(&two.messages).map(|(a, b)| a == b));
     let tokens = common(&mut one.tokens.iter().zip(&two.tokens).map(|(a, b)| a == b));
     show(&format!(
-        "the same: {messages} messages, {tokens} tokens; then {} and {} messages, {} and {} tokens\n",
+        "in common: {messages} messages, {tokens} tokens; then {} and {} messages, {} and {} tokens\n",
         one.messages.len() - messages,
         two.messages.len() - messages,
         one.tokens.len() - tokens,
@@ -186,7 +187,7 @@ fn diff(first: &Path, second: &Path) -> Result<()> {
     Ok(())
 }
 
-/// |a - b| / |a|, in Euclid's norm over all layers.
+/// Computes |a - b| / |a|, in the Euclidean norm over all layers.
 fn distance(a: &[FloatTensor], b: &[FloatTensor]) -> f64 {
     let values = |state: &[FloatTensor]| -> Vec<f64> {
         state.iter().flat_map(|tensor| tensor.values.iter().map(|v| f64::from(*v))).collect()

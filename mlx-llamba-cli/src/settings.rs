@@ -1,29 +1,25 @@
-//! Defaults of options, from the environment and from a configuration file.
+//! Defaults for options, from the environment and from a configuration file.
 //!
 //! Options are defined once, with clap. Settings become defaults of that definition before the
-//! command line is read, so that a flag goes before a variable, a variable before the file, the file
-//! before what is built in, and `--help` shows the value in force.
+//! command line is read. The command line therefore overrides variables, variables override the
+//! file, the file overrides built-in defaults, and `--help` shows the value in force.
 
-mod apply;
-mod check;
-mod choose;
-mod environment;
-mod explicit;
 mod file;
+mod line;
+mod value;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Arg, Command, CommandFactory, FromArgMatches};
+use anyhow::{Result, bail};
+use clap::{Arg, Command};
 
-pub(crate) use explicit::Explicit;
-use explicit::Said;
 pub(crate) use file::place;
+pub(crate) use line::{Typed, parse};
+use value::Value;
 
-/// Where a setting stands.
+/// The place a setting comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     File { path: PathBuf, line: usize },
@@ -42,12 +38,40 @@ impl fmt::Display for Origin {
 /// A default for an option.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
-    /// The command it is for, such as session, list; none for all commands.
+    /// The command it is for, such as session, list; empty for all commands.
     pub(crate) scope: Vec<String>,
     /// The option's long name.
     pub(crate) option: String,
-    pub(crate) values: Vec<check::Value>,
+    values: Vec<Value>,
     pub(crate) origin: Origin,
+}
+
+impl Setting {
+    /// Returns true if it is a default for this option of the command at `path`.
+    fn reaches(&self, path: &[String], arg: &Arg) -> bool {
+        arg.get_long() == Some(&self.option)
+            && path.starts_with(&self.scope)
+            && (!self.scope.is_empty() || has_common_default(arg))
+    }
+
+    /// Checks that an option accepts it. Fails with what the options it reaches expect instead, or
+    /// with `None` if it reaches none.
+    fn check(&self, options: &[(Vec<String>, &Arg)]) -> Result<(), Option<String>> {
+        let reached = options.iter().filter(|(path, arg)| self.reaches(path, arg));
+        let mut refused = None;
+        for (_, arg) in reached {
+            match value::check(arg, &self.values) {
+                Ok(_) => return Ok(()),
+                Err(expected) => refused = Some(expected),
+            }
+        }
+        Err(refused)
+    }
+
+    /// Orders settings: the environment overrides the file, a command's own default the common one.
+    fn precedence(&self) -> (bool, usize) {
+        (matches!(self.origin, Origin::Environment { .. }), self.scope.len())
+    }
 }
 
 /// All settings of this process.
@@ -55,63 +79,60 @@ pub(crate) struct Setting {
 pub(crate) struct Settings(Vec<Setting>);
 
 impl Settings {
-    /// Reads the environment and the file, and checks every setting against the options that
-    /// `command` and its subcommands have.
+    /// Reads the environment and the file, and checks every setting against the options of
+    /// `command` and its subcommands.
     pub(crate) fn read(command: &Command) -> Result<Self> {
-        let mut settings = environment::read(command)?;
+        let mut settings = environment(&options(command))?;
         settings.extend(file::read(command)?);
         Ok(Self(settings))
     }
 
-    /// All of them, as they were found.
+    /// All of them, in the order in which they were found.
     pub(crate) fn all(&self) -> &[Setting] {
         &self.0
     }
 
-    /// The setting for an option of the command at `path`, if there is one that it accepts, and its
-    /// values: the environment's before the file's, the command's own before that of all.
+    /// Finds the setting in force for an option of the command at `path`, with its values. One that
+    /// the option does not accept is meant for another command's option of that name.
     pub(crate) fn find(&self, path: &[String], arg: &Arg) -> Option<(&Setting, Vec<String>)> {
         let fits = self.0.iter().filter(|setting| setting.reaches(path, arg));
-        let values =
-            fits.filter_map(|setting| Some((setting, check::values(arg, &setting.values).ok()?)));
-        values.max_by_key(|(setting, _)| {
-            (matches!(setting.origin, Origin::Environment { .. }), setting.scope.len())
-        })
+        let accepted =
+            fits.filter_map(|setting| Some((setting, value::check(arg, &setting.values).ok()?)));
+        accepted.max_by_key(|(setting, _)| setting.precedence())
     }
 }
 
-impl Setting {
-    /// Whether it speaks of this option of the command at `path`.
-    fn reaches(&self, path: &[String], arg: &Arg) -> bool {
-        arg.get_long() == Some(&self.option)
-            && path.starts_with(&self.scope)
-            && (!self.scope.is_empty() || has_common_default(arg))
-    }
-}
-
-/// Whether an option may have a default for all commands at once. One that means something else
-/// from command to command is marked with `hide_env`, and has defaults per command only.
-pub(crate) fn has_common_default(arg: &Arg) -> bool {
+/// Returns false for an option whose meaning differs from command to command: it is marked with
+/// `hide_env`, and takes defaults per command only.
+fn has_common_default(arg: &Arg) -> bool {
     !arg.is_hide_env_set()
 }
 
-/// Calls `visit` for every option that can have a default, with the path of its command.
-pub(crate) fn each_option<'c>(command: &'c Command, visit: &mut dyn FnMut(&[String], &'c Arg)) {
-    fn walk<'c>(
-        command: &'c Command,
-        path: &mut Vec<String>,
-        visit: &mut dyn FnMut(&[String], &'c Arg),
-    ) {
-        for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
-            visit(path, arg);
-        }
-        for subcommand in command.get_subcommands() {
-            path.push(subcommand.get_name().to_owned());
-            walk(subcommand, path, visit);
-            path.pop();
-        }
+/// Lists every option that can have a default, with the path of its command.
+pub(crate) fn options(command: &Command) -> Vec<(Vec<String>, &Arg)> {
+    let own = command.get_arguments().filter(|arg| arg.get_long().is_some());
+    let mut all: Vec<_> = own.map(|arg| (Vec::new(), arg)).collect();
+    for subcommand in command.get_subcommands() {
+        all.extend(options(subcommand).into_iter().map(|(mut path, arg)| {
+            path.insert(0, subcommand.get_name().to_owned());
+            (path, arg)
+        }));
     }
-    walk(command, &mut Vec::new(), visit);
+    all
+}
+
+/// Returns the variable for an option of the command at `path`, or of all commands:
+/// `MLX_LLAMBA_COMMAND_OPTION` or `MLX_LLAMBA_OPTION`.
+fn variable(path: &[String], option: &str) -> String {
+    let words = ["mlx-llamba"].into_iter().chain(path.iter().map(String::as_str)).chain([option]);
+    words.collect::<Vec<_>>().join("_").replace('-', "_").to_ascii_uppercase()
+}
+
+/// The variables that set this option of the command at `path`, each with its scope.
+fn variables_of<'p>(path: &'p [String], arg: &Arg) -> Vec<(&'p [String], String)> {
+    let Some(option) = arg.get_long() else { return Vec::new() };
+    let scopes = std::iter::once(path).chain(has_common_default(arg).then_some(&path[..0]));
+    scopes.map(|scope| (scope, variable(scope, option))).collect()
 }
 
 /// Variables of this project that set no option: directories, kernels, builds.
@@ -119,39 +140,33 @@ const OTHERS: [&str; 7] = ["CONFIG", "DATA", "KERNELS", "THREADS", "SIMD", "CACH
 
 /// All variables of this project.
 pub(crate) fn variables(command: &Command) -> BTreeSet<String> {
-    let mut known: BTreeSet<String> = OTHERS.map(|name| format!("MLX_LLAMBA_{name}")).into();
-    each_option(command, &mut |path, arg| {
-        let Some(option) = arg.get_long() else { return };
-        known.insert(environment::variable(path, option));
-        if has_common_default(arg) {
-            known.insert(environment::variable(&[], option));
-        }
-    });
-    known
+    let others = OTHERS.map(|name| format!("MLX_LLAMBA_{name}"));
+    let options = options(command);
+    let of_options = options.iter().flat_map(|(path, arg)| variables_of(path, arg));
+    of_options.map(|(_, variable)| variable).chain(others).collect()
 }
 
-/// These work, and help to put it right, while a setting is wrong.
-const UNMOVED: [&str; 4] = ["config", "doctor", "completions", "man"];
-
-/// Reads the command line, with the settings as defaults. Ends the process for help, and for what
-/// cannot be understood.
-pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C> {
-    let command = C::command();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
-    let settings = match Settings::read(&command) {
-        Ok(settings) => settings,
-        Err(error) => {
-            let path = Said::glance(command.clone(), &arguments).path;
-            if path.first().is_some_and(|name| !UNMOVED.contains(&name.as_str())) {
-                return Err(error);
+/// Reads all settings in the environment. Empty variables count as not set.
+fn environment(options: &[(Vec<String>, &Arg)]) -> Result<Vec<Setting>> {
+    let mut found: Vec<Setting> = Vec::new();
+    for (path, arg) in options {
+        for (scope, variable) in variables_of(path, arg) {
+            let read_by_clap = arg.get_env().is_some_and(|name| *name == *variable);
+            let text = std::env::var_os(&variable).filter(|text| !text.is_empty() && !read_by_clap);
+            let Some(text) = text else { continue };
+            let origin = Origin::Environment { variable };
+            if found.iter().any(|setting| setting.origin == origin) {
+                continue;
             }
-            Settings::default()
+            let Ok(text) = text.into_string() else { bail!("{origin}: it is not UTF-8") };
+            let option = arg.get_long().unwrap_or_default().to_owned();
+            let values = vec![Value::Untyped(text)];
+            let setting = Setting { scope: scope.to_vec(), option, values, origin };
+            match setting.check(options) {
+                Err(Some(expected)) => bail!("{}: {expected}", setting.origin),
+                _ => found.push(setting),
+            }
         }
-    };
-    let choice = settings.choose(&settings.open(command.clone()), &arguments);
-    let command = settings.apply(command, &choice);
-    let mut command_for_errors = command.clone();
-    let matches = choice.read(command, &arguments).unwrap_or_else(|error| error.exit());
-    Ok(C::from_arg_matches(&matches)
-        .unwrap_or_else(|error| error.format(&mut command_for_errors).exit()))
+    }
+    Ok(found)
 }

@@ -14,18 +14,20 @@ use crate::model::ComputeArgs;
 use crate::output::{check_parent, show};
 use crate::progress::{Progress, Unit};
 
-/// Have a teacher write texts for a student to learn from: distillation without other data
+/// Let a teacher write texts for a student to learn from, if you have no other data
 #[derive(clap::Args)]
 #[command(after_help = "\
 Every line of the output is a text, for distill --data:
-  {\"ended\":true,\"text\":\"...\",\"tokens\":187}
-A text that was still going at --length is cut there. Until all is written, the output is called
-NAME.partial; a run that was stopped in any way goes on with --resume and ends with the same file.
-The same options with the same seed give the same texts.
 
-Prompts are used in turns. A line of a .jsonl file is {\"text\": \"The beginning of a text\"} or
-{\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, which the teacher's chat template turns into
-a question to answer; a line of any other file is the beginning of a text.
+  {\"ended\":true,\"text\":\"...\",\"tokens\":187}
+
+A text that has not ended at --length tokens is cut there. Until it is complete, the output is called \
+NAME.partial; a run that was stopped in any way continues with --resume and ends with the same file. \
+Equal options with an equal seed give equal texts.
+
+Prompts are used in turn. A line of a .jsonl file is {\"text\": \"The beginning of a text\"} or \
+{\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]}, which the teacher's chat template turns \
+into a question to answer. A line of any other file is the beginning of a text.
 
 Examples:
   mlx-llamba synthesize --teacher ./llama --tokens 1000000 --output texts.jsonl
@@ -34,50 +36,51 @@ Examples:
   mlx-llamba synthesize --teacher smollm2.gguf --tokens 5000000 --prompts questions.jsonl \\
       --batch 128 --device gpu --output answers.jsonl")]
 pub(crate) struct Args {
-    /// The Llama: a directory as on Hugging Face, or a GGUF file
+    /// The Llama: a directory in Hugging Face's layout, or a GGUF file
     #[arg(long, value_name = "PATH")]
     teacher: PathBuf,
-    /// Tokens of all texts together
+    /// Total number of tokens to write
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     tokens: u64,
-    /// The file of texts, in JSON lines
+    /// File for the texts, as lines of JSON
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// What texts begin with [default: the token that begins a text]
+    /// File with prompts [default: texts start from the token that begins a text]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Token that every text begins with, as data.begin of a recipe; it is not written [default: what
-    /// the tokenizer puts before a text]
+    /// Token that begins every text, as data.begin in a recipe; it is not written [default: the one
+    /// that the tokenizer adds]
     #[arg(long, value_name = "TOKEN")]
     begin: Option<String>,
-    /// Token that ends a text; may be given more than once [default: those of the model]
+    /// Token that ends a text; may be given more than once [default: the model's own]
     #[arg(long, value_name = "TOKEN")]
     end: Vec<String>,
-    /// Tokens of a text, at most
+    /// Maximum number of tokens in a text
     #[arg(long, value_name = "N", default_value_t = 512)]
     length: usize,
-    /// Texts that are written at a time
+    /// Number of texts written at a time
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch: usize,
-    /// 1 draws as likely as the teacher says; lower is less varied, 0 always the likeliest
+    /// Sampling temperature; 1 samples from the teacher's distribution, 0 always takes the most
+    /// likely token
     #[arg(short, long, allow_negative_numbers = true, default_value_t = 1.0)]
     temperature: f32,
-    /// Keep only this many of the likeliest tokens; 0 keeps all
+    /// Keep only the K most likely tokens; 0 keeps all
     #[arg(long, default_value_t = 0)]
     top_k: usize,
-    /// Keep the likeliest tokens that together reach this probability
+    /// Keep the most likely tokens that together reach this probability
     #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
     top_p: f32,
-    /// Keep tokens with at least this share of the largest probability
+    /// Keep tokens with at least this fraction of the largest probability
     #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
     min_p: f32,
-    /// Equal seeds give equal texts
+    /// Seed; equal seeds give equal texts
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Go on with an output that was begun
+    /// Continue an unfinished output
     #[arg(long)]
     resume: bool,
-    /// Tokenizer, if not the teacher's own
+    /// Tokenizer [default: the teacher's own]
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     #[command(flatten)]
@@ -112,12 +115,12 @@ impl Args {
             if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         if interrupt::happened() && made.is_err() {
-            eprintln!("stopped; --resume goes on with {}.partial", self.output.display());
+            eprintln!("stopped; --resume continues {}.partial", self.output.display());
         }
         let made = made?;
         let new = made.tokens.saturating_sub(first.unwrap_or(made.tokens));
         show(&format!(
-            "{} texts in {}: {} tokens, {} bytes, {} came to their end; {:.1} tok/s\n",
+            "{} texts in {}: {} tokens, {} bytes, {} complete; {:.1} tok/s\n",
             made.texts,
             self.output.display(),
             made.tokens,

@@ -1,4 +1,4 @@
-//! The texts that models are measured on, and the numbers that come of it.
+//! The texts for measuring models, and the output of the results.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,47 +12,48 @@ use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out};
 
 use crate::progress::{Progress, Unit};
 
-/// Bytes read at once.
+/// The number of bytes read at once.
 const PIECE: usize = 1 << 16;
 
 #[derive(clap::Args)]
 pub(crate) struct TextArgs {
-    /// A text, read once from its beginning to its end, however long; - is standard input
+    /// Text of any length, read once from beginning to end; - is standard input
     #[arg(value_name = "TEXT FILE", required_unless_present = "data", conflicts_with = "data")]
     text: Option<PathBuf>,
-    /// Documents, each read from an empty state, with the tokens that begin and end a text: a
-    /// .jsonl file has one a line, any other file in a directory is one
+    /// Documents, each read from an empty state and with the tokens that begin and end a text: one
+    /// per line of a .jsonl file, or one per other file of a directory
     #[arg(long, value_name = "PATH", hide_env = true)]
     data: Option<PathBuf>,
-    /// Field of the text in a line of JSONL
+    /// Field with the text in a line of JSONL
     #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "text")]
     field: String,
-    /// Only documents 0, K, 2K and so on: those that training with heldout_every = K holds out
+    /// Use only documents 0, K, 2K and so on, which training with heldout_every = K holds out
     #[arg(
         long, value_name = "K", default_value_t = 1, hide_default_value = true,
         conflicts_with = "text",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     every: u64,
-    /// Only so many documents
+    /// Maximum number of documents
     #[arg(long, value_name = "N", conflicts_with = "text")]
     limit: Option<usize>,
-    /// Tokens that are read from an empty state before a window begins anew [default: as many as
-    /// the models can read]
+    /// Window size in tokens; each window is read from an empty state [default: as many as the
+    /// models can read]
     #[arg(long, value_name = "N")]
     window: Option<usize>,
-    /// Tokens from one window to the next; what they share is read twice [default: half a window]
+    /// Tokens from the start of one window to the next; the overlap is read twice [default: half a
+    /// window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
 }
 
-/// How long it took.
+/// The time of an evaluation.
 pub(crate) struct Time {
     seconds: f64,
 }
 
 impl TextArgs {
-    /// Reads the texts; gives what `reader` found, and how long it took.
+    /// Reads the texts. Returns the report of `reader` and the time.
     pub(crate) fn read<R: Reader>(
         &self,
         reader: R,
@@ -95,14 +96,14 @@ impl TextArgs {
         Ok(())
     }
 
-    /// What the texts are called, in JSON.
+    /// Returns the name of the texts as JSON.
     pub(crate) fn name(&self) -> serde_json::Value {
         let path = self.data.as_ref().or(self.text.as_ref());
         path.map(|path| path.display().to_string()).into()
     }
 }
 
-/// Reads a text as it comes, at constant memory.
+/// Reads a text as it arrives, in constant memory.
 fn stream<R: Reader>(
     path: &Path,
     tokenizer: &Tokenizer,
@@ -151,16 +152,19 @@ fn stream<R: Reader>(
     Ok(())
 }
 
-/// Refuses numbers of nothing.
+/// Refuses a result over no tokens.
 pub(crate) fn expect_tokens(tokens: u64, texts: &TextArgs) -> Result<()> {
     if tokens == 0 {
         let name = texts.name();
-        bail!("{}: no token to predict; a text needs two", name.as_str().unwrap_or_default());
+        bail!(
+            "{}: no token to predict; a text needs at least two",
+            name.as_str().unwrap_or_default()
+        );
     }
     Ok(())
 }
 
-/// A number with its errors.
+/// Formats an estimate with its errors.
 pub(crate) fn estimate(estimate: &Estimate) -> String {
     let digits = 4;
     let mut text = format!("{:.digits$}", estimate.value);
@@ -173,7 +177,7 @@ pub(crate) fn estimate(estimate: &Estimate) -> String {
     text
 }
 
-/// How well a model predicts, a line a number.
+/// Formats the results of one model, one per line.
 pub(crate) fn prediction(prediction: &Prediction) -> String {
     let mut text = format!(
         "perplexity      {}\nnats per token  {}\n",
@@ -187,7 +191,7 @@ pub(crate) fn prediction(prediction: &Prediction) -> String {
 }
 
 impl Time {
-    /// What was read, in a line.
+    /// Formats the amount of text and the speed as one line.
     pub(crate) fn line(&self, tokens: u64, bytes: u64, documents: u64) -> String {
         let texts = match documents {
             1 => "1 text".to_owned(),
@@ -201,7 +205,7 @@ impl Time {
         tokens as f64 / self.seconds.max(1e-9)
     }
 
-    /// Adds the time, and what else there is to say, to a report in JSON.
+    /// Formats a report as JSON, with the time and `others`.
     pub(crate) fn json(
         &self,
         report: &impl serde::Serialize,

@@ -11,30 +11,30 @@ use mlx_llamba_mohawk::scratch::{Job, Kind, train};
 use crate::model::DeviceArg;
 use crate::training::{Display, RecipeArgs};
 
-/// Train a small model from nothing, such as a teacher to try `distill` with
+/// Train a small model from scratch, such as a teacher to try `distill` with
 #[derive(clap::Args)]
 #[command(after_help = "\
-A Llama is written as a directory as on Hugging Face, a Llamba in its published layout.
+A Llama is written in Hugging Face's layout, a Llamba in its published layout.
 
 Example:
   mlx-llamba train --arch llama --config tiny-teacher --data stories.jsonl \\
       --tokenizer ./tokenizer.json --output ./llama")]
 pub(crate) struct Args {
-    /// Which kind of model
+    /// Architecture of the model
     #[arg(long, value_enum)]
     arch: Arch,
-    /// Text to learn from: a .jsonl or text file, or a directory of them
+    /// Text to train on: a .jsonl or text file, or a directory of them
     #[arg(long, value_name = "PATH", hide_env = true)]
     data: PathBuf,
     /// A tokenizer.json, or a directory with one
     #[arg(long, value_name = "PATH", hide_env = true)]
     tokenizer: PathBuf,
-    /// Directory of the run, and of the model
+    /// Directory for the run and the model
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Where to compute
+    /// Device to compute on
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     device: DeviceArg,
 }

@@ -1,4 +1,4 @@
-//! What `distill` and `train` share: where recipes come from, and what is shown of a run.
+//! Shared by `distill` and `train`: options of the recipe, and the display of a run.
 
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
@@ -15,40 +15,40 @@ use crate::interrupt;
 use crate::output::show;
 use crate::progress::{Progress, Unit};
 
-/// The recipe, and its commonest changes.
+/// The options that choose a recipe and change it.
 #[derive(clap::Args)]
 pub(crate) struct RecipeArgs {
-    /// How: a recipe's file, or the name of one of this program's (see distill --print-recipe)
+    /// Recipe: a file, or the name of a built-in one (see distill --print-recipe)
     #[arg(short, long, value_name = "FILE OR NAME", hide_env = true)]
     config: Option<String>,
     /// Change a key of the recipe; may be given more than once
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Tokens of all stages that run, shared out as in the recipe
+    /// Total token budget, split between stages as in the recipe
     #[arg(long, value_name = "N")]
     pub(crate) tokens: Option<u64>,
-    /// Seed of everything random
+    /// Random seed
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Sequences of a step, in every stage
+    /// Sequences per step, in every stage
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
-    /// Sequences that are in memory at a time, in every stage
+    /// Sequences in memory at a time, in every stage
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
-    /// Tokens of a sequence, in every stage
+    /// Tokens per sequence, in every stage
     #[arg(long, value_name = "N")]
     length: Option<usize>,
-    /// Go on with the run in the output directory
+    /// Continue the run in the output directory
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Directory for the tokens of the text [default: the output directory]
+    /// Directory for the tokenized text [default: the output directory]
     #[arg(long, value_name = "DIR", hide_env = true)]
     pub(crate) cache: Option<PathBuf>,
 }
 
 impl RecipeArgs {
-    /// What errors call the recipe, and its text.
+    /// Returns the name of the recipe for error messages, and its text.
     pub(crate) fn read(&self, default: &str) -> Result<(String, String)> {
         let name = self.config.as_deref().unwrap_or(default);
         let path = Path::new(name);
@@ -59,7 +59,7 @@ impl RecipeArgs {
         Ok((name.to_owned(), text))
     }
 
-    /// The changes for these tables of the recipe.
+    /// Returns the changes for these tables of the recipe.
     pub(crate) fn stage_changes<'a>(
         &self,
         tables: impl Iterator<Item = &'a str>,
@@ -75,7 +75,7 @@ impl RecipeArgs {
     }
 }
 
-/// What is shown: lines on standard output, and where there is a terminal, a bar.
+/// Shows a run: lines on standard output, and a progress bar on a terminal.
 pub(crate) struct Display {
     tokenizing: Progress,
     bar: Option<(String, ProgressBar)>,
@@ -84,7 +84,7 @@ pub(crate) struct Display {
 }
 
 impl Display {
-    /// Does the work, shows how it goes, and says how it ended; Ctrl-C stops it after a step.
+    /// Runs `work` and shows its progress and its outcome. Ctrl-C stops it after a step.
     pub(crate) fn follow(
         what: &str,
         output: &Path,
@@ -102,7 +102,7 @@ impl Display {
         }
         let Outcome { ending, metrics } = outcome?;
         if ending == Ending::Stopped {
-            eprintln!("stopped after step {}; --resume goes on from there", display.steps);
+            eprintln!("stopped after step {}; --resume continues from there", display.steps);
             return Ok(());
         }
         let last = metrics.map_or(String::new(), |metrics| format!(": {}", describe(&metrics)));
@@ -119,7 +119,7 @@ impl Display {
                 self.steps = steps.0;
                 let rest = if steps.0 == 0 { String::new() } else { format!(", {} done", steps.0) };
                 self.say(&format!(
-                    "{model}; {} tokens to learn from, {} held out; {} steps{rest}",
+                    "{model}; {} tokens for training, {} held out; {} steps{rest}",
                     tokens.0, tokens.1, steps.1
                 ))
             }
@@ -142,7 +142,7 @@ impl Display {
         }
     }
 
-    /// A line of standard output, beside the bar.
+    /// Prints a line without disturbing the bar.
     fn say(&self, line: &str) -> Result<()> {
         let line = format!("{line}\n");
         match &self.bar {
@@ -161,7 +161,7 @@ impl Display {
             let style = ProgressStyle::with_template(style);
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(stage.to_owned());
-            // Steps of an earlier call took no time of this one.
+            // Steps of an earlier run do not count in the estimate.
             bar.set_position(state.progress.step.saturating_sub(1));
             bar.reset_eta();
             self.bar = Some((stage.to_owned(), bar));
@@ -182,7 +182,7 @@ impl Drop for Display {
     }
 }
 
-/// One line.
+/// Formats metrics as one line.
 fn describe(metrics: &Metrics) -> String {
     let mut text =
         format!("perplexity {:.4} ({:.4} bits/byte)", metrics.perplexity, metrics.bits_per_byte);
@@ -190,7 +190,7 @@ fn describe(metrics: &Metrics) -> String {
         text += &format!(", teacher {teacher:.4}");
     }
     if let (Some(kl), Some(agreement)) = (metrics.kl, metrics.agreement) {
-        text += &format!(", KL {kl:.5}, same likeliest token {:.1} %", 100.0 * agreement);
+        text += &format!(", KL {kl:.5}, same top-1 token {:.1} %", 100.0 * agreement);
     }
     text
 }

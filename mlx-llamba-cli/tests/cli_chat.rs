@@ -95,9 +95,9 @@ fn what_cannot_be_done_is_one_line() {
         ("/load nothing\n", "nothing.session"),
         ("/load ../x/y\n", "../x/y"),
         ("/save\n", "a name"),
-        ("/save .hidden\n", "no name"),
+        ("/save .hidden\n", "not a valid session name"),
         ("/dance\n", "/dance"),
-        ("/quit now\n", "takes nothing"),
+        ("/quit now\n", "takes no argument"),
     ] {
         run(data.path(), &["chat", "-n", "1"], input).fails(&[part]);
     }
@@ -135,10 +135,10 @@ fn sessions_are_kept_listed_compared_and_removed() {
     let history = |name: &str| talk(name, "/history\n");
     assert_eq!(history("rivers"), history("lakes"));
     let same = sessions(&["diff", "rivers", "lakes"]);
-    assert!(same.contains("the same: 4 messages") && same.contains("distance 0.000e0"), "{same}");
+    assert!(same.contains("in common: 4 messages") && same.contains("distance 0.000e0"), "{same}");
     talk("lakes", "/undo\nthree\n");
     let diff = sessions(&["diff", "rivers", "lakes"]);
-    assert!(diff.contains("the same: 2 messages"), "{diff}");
+    assert!(diff.contains("in common: 2 messages"), "{diff}");
     assert!(diff.contains("- #2 user: two\n") && diff.contains("+ #2 user: three\n"), "{diff}");
     let list = sessions(&["list"]);
     assert!(list.starts_with("lakes: 4 messages, ") && list.lines().count() == 2, "{list}");
@@ -398,5 +398,5 @@ fn a_stream_is_read_as_it_comes() {
     drop(input);
     // Bytes that are no text are read as such.
     let junk = CLI.with_input(&["generate", "--follow"], &[0xff; 2000]);
-    assert!(junk.code == Some(0) && junk.out.contains("bits a byte"), "{:?}", junk.err);
+    assert!(junk.code == Some(0) && junk.out.contains("bits per byte"), "{:?}", junk.err);
 }

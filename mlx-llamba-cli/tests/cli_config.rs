@@ -220,8 +220,8 @@ fn what_is_wrong_is_named_with_file_and_line() {
         ("device = ['cpu', 'gpu']", &["line 1", "device", "not a list"]),
         ("device = []", &["line 1", "device", "empty list"]),
         ("offline = 1979-05-27", &["line 1", "offline"]),
-        ("[gen]\nx = 1", &["line 1", "[gen]", "no command"]),
-        ("[session.lst]\n", &["line 1", "[lst] is no command of session"]),
+        ("[gen]\nx = 1", &["line 1", "[gen]", "not a command"]),
+        ("[session.lst]\n", &["line 1", "[lst] is not a command of session"]),
         ("\n\nmodel = ", &["line 3"]),
         ("model = 'a'\nmodel = 'b'", &["line 2", "duplicate"]),
         ("data = 'x'", &["line 1", "data", "under a command"]),
@@ -277,7 +277,7 @@ fn show_tells_the_origin_of_every_value() {
     let all = config.ok(&["config", "show"]);
     let line = all.lines().find(|line| line.starts_with("top-k")).unwrap();
     assert_eq!(line, format!("top-k = 3  ({file}, line 3): generate"));
-    config.run(&["config", "show", "write"]).fails(&["write is no command"]);
+    config.run(&["config", "show", "write"]).fails(&["write is not a command"]);
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn a_file_to_begin_with_is_written_once_and_is_right() {
     assert_eq!((made.code, made.out), (Some(0), format!("{file}\n")));
     assert!(run(&["config", "show"]).out.starts_with("nothing is set"));
     let text = std::fs::read_to_string(&file).unwrap();
-    run(&["config", "init"]).fails(&[&file, "exists already"]);
+    run(&["config", "init"]).fails(&[&file, "already exists"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
     // Every line of it that is commented out is right.
     let setting = |line: &&str| line.contains(" = ") || line.starts_with("# [");

@@ -79,8 +79,8 @@ fn what_is_broken_is_found_and_how_to_get_it() {
         ("MLX_LLAMBA_DATA", under.as_str(), "data", "cannot be written", "MLX_LLAMBA_DATA"),
         ("MLX_LLAMBA_CONFIG", file, "config", "line 1: temprature", "config --help"),
         ("MLX_LLAMBA_KERNELS", "fast", "kernels", "\"fast\"", "unset MLX_LLAMBA_KERNELS"),
-        ("MLX_LLAMBA_DEVICE", "tpu", "config", "auto, gpu, cpu", "put it right"),
-        ("HF_TOKEN", "two words", "token", "no token has", "make a new token"),
+        ("MLX_LLAMBA_DEVICE", "tpu", "config", "auto, gpu, cpu", "correct it"),
+        ("HF_TOKEN", "two words", "token", "not allowed in a token", "create a new token"),
     ] {
         let run = doctor(&home, &[(variable, value)], &["--json"]);
         assert_eq!(run.code, Some(1), "{run:?}");

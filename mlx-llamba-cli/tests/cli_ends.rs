@@ -36,7 +36,7 @@ fn outputs_that_cannot_be_written() {
     }
     // Known before a token is generated.
     let state = ["generate", "--state-out", &under, "hi"];
-    CLI.fails(&state, &["cannot write", &under, "no directory"]);
+    CLI.fails(&state, &["cannot write", &under, "not a directory"]);
     let place = directory.path().to_str().unwrap();
     CLI.fails(&["generate", "--state-out", place, "hi"], &["cannot write", "it is a directory"]);
     assert_eq!(names(directory.path()), ["file"]);

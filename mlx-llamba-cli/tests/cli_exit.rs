@@ -15,7 +15,7 @@ fn the_statuses_are_documented_where_people_look() {
     let help = CLI.ok(&["--help"]);
     let pages = [CLI.ok(&["man"]), CLI.ok(&["man", "generate"]), CLI.ok(&["man", "models", "rm"])];
     for (status, meaning) in
-        [(0, "success"), (1, "failure"), (2, "impossible arguments"), (130, "interrupted")]
+        [(0, "success"), (1, "failure"), (2, "wrong arguments"), (130, "interrupted")]
     {
         assert!(help.contains(&format!("{status:5}  {meaning}")), "{help}");
         for page in &pages {
@@ -24,7 +24,7 @@ fn the_statuses_are_documented_where_people_look() {
     }
     // The one that ends well when it is asked to end.
     for text in [help, CLI.ok(&["man", "serve"])] {
-        assert!(text.contains("a server that ends in good order gives 0"), "{text}");
+        assert!(text.contains("a server that shuts down cleanly exits with 0"), "{text}");
     }
     assert!(CLI.ok(&["serve", "--help"]).contains("with status 0"));
 }

@@ -157,5 +157,5 @@ fn bad_requests_write_nothing() {
         fails(&["--batch", rows_path], parts);
     }
     CLI.fails(&["logits", "--tokens", "1", "-o", "/proc/out"], &["cannot write /proc/out"]);
-    CLI.fails(&["logits", "--tokens", "1", "-o", "/nowhere/out"], &["/nowhere is no directory"]);
+    CLI.fails(&["logits", "--tokens", "1", "-o", "/nowhere/out"], &["/nowhere is not a directory"]);
 }

@@ -95,7 +95,7 @@ fn a_model_is_pulled_listed_and_removed() {
     for part in [REPO, "main (01234567)", "Cartesia MLX + tokenizer", "MODEL"] {
         assert!(table.contains(part), "{table}");
     }
-    setup.run(&["rm", REPO]).fails(&[REPO, "nobody to ask", "--yes"]);
+    setup.run(&["rm", REPO]).fails(&[REPO, "not a terminal", "--yes"]);
     assert_eq!(setup.list().len(), 1);
     assert!(setup.ok(&["rm", REPO, "--yes"]).contains("freed"));
     assert_eq!(names(&setup.cache()), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! What can be done in a conversation beside talking.
+//! Commands in a conversation: lines that begin with a slash.
 
 use anyhow::{Result, bail};
 use mlx_llamba::Session;
@@ -9,24 +9,24 @@ use crate::output::{printable_text, show};
 use crate::places;
 
 const HELP: &str = "\
-/undo            drop your last message and what followed
-/regen           another reply to your last message
-/edit TEXT       change your last message; it is answered anew
-/edit #N TEXT    change message N; what follows yours is dropped, other messages keep theirs
-/system TEXT     set or change the system message; what was said stays
-/fork            go on in a copy; /switch goes back and forth
-/switch N        go on in copy N
-/save [NAME]     save this copy (a name or a file); from then on after every turn
-/load NAME       go on with a saved session
-/new             begin again; the system message stays
+/undo            remove your last message and everything after it
+/regen           write another reply to your last message
+/edit TEXT       replace your last message and get a new reply
+/edit #N TEXT    replace message N; if it is yours, everything after it is removed
+/system TEXT     set or replace the system message; the conversation stays
+/fork            continue in a copy; /switch goes back and forth
+/switch N        continue in copy N
+/save [NAME]     save this copy (a name or a file) now and after every turn
+/load NAME       continue a saved session
+/new             start over; the system message stays
 /history         list the messages
-/stats           tokens, snapshots, speed
-/help            this list
-/quit            end
-A line that is to begin with a / begins with two.
+/stats           show tokens, snapshots and speed
+/help            show this list
+/quit            end the conversation
+To send a line that begins with /, begin it with //.
 ";
 
-pub(super) enum Command {
+enum Command {
     Say(String),
     Undo,
     Regen,
@@ -43,12 +43,16 @@ pub(super) enum Command {
     Quit,
 }
 
+/// Runs the command of a line, or says the line. Returns false if that ends the conversation.
+pub(super) fn take(chat: &mut Chat<'_>, line: &str) -> Result<bool> {
+    Command::parse(line)?.run(chat)
+}
+
 impl Command {
-    /// The command of a line; `None` for a message.
-    pub(super) fn parse(line: &str) -> Result<Option<Self>> {
-        let Some(rest) = line.strip_prefix('/') else { return Ok(None) };
+    fn parse(line: &str) -> Result<Self> {
+        let Some(rest) = line.strip_prefix('/') else { return Ok(Self::Say(line.to_owned())) };
         if rest.starts_with('/') {
-            return Ok(Some(Self::Say(rest.to_owned())));
+            return Ok(Self::Say(rest.to_owned()));
         }
         let (word, text) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
         let text = text.trim();
@@ -59,9 +63,9 @@ impl Command {
         if matches!(word, "undo" | "regen" | "fork" | "new" | "history" | "stats" | "help" | "quit")
             && !text.is_empty()
         {
-            bail!("/{word} takes nothing; see /help");
+            bail!("/{word} takes no argument; see /help");
         }
-        Ok(Some(match word {
+        Ok(match word {
             "undo" => Self::Undo,
             "regen" => Self::Regen,
             "edit" => edit(&needed("a text")?)?,
@@ -79,11 +83,10 @@ impl Command {
             "help" => Self::Help,
             "quit" | "exit" => Self::Quit,
             _ => bail!("there is no command /{}; see /help", word.escape_debug()),
-        }))
+        })
     }
 
-    /// Does it; false ends the conversation.
-    pub(super) fn run(self, chat: &mut Chat<'_>) -> Result<bool> {
+    fn run(self, chat: &mut Chat<'_>) -> Result<bool> {
         match self {
             Self::Say(text) => chat.say(text)?,
             Self::Undo => {
@@ -92,7 +95,7 @@ impl Command {
             }
             Self::Regen => {
                 let before = chat.session().fork();
-                chat.reply(Ask::Anew, before, true)?;
+                chat.reply(Ask::Regenerate, before, true)?;
             }
             Self::Edit(number, text) => change(chat, number, text)?,
             Self::System(text) => {
@@ -109,7 +112,7 @@ impl Command {
                     chat.copies.name(places::session(&name, None)?)?;
                 }
                 let Some(file) = chat.copies.here().file.clone() else {
-                    bail!("/save needs a name at first")
+                    bail!("/save needs a name the first time")
                 };
                 chat.copies.save()?;
                 note(&format!("saved as {}", file.display()));
@@ -148,7 +151,7 @@ impl Command {
     }
 }
 
-/// `#N TEXT`, or a text alone.
+/// Parses `#N TEXT`, or a text alone.
 fn edit(text: &str) -> Result<Command> {
     let Some(rest) = text.strip_prefix('#') else {
         return Ok(Command::Edit(None, text.to_owned()));
@@ -166,7 +169,7 @@ fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()
     let roles: Vec<bool> = session.messages().map(|message| message.role == "user").collect();
     let number = match number.or_else(|| roles.iter().rposition(|user| *user)) {
         Some(number) => number,
-        None => bail!("there is nothing to change"),
+        None => bail!("there is no message to change"),
     };
     if roles.get(number) == Some(&true) {
         let before = session.fork();
@@ -178,7 +181,7 @@ fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()
     chat.copies.save()
 }
 
-/// Goes on in another conversation, and says how to come back.
+/// Continues in another conversation, and tells how to come back.
 fn go_on<'m>(chat: &mut Chat<'m>, copy: Copy<'m>) {
     let before = chat.copies.number();
     let saved = if copy.file.is_some() { "" } else { ", which is not saved yet" };
@@ -195,7 +198,7 @@ fn system(session: &mut Session<'_>, text: String) -> Result<()> {
         None => session.push_system(text),
         Some(true) => session.edit(0, text)?,
         Some(false) => {
-            bail!("the conversation has begun without a system message; /new begins again")
+            bail!("the conversation began without a system message; /new starts over")
         }
     }
     Ok(())
@@ -230,7 +233,7 @@ fn stats(chat: &mut Chat<'_>) -> String {
     text
 }
 
-/// Tells a person something that a pipe does not want to know.
+/// Tells something to a person; scripts need not know it.
 fn note(text: &str) {
     if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
         eprintln!("{text}");

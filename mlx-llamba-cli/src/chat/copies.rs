@@ -1,18 +1,18 @@
-//! The copies of a conversation, each with a file of its own or none.
+//! The copies of a conversation, each with its own file or without one.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::Session;
 
-/// A conversation.
+/// One copy of a conversation.
 pub(super) struct Copy<'m> {
     pub(super) session: Session<'m>,
-    /// Where it is saved after every turn.
+    /// The file to which it is saved after every turn.
     pub(super) file: Option<PathBuf>,
 }
 
-/// Conversations, numbered from 1, of which one is talked in.
+/// Copies numbered from 1, one of which is the current one.
 pub(super) struct Copies<'m> {
     all: Vec<Copy<'m>>,
     current: usize,
@@ -23,7 +23,7 @@ impl<'m> Copies<'m> {
         Self { all: vec![first], current: 0 }
     }
 
-    /// The one that is talked in.
+    /// Returns the current copy.
     pub(super) fn here(&mut self) -> &mut Copy<'m> {
         &mut self.all[self.current]
     }
@@ -36,7 +36,7 @@ impl<'m> Copies<'m> {
         self.all.len()
     }
 
-    /// Goes on in another conversation. The one so far stays, unless nothing was said in it.
+    /// Adds a copy and makes it current. An empty copy without a file is replaced.
     pub(super) fn add(&mut self, copy: Copy<'m>) {
         let here = self.here();
         if here.file.is_none() && here.session.messages().len() == 0 {
@@ -56,12 +56,12 @@ impl<'m> Copies<'m> {
         Ok(())
     }
 
-    /// The copy that is saved in this file.
+    /// Returns the number of the copy that is saved to this file.
     pub(super) fn of(&self, file: &Path) -> Option<usize> {
         self.all.iter().position(|copy| copy.file.as_deref() == Some(file)).map(|i| i + 1)
     }
 
-    /// Has the copy that is talked in saved in this file from now on.
+    /// Sets the file of the current copy.
     pub(super) fn name(&mut self, file: PathBuf) -> Result<()> {
         if self.here().file.as_ref() == Some(&file) {
             return Ok(());
@@ -71,13 +71,13 @@ impl<'m> Copies<'m> {
             bail!("{shown} is copy {number}; /save needs another name");
         }
         if file.exists() {
-            bail!("there is {shown} already; /load it, or take another name");
+            bail!("{shown} already exists; /load it, or choose another name");
         }
         self.here().file = Some(file);
         Ok(())
     }
 
-    /// Saves the one that is talked in, if it has a file.
+    /// Saves the current copy, if it has a file.
     pub(super) fn save(&mut self) -> Result<()> {
         let Copy { session, file } = self.here();
         let Some(file) = file else { return Ok(()) };

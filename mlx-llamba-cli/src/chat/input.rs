@@ -1,4 +1,4 @@
-//! Lines from a person, with editing and history, or from a pipe, without anything.
+//! Input lines: from a terminal with editing and history, or from a pipe.
 
 use std::io::{BufRead, IsTerminal, Read};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use rustyline::error::ReadlineError;
 
 use crate::places;
 
-/// Bytes of a line from a pipe.
+/// The size limit of a line from a pipe, in bytes.
 const LONGEST: u64 = 64 << 20;
 
 pub(super) enum Input {
@@ -30,7 +30,7 @@ impl Input {
         let mut editor = DefaultEditor::new().context("cannot use the terminal")?;
         let history = places::data().ok().map(|data| data.join("history"));
         if let Some(history) = &history {
-            // There is none at first.
+            // The first time there is no history.
             let _ = editor.load_history(history);
         }
         Ok(Self::Person { editor: Box::new(editor), history })
@@ -40,7 +40,8 @@ impl Input {
         matches!(self, Self::Person { .. })
     }
 
-    /// The next line that says something. A person goes on a line with a backslash at its end.
+    /// Returns the next line that is not blank. On a terminal, a backslash at the end of a line
+    /// continues it.
     pub(super) fn next(&mut self) -> Result<Line> {
         loop {
             let line = match self {
@@ -54,7 +55,7 @@ impl Input {
             if let Self::Person { editor, history } = self {
                 let _ = editor.add_history_entry(text.as_str());
                 if let Some(file) = history {
-                    // A history that cannot be written is no reason to stop talking.
+                    // A history that cannot be written must not end the conversation.
                     let _ = file.parent().map(std::fs::create_dir_all);
                     let _ = editor.save_history(file);
                 }
@@ -72,7 +73,7 @@ fn edit_line(editor: &mut DefaultEditor) -> Result<Option<String>> {
                 Some(line) => text = text + line + "\n",
                 None => return Ok(Some(text + &line)),
             },
-            // Ctrl-C drops the line, Ctrl-D ends.
+            // Ctrl-C discards the line, Ctrl-D ends the conversation.
             Err(ReadlineError::Interrupted) => return Ok(Some(String::new())),
             Err(ReadlineError::Eof) => return Ok(None),
             Err(error) => return Err(error).context("cannot read the terminal"),

@@ -1,4 +1,4 @@
-//! Ctrl-C in a conversation.
+//! Ctrl-C and termination signals in a conversation.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,29 +7,30 @@ use mlx_llamba::Cancel;
 
 use crate::interrupt;
 
-/// The reply under way, for Ctrl-C to stop.
+/// The reply being written, which Ctrl-C stops.
 #[derive(Clone, Default)]
 pub(super) struct Running(Arc<Mutex<Signals>>);
 
 #[derive(Default)]
 struct Signals {
     reply: Option<Cancel>,
-    /// A person talks, to whom Ctrl-C is no end.
+    /// Input comes from a terminal, where Ctrl-C does not end the process.
     person: bool,
-    /// A reply was stopped; the process was told to end.
+    /// A reply was stopped.
     stopped: bool,
+    /// The process was told to end.
     ended: bool,
 }
 
 impl Running {
-    /// Stops replies at Ctrl-C. Without one under way, and at other signals, ends the process.
+    /// Stops the reply at Ctrl-C. Without one, and at other signals, ends the process.
     pub(super) fn listen(&self) -> Result<()> {
         let running = self.clone();
         interrupt::on_each(move |end| {
             let mut signals = running.0.lock().unwrap_or_else(PoisonError::into_inner);
             match signals.reply.take() {
                 Some(reply) => reply.cancel(),
-                // Pressed once too often, it must not lose what was said.
+                // Pressed once too often, it must not lose the conversation.
                 None if signals.person && !end => return,
                 None => interrupt::end(),
             }
@@ -37,8 +38,8 @@ impl Running {
         })
     }
 
-    /// The conversation begins. From here on Ctrl-C ends nothing but replies, if a `person`
-    /// presses it.
+    /// Marks the beginning of the conversation. From here on Ctrl-C only ends replies, if a
+    /// `person` presses it.
     pub(super) fn begin(&self, person: bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).person = person;
     }
@@ -47,7 +48,7 @@ impl Running {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).reply = reply;
     }
 
-    /// Whether a signal ended the conversation.
+    /// Returns true if a signal ended the conversation.
     pub(super) fn over(&self) -> bool {
         let signals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         signals.ended || (signals.stopped && !signals.person)

@@ -1,9 +1,8 @@
-//! The conversation under way.
+//! A conversation in progress.
 
 use anyhow::Result;
 use mlx_llamba::{Cancel, Event, Generation, Llamba, Reason, Session, SnapshotBudget, Stats};
 
-use super::command::Command;
 use super::copies::Copies;
 use super::running::Running;
 use crate::generate::summary;
@@ -17,54 +16,43 @@ pub(super) struct Chat<'m> {
     pub(super) budget: SnapshotBudget,
     pub(super) name: String,
     pub(super) copies: Copies<'m>,
-    /// Of the last reply.
+    /// Statistics of the last reply.
     pub(super) last: Option<Stats>,
-    /// Replies written anew so far, in whichever copy: with `--seed`, each of them has a seed that no
-    /// other reply had, or it would be the same one.
-    pub(super) written_anew: u64,
+    /// The number of regenerated replies, in all copies. With `--seed`, it gives each of them a seed
+    /// that no other reply had; with an equal seed the text would be the same.
+    pub(super) regenerated: u64,
     pub(super) running: Running,
 }
 
-/// How a reply comes about.
+/// The kind of reply to write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// To new messages.
+    /// A reply to new messages.
     Next,
-    /// Instead of the last one.
-    Anew,
+    /// A replacement for the last reply.
+    Regenerate,
 }
 
 impl<'m> Chat<'m> {
-    /// Does what a line says; false ends the conversation.
-    pub(super) fn take(&mut self, line: &str) -> Result<bool> {
-        match Command::parse(line)? {
-            None => {
-                self.say(line)?;
-                Ok(true)
-            }
-            Some(command) => command.run(self),
-        }
-    }
-
     pub(super) fn session(&mut self) -> &mut Session<'m> {
         &mut self.copies.here().session
     }
 
-    /// Says something and lets the model answer.
+    /// Adds a message of the user and lets the model reply.
     pub(super) fn say(&mut self, text: impl Into<String>) -> Result<()> {
         let before = self.session().fork();
         self.session().push_user(text);
         self.reply(Ask::Next, before, false)
     }
 
-    /// Lets the model answer, and saves the session if it has a file. If it cannot, or, where
-    /// something was `dropped` for it, if Ctrl-C comes before its first token, the session is what
-    /// it was `before`.
+    /// Lets the model reply, and saves the session if it has a file. Restores the session `before` if
+    /// that fails, or, where messages were `dropped` for the reply, if Ctrl-C comes before its first
+    /// token.
     pub(super) fn reply(&mut self, ask: Ask, before: Session<'m>, dropped: bool) -> Result<()> {
         let mut options = self.options.clone();
-        if ask == Ask::Anew {
-            self.written_anew += 1;
-            let other = |seed: u64| seed.wrapping_add(self.written_anew);
+        if ask == Ask::Regenerate {
+            self.regenerated += 1;
+            let other = |seed: u64| seed.wrapping_add(self.regenerated);
             options.sampling.seed = options.sampling.seed.map(other);
         }
         options.cancel = Cancel::default();
@@ -83,7 +71,7 @@ impl<'m> Chat<'m> {
         let session = &mut self.copies.here().session;
         let reply = match ask {
             Ask::Next => session.reply(options)?,
-            Ask::Anew => session.regenerate(options)?,
+            Ask::Regenerate => session.regenerate(options)?,
         };
         let reading = Progress::new("reading", Unit::Tokens);
         for event in reply {

@@ -1,4 +1,4 @@
-//! Device, MLX, matrix products, processor and memory.
+//! Checks of device, MLX, BLAS, processor and memory.
 
 use mlx_llamba::{Array, Backend, Blas, Compute, DeviceType, Dtype, Preset, Runtime};
 use mlx_llamba_kernels::cpu;
@@ -13,7 +13,7 @@ pub(super) fn look() -> Vec<Finding> {
     let runtime = Runtime::of_process();
     let library = match &runtime.library {
         Some(path) => path.display().to_string(),
-        None => "in a place that this system does not tell".to_owned(),
+        None => "in an unknown location".to_owned(),
     };
     let mut text = format!("{}, {library}", runtime.version);
     if let Some(path) = &runtime.metallib {
@@ -28,7 +28,7 @@ pub(super) fn look() -> Vec<Finding> {
             Some(path) if !path.exists() => Finding::problem(
                 "MLX",
                 text,
-                "the metallib is missing: unpack the archive again, or build anew",
+                "the metallib is missing: unpack the archive again, or rebuild",
             ),
             _ => Finding::good("MLX", text),
         }
@@ -43,7 +43,7 @@ pub(super) fn look() -> Vec<Finding> {
     found
 }
 
-/// Chooses the device and computes something that is known.
+/// Computes a known result on the selected device.
 fn compute(device: &mlx_llamba::Result<DeviceType>) -> Finding {
     let name = match device {
         Ok(DeviceType::Gpu) => "gpu",
@@ -69,7 +69,7 @@ fn compute(device: &mlx_llamba::Result<DeviceType>) -> Finding {
     }
 }
 
-const REINSTALL: &str = "MLX does not work here: unpack the archive again, or build anew";
+const REINSTALL: &str = "MLX does not work here: unpack the archive again, or rebuild";
 
 fn kernels() -> Finding {
     match Backend::select(Dtype::Float32) {
@@ -93,9 +93,9 @@ fn blas(blas: &Blas) -> Finding {
         Blas::OpenBlas(path) => Finding::good("BLAS", format!("OpenBLAS, {}", path.display())),
         _ => Finding::warning(
             "BLAS",
-            "the reference implementation: matrix products are about 35 times slower than with \
-             OpenBLAS",
-            "apt-get install libopenblas-dev, then cargo clean -p mlx-sys and build again",
+            "the reference implementation: matrix multiplications are about 35 times slower than \
+             with OpenBLAS",
+            "apt-get install libopenblas-dev, then cargo clean -p mlx-sys and rebuild",
         ),
     };
     let name = match blas {
@@ -108,7 +108,7 @@ fn blas(blas: &Blas) -> Finding {
 
 fn memory(gpu: bool) -> Vec<Finding> {
     let Some(Memory { total, available }) = of_machine() else {
-        return vec![Finding::good("memory", "this system does not tell its memory")];
+        return vec![Finding::good("memory", "the size of memory is unknown on this system")];
     };
     let text = format!("{} of {} available", gib(available), gib(total));
     let mut found =
@@ -124,7 +124,7 @@ fn memory(gpu: bool) -> Vec<Finding> {
             let needed = config.weight_bytes(bits, float_bytes) + config.working_bytes();
             let fits = match needed {
                 n if n <= available => "fits",
-                n if n <= total => "fits if others make room",
+                n if n <= total => "fits if other programs free memory",
                 _ => "too large",
             };
             words.push(format!("{form} {} {fits}", gib(needed)));
@@ -132,7 +132,11 @@ fn memory(gpu: bool) -> Vec<Finding> {
         }
         lines.push(format!("{name}: {}", words.join(", ")));
     }
-    let whose = if gpu { "about, GPU and CPU share it" } else { "about, to read a long prompt" };
+    let whose = if gpu {
+        "approximately; GPU and CPU share memory"
+    } else {
+        "approximately, with a long prompt"
+    };
     let text = format!("Llamba, {whose}\n{}", lines.join("\n"));
     found.push(Finding::good("models", text).with(details.into()));
     found

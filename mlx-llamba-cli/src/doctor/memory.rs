@@ -1,16 +1,16 @@
-//! The machine's memory, in the words of its system.
+//! The machine's memory, as its system reports it.
 
 use std::process::Command;
 
-/// Bytes.
+/// The machine's memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) total: u64,
-    /// What a program could have without anybody having to make room.
+    /// The memory that a program can get without swapping.
     pub(super) available: u64,
 }
 
-/// `None` where the system does not tell.
+/// Returns the machine's memory, or `None` where the system does not report it.
 pub(super) fn of_machine() -> Option<Memory> {
     if cfg!(target_os = "macos") {
         let said = |program: &str, arguments: &[&str]| {
@@ -21,7 +21,7 @@ pub(super) fn of_machine() -> Option<Memory> {
         return of_vm_stat(&total, &said("/usr/bin/vm_stat", &[])?);
     }
     let memory = of_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
-    // A container may have less than its machine. The names are those of cgroups 2, then 1.
+    // A container may have less than its machine. These are the names of cgroups v2, then v1.
     let limits = [
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -34,7 +34,7 @@ pub(super) fn of_machine() -> Option<Memory> {
 }
 
 impl Memory {
-    /// With a limit, of which so much is used.
+    /// Applies a limit, of which `used` bytes are in use.
     fn within(self, limit: u64, used: u64) -> Self {
         if limit >= self.total {
             return self;
@@ -43,7 +43,7 @@ impl Memory {
     }
 }
 
-/// Linux's `/proc/meminfo`: lines as `MemTotal: 24657012 kB`.
+/// Parses Linux's `/proc/meminfo`: lines such as `MemTotal: 24657012 kB`.
 fn of_meminfo(text: &str) -> Option<Memory> {
     let bytes = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
@@ -52,7 +52,8 @@ fn of_meminfo(text: &str) -> Option<Memory> {
     Some(Memory { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
 }
 
-/// macOS's `vm_stat`: the size of a page in its first line, then lines as `Pages free: 12345.`
+/// Parses the output of macOS's `vm_stat`: the page size in its first line, then lines such as
+/// `Pages free: 12345.`
 fn of_vm_stat(total: &str, text: &str) -> Option<Memory> {
     let page: u64 = text.split_once("page size of ")?.1.split(' ').next()?.parse().ok()?;
     let pages = |name: &str| {

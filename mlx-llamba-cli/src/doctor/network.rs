@@ -1,13 +1,13 @@
-//! The hub: its token, and whether it answers.
+//! Checks of the hub: its token, and its answer.
 
 use mlx_llamba::hub::{HubOptions, reach};
 use serde_json::json;
 
 use super::Finding;
 
-/// Sends nothing unless `ask` is set.
+/// Checks the hub. Sends nothing unless `ask` is set.
 pub(super) fn look(ask: bool, offline: bool) -> Vec<Finding> {
-    // What is wrong with the options is said of the cache.
+    // Problems with the options are reported by the check of the cache.
     let Ok(mut options) = HubOptions::from_env() else { return Vec::new() };
     let has_token = options.token.is_some();
     let bad = options.token.as_ref().filter(|t| !t.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -19,8 +19,8 @@ pub(super) fn look(ask: bool, offline: bool) -> Vec<Finding> {
         (Some(_), None) => Finding::good("token", "there is one (not shown)"),
         (Some(_), Some(_)) => Finding::problem(
             "token",
-            "HF_TOKEN, or the file that holds it, has characters that no token has",
-            "make a new token on the hub's page and set HF_TOKEN",
+            "HF_TOKEN, or the file that holds it, has characters that are not allowed in a token",
+            "create a new token on the hub's website and set HF_TOKEN",
         ),
     };
     let malformed = bad.is_some();
@@ -35,11 +35,11 @@ pub(super) fn look(ask: bool, offline: bool) -> Vec<Finding> {
         }
         (false, false) => Finding::good("hub", format!("{address}: not asked; --hub asks it")),
         (false, true) if malformed => {
-            Finding::problem("hub", format!("{address}: not asked"), "first make the token right")
+            Finding::problem("hub", format!("{address}: not asked"), "fix the token first")
         }
         (false, true) => match reach(&options) {
             Ok(Some(account)) => {
-                Finding::good("hub", format!("{address} answers, the token is that of {account}"))
+                Finding::good("hub", format!("{address} answers; the token belongs to {account}"))
             }
             Ok(None) => Finding::good("hub", format!("{address} answers")),
             Err(error) => {

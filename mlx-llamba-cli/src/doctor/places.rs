@@ -1,4 +1,4 @@
-//! Configuration, directories, variables, terminal.
+//! Checks of configuration, directories, variables and terminal.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(super) fn look() -> Vec<Finding> {
     let named = |what: &str, is: bool| format!("{what} {} terminal", if is { "a" } else { "no" });
     let out = named("standard output is", std::io::stdout().is_terminal());
     let err = named("standard error is", std::io::stderr().is_terminal());
-    let text = format!("{out}, {err}: progress bars only on one");
+    let text = format!("{out}, {err}; progress bars need one");
     found.push(Finding::good("terminal", text));
     found
 }
@@ -39,13 +39,12 @@ fn config() -> Finding {
             return Finding::problem(
                 "config",
                 crate::output::describe(&error),
-                "put it right: other commands refuse to run. mlx-llamba config --help says what \
-                 may stand there",
+                "correct it: other commands refuse to run. See mlx-llamba config --help",
             );
         }
     };
     let there =
-        if file.exists() || named { "" } else { " (none; mlx-llamba config init makes one)" };
+        if file.exists() || named { "" } else { " (none; mlx-llamba config init creates one)" };
     let mut text = format!("{}{there}", file.display());
     let mut details = Vec::new();
     for setting in settings.all() {
@@ -53,14 +52,14 @@ fn config() -> Finding {
             [] => setting.option.clone(),
             scope => format!("{} {}", scope.join(" "), setting.option),
         };
-        // Values may be secret; mlx-llamba config show knows which.
+        // Values may be secret, and are not shown; config show hides only those that are.
         text += &format!("\n{option}: {}", setting.origin);
         details.push(json!({ "option": option, "origin": setting.origin.to_string() }));
     }
     Finding::good("config", text).with(json!({ "file": file, "settings": details }))
 }
 
-/// Variables that begin like ours and that nothing reads: misspelt ones.
+/// Finds variables with our prefix that nothing reads, which are probably misspelled.
 fn variables() -> Option<Finding> {
     let known = settings::variables(&crate::Cli::command());
     let unknown = std::env::vars_os().filter_map(|(name, _)| {
@@ -73,12 +72,12 @@ fn variables() -> Option<Finding> {
         Finding::warning(
             "variables",
             format!("nothing reads {}", unknown.join(", ")),
-            "look at the spelling: MLX_LLAMBA_OPTION or MLX_LLAMBA_COMMAND_OPTION",
+            "check the spelling: MLX_LLAMBA_OPTION or MLX_LLAMBA_COMMAND_OPTION",
         )
     })
 }
 
-/// The hub's cache.
+/// Checks the hub's cache.
 fn cache() -> Finding {
     let options = match hub::HubOptions::from_env() {
         Ok(options) => options,
@@ -103,7 +102,7 @@ fn cache() -> Finding {
     }
 }
 
-/// A directory that must be there, or can be made when it is needed.
+/// Checks that a directory can be written, or created when it is needed.
 fn directory_of(topic: &'static str, directory: &Path, variable: &str) -> Finding {
     let name = directory.display();
     let there = directory.exists();
@@ -113,7 +112,7 @@ fn directory_of(topic: &'static str, directory: &Path, variable: &str) -> Findin
     let details = json!({ "directory": directory });
     match tempfile::tempfile_in(&nearest) {
         Ok(_) if there => Finding::good(topic, name.to_string()),
-        Ok(_) => Finding::good(topic, format!("{name} (made when it is needed)")),
+        Ok(_) => Finding::good(topic, format!("{name} (created when needed)")),
         Err(error) => Finding::problem(
             topic,
             format!("{name} cannot be written: {}: {}", nearest.display(), plain(error)),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::output::{printable, show, size};
 
-/// What the files of a revision are.
+/// The contents of a revision's files.
 struct Content {
     layout: String,
     bits: Option<f64>,

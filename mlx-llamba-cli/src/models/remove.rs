@@ -10,16 +10,16 @@ use crate::output::{show, size};
 pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
     let cache = HubOptions::from_env()?.cache;
     let Some((repo, revision)) = hub::repository(name) else {
-        bail!("{name} is no repository's name, which is owner/name or owner/name@revision");
+        bail!("{name} is not a repository; expected owner/name or owner/name@revision");
     };
-    // Also what an earlier removal, that was killed, has left.
+    // This also removes what an earlier, killed removal left behind.
     hub::clean_up(&cache)?;
     let repos = hub::cached(&cache)?;
     let Some(found) = repos.iter().find(|cached| cached.name == repo) else {
         bail!("{repo} is not in the cache {}; see mlx-llamba models list", cache.display());
     };
     if revision.is_some() && all {
-        bail!("{name} names a revision: leave that out, or --all");
+        bail!("{name} names a revision; omit that, or omit --all");
     }
     if found.revisions.len() > 1 && revision.is_none() && !all {
         let there: Vec<String> = found
@@ -38,10 +38,10 @@ pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
     show(&format!("{name} removed, {freed} freed\n"))
 }
 
-/// Asks the person at the terminal.
+/// Asks for confirmation on the terminal.
 fn confirmed(question: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("{question} There is nobody to ask: --yes removes without asking");
+        bail!("{question} Input is not a terminal; --yes removes without asking");
     }
     eprint!("{question} [y/N] ");
     let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! The configuration file: a key is an option's long name, a table a command's.
+//! The configuration file: a key is the long name of an option, a table the name of a command.
 
 use std::io::{ErrorKind, Read};
 use std::ops::Range;
@@ -9,14 +9,15 @@ use clap::Command;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::check::{self, Value};
-use super::{Origin, Setting, each_option};
+use super::value::{Value, similar};
+use super::{Origin, Setting, options};
 use crate::places;
 
-/// Nobody has more defaults than this, in bytes.
+/// The size limit, in bytes, against a file that never ends.
 const LONGEST: u64 = 1 << 20;
 
-/// The configuration file, there or not, and whether `MLX_LLAMBA_CONFIG` names it.
+/// Returns the path of the configuration file, which need not exist, and true if
+/// `MLX_LLAMBA_CONFIG` names it.
 pub(crate) fn place() -> Result<(PathBuf, bool)> {
     match places::variable("MLX_LLAMBA_CONFIG") {
         Some(file) => Ok((file.into(), true)),
@@ -24,7 +25,7 @@ pub(crate) fn place() -> Result<(PathBuf, bool)> {
     }
 }
 
-/// The file's settings; none if there is no file, unless one was named.
+/// Reads the settings of the file. Without a file there are none, unless a variable names one.
 pub(super) fn read(command: &Command) -> Result<Vec<Setting>> {
     let Ok((path, named)) = place() else {
         // Without a home directory there is no file.
@@ -43,16 +44,16 @@ pub(super) fn read(command: &Command) -> Result<Vec<Setting>> {
     let mut bytes = Vec::new();
     file.take(LONGEST + 1).read_to_end(&mut bytes).with_context(failed)?;
     if bytes.len() as u64 > LONGEST {
-        bail!("{}: longer than {LONGEST} bytes: no configuration file", path.display());
+        bail!("{}: longer than {LONGEST} bytes, not a configuration file", path.display());
     }
     let Ok(text) = String::from_utf8(bytes) else {
-        bail!("{}: not UTF-8 text: no configuration file", path.display());
+        bail!("{}: not UTF-8 text, not a configuration file", path.display());
     };
     parse(command, &path, &text)
 }
 
-/// The settings of a file with this text.
-pub(super) fn parse(command: &Command, path: &Path, text: &str) -> Result<Vec<Setting>> {
+/// Parses the text of the file at `path`.
+fn parse(command: &Command, path: &Path, text: &str) -> Result<Vec<Setting>> {
     let mut reader = Reader { path, text, settings: Vec::new() };
     let table = DeTable::parse(text).map_err(|e| {
         reader.error(e.span().unwrap_or_default(), &e.message().replace('\n', ", "))
@@ -93,7 +94,7 @@ impl Reader<'_> {
             let Some(subcommand) = command.find_subcommand(&name) else {
                 let of = if scope.is_empty() { "" } else { &format!(" of {}", scope.join(" ")) };
                 let known = command.get_subcommands().map(Command::get_name);
-                let problem = format!("[{}] is no command{of}", printable(key.get_ref()));
+                let problem = format!("[{}] is not a command{of}", printable(key.get_ref()));
                 return Err(self.error(key.span(), &suggest(problem, &name, known)));
             };
             scope.push(subcommand.get_name().to_owned());
@@ -121,34 +122,21 @@ impl Reader<'_> {
             values,
             origin: Origin::File { path: self.path.to_owned(), line },
         };
-        let (mut accepted, mut refused, mut known) = (false, None, Vec::new());
-        each_option(root, &mut |path, arg| {
-            if path.starts_with(scope) {
-                known.extend(arg.get_long());
-            }
-            if setting.reaches(path, arg) {
-                match check::values(arg, &setting.values) {
-                    Ok(_) => accepted = true,
-                    Err(expected) => refused = Some(expected),
-                }
-            }
-        });
-        let problem = match (accepted, refused) {
-            (true, _) => {
+        let options = options(root);
+        let in_scope = options.iter().filter(|(path, _)| path.starts_with(scope));
+        let known: Vec<&str> = in_scope.filter_map(|(_, arg)| arg.get_long()).collect();
+        let problem = match setting.check(&options) {
+            Ok(()) => {
                 self.settings.push(setting);
                 return Ok(());
             }
-            (false, Some(expected)) => format!("{shown}: {expected}"),
-            (false, None) if known.contains(&name) => format!(
-                "{shown} means something else from command to command: put it under a command's \
-                 [name]"
+            Err(Some(expected)) => format!("{shown}: {expected}"),
+            Err(None) if known.contains(&name) => format!(
+                "the meaning of {shown} depends on the command: put it under a command's [name]"
             ),
-            (false, None) => {
-                let of = match scope {
-                    [] => "any command".to_owned(),
-                    scope => scope.join(" "),
-                };
-                suggest(format!("{shown} is no option of {of}"), name, known.into_iter())
+            Err(None) => {
+                let of = if scope.is_empty() { "any command" } else { &scope.join(" ") };
+                suggest(format!("{shown} is not an option of {of}"), name, known.into_iter())
             }
         };
         Err(self.error(key.span(), &problem))
@@ -156,7 +144,7 @@ impl Reader<'_> {
 }
 
 fn suggest<'n>(problem: String, name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    match check::similar(name, known) {
+    match similar(name, known) {
         Some(similar) => format!("{problem}; perhaps {similar} was meant"),
         None => format!("{problem}; see mlx-llamba --help"),
     }
@@ -172,12 +160,12 @@ fn values(value: &DeValue<'_>) -> Result<Vec<Value>, String> {
         DeValue::Integer(number) => {
             let text = number.as_str();
             let number = i128::from_str_radix(text, number.radix());
-            number.map(|n| Value::Number(n.to_string())).map_err(|e| e.to_string())
+            number.map(|n| Value::Typed(n.to_string())).map_err(|e| e.to_string())
         }
-        DeValue::Float(number) => Ok(Value::Number(number.as_str().to_owned())),
-        DeValue::Boolean(value) => Ok(Value::Bool(*value)),
+        DeValue::Float(number) => Ok(Value::Typed(number.as_str().to_owned())),
+        DeValue::Boolean(value) => Ok(Value::Typed(value.to_string())),
         DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-            Err("expected a text, a number, true, false, or a list of such".to_owned())
+            Err("expected a string, a number, true, false, or a list of these".to_owned())
         }
     };
     match value {
