@@ -52,12 +52,12 @@ def ssd_update(x, dt, A, B, C, D, dt_bias, dt_min, dt_max, state, softplus, flip
 
 
 def peer(bits):
-    """Its Llamba with random weights."""
+    """Returns its Llamba with random weights."""
     metal = types.ModuleType("cartesia_metal")
     for function in conv1d_forward, conv1d_update, ssd_update:
         setattr(metal, function.__name__, function)
     sys.modules["cartesia_metal"] = metal
-    # For downloads and texts, which a measurement has not got.
+    # Needed only for downloads and texts.
     sys.modules["transformers"] = sys.modules["huggingface_hub"] = MagicMock()
     from cartesia_mlx.utils.configure import instantiate
 

@@ -1,4 +1,4 @@
-"""Speed and memory against depth: our command beside a Llama in mlx-lm, in turns, as medians.
+"""Measures speed and memory against depth: our command and a Llama in mlx-lm, in turns, as medians.
 
 usage: compare-depth.py COMMAND small|medium DEPTHS ROUNDS [PLOT.svg]
        compare-depth.py --peer small|medium DEPTHS    (one round of the peer, a JSON line a row)
@@ -24,7 +24,7 @@ SHAPES = {
 
 
 def peer(shape, depths):
-    """One round: reads and generates after so many tokens."""
+    """Runs one round: reads and generates at a depth."""
     import mlx.core as mx
     from mlx.utils import tree_flatten
     from mlx_lm.models.cache import make_prompt_cache
@@ -65,8 +65,8 @@ def peer(shape, depths):
         mx.eval(token)
 
     for depth in depths:
-        # The time of a step depends on how much the cache holds, not on what: random keys and
-        # values stand for a text that would take minutes to read.
+        # The time of a step depends on the size of the cache, not on its contents: random keys and
+        # values replace a text that would take minutes to read.
         cache = make_prompt_cache(model)
         for entry in cache:
             if depth:

@@ -1,4 +1,4 @@
-"""Decoding with llama.cpp and with mlx-llamba in turns: GB of weights each second, and their ratio.
+"""Measures decoding with llama.cpp and mlx-llamba in turns: GB of weights per second, and the ratio.
 
 usage: compare-llama-cpp.py COMMAND LLAMA_BENCH TOKENS REPETITIONS THREADS GGUF=LAYERS...
 

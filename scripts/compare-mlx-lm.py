@@ -1,4 +1,4 @@
-"""Times mlx-lm's Mamba-2 with random weights: one JSON line a test, like `mlx-llamba bench --json`.
+"""Times mlx-lm's Mamba-2 with random weights: one JSON line per test, like `mlx-llamba bench --json`.
 
 usage: compare-mlx-lm.py small|1b BITS(0: float32) PROMPTS GENERATES REPETITIONS
 """

@@ -12,7 +12,7 @@ NAMES = ("license", "licence", "copying", "notice", "unlicense")
 
 
 def contained(metadata, root_name):
-    """The packages that PACKAGE links, itself left out: neither build nor test dependencies."""
+    """Returns the packages that PACKAGE links, without itself, build and test dependencies."""
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     todo = [key for key, package in packages.items() if package["name"] == root_name]

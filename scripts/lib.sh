@@ -13,7 +13,7 @@ die() {
 }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# use_target_dir DIR: builds elsewhere, with the downloads that are here already.
+# use_target_dir DIR: builds in another directory, with the same downloads.
 use_target_dir() {
   export CARGO_TARGET_DIR=$1 MLX_LLAMBA_CACHE=${MLX_LLAMBA_CACHE:-$target_dir/mlx-cache}
 }
@@ -27,9 +27,9 @@ usage() {
   esac
 }
 
-# apt_packages NAMES...: installs packages of Debian.
+# apt_packages NAMES...: installs Debian packages.
 apt_packages() {
-  have apt-get || die "install what these packages of Debian hold: $*"
+  have apt-get || die "apt-get is missing; install the equivalent of these Debian packages: $*"
   local as_root=() install
   if ((EUID != 0)); then
     have sudo || die "as root, run: apt-get update && apt-get install $*"
@@ -42,8 +42,8 @@ apt_packages() {
   } || die "apt-get could not install $*"
 }
 
-# The toolchain of rust-toolchain.toml: as installed, or from rustup's servers, or, where these are out
-# of reach, the same version under another name.
+# Uses the toolchain of rust-toolchain.toml: an installed one, or one from rustup's servers or, if these
+# cannot be reached, the same version under another name.
 use_toolchain() {
   have cargo || die "cargo is missing. Install Rust (rustup), then run this again."
   cd "$root" || exit
@@ -55,7 +55,7 @@ use_toolchain() {
   rustup toolchain install "$pinned" --profile minimal -c clippy -c rustfmt >/dev/null 2>&1 && return
   for name in $(rustup toolchain list | sed 's/ .*//'); do
     if [[ $(rustup run "$name" rustc --version 2>/dev/null) == "rustc $pinned "* ]]; then
-      say "it is out of reach; this directory uses the toolchain $name, which is the same"
+      say "rustup cannot download it; this directory uses the toolchain $name, which is the same version"
       rustup override set "$name" --path "$root" >/dev/null 2>&1
       return
     fi
@@ -63,7 +63,7 @@ use_toolchain() {
   die "Rust $pinned could not be installed. Try: rustup toolchain install $pinned"
 }
 
-# python_packages DIR REQUIREMENTS: unpacks wheels pinned by hash into DIR, whole or not at all.
+# python_packages DIR REQUIREMENTS: unpacks wheels pinned by hash into DIR, completely or not at all.
 python_packages() {
   [[ -d $1 ]] && return
   have python3 || die "python3 is missing. Run scripts/setup."
@@ -71,7 +71,7 @@ python_packages() {
   rm -rf "$1.part"
   PIP_USER=0 python3 -m pip install --quiet --no-input --no-compile --disable-pip-version-check \
     --root-user-action=ignore --no-deps --only-binary=:all: --require-hashes \
-    --requirement "$2" --target "$1.part" || die "pip could not install $2. Run scripts/setup, and see that the package registry is reachable."
+    --requirement "$2" --target "$1.part" || die "pip could not install $2. Run scripts/setup, and check that the package registry is reachable."
   mv "$1.part" "$1"
 }
 

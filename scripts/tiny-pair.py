@@ -63,7 +63,7 @@ def row(name, tokens, metrics, teacher):
 def main(command, out, data, plot=None):
     out = pathlib.Path(out)
     teacher = held_out(out / "teacher")[-1]
-    print("| model | tokens | of the teacher's | perplexity | ratio | KL | same likeliest token |")
+    print("| model | tokens | of the teacher's | perplexity | ratio | KL | same top-1 token |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     row("teacher", teacher[0], [teacher[1]], teacher)
     runs = {

@@ -1,4 +1,4 @@
-"""A screen as SVG that needs nothing from elsewhere."""
+"""Draws a screen as a self-contained SVG."""
 
 import io
 import re
@@ -13,13 +13,13 @@ FONTS = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 BASIC = [(40, 44, 52), (224, 108, 117), (152, 195, 121), (229, 192, 123)]
 BASIC += [(97, 175, 239), (198, 120, 221), (86, 182, 194), (200, 204, 212)]
 THEME = TerminalTheme((30, 33, 39), (212, 215, 221), BASIC)
-# rich's picture, without the fonts that it fetches and without where it comes from.
+# rich's picture without the fonts that it downloads and the name of its origin.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}|<!--.*?-->", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 FORMAT = FORMAT.replace("Fira Code, monospace", FONTS)
 
 
 def colour(name):
-    """A colour of pyte's as rich calls it: a name, or six hexadecimal digits."""
+    """Converts a color of pyte to rich's name: a name, or six hexadecimal digits."""
     if name == "default":
         return None
     name = "yellow" if name == "brown" else name
@@ -38,19 +38,19 @@ def style(cell):
 
 
 def styled(screen, row):
-    """A line of the screen, without the blanks at its end."""
+    """Converts a line of the screen, without trailing blanks."""
     cells = [screen.buffer[row][column] for column in range(len(screen.display[row].rstrip()))]
     line = Text()
     for look, run in groupby(cells, style):
         text = "".join(cell.data for cell in run)
-        # Not every viewer draws the blanks that a text begins with; alone they are not drawn.
+        # Not every viewer draws leading blanks of a text; separate blanks are not drawn.
         indent = len(text) - len(text.lstrip())
         line.append(text[:indent], look).append(text[indent:], look)
     return line
 
 
 def svg(screen, name):
-    """The lines of the screen down to the last that is not blank; `name` must be of letters."""
+    """Draws the lines of the screen down to the last non-blank one; `name` must consist of letters."""
     height = max(row for row, line in enumerate(screen.display) if line.strip()) + 1
     console = Console(
         record=True,

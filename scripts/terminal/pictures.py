@@ -60,15 +60,15 @@ def distill(shell):
     shell.until_shows(r"distillation \S+ +2\d\d/")
 
 
-# With the columns that each needs.
+# Each with its number of columns.
 PICTURES = {story: 88, chat: 88, doctor: 116, quantize: 112, distill: 104}
 
 
 class Shell(Session):
-    """A shell in a new home that knows the command and nothing of this machine."""
+    """Opens a shell in a new home that knows the command and nothing of this machine."""
 
     def __init__(self, home, command, mlx, columns):
-        # As in the archives, so that the command finds MLX there.
+        # Laid out as in the archives, so that the command finds MLX.
         (home / "bin").mkdir()
         (home / "lib").mkdir()
         shutil.copy(command, home / "bin")
@@ -89,7 +89,7 @@ class Shell(Session):
 
 
 def private(text, *places):
-    """What on a screen would tell where it was made."""
+    """Lists parts of a screen that would tell where it was made."""
     words = [*map(str, places), str(Path.home()), socket.gethostname(), str(TREE)]
     return [word for word in words if len(word) > 3 and word in text]
 

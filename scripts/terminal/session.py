@@ -1,4 +1,4 @@
-"""A shell in a terminal of its own: what is typed, and what then stands on the screen."""
+"""A shell in its own terminal: types text and reads the screen."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ import time
 import pyte
 
 PROMPT = "$ "
-# What is typed is bold: colours begin after the prompt and end before the command runs.
+# Typed text is bold: colors begin after the prompt and end before the command runs.
 COLOURS = {"PS1": "\\e[1;32m$ \\e[0;1m", "PS2": "\\e[1;32m> \\e[0;1m", "PS0": "\\e[0m"}
 
 
@@ -45,7 +45,7 @@ class Session:
                 self.wait(awaited, start)
 
     def wait(self, prompt, after=-1, patience=120):
-        """Waits for a line below `after` with `prompt` alone and the cursor behind it."""
+        """Waits for a line below `after` that is only `prompt`, with the cursor behind it."""
         self.until(lambda: self.at(prompt, after), f"the prompt {prompt!r}", patience)
 
     def at(self, prompt, after):
@@ -54,7 +54,7 @@ class Session:
         return cursor.y > after and cursor.x == len(prompt) and line == prompt.rstrip()
 
     def until_shows(self, pattern, patience=300):
-        """Waits until the screen has something that fits `pattern`."""
+        """Waits until the screen matches `pattern`."""
         self.until(lambda: re.search(pattern, self.text()), pattern, patience)
 
     def until(self, condition, what, patience):
@@ -67,7 +67,7 @@ class Session:
 
     def read(self):
         self.raw += os.read(self.fd, 1 << 16)
-        # All of it, as a path may come in two parts.
+        # The whole screen, because a path may arrive in two parts.
         self.screen.reset()
         pyte.ByteStream(self.screen).feed(self.raw.replace(self.home, b"~"))
 
@@ -75,7 +75,7 @@ class Session:
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
     def close(self):
-        """Ends what runs, then the shell."""
+        """Ends the running command, then the shell."""
         running = os.tcgetpgrp(self.fd)
         if running != self.child:
             os.killpg(running, signal.SIGKILL)
