@@ -142,7 +142,7 @@ impl Args {
     }
 
     fn show(&self, event: &Event, reading: &Progress, backend: Backend) -> Result<()> {
-        if let Event::Prompt { read, total } = event {
+        if let Event::Prefill { read, total } = event {
             reading.at(*read, *total);
         }
         if self.json {

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use mlx_llamba::batch::{RowRequest, RowStep};
+use mlx_llamba::batch::{BatchRequest, Step};
 use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
 
 use crate::options::Options;
@@ -69,12 +69,12 @@ impl Prefixes {
         prompt: &[u32],
         chat: bool,
         settings: &Settings,
-    ) -> Result<(RowRequest, Option<Keep>, usize), Error> {
+    ) -> Result<(BatchRequest, Option<Keep>, usize), Error> {
         let Settings { generation, choices, prompt_logprobs, .. } = settings;
-        let request = |context, prompt: &[u32]| RowRequest {
-            choices: *choices,
-            prompt_logprobs: *prompt_logprobs,
-            ..RowRequest::new(context, prompt.to_vec(), generation.clone())
+        let request = |context, prompt: &[u32]| {
+            BatchRequest::new(context, prompt.to_vec(), generation.clone())
+                .choices(*choices)
+                .prompt_logprobs(*prompt_logprobs)
         };
         // Log-probabilities and the repetition penalty need every token of the prompt.
         let whole = *prompt_logprobs || generation.sampling.repetition_penalty != 1.0;
@@ -103,17 +103,17 @@ impl Prefixes {
     }
 
     /// Caches the states that a row hands out.
-    pub(crate) fn note(&mut self, keep: &mut Keep, step: &RowStep) -> Result<(), Error> {
+    pub(crate) fn note(&mut self, keep: &mut Keep, step: &Step) -> Result<(), Error> {
         let Some(cache) = &mut self.cache else { return Ok(()) };
         match step {
-            RowStep::Snapshot { read, context } => {
+            Step::Snapshot { read, context } => {
                 cache.insert(&keep.tokens[..keep.known + read - 1], context.state())
             }
-            RowStep::Token { id, .. } if keep.reply => {
+            Step::Token { id, .. } if keep.reply => {
                 keep.tokens.push(*id);
                 Ok(())
             }
-            RowStep::End { reason, context, .. } if keep.reply => {
+            Step::End { reason, context, .. } if keep.reply => {
                 let read = keep.tokens.len() - context.pending().len().min(keep.tokens.len());
                 if *reason != Reason::Cancelled && read >= WORTH {
                     return cache.insert(&keep.tokens[..read], context.state());

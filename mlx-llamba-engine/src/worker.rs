@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use mlx_llamba::batch::{Batch, RowEvent, RowId, RowStep};
+use mlx_llamba::batch::{Batch, BatchEvent, RequestId, Step};
 use mlx_llamba::{Llamba, Reason};
 
 use crate::command::Command;
@@ -27,7 +27,7 @@ pub(crate) struct Worker<'m> {
     prefill: usize,
     slots: usize,
     queue: FairQueue<Job>,
-    running: HashMap<RowId, Running<'m>>,
+    running: HashMap<RequestId, Running<'m>>,
     sessions: Sessions<'m>,
     prefixes: Prefixes,
     backlog: &'m Backlog,
@@ -204,7 +204,7 @@ impl<'m> Worker<'m> {
         &mut self,
         source: Source,
         job: &Job,
-    ) -> Result<(RowId, Option<Open<'m>>, Option<Keep>, usize, usize)> {
+    ) -> Result<(RequestId, Option<Open<'m>>, Option<Keep>, usize, usize)> {
         let settings = &job.prepared.settings;
         match source {
             Source::Tokens { ids, chat } => {
@@ -239,8 +239,8 @@ impl<'m> Worker<'m> {
         }
     }
 
-    fn event(&mut self, event: RowEvent) {
-        let Some(running) = self.running.get_mut(&event.row) else { return };
+    fn event(&mut self, event: BatchEvent) {
+        let Some(running) = self.running.get_mut(&event.request) else { return };
         let (job, choice) = (&running.job, event.choice);
         let request = job.request;
         if let Some(open) = &mut running.open {
@@ -252,8 +252,8 @@ impl<'m> Worker<'m> {
             log::warn!("a state is not cached: {error}");
         }
         match event.step {
-            RowStep::Read { logprobs, .. } => job.send(Event::Prefill { request, logprobs }),
-            RowStep::Token { text, id, logprobs } => {
+            Step::Prefill { logprobs, .. } => job.send(Event::Prefill { request, logprobs }),
+            Step::Token { text, id, logprobs } => {
                 if running.generated == 0 {
                     let time = job.arrived.elapsed();
                     self.metrics.first_token_seconds.observe(time.as_secs_f64());
@@ -262,7 +262,7 @@ impl<'m> Worker<'m> {
                 running.generated += 1;
                 job.send(Event::Token { request, choice, text, id, logprobs });
             }
-            RowStep::End { text, reason, .. } => {
+            Step::End { text, reason, .. } => {
                 self.backlog.served(running.started.elapsed());
                 running.left -= 1;
                 let whole = reason != Reason::Cancelled;
@@ -281,7 +281,7 @@ impl<'m> Worker<'m> {
                         (running.started - job.arrived).as_millis(),
                         job.arrived.elapsed().as_millis()
                     );
-                    self.running.remove(&event.row);
+                    self.running.remove(&event.request);
                 }
             }
             _ => {}

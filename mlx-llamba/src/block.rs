@@ -1,14 +1,13 @@
 //! A block: the mixer and the MLP, each with its norm and residual connection.
 
-use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights};
+use mlx_llamba_kernels::{Activation, Backend, Dims, MixerInput, MixerState, MixerWeights};
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
-use crate::config::Config;
 use crate::error::Result;
 use crate::linear::{Linear, Numerics, optional};
-use crate::model::Borders;
-use crate::random::Weights;
+use crate::row_layout::RowLayout;
+use crate::weights::Weights;
 
 /// Epsilon of the norms inside blocks, whatever the configuration says.
 pub(crate) const NORM_EPSILON: f32 = 1e-5;
@@ -26,6 +25,8 @@ pub(crate) struct Block {
 #[derive(Debug, Clone)]
 struct Mixer {
     backend: Backend,
+    dims: Dims,
+    activation: Activation,
     in_proj: Linear,
     /// The rows of `in_proj` that give `A_log`, where they are stored on their own.
     A_log_proj: Option<Linear>,
@@ -63,6 +64,8 @@ impl Block {
             input_layernorm: float("input_layernorm.weight", dtype)?,
             mixer: Mixer {
                 backend: compute.backend,
+                dims: checkpoint.config().dims(),
+                activation: checkpoint.config().ssm.activation,
                 in_proj: linear("mixer.in_proj")?,
                 A_log_proj: if checkpoint.config().split_a_log {
                     Some(linear("mixer.A_log_proj")?)
@@ -93,19 +96,18 @@ impl Block {
         &self,
         x: &Array,
         u: &Array,
-        borders: Borders<'_>,
+        layout: RowLayout<'_>,
         state: &MixerState,
-        config: &Config,
     ) -> Result<(Array, Array, MixerState)> {
-        let (y, state) = self.mixer.forward(u, borders, state, config)?;
+        let (y, state) = self.mixer.forward(u, layout, state)?;
         let norm = &self.post_attention_layernorm;
         let (x, u) = self.mixer.backend.add_rms_norm(x, &y, norm, NORM_EPSILON)?;
         Ok((x, self.mlp.forward(&u)?, state))
     }
 
     /// The mixer as a matrix over time (b, h, l, l), of the norm `u` (b, l, d).
-    pub(crate) fn matrix(&self, u: &Array, borders: Borders<'_>, config: &Config) -> Result<Array> {
-        self.mixer.matrix(u, borders, config)
+    pub(crate) fn matrix(&self, u: &Array, layout: RowLayout<'_>) -> Result<Array> {
+        self.mixer.matrix(u, layout)
     }
 
     /// All arrays that hold the block.
@@ -126,22 +128,19 @@ impl Mixer {
     fn forward(
         &self,
         u: &Array,
-        borders: Borders<'_>,
+        layout: RowLayout<'_>,
         state: &MixerState,
-        config: &Config,
     ) -> Result<(Array, MixerState)> {
-        let mixed = self.project(u, borders, |input| {
-            let (dims, activation) = (config.dims(), config.ssm.activation);
-            Ok(self.backend.mixer(input, state, &self.inner, dims, activation)?)
+        let mixed = self.project(u, layout, |input| {
+            Ok(self.backend.mixer(input, state, &self.inner, self.dims, self.activation)?)
         })?;
         Ok((self.out_proj.forward(&mixed.y)?, mixed.state))
     }
 
     /// (b, l, d) -> (b, h, l, l)
-    fn matrix(&self, u: &Array, borders: Borders<'_>, config: &Config) -> Result<Array> {
-        self.project(u, borders, |input| {
-            let (dims, activation) = (config.dims(), config.ssm.activation);
-            Ok(self.backend.mixing_matrix(input, &self.inner, dims, activation)?)
+    fn matrix(&self, u: &Array, layout: RowLayout<'_>) -> Result<Array> {
+        self.project(u, layout, |input| {
+            Ok(self.backend.mixing_matrix(input, &self.inner, self.dims, self.activation)?)
         })
     }
 
@@ -149,10 +148,10 @@ impl Mixer {
     fn project<T>(
         &self,
         u: &Array,
-        borders: Borders<'_>,
+        layout: RowLayout<'_>,
         f: impl FnOnce(&MixerInput<'_>) -> Result<T>,
     ) -> Result<T> {
-        let Borders { lengths, starts } = borders;
+        let RowLayout { lengths, starts } = layout;
         let rows = self.in_proj.forward(u)?; // (b, l, in_proj_dim), or without A_log
         let A_log = self.A_log_proj.as_ref().map(|proj| proj.forward(u)).transpose()?; // (b, l, h)
         f(&MixerInput { rows: &rows, A_log: A_log.as_ref(), lengths, starts })

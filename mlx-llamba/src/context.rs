@@ -6,8 +6,8 @@ use std::path::Path;
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::{Array, Dtype};
 use safetensors::SafeTensors;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::sealed::{Kind, Metadata};
@@ -25,42 +25,74 @@ const KIND: Kind = Kind {
 /// Ids kept for penalties and for the detokenizer; older ones are forgotten.
 const RECENT: usize = 1024;
 
-/// Where a text stands. A clone is a fork: it shares the arrays and goes its own way.
+/// A position in a text with the model's state there. A clone is a fork: it shares the arrays and
+/// continues independently.
 #[derive(Debug, Clone)]
 pub struct Context<S = State> {
     pub(crate) state: S,
+    pub(crate) position: Position,
+}
+
+/// Everything in a [`Context`] but the state.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// The number of tokens that the state has consumed.
     pub(crate) read: u64,
+    /// Tokens of the text that the state has yet to consume.
     pub(crate) pending: Vec<u32>,
+    /// The last tokens of the text, for penalties and the detokenizer.
     pub(crate) recent: Vec<u32>,
+    /// The sampler's random generator after the last token.
     pub(crate) rng: Option<[u32; 2]>,
     /// Bytes of a character that the last token left unfinished.
     pub(crate) tail: Vec<u8>,
 }
 
+impl Position {
+    /// Adds tokens to the recent ones.
+    pub(crate) fn note(&mut self, ids: &[u32]) {
+        self.recent.extend_from_slice(ids);
+        let old = self.recent.len().saturating_sub(RECENT);
+        self.recent.drain(..old);
+    }
+
+    /// Moves past `ids`, which the state has consumed. They begin with the pending tokens.
+    pub(crate) fn advance(&mut self, ids: &[u32]) {
+        let noted = self.pending.len().min(ids.len());
+        self.pending.drain(..noted);
+        self.note(&ids[noted..]);
+        self.read += ids.len() as u64;
+    }
+
+    /// Makes `ids` pending. They begin with the tokens that are pending now.
+    pub(crate) fn defer(&mut self, ids: &[u32]) {
+        self.note(&ids[self.pending.len()..]);
+        self.pending = ids.to_vec();
+    }
+
+    /// Adds a sampled token after the pending ones, which the state has consumed.
+    pub(crate) fn push(&mut self, id: u32) {
+        self.read += self.pending.len() as u64;
+        self.pending = vec![id];
+        self.note(&[id]);
+    }
+}
+
 impl<S> Context<S> {
-    /// The place before the first token.
+    /// Returns the context before the first token.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be allocated.
     pub fn new(model: &impl LanguageModel<State = S>) -> Result<Self> {
-        Ok(Self {
-            state: model.start()?,
-            read: 0,
-            pending: Vec::new(),
-            recent: Vec::new(),
-            rng: None,
-            tail: Vec::new(),
-        })
+        Ok(Self { state: model.start()?, position: Position::default() })
     }
 
-    /// The place after `tokens`, all of which `state` (batch size 1) has read.
+    /// Returns the context after `tokens`, all of which `state` (batch size 1) has consumed.
     #[must_use]
     pub fn after(state: S, tokens: &[u32]) -> Self {
-        let (read, tail) = (tokens.len() as u64, Vec::new());
-        let mut context =
-            Self { state, read, pending: Vec::new(), recent: Vec::new(), rng: None, tail };
-        context.note(tokens);
-        context
+        let mut position = Position::default();
+        position.advance(tokens);
+        Self { state, position }
     }
 
     /// The state after all tokens read, batch size 1.
@@ -68,39 +100,20 @@ impl<S> Context<S> {
         &self.state
     }
 
-    /// Tokens that the model has read.
+    /// The number of tokens that the model has read.
     pub fn read(&self) -> u64 {
-        self.read
+        self.position.read
     }
 
-    /// Tokens that stand in the text and that the model has yet to read: the last one sampled, or
-    /// what is left of a prompt that was not read to its end.
+    /// Tokens of the text that the model has yet to read: the last one sampled, or the rest of a
+    /// prompt that was not read to its end.
     pub fn pending(&self) -> &[u32] {
-        &self.pending
+        &self.position.pending
     }
 
-    /// True before the first token.
+    /// Returns true before the first token.
     pub fn is_empty(&self) -> bool {
-        self.read == 0 && self.pending.is_empty()
-    }
-
-    /// Notes tokens that have become part of the text.
-    pub(crate) fn note(&mut self, ids: &[u32]) {
-        self.recent.extend_from_slice(ids);
-        let old = self.recent.len().saturating_sub(RECENT);
-        self.recent.drain(..old);
-    }
-
-    /// The same place with another state, or none.
-    pub(crate) fn with<T>(self, state: impl FnOnce(S) -> T) -> Context<T> {
-        Context {
-            state: state(self.state),
-            read: self.read,
-            pending: self.pending,
-            recent: self.recent,
-            rng: self.rng,
-            tail: self.tail,
-        }
+        self.position.read == 0 && self.position.pending.is_empty()
     }
 }
 
@@ -112,13 +125,14 @@ impl Context {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, model: &Model, path: &Path) -> Result<()> {
+        let position = &self.position;
         let metadata = Metadata::from([
             ("model".to_owned(), model.fingerprint().to_owned()),
-            ("read".to_owned(), self.read.to_string()),
-            ("pending".to_owned(), json(&self.pending)),
-            ("recent".to_owned(), json(&self.recent)),
-            ("rng".to_owned(), json(&self.rng)),
-            ("tail".to_owned(), json(&self.tail)),
+            ("read".to_owned(), position.read.to_string()),
+            ("pending".to_owned(), json(&position.pending)),
+            ("recent".to_owned(), json(&position.recent)),
+            ("rng".to_owned(), json(&position.rng)),
+            ("tail".to_owned(), json(&position.tail)),
         ]);
         let bytes = KIND.seal(metadata, &self.state.tensors(0)?);
         let bytes = bytes.map_err(|reason| bad(path, reason))?;
@@ -155,8 +169,7 @@ impl Context {
         if file.len() != 2 * config.n_layer {
             return Err(bad(path, format!("{} tensors too many", file.len() - 2 * config.n_layer)));
         }
-        let context = Self {
-            state,
+        let position = Position {
             read: parse(path, "read", text("read"))?,
             pending: parse(path, "pending", text("pending"))?,
             recent: parse(path, "recent", text("recent"))?,
@@ -164,10 +177,10 @@ impl Context {
             tail: parse(path, "tail", text("tail"))?,
         };
         let foreign = |id: &&u32| **id as usize >= config.vocab_size;
-        if let Some(id) = context.pending.iter().chain(&context.recent).find(foreign) {
+        if let Some(id) = position.pending.iter().chain(&position.recent).find(foreign) {
             return Err(bad(path, format!("token id {id} is outside the vocabulary")));
         }
-        Ok(context)
+        Ok(Self { state, position })
     }
 }
 

@@ -86,15 +86,15 @@ impl<'m> Follow<'m> {
     /// of them was predicted.
     fn read(&mut self, ids: &[u32], report: &mut dyn FnMut(&FollowReport)) -> Result<()> {
         let mut targets = ids;
-        self.context.note(ids);
+        self.context.position.note(ids);
         if self.context.is_empty() {
             // Nothing predicts the first token.
             let Some((first, rest)) = ids.split_first() else { return Ok(()) };
-            self.context.pending = vec![*first];
+            self.context.position.pending = vec![*first];
             targets = rest;
         }
         let Some((last, before)) = targets.split_last() else { return Ok(()) };
-        let inputs = [self.context.pending.as_slice(), before].concat();
+        let inputs = [self.context.pending(), before].concat();
         let model = self.llamba.model();
         let (tokens, _) = model.tokens(&[&inputs])?; // (1, l)
         let (hidden, state) = model.hidden(&tokens, None, &self.context.state)?;
@@ -105,8 +105,8 @@ impl<'m> Follow<'m> {
         let losses = host::floats(&losses(&log_probs, &next)?)?;
         state.eval()?;
         self.context.state = state;
-        self.context.read += inputs.len() as u64;
-        self.context.pending = vec![*last];
+        self.context.position.read += inputs.len() as u64;
+        self.context.position.pending = vec![*last];
         for (&id, loss) in targets.iter().zip(losses) {
             let mut bytes = Vec::new();
             self.tokenizer.push_bytes(id, true, &mut bytes);

@@ -2,9 +2,7 @@
 
 use mlx_rs::Array;
 
-use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::state::State;
+use crate::error::Result;
 
 /// A language model as a function `(tokens, state) -> (hidden states, state)`, of one text.
 ///
@@ -47,49 +45,4 @@ pub trait LanguageModel {
 
     /// The arrays that a state consists of.
     fn arrays(state: &Self::State) -> Vec<&Array>;
-}
-
-impl LanguageModel for Model {
-    type State = State;
-
-    fn vocab_size(&self) -> usize {
-        self.config().vocab_size
-    }
-
-    fn eos(&self) -> &[u32] {
-        &self.config().eos
-    }
-
-    fn start(&self) -> Result<State> {
-        self.state(1)
-    }
-
-    fn read(&self, tokens: &Array, state: State) -> Result<(Array, State)> {
-        self.hidden(tokens, None, &state)
-    }
-
-    fn head(&self, hidden: &Array) -> Result<Array> {
-        self.head(hidden)
-    }
-
-    fn arrays(state: &State) -> Vec<&Array> {
-        state.arrays().collect()
-    }
-}
-
-/// Token ids as an array (b, l), rows padded on the right with 0.
-///
-/// # Errors
-/// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
-pub(crate) fn tokens(rows: &[&[u32]], vocab_size: usize) -> Result<Array> {
-    for row in rows {
-        if let Some(position) = row.iter().position(|&id| id as usize >= vocab_size) {
-            return Err(Error::TokenOutOfRange { id: row[position], position, vocab_size });
-        }
-    }
-    let l = rows.iter().map(|row| row.len()).max().filter(|&l| l > 0).ok_or(Error::EmptyPrompt)?;
-    let padding = |row: &[u32]| std::iter::repeat_n(0, l - row.len());
-    let ids: Vec<u32> =
-        rows.iter().flat_map(|row| row.iter().copied().chain(padding(row))).collect();
-    Ok(Array::from_slice(&ids, &[rows.len() as i32, l as i32])) // (b, l)
 }

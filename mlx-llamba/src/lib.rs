@@ -58,20 +58,18 @@
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
-pub mod batch;
 mod block;
 mod checkpoint;
 mod config;
 mod context;
 mod convert;
-mod detokenize;
+mod decode;
 #[cfg(feature = "embedded-model")]
 mod embedded;
 mod error;
 pub mod evaluate;
 pub mod files;
 mod follow;
-mod generation;
 mod host;
 pub mod hub;
 mod inspect;
@@ -85,35 +83,42 @@ mod pieces;
 mod prefix_cache;
 mod quantize;
 mod random;
+mod row_layout;
 mod runtime;
 pub mod sample;
 mod session;
 mod snapshots;
 mod state;
-mod stop;
 mod store;
-mod stream;
 mod template;
 mod tokenizer;
+mod tokens;
+mod weights;
 
 /// The guide's chapter on Rust: its examples are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../guide/src/rust.md")]
 struct Guide;
 
-pub use batch::Batch;
 pub use checkpoint::{Checkpoint, Layout, TensorInfo};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;
 pub use convert::{Conversion, convert};
-pub use detokenize::Detokenizer;
+/// Many generations in shared forward passes.
+pub mod batch {
+    pub use crate::decode::batch::{Batch, BatchEvent, BatchRequest, RequestId, Step};
+}
+pub use decode::batch::Batch;
+pub use decode::detokenize::Detokenizer;
+pub use decode::generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
+pub use decode::stop::StopMatcher;
+pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
 pub use evaluate::{Comparison, Evaluation, Surprise, Window, compare};
 pub use files::FloatTensor;
 pub use follow::{Follow, FollowReport};
-pub use generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
@@ -124,11 +129,12 @@ pub use mlx_llamba_kernels::{
     Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
 };
 pub use mlx_rs::{Array, DeviceType, Dtype};
-pub use model::{Borders, Model};
+pub use model::Model;
 pub use pieces::Pieces;
 pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
+pub use row_layout::RowLayout;
 pub use runtime::{Blas, Runtime};
 pub use sample::{Logprobs, Sampler, Sampling};
 pub use session::{
@@ -136,8 +142,6 @@ pub use session::{
 };
 pub use snapshots::SnapshotBudget;
 pub use state::State;
-pub use stop::StopMatcher;
 pub use store::{OnProgress, Progress};
-pub use stream::Stream;
 pub use template::{ChatOptions, Json, Message, Rendered, Template};
 pub use tokenizer::{Tokenizer, TokenizerFiles};

@@ -6,7 +6,7 @@ use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
 use crate::error::{Error, Result};
-use crate::random::Weights;
+use crate::weights::Weights;
 
 /// What computes, and in which dtype activations are.
 #[derive(Debug, Clone, Copy)]

@@ -7,11 +7,11 @@ use mlx_rs::{Device, DeviceType, Dtype};
 
 use crate::checkpoint::Checkpoint;
 use crate::context::Context;
+use crate::decode::generation::{Completion, Generation};
+use crate::decode::stream::Stream;
 use crate::error::{Error, Result};
-use crate::generation::{Completion, Generation};
 use crate::hub::{self, HubOptions};
 use crate::model::Model;
-use crate::stream::Stream;
 use crate::tokenizer::Tokenizer;
 
 /// A Llamba, ready to generate.

@@ -13,25 +13,14 @@ use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::language;
+use crate::language::LanguageModel;
 use crate::linear::{Linear, Matrix, Numerics, optional};
 use crate::named::NamedWeights;
-use crate::random::{RandomWeights, Weights};
+use crate::random::RandomWeights;
+use crate::row_layout::RowLayout;
 use crate::state::State;
-
-/// Where the rows of a batch end, and where documents start in them.
-///
-/// | field | shape | dtype |
-/// |---|---|---|
-/// | lengths | (b,) tokens of each row that count; the rest is padding | int32 |
-/// | starts | (b, l): true where a document starts, to which nothing earlier exists | bool |
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Borders<'a> {
-    /// For rows of different lengths.
-    pub lengths: Option<&'a Array>,
-    /// For rows of several documents; computed by plain MLX operations.
-    pub starts: Option<&'a Array>,
-}
+use crate::tokens;
+use crate::weights::Weights;
 
 /// Tokens of a batch that are computed block by block on a CPU.
 const MANY_TOKENS: usize = 64;
@@ -189,14 +178,8 @@ impl Model {
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
     pub fn tokens(&self, rows: &[&[u32]]) -> Result<(Array, Option<Array>)> {
-        let tokens = language::tokens(rows, self.config.vocab_size)?; // (b, l)
-        let l = tokens.dim(1) as usize;
-        let ragged = rows.iter().any(|row| row.len() != l);
-        let lengths = ragged.then(|| {
-            let lengths: Vec<i32> = rows.iter().map(|row| row.len() as i32).collect();
-            Array::from_slice(&lengths, &[rows.len() as i32]) // (b,)
-        });
-        Ok((tokens, lengths))
+        tokens::check(rows, self.config.vocab_size)?;
+        Ok((tokens::array(rows), tokens::lengths(rows)))
     }
 
     /// The hidden states after the final norm.
@@ -219,7 +202,7 @@ impl Model {
         lengths: Option<&Array>,
         state: &State,
     ) -> Result<(Array, State)> {
-        self.hidden_within(tokens, Borders { lengths, starts: None }, state)
+        self.hidden_within(tokens, RowLayout { lengths, starts: None }, state)
     }
 
     /// [`hidden`](Self::hidden) of rows that may hold several documents.
@@ -229,7 +212,7 @@ impl Model {
     pub fn hidden_within(
         &self,
         tokens: &Array,
-        borders: Borders<'_>,
+        layout: RowLayout<'_>,
         state: &State,
     ) -> Result<(Array, State)> {
         let waits = self.compute.backend.allocates_ahead() && tokens.size() >= MANY_TOKENS;
@@ -238,7 +221,7 @@ impl Model {
         let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;
         let mut layers = Vec::with_capacity(self.layers.len());
         for (i, (layer, state)) in self.layers.iter().zip(state.layers()).enumerate() {
-            let (inside, y, state) = layer.forward(&x, &u, borders, state, &self.config)?;
+            let (inside, y, state) = layer.forward(&x, &u, layout, state)?;
             let (weight, epsilon) = self.norm(i + 1);
             (x, u) = self.compute.backend.add_rms_norm(&inside, &y, weight, epsilon)?;
             layers.push(state);
@@ -269,11 +252,11 @@ impl Model {
         &self,
         i: usize,
         x: &Array,
-        borders: Borders<'_>,
+        layout: RowLayout<'_>,
         state: &MixerState,
     ) -> Result<(Array, MixerState)> {
         let (layer, u) = self.before(i, x)?;
-        let (x, y, state) = layer.forward(x, &u, borders, state, &self.config)?;
+        let (x, y, state) = layer.forward(x, &u, layout, state)?;
         Ok((x.add(y)?, state))
     }
 
@@ -282,9 +265,9 @@ impl Model {
     ///
     /// # Errors
     /// As [`block`](Self::block).
-    pub fn mixing_matrix(&self, i: usize, x: &Array, borders: Borders<'_>) -> Result<Array> {
+    pub fn mixing_matrix(&self, i: usize, x: &Array, layout: RowLayout<'_>) -> Result<Array> {
         let (layer, u) = self.before(i, x)?;
-        layer.matrix(&u, borders, &self.config)
+        layer.matrix(&u, layout)
     }
 
     /// Block `i`, and the norm of its input.
@@ -342,5 +325,33 @@ impl Model {
     /// [`Error::Mlx`] if the batch is too large for memory.
     pub fn state(&self, b: usize) -> Result<State> {
         State::zeros(&self.config, b, self.compute.dtype)
+    }
+}
+
+impl LanguageModel for Model {
+    type State = State;
+
+    fn vocab_size(&self) -> usize {
+        self.config().vocab_size
+    }
+
+    fn eos(&self) -> &[u32] {
+        &self.config().eos
+    }
+
+    fn start(&self) -> Result<State> {
+        self.state(1)
+    }
+
+    fn read(&self, tokens: &Array, state: State) -> Result<(Array, State)> {
+        self.hidden(tokens, None, &state)
+    }
+
+    fn head(&self, hidden: &Array) -> Result<Array> {
+        self.head(hidden)
+    }
+
+    fn arrays(state: &State) -> Vec<&Array> {
+        state.arrays().collect()
     }
 }

@@ -7,7 +7,7 @@ use mlx_rs::Array;
 
 use crate::config::Config;
 use crate::error::{Error, Result, TensorProblem};
-use crate::random::Weights;
+use crate::weights::Weights;
 
 /// The dense arrays that a configuration asks for, by canonical name.
 pub(crate) struct NamedWeights<'a> {

@@ -6,45 +6,10 @@ use std::path::Path;
 use mlx_llamba_kernels::Scheme;
 use mlx_rs::{Array, Dtype, random};
 
-use crate::checkpoint::{Checkpoint, Kind, Slot, slots};
+use crate::checkpoint::{Kind, Slot, slots};
 use crate::config::Config;
 use crate::error::{Error, Result, TensorProblem};
-
-/// Where a model's weights come from.
-pub(crate) trait Weights {
-    /// Sizes and switches.
-    fn config(&self) -> &Config;
-    /// A lazy array by canonical name.
-    fn array(&self, name: &str) -> Result<Array>;
-    /// How a matrix is quantized.
-    fn scheme(&self, prefix: &str) -> Option<Scheme>;
-    /// True if there is a tensor of this name.
-    fn contains(&self, name: &str) -> bool;
-    /// Identity of the weights.
-    fn fingerprint(&self) -> Result<String>;
-}
-
-impl Weights for Checkpoint {
-    fn config(&self) -> &Config {
-        self.config()
-    }
-
-    fn array(&self, name: &str) -> Result<Array> {
-        self.array(name)
-    }
-
-    fn scheme(&self, prefix: &str) -> Option<Scheme> {
-        self.scheme(prefix)
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.contains(name)
-    }
-
-    fn fingerprint(&self) -> Result<String> {
-        self.fingerprint()
-    }
-}
+use crate::weights::Weights;
 
 /// Sizes of the published models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ mod work;
 use std::path::Path;
 
 use crate::context::Context;
+use crate::decode::generation::Generation;
 use crate::error::{Error, Result};
-use crate::generation::Generation;
 use crate::llamba::Llamba;
 use crate::snapshots::{SnapshotBudget, Snapshots};
 use crate::template::{ChatOptions, Message, Template};
@@ -257,11 +257,12 @@ impl<'m> Session<'m> {
 
     /// Takes over the place that a stream of `reading` has reached.
     fn take(&mut self, stream: crate::Stream<'m>, tokens: usize) -> Result<()> {
-        let rng = self.context.rng;
+        let rng = self.context.position.rng;
         let context = stream.into_context()?;
         self.tokens_read += context.read() - self.context.read();
         // Reading draws no random numbers.
-        self.context = Context { rng, ..context };
+        self.context = context;
+        self.context.position.rng = rng;
         self.covered += tokens;
         Ok(())
     }

@@ -41,7 +41,7 @@ fn a_stream_gives_what_generate_gives() {
     assert_eq!((&text, &ids), (&whole.text, &whole.tokens));
     let decoded = llamba.tokenizer().unwrap().decode(&ids, true).unwrap();
     assert_eq!(text, decoded);
-    assert!(matches!(events[0], Event::Prompt { read: 5, total: 5 }), "{:?}", events[0]);
+    assert!(matches!(events[0], Event::Prefill { read: 5, total: 5 }), "{:?}", events[0]);
     let Some(Event::End { reason, stats, .. }) = events.last() else { panic!("no end") };
     assert_eq!(*reason, Reason::Length);
     assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.seed), (5, 60, 5));

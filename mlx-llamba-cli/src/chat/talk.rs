@@ -76,7 +76,7 @@ impl<'m> Chat<'m> {
         let reading = Progress::new("reading", Unit::Tokens);
         for event in reply {
             let event = event?;
-            if let Event::Prompt { read, total } = event {
+            if let Event::Prefill { read, total } = event {
                 reading.at(read, total);
             }
             *written |= matches!(event, Event::Token { .. });

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mlx_llamba::batch::RowRequest;
+use mlx_llamba::batch::BatchRequest;
 use mlx_llamba::{
     ChatOptions, Generation, Llamba, Message, Session, SessionFile, SnapshotBudget, Template, Turn,
     TurnDraft, TurnPlan,
@@ -155,7 +155,7 @@ impl<'m> Sessions<'m> {
         claim: Claim,
         plan: TurnPlan,
         options: &Generation,
-    ) -> Result<(Open<'m>, RowRequest)> {
+    ) -> Result<(Open<'m>, BatchRequest)> {
         let session = self.find(&claim.id)?.session.fork();
         let (turn, request) = session.begin(plan, options)?;
         Ok((Open { claim, session, turn }, request))

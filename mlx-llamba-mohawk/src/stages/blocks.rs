@@ -1,6 +1,6 @@
 //! A student from tokens to hidden states, with or without keeping what is inside its blocks.
 
-use mlx_llamba::{Backend, Borders, Config, Dtype};
+use mlx_llamba::{Backend, Config, Dtype, RowLayout};
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::Array;
 
@@ -60,7 +60,7 @@ fn block(
         parameters.extend(names.iter().cloned().zip(inputs[1..].iter().cloned()));
         let model = student(&config, &parameters)?;
         let state = MixerState::zeros(b, config.dims(), Dtype::Float32)?;
-        let borders = Borders { lengths: None, starts: starts.as_ref() };
+        let borders = RowLayout { lengths: None, starts: starts.as_ref() };
         Ok(vec![model.block(0, &inputs[0], borders, &state)?.0])
     };
     Ok(recompute(forward, &inputs)?.swap_remove(0))

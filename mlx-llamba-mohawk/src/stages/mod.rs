@@ -24,7 +24,7 @@ pub use distillation::{Distillation, Losses};
 pub use next_token::{Architecture, NextToken};
 pub use orientation::Orientation;
 
-use mlx_llamba::{Backend, Borders, Config, Dtype, Model};
+use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout};
 use mlx_rs::error::Exception;
 
 use crate::{Batch, Parameters, Result};
@@ -36,8 +36,8 @@ fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
 }
 
 /// Where documents start.
-fn borders(batch: &Batch) -> Borders<'_> {
-    Borders { lengths: None, starts: batch.starts.as_ref() }
+fn borders(batch: &Batch) -> RowLayout<'_> {
+    RowLayout { lengths: None, starts: batch.starts.as_ref() }
 }
 
 /// Those of a model's tensors that belong to layer `i` and to the things in `parts`, in the order

@@ -1,7 +1,7 @@
 //! Teachers whose heads are grouped, or together wider than the model: what a copy of their
 //! attention computes.
 
-use mlx_llamba::{Backend, Borders, Config, Dtype, Model, floats};
+use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout, floats};
 use mlx_llamba_mohawk::student::{self, Init, Shape};
 use mlx_llamba_mohawk::{Error, Parameters};
 use mlx_llamba_teacher::{Llama, LlamaConfig, Rope, Wanted, Yarn};
@@ -64,7 +64,7 @@ fn copy(config: &LlamaConfig, parameters: &Parameters) -> (Config, Parameters) {
 fn matrix(student: &Config, parameters: &Parameters, i: usize, x: &Array) -> Array {
     let model =
         Model::from_parameters(student, parameters, Dtype::Float32, Backend::PLAIN).unwrap();
-    model.mixing_matrix(i, x, Borders::default()).unwrap()
+    model.mixing_matrix(i, x, RowLayout::default()).unwrap()
 }
 
 #[test]

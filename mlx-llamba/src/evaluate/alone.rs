@@ -9,7 +9,8 @@ use super::estimate::{Estimate, Mean};
 use super::{Reader, log_probs, losses};
 use crate::error::Result;
 use crate::host;
-use crate::language::{LanguageModel, tokens};
+use crate::language::LanguageModel;
+use crate::tokens;
 
 /// How well texts were predicted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -124,7 +125,7 @@ impl<'m, M: LanguageModel> Side<'m, M> {
 
     /// Hidden states (1, l, d) of the next tokens. Lazy.
     pub(super) fn hidden(&mut self, ids: &[u32]) -> Result<Array> {
-        let tokens = tokens(&[ids], self.model.vocab_size())?; // (1, l)
+        let tokens = self.array(ids)?; // (1, l)
         let (hidden, state) = self.model.read(&tokens, self.state.clone())?;
         self.state = state;
         Ok(hidden)
@@ -138,7 +139,13 @@ impl<'m, M: LanguageModel> Side<'m, M> {
 
     /// Ids as an array (l).
     pub(super) fn row(&self, ids: &[u32]) -> Result<Array> {
-        Ok(tokens(&[ids], self.model.vocab_size())?.try_index(0)?)
+        Ok(self.array(ids)?.try_index(0)?)
+    }
+
+    /// Ids as an array (1, l).
+    fn array(&self, ids: &[u32]) -> Result<Array> {
+        tokens::check(&[ids], self.model.vocab_size())?;
+        Ok(tokens::array(&[ids]))
     }
 
     /// Evaluates the state together with `others`.

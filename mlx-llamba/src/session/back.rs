@@ -2,8 +2,8 @@
 
 use super::transcript::{Entry, Part};
 use super::{Reply, Session, refused};
+use crate::decode::generation::Generation;
 use crate::error::Result;
-use crate::generation::Generation;
 
 impl<'m> Session<'m> {
     /// Drops the last message of the user and all that follows it. Gives the number of messages
@@ -34,7 +34,7 @@ impl<'m> Session<'m> {
         }
         let before = self.clone();
         self.rewind(entries.len() - 1)?;
-        self.context.rng = None;
+        self.context.position.rng = None;
         match self.next_reply(options) {
             Ok(work) => Ok(Reply::new(self, work, options)),
             Err(error) => {

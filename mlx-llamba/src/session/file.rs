@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::transcript::{Entry, Transcript};
 use super::{Session, Snapshots};
-use crate::context::{self, Context};
+use crate::context::{self, Context, Position};
 use crate::error::{Error, Result, printable};
 use crate::files::FloatTensor;
 use crate::files::atomic;
@@ -56,24 +56,8 @@ struct SavedTemplate {
 #[derive(Serialize, Deserialize)]
 pub(super) struct Place {
     pub(super) covered: usize,
-    read: u64,
-    pending: Vec<u32>,
-    recent: Vec<u32>,
-    rng: Option<[u32; 2]>,
-    tail: Vec<u8>,
-}
-
-impl Place {
-    fn of(covered: usize, context: &Context) -> Self {
-        Self {
-            covered,
-            read: context.read,
-            pending: context.pending.clone(),
-            recent: context.recent.clone(),
-            rng: context.rng,
-            tail: context.tail.clone(),
-        }
-    }
+    #[serde(flatten)]
+    position: Position,
 }
 
 /// A saved session apart from its model: bytes become one and one becomes bytes on any thread, as
@@ -164,7 +148,13 @@ impl<'m> Session<'m> {
             options: transcript.options.clone(),
             entries: transcript.entries.clone(),
             budget: self.snapshots.budget().bytes,
-            places: places.iter().map(|(covered, context)| Place::of(*covered, context)).collect(),
+            places: places
+                .iter()
+                .map(|(covered, context)| Place {
+                    covered: *covered,
+                    position: context.position.clone(),
+                })
+                .collect(),
         };
         Ok(SessionFile { name: "session".into(), saved, tensors })
     }
@@ -183,8 +173,7 @@ impl<'m> Session<'m> {
             let state = context::state(llamba.model(), |tensor, shape| {
                 context::read_array(&name, &tensors, &format!("{i}.{tensor}"), shape)
             })?;
-            let Place { covered, read, pending, recent, rng, tail } = place;
-            contexts.push((covered, Context { state, read, pending, recent, rng, tail }));
+            contexts.push((place.covered, Context { state, position: place.position }));
         }
         let mut contexts = contexts.into_iter();
         let Some((covered, context)) = contexts.next() else {
@@ -262,7 +251,8 @@ fn belongs(llamba: &Llamba, saved: &Saved) -> Result<(), String> {
     }
     let vocab_size = llamba.model().config().vocab_size;
     let ids = saved.entries.iter().flat_map(|entry| &entry.ids);
-    let more = saved.places.iter().flat_map(|place| place.pending.iter().chain(&place.recent));
+    let more = saved.places.iter().map(|place| &place.position);
+    let more = more.flat_map(|position| position.pending.iter().chain(&position.recent));
     match ids.chain(more).find(|id| **id as usize >= vocab_size) {
         Some(id) => Err(format!("damaged: token id {id} is outside the vocabulary")),
         None => Ok(()),
@@ -280,8 +270,9 @@ fn check(saved: &Saved) -> Result<(), String> {
     });
     let tokens: usize = saved.entries.iter().map(|entry| entry.ids.len()).sum();
     let places = saved.places.iter().all(|place| {
-        let covered = place.read.checked_add(place.pending.len() as u64);
-        covered == Some(place.covered as u64) && place.covered <= tokens && place.tail.len() <= 3
+        let Position { read, pending, tail, .. } = &place.position;
+        let covered = read.checked_add(pending.len() as u64);
+        covered == Some(place.covered as u64) && place.covered <= tokens && tail.len() <= 3
     });
     if order && places {
         return Ok(());

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::transcript::Part;
 use super::{Session, Work};
+use crate::decode::generation::{Event, Generation, Reason};
+use crate::decode::stream::Stream;
 use crate::error::Result;
-use crate::generation::{Event, Generation, Reason};
-use crate::stream::Stream;
 use crate::template::Message;
 
 /// The events of a reply: pieces of the prompt, then a token each, then the end. After an error,
@@ -74,7 +74,7 @@ impl<'s, 'm> Reply<'s, 'm> {
             match self.current.take() {
                 None => self.begin()?,
                 Some((work, mut stream)) => match stream.as_mut().and_then(Iterator::next) {
-                    Some(Ok(Event::Prompt { read, .. })) => {
+                    Some(Ok(Event::Prefill { read, .. })) => {
                         self.current = Some((work, stream));
                         return Ok(Some(self.progress(read)));
                     }
@@ -120,13 +120,13 @@ impl<'s, 'm> Reply<'s, 'm> {
 
     fn progress(&self, read: usize) -> Event {
         let read = (self.read + read.saturating_sub(self.pending)).min(self.total);
-        Event::Prompt { read, total: self.total }
+        Event::Prefill { read, total: self.total }
     }
 
     /// Takes note of an event of the reply's own stream.
     fn pass(&mut self, event: Option<Event>) -> Result<Option<Event>> {
         Ok(match event {
-            Some(Event::Prompt { read, .. }) => Some(self.progress(read)),
+            Some(Event::Prefill { read, .. }) => Some(self.progress(read)),
             Some(Event::Token { text, id, logprobs }) => {
                 self.ids.push(id);
                 self.text.push_str(&text);

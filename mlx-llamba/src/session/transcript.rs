@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::template::{ChatOptions, Message, Template};
 use crate::tokenizer::Tokenizer;
 
-/// Borders between unread messages are looked for from the end, for this many: each takes a
+/// RowLayout between unread messages are looked for from the end, for this many: each takes a
 /// rendering.
 const BORDERS: usize = 64;
 

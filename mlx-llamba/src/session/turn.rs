@@ -6,10 +6,10 @@
 
 use super::transcript::{Entry, Part, Transcript};
 use super::{Session, Work, refused};
-use crate::batch::{RowRequest, RowStep};
 use crate::context::Context;
+use crate::decode::batch::{BatchRequest, Step};
+use crate::decode::generation::Generation;
 use crate::error::Result;
-use crate::generation::Generation;
 use crate::template::Message;
 
 /// A session's messages without its states.
@@ -71,21 +71,21 @@ impl TurnPlan {
 
 impl Turn {
     /// Takes note of what the row did.
-    pub fn note(&mut self, step: &RowStep) {
+    pub fn note(&mut self, step: &Step) {
         match step {
-            RowStep::Snapshot { read, context } => {
+            Step::Snapshot { read, context } => {
                 let place = self.plan.draft.covered + read.saturating_sub(self.pending);
                 self.snapshots.push((place, context.clone()));
             }
-            RowStep::Token { text, id, .. } => {
+            Step::Token { text, id, .. } => {
                 self.text.push_str(text);
                 self.ids.push(*id);
             }
-            RowStep::End { text, context, .. } => {
+            Step::End { text, context, .. } => {
                 self.text.push_str(text);
                 self.end = Some(context.clone());
             }
-            RowStep::Read { .. } => {}
+            Step::Prefill { .. } => {}
         }
     }
 }
@@ -103,13 +103,13 @@ impl Session<'_> {
     /// # Errors
     /// [`Error::Option`](crate::Error::Option) for an impossible option,
     /// [`Error::Session`](crate::Error::Session) if the session has changed since.
-    pub fn begin(&self, plan: TurnPlan, options: &Generation) -> Result<(Turn, RowRequest)> {
+    pub fn begin(&self, plan: TurnPlan, options: &Generation) -> Result<(Turn, BatchRequest)> {
         options.validate(self.llamba.model().config().vocab_size)?;
         let (then, now) = (&plan.draft, &self.transcript.entries);
         if then.covered != self.covered || !then.transcript.entries.starts_with(now) {
             return Err(refused("the session has changed since the reply was planned"));
         }
-        let pending = self.context.pending.len();
+        let pending = self.context.pending().len();
         let mut prompt = Vec::new();
         let mut snapshots = Vec::new();
         for work in &plan.work {
@@ -118,7 +118,7 @@ impl Session<'_> {
         }
         // The end of the prompt is the beginning of the reply: nobody goes back to there.
         snapshots.pop();
-        let mut request = RowRequest::new(self.context.clone(), prompt, options.clone());
+        let mut request = BatchRequest::new(self.context.clone(), prompt, options.clone());
         request.snapshots = snapshots;
         let (text, ids, snapshots, end) = (String::new(), Vec::new(), Vec::new(), None);
         Ok((Turn { plan, pending, text, ids, snapshots, end }, request))

@@ -4,8 +4,8 @@
 
 use std::collections::HashMap;
 
-use super::{Batch, RowEvent, RowId, RowRequest, RowStep};
-use crate::generation::{Generation, Reason, TokenLogprobs};
+use super::{Batch, BatchEvent, BatchRequest, RequestId, Step};
+use crate::decode::generation::{Generation, Reason, TokenLogprobs};
 use crate::sample::Sampling;
 use crate::{Context, Event, Llamba, floats};
 
@@ -26,29 +26,29 @@ impl Outcome {
     fn place(&mut self, context: &Context) {
         self.read = context.read();
         self.pending = context.pending().to_vec();
-        self.rng = context.rng;
+        self.rng = context.position.rng;
         let layers = context.state().layers().iter();
         self.state =
             layers.flat_map(|l| [&l.conv, &l.ssm]).flat_map(|a| floats(a).unwrap()).collect();
     }
 
-    fn take(&mut self, event: RowEvent) {
+    fn take(&mut self, event: BatchEvent) {
         match event.step {
-            RowStep::Token { text, id, logprobs } => {
+            Step::Token { text, id, logprobs } => {
                 self.text.push_str(&text);
                 self.tokens.push(id);
                 self.logprobs.extend(logprobs);
             }
-            RowStep::End { text, reason, context } => {
+            Step::End { text, reason, context } => {
                 self.text.push_str(&text);
                 self.reason = Some(reason);
                 self.place(&context);
             }
-            RowStep::Read { .. } | RowStep::Snapshot { .. } => {}
+            Step::Prefill { .. } | Step::Snapshot { .. } => {}
         }
     }
 
-    fn alone(llamba: &Llamba, request: &RowRequest) -> Self {
+    fn alone(llamba: &Llamba, request: &BatchRequest) -> Self {
         let mut outcome = Self::default();
         let mut stream =
             llamba.resume(request.context.clone(), &request.prompt, &request.options).unwrap();
@@ -63,7 +63,7 @@ impl Outcome {
                     outcome.text.push_str(&text);
                     outcome.reason = Some(reason);
                 }
-                Event::Prompt { .. } => {}
+                Event::Prefill { .. } => {}
             }
         }
         outcome.place(&stream.into_context().unwrap());
@@ -94,7 +94,7 @@ const TEXTS: [&str; 5] = [
 ];
 
 /// A request of any kind, from the beginning or from a place in another text.
-fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> RowRequest {
+fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> BatchRequest {
     let text = TEXTS[numbers.below(TEXTS.len())].repeat(1 + numbers.below(3));
     let sampling = match numbers.below(5) {
         0 | 1 => Sampling::greedy(),
@@ -125,7 +125,7 @@ fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> RowReq
         _ => llamba.context().unwrap(),
     };
     let prompt = llamba.tokenizer().unwrap().encode(&text, context.is_empty()).unwrap();
-    RowRequest::new(context, prompt, options)
+    BatchRequest::new(context, prompt, options)
 }
 
 /// Rows of any length and kind join and leave at every step; each gives what it gives alone, bit
@@ -137,8 +137,8 @@ fn joins_and_leaves(pipelined: bool) {
     let places = [place.context];
     let mut batch = Batch::new(&llamba, 24).unwrap();
     batch.pipelined(pipelined);
-    let mut requests: HashMap<RowId, RowRequest> = HashMap::new();
-    let mut outcomes: HashMap<RowId, Outcome> = HashMap::new();
+    let mut requests: HashMap<RequestId, BatchRequest> = HashMap::new();
+    let mut outcomes: HashMap<RequestId, Outcome> = HashMap::new();
     let (mut most, mut steps) = (0, 0);
     while requests.len() < 60 || !batch.is_empty() {
         if requests.len() < 60 {
@@ -148,7 +148,7 @@ fn joins_and_leaves(pipelined: bool) {
             }
         }
         for event in batch.step().unwrap() {
-            outcomes.entry(event.row).or_default().take(event);
+            outcomes.entry(event.request).or_default().take(event);
         }
         most = most.max(batch.decoding());
         steps += 1;
@@ -187,9 +187,9 @@ fn cancelled_rows_can_be_gone_on_from() {
             batch.pipelined(pipelined);
             let options = Generation { cancel: crate::Cancel::default(), ..whole.clone() };
             let request =
-                RowRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
+                BatchRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
             batch
-                .add(RowRequest::new(llamba.context().unwrap(), prompt.clone(), whole.clone()))
+                .add(BatchRequest::new(llamba.context().unwrap(), prompt.clone(), whole.clone()))
                 .unwrap();
             let id = batch.add(request).unwrap();
             let mut outcome = Outcome::default();
@@ -198,8 +198,8 @@ fn cancelled_rows_can_be_gone_on_from() {
                 if step == steps {
                     options.cancel.cancel();
                 }
-                for event in batch.step().unwrap().into_iter().filter(|e| e.row == id) {
-                    if let RowStep::End { context, .. } = &event.step {
+                for event in batch.step().unwrap().into_iter().filter(|e| e.request == id) {
+                    if let Step::End { context, .. } = &event.step {
                         reached = Some(context.clone());
                     }
                     outcome.take(event);
@@ -222,7 +222,7 @@ fn choices_share_the_prompt() {
     let llamba = llamba();
     let prompt = llamba.tokenizer().unwrap().encode(TEXTS[3], true).unwrap();
     let options = Generation::default().max_tokens(9).seed(5);
-    let mut request = RowRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
+    let mut request = BatchRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone());
     request.choices = 3;
     let mut batch = Batch::new(&llamba, 16).unwrap();
     batch.add(request).unwrap();
@@ -230,8 +230,8 @@ fn choices_share_the_prompt() {
     while !batch.is_empty() {
         for event in batch.step().unwrap() {
             match event.step {
-                RowStep::Read { read: now, .. } => read = now,
-                RowStep::Token { id, .. } => tokens[event.choice].push(id),
+                Step::Prefill { read: now, .. } => read = now,
+                Step::Token { id, .. } => tokens[event.choice].push(id),
                 _ => {}
             }
         }
@@ -262,7 +262,7 @@ fn prompt_logprobs_and_snapshots() {
     for (piece, max_tokens) in [(5, 0), (64, 0), (5, 1), (64, 1)] {
         let mut options = Generation::greedy().max_tokens(max_tokens);
         options.logprobs = Some(1);
-        let mut request = RowRequest::new(llamba.context().unwrap(), prompt.clone(), options);
+        let mut request = BatchRequest::new(llamba.context().unwrap(), prompt.clone(), options);
         request.prompt_logprobs = true;
         request.snapshots = vec![4, 11];
         let mut batch = Batch::new(&llamba, piece).unwrap();
@@ -271,8 +271,8 @@ fn prompt_logprobs_and_snapshots() {
         while !batch.is_empty() {
             for event in batch.step().unwrap() {
                 match event.step {
-                    RowStep::Read { logprobs, .. } => found.extend(logprobs),
-                    RowStep::Snapshot { read, context } => snapshots.push((read, context)),
+                    Step::Prefill { logprobs, .. } => found.extend(logprobs),
+                    Step::Snapshot { read, context } => snapshots.push((read, context)),
                     _ => {}
                 }
             }

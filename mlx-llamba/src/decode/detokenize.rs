@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::Tokenizer;
+use crate::tokenizer::Tokenizer;
 
 /// Turns token ids into text, one at a time.
 ///

@@ -125,11 +125,12 @@ impl Cancel {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum Event {
-    /// A piece of the prompt was read.
-    Prompt {
-        /// Tokens read so far.
+    /// A chunk of the prompt was read.
+    #[serde(rename = "prompt")]
+    Prefill {
+        /// The number of tokens read so far.
         read: usize,
-        /// Tokens of the prompt.
+        /// The number of tokens of the prompt.
         total: usize,
     },
     /// A token was generated.
@@ -158,7 +159,7 @@ impl Event {
     /// The text to show for this event.
     pub fn text(&self) -> &str {
         match self {
-            Self::Prompt { .. } => "",
+            Self::Prefill { .. } => "",
             Self::Token { text, .. } | Self::End { text, .. } => text,
         }
     }

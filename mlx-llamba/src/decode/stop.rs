@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Looks for stop strings in a text that arrives in pieces.
 ///

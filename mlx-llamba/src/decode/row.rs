@@ -1,0 +1,145 @@
+//! One continuation of a prompt, apart from the model's state.
+
+use mlx_rs::Array;
+
+use super::detokenize::Detokenizer;
+use super::generation::{Generation, Reason, TokenLogprobs};
+use super::request::RequestId;
+use super::stop::StopMatcher;
+use crate::context::{Context, Position};
+use crate::error::Result;
+use crate::language::LanguageModel;
+use crate::sample::Sampler;
+use crate::tokenizer::Tokenizer;
+
+/// Everything that a continuation carries from token to token, except the model's state.
+pub(super) struct Row {
+    pub(super) id: RequestId,
+    pub(super) choice: usize,
+    pub(super) options: Generation,
+    /// The position after the last token handed out.
+    pub(super) position: Position,
+    /// After the last token requested.
+    pub(super) sampler: Sampler,
+    /// After the last token handed out.
+    reached: Sampler,
+    eos: Vec<u32>,
+    /// `None` if the model has no tokenizer.
+    text: Option<(Detokenizer, StopMatcher)>,
+    generated: usize,
+}
+
+/// A token that is handed out.
+pub(super) struct Token {
+    pub(super) id: u32,
+    /// The text that it completes.
+    pub(super) text: String,
+    pub(super) logprobs: Option<TokenLogprobs>,
+    /// Why it is the last one, if it is.
+    pub(super) last: Option<Reason>,
+}
+
+impl Row {
+    /// Returns choice `choice` of the continuations of `prompt`, which begins with the tokens
+    /// pending at `position`.
+    pub(super) fn new(
+        model: &impl LanguageModel,
+        tokenizer: Option<&Tokenizer>,
+        position: &Position,
+        prompt: &[u32],
+        options: &Generation,
+        (id, choice): (RequestId, usize),
+    ) -> Result<Self> {
+        let mut sampling = options.sampling.clone();
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+        let mut sampler = Sampler::new(&sampling, model.vocab_size())?;
+        if let (Some(rng), None, 0) = (position.rng, sampling.seed, choice) {
+            sampler.restore(rng);
+        }
+        let known = [&position.recent, &prompt[position.pending.len()..]].concat();
+        sampler.observe(&Array::from_slice(&known, &[1, known.len() as i32]))?; // (1, l)
+        let eos = options.eos.clone().unwrap_or_else(|| {
+            let named = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
+            named.iter().chain(model.eos()).copied().collect()
+        });
+        let text = match tokenizer {
+            Some(tokenizer) => Some((
+                Detokenizer::resume(tokenizer, true, &position.tail),
+                StopMatcher::new(&options.stop)?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            id,
+            choice,
+            options: options.clone(),
+            position: position.clone(),
+            reached: sampler.clone(),
+            sampler,
+            eos,
+            text,
+            generated: 0,
+        })
+    }
+
+    /// The number of tokens handed out.
+    pub(super) fn generated(&self) -> usize {
+        self.generated
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.options.cancel.is_cancelled()
+    }
+
+    /// The token to read next.
+    pub(super) fn last(&self) -> u32 {
+        self.position.pending.first().copied().unwrap_or(0)
+    }
+
+    /// Returns true unless the next token is the last one in any case.
+    pub(super) fn goes_on(&self) -> bool {
+        self.generated + 1 < self.options.max_tokens
+    }
+
+    /// Hands out the token `id`, after which the sampler is `reached`.
+    pub(super) fn accept(
+        &mut self,
+        id: u32,
+        logprobs: Option<TokenLogprobs>,
+        reached: Sampler,
+    ) -> Token {
+        let limit = if self.goes_on() { None } else { Some(Reason::Length) };
+        self.generated += 1;
+        self.position.push(id);
+        self.reached = reached;
+        let (text, stop) = match &mut self.text {
+            _ if self.eos.contains(&id) => (String::new(), Some(Reason::Eos(id))),
+            Some((detokenizer, stops)) => {
+                let text = stops.push(&detokenizer.push(id));
+                self.position.tail = detokenizer.tail().to_vec();
+                (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
+            }
+            None => (String::new(), None),
+        };
+        Token { id, text, logprobs, last: stop.or(limit) }
+    }
+
+    /// Ends the text and returns what was held back of it.
+    pub(super) fn flush(&mut self, reason: &Reason) -> String {
+        match (&mut self.text, reason) {
+            (None, _) | (_, Reason::Stop(_)) => String::new(),
+            (Some((detokenizer, stops)), _) => stops.push(&detokenizer.flush()) + &stops.flush(),
+        }
+    }
+
+    /// The context after the last token handed out, with `state`, that of the model there.
+    pub(super) fn context<S>(&self, state: S) -> Result<Context<S>> {
+        let position = Position { rng: Some(self.reached.rng_state()?), ..self.position.clone() };
+        Ok(Context { state, position })
+    }
+
+    /// The seed in use.
+    pub(super) fn seed(&self) -> u64 {
+        self.sampler.seed()
+    }
+}
