@@ -49,7 +49,23 @@ fn main() -> Result<()> {
         }
     }
     library.try_compile("mlx_llamba_cpu")?;
-    Ok(())
+    bindings(&out)
+}
+
+/// Makes the Rust declarations of `cpu/c_api.h`. The header includes nothing, so that any libclang
+/// will do; `mlx-sys` says where it found one if the system has none.
+fn bindings(out: &Path) -> Result<()> {
+    if let Some(directory) = env::var_os("DEP_MLX_LIBCLANG") {
+        // SAFETY: the build script has one thread at this point.
+        unsafe { env::set_var("LIBCLANG_PATH", directory) };
+    }
+    let header = "cpu/c_api.h";
+    let bindings = bindgen::Builder::default()
+        .header(header)
+        .allowlist_file(".*c_api.h")
+        .generate()
+        .map_err(|error| format!("bindgen could not read {header}: {error}"))?;
+    Ok(bindings.write_to_file(out.join("c_api.rs"))?)
 }
 
 /// Optimized in every profile: tests would otherwise take minutes.

@@ -3,15 +3,14 @@
 
 #include <cstddef>
 
+#include "c_api.h"
 #include "levels.h"
 
 namespace mlx_llamba {
 
 // m' = beta1 m + (1 - beta1) g,  v' = beta2 v + (1 - beta2) g^2,
 // p' = kept p - rate m' / (root sqrt(v') + epsilon), where g is the gradient times `scale`.
-struct AdamW {
-  float scale, beta1, beta2, root, epsilon, rate, kept;
-};
+using AdamW = mlx_llamba_adamw_factors;
 
 struct AdamWTable {
   // Elements `begin..end`.

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "levels.h"
-#include "mlx/primitives.h"
+#include "op.h"
 #include "pool.h"
 
 namespace mlx_llamba {
@@ -23,36 +23,34 @@ void set_error(const char* text) {
 
 using namespace mlx_llamba;
 
-// The text of this thread's last error; valid until its next one.
-extern "C" const char* mlx_llamba_error() {
+const char* mlx_llamba_error() {
   return error_text.c_str();
 }
 
-extern "C" const char* mlx_llamba_simd() {
+const char* mlx_llamba_simd() {
   return level_name();
 }
 
-extern "C" int mlx_llamba_set_simd(const char* name) {
+int mlx_llamba_set_simd(const char* name) {
   return set_level(name) ? 0 : 1;
 }
 
-extern "C" int mlx_llamba_has_simd(const char* name) {
+int mlx_llamba_has_simd(const char* name) {
   return has_level(name);
 }
 
-extern "C" int mlx_llamba_threads() {
+int mlx_llamba_threads() {
   return threads();
 }
 
-extern "C" void mlx_llamba_set_threads(int count) {
+void mlx_llamba_set_threads(int count) {
   set_threads(count);
 }
 
-// Calls `visit(context, name)` for every operation that evaluating `outputs` would run, inputs first.
-extern "C" int mlx_llamba_operations(
-    const void* const* outputs, size_t count, void (*visit)(void*, const char*), void* context) {
+int mlx_llamba_operations(
+    const mlx_llamba_array* const* outputs, mlx_llamba_size count, void (*visit)(void* context, const char* name),
+    void* context) {
   return guard([&] {
-    using mlx::core::array;
     std::unordered_set<std::uintptr_t> seen;
     // Depth first without recursion: graphs are deep.
     std::vector<std::pair<array, size_t>> path;

@@ -1,47 +1,34 @@
 #include "cross_entropy.h"
 
-#include <cstring>
-
-#include "c_api.h"
 #include "op.h"
 #include "pool.h"
 
 namespace mlx_llamba {
 namespace {
 
-// Logits (m, v), and maybe a teacher's, to slopes (m, v) and sums (m, 3). Has no gradient: it is one.
-class CrossEntropy : public Op {
+// Logits (m, v), and maybe a teacher's, to gradients (m, v) and sums (m, 3). Has no gradient: it is
+// one.
+class CrossEntropy : public OpOf<CrossEntropy, Comparison> {
  public:
-  CrossEntropy(mlx::core::Stream stream, Comparison how) : Op(stream), how_(how) {}
+  static constexpr const char* NAME = "LlambaCrossEntropy";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     for (array& out : outputs) allocate(out);
     const float* logits = inputs[0].data<float>();
     const float* teacher = inputs.size() == 2 ? inputs[1].data<float>() : nullptr;
-    float* slopes = outputs[0].data<float>();
+    float* gradients = outputs[0].data<float>();
     float* sums = outputs[1].data<float>();
     const std::size_t v = static_cast<std::size_t>(inputs[0].shape(-1)), m = inputs[0].size() / v;
-    enqueue([=, how = how_] {
+    enqueue([=, how = settings_] {
       parallel_ranges(m, 1, [&](std::size_t begin, std::size_t end) {
         for (std::size_t row = begin; row < end; row++) {
           cross_entropy_table().compare(
-              logits + row * v, teacher ? teacher + row * v : nullptr, how, slopes + row * v, sums + row * 3, v);
+              logits + row * v, teacher ? teacher + row * v : nullptr, how, gradients + row * v, sums + row * 3, v);
         }
       });
     });
   }
-
-  const char* name() const override {
-    return "LlambaCrossEntropy";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    const auto* same = dynamic_cast<const CrossEntropy*>(&other);
-    return same && std::memcmp(&same->how_, &how_, sizeof how_) == 0;
-  }
-
- private:
-  Comparison how_;
 };
 
 } // namespace
@@ -49,20 +36,13 @@ class CrossEntropy : public Op {
 
 using namespace mlx_llamba;
 
-// logits (m, v) with m, v > 0, teacher (m, v) or null, float32. Writes slopes (m, v) and sums (m, 3).
-// The caller has checked shapes and dtypes.
-extern "C" int mlx_llamba_cross_entropy(
-    void** out, const void* logits, const void* teacher, float temperature, float teacher_weight,
-    float next_weight, const void* stream_handle) {
+int mlx_llamba_cross_entropy(
+    const mlx_llamba_cross_entropy_args* args, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
-    std::vector<array> inputs{contiguous(from_handle(logits), stream)};
-    if (teacher) inputs.push_back(contiguous(from_handle(teacher), stream));
-    const auto op =
-        std::make_shared<CrossEntropy>(stream, Comparison{temperature, teacher_weight, next_weight});
+    const Stream stream = from_handle(handle);
+    std::vector<array> inputs{input(args->logits, stream)};
+    if (args->teacher) inputs.push_back(input(args->teacher, stream));
     const auto shape = inputs[0].shape();
-    const auto outputs = array::make_arrays(
-        {shape, {shape[0], 3}}, {mlx::core::float32, mlx::core::float32}, op, inputs);
-    for (std::size_t i = 0; i < 2; i++) out[i] = to_handle(outputs[i]);
+    give(outputs_of({shape, {shape[0], 3}}, std::make_shared<CrossEntropy>(stream, args->how), inputs), out);
   });
 }

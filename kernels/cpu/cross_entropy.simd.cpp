@@ -12,7 +12,7 @@ INLINE void by_vector(size_t count, const F& f) {
   if (c < count) f(c, (int)(count - c));
 }
 
-// Lanes that are missing are `filler`.
+// Missing lanes are `filler`.
 INLINE Floats get(const float* from, int lanes, Floats filler) {
   if (lanes == LANES) return load(from);
   Ints number;
@@ -36,7 +36,7 @@ INLINE float largest(const float* values, size_t v) {
   return result;
 }
 
-// Sums of many numbers: a float's digits would not do for a vocabulary.
+// A sum of many numbers: a float has too few digits for a vocabulary.
 struct Total {
   double value = 0;
   Floats part = {};
@@ -54,7 +54,7 @@ struct Total {
   }
 };
 
-// out = e^((x - most) / T), and its sum.
+// Writes e^((x - most) / T) and returns its sum.
 INLINE double exponentials(const float* x, float most, float scale, float* out, size_t v) {
   Total total;
   const Floats shift = broadcast(most), by = broadcast(scale), never = broadcast(-1e30f);
@@ -67,24 +67,24 @@ INLINE double exponentials(const float* x, float most, float scale, float* out, 
   return total.value;
 }
 
-void compare(const float* s, const float* t, Comparison how, float* slopes, float* sums, size_t v) {
+void compare(const float* s, const float* t, Comparison how, float* gradient, float* sums, size_t v) {
   const float most = largest(s, v), scale = 1.0f / how.temperature;
   const Floats none = {};
   if (!t) {
-    const double total = exponentials(s, most, 1.0f, slopes, v);
+    const double total = exponentials(s, most, 1.0f, gradient, v);
     const Floats q = broadcast((float)(how.next_weight / total));
-    by_vector(v, [&](size_t c, int lanes) { put(slopes + c, get(slopes + c, lanes, none) * q, lanes); });
+    by_vector(v, [&](size_t c, int lanes) { put(gradient + c, get(gradient + c, lanes, none) * q, lanes); });
     sums[0] = sums[1] = 0;
     sums[2] = (float)(most + __builtin_log(total));
     return;
   }
-  // The distribution at the temperature stands in `slopes`.
-  const double s_total = exponentials(s, most, scale, slopes, v);
+  // `gradient` holds the distribution at the temperature for now.
+  const double s_total = exponentials(s, most, scale, gradient, v);
   const float t_most = largest(t, v);
   const Floats s_shift = broadcast(most), t_shift = broadcast(t_most), by = broadcast(scale);
   const Floats never = broadcast(-1e30f);
   const bool same = how.temperature == 1.0f;
-  // At temperature 1 that is the distribution which the next token is compared with.
+  // At temperature 1 the next token is compared with the same distribution.
   double plain_total = s_total;
   if (!same) {
     Total total;
@@ -104,9 +104,9 @@ void compare(const float* s, const float* t, Comparison how, float* slopes, floa
   by_vector(v, [&](size_t c, int lanes) {
     const Floats x = (get(s + c, lanes, s_shift) - s_shift) * by, y = (get(t + c, lanes, t_shift) - t_shift) * by;
     const Floats p = exp(y) * p_scale;
-    Floats slope = fma(get(slopes + c, lanes, none), q_weight, -p * p_weight);
-    if (plain) slope = fma(exp(get(s + c, lanes, never) - s_shift), plain_weight, slope);
-    put(slopes + c, slope, lanes);
+    Floats g = fma(get(gradient + c, lanes, none), q_weight, -p * p_weight);
+    if (plain) g = fma(exp(get(s + c, lanes, never) - s_shift), plain_weight, g);
+    put(gradient + c, g, lanes);
     // Missing lanes have x = y = 0.
     by_s.add(p * x);
     by_t.add(p * y);

@@ -1,8 +1,5 @@
 #include "elementwise.h"
 
-#include <cstring>
-
-#include "c_api.h"
 #include "mlx/ops.h"
 #include "op.h"
 #include "pool.h"
@@ -10,15 +7,12 @@
 namespace mlx_llamba {
 namespace {
 
-// Those of the gradients that are asked for.
-std::vector<array> chosen(const std::vector<array>& slopes, const std::vector<int>& argnums) {
+// Picks the gradients that are asked for.
+std::vector<array> chosen(const std::vector<array>& gradients, const std::vector<int>& argnums) {
   std::vector<array> chosen;
-  for (const int i : argnums) chosen.push_back(slopes[static_cast<std::size_t>(i)]);
+  for (const int i : argnums) chosen.push_back(gradients[static_cast<std::size_t>(i)]);
   return chosen;
 }
-
-// Elements that one thread handles in some microseconds: less is not worth sharing.
-constexpr std::size_t GRAIN = 8192;
 
 // The two inputs of a gate: side by side in one array (.., 2m), or two arrays (.., m).
 struct Gate {
@@ -34,39 +28,33 @@ struct Gate {
 
 // Gate, up and the gradient (.., m) with respect to Swiglu's result, to those with respect to gate
 // and up, in arrays like theirs.
-class SwigluSlopes : public Op {
+class SwigluGradient : public OpOf<SwigluGradient> {
  public:
-  using Op::Op;
+  static constexpr const char* NAME = "LlambaSwigluGradient";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     for (array& out : outputs) allocate(out);
     const bool two = outputs.size() == 2;
     const Gate from(inputs[0], two ? &inputs[1] : nullptr);
-    const float* slope = inputs.back().data<float>();
-    float* by_gate = outputs[0].data<float>();
-    float* by_up = two ? outputs[1].data<float>() : by_gate + from.m;
+    const float* d_out = inputs.back().data<float>();
+    float* d_gate = outputs[0].data<float>();
+    float* d_up = two ? outputs[1].data<float>() : d_gate + from.m;
     const std::size_t size = inputs.back().size();
     enqueue([=] {
       parallel_ranges(size, GRAIN, [&](std::size_t begin, std::size_t end) {
-        elementwise_table().swiglu_slopes(
-            from.gate, from.up, from.stride, slope, by_gate, by_up, from.m, begin, end);
+        elementwise_table().swiglu_gradient(
+            from.gate, from.up, from.stride, d_out, d_gate, d_up, from.m, begin, end);
       });
     });
-  }
-
-  const char* name() const override {
-    return "LlambaSwigluSlopes";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    return dynamic_cast<const SwigluSlopes*>(&other);
   }
 };
 
 // gate_up (.., 2m), or gate and up (.., m), to (.., m).
-class Swiglu : public Op {
+class Swiglu : public OpOf<Swiglu> {
  public:
-  using Op::Op;
+  static constexpr const char* NAME = "LlambaSwiglu";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
@@ -86,25 +74,15 @@ class Swiglu : public Op {
     inputs.push_back(contiguous(cotangents[0], stream()));
     std::vector<mlx::core::Shape> shapes;
     for (const array& primal : primals) shapes.push_back(primal.shape());
-    const std::vector<mlx::core::Dtype> dtypes(shapes.size(), mlx::core::float32);
-    const auto slopes =
-        array::make_arrays(shapes, dtypes, std::make_shared<SwigluSlopes>(stream()), inputs);
-    return chosen(slopes, argnums);
-  }
-
-  const char* name() const override {
-    return "LlambaSwiglu";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    return dynamic_cast<const Swiglu*>(&other);
+    return chosen(outputs_of(shapes, std::make_shared<SwigluGradient>(stream()), inputs), argnums);
   }
 };
 
 // e^x
-class Exp : public Op {
+class Exp : public OpOf<Exp> {
  public:
-  using Op::Op;
+  static constexpr const char* NAME = "LlambaExp";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
@@ -122,58 +100,41 @@ class Exp : public Op {
                          const std::vector<int>&, const std::vector<array>& outputs) override {
     return {mlx::core::multiply(cotangents[0], outputs[0], stream())};
   }
-
-  const char* name() const override {
-    return "LlambaExp";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    return dynamic_cast<const Exp*>(&other);
-  }
 };
 
-// The row `sum` (.., d), weight (d,), the gradient with respect to the norm, and maybe that with
-// respect to the sum: to the gradient with respect to the sum, and what adds up to the weight's.
-class RmsNormSlopes : public Op {
+// The sum (.., d), weight (d,), the gradient with respect to the norm, and maybe one with respect to
+// the sum: to the whole gradient with respect to the sum, and an array whose rows add up to the
+// weight's.
+class RmsNormGradient : public OpOf<RmsNormGradient, float> {
  public:
-  RmsNormSlopes(mlx::core::Stream stream, float epsilon) : Op(stream), epsilon_(epsilon) {}
+  static constexpr const char* NAME = "LlambaRmsNormGradient";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     for (array& out : outputs) allocate(out);
     const float* sum = inputs[0].data<float>();
     const float* weight = inputs[1].data<float>();
-    const float* slope = inputs[2].data<float>();
-    const float* by_sum = inputs.size() == 4 ? inputs[3].data<float>() : nullptr;
-    float* out = outputs[0].data<float>();
+    const float* d_normed = inputs[2].data<float>();
+    const float* d_later = inputs.size() == 4 ? inputs[3].data<float>() : nullptr;
+    float* d_sum = outputs[0].data<float>();
     float* scaled = outputs[1].data<float>();
     const std::size_t d = inputs[1].size(), rows = d ? inputs[0].size() / d : 0;
-    enqueue([=, epsilon = epsilon_] {
+    enqueue([=, epsilon = settings_] {
       parallel_ranges(rows, (GRAIN + d - 1) / (d ? d : 1), [&](std::size_t begin, std::size_t end) {
         for (std::size_t at = begin * d; at < end * d; at += d) {
-          elementwise_table().rms_norm_slopes(
-              sum + at, weight, epsilon, slope + at, by_sum ? by_sum + at : nullptr, out + at, scaled + at, d);
+          elementwise_table().rms_norm_gradient(
+              sum + at, weight, epsilon, d_normed + at, d_later ? d_later + at : nullptr, d_sum + at, scaled + at, d);
         }
       });
     });
   }
-
-  const char* name() const override {
-    return "LlambaRmsNormSlopes";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    const auto* norm = dynamic_cast<const RmsNormSlopes*>(&other);
-    return norm && std::memcmp(&norm->epsilon_, &epsilon_, sizeof epsilon_) == 0;
-  }
-
- private:
-  float epsilon_;
 };
 
 // x, y (.., d) and weight (d,) to x + y and its norm; without y to the norm of x alone.
-class AddRmsNorm : public Op {
+class AddRmsNorm : public OpOf<AddRmsNorm, float> {
  public:
-  AddRmsNorm(mlx::core::Stream stream, float epsilon) : Op(stream), epsilon_(epsilon) {}
+  static constexpr const char* NAME = "LlambaAddRmsNorm";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     for (array& out : outputs) allocate(out);
@@ -184,7 +145,7 @@ class AddRmsNorm : public Op {
     float* sum = adds ? outputs.front().data<float>() : nullptr;
     float* normed = outputs.back().data<float>();
     const std::size_t d = inputs.back().size(), rows = d ? inputs[0].size() / d : 0;
-    enqueue([=, epsilon = epsilon_] {
+    enqueue([=, epsilon = settings_] {
       parallel_ranges(rows, (GRAIN + d - 1) / (d ? d : 1), [&](std::size_t begin, std::size_t end) {
         for (std::size_t at = begin * d; at < end * d; at += d) {
           elementwise_table().add_rms_norm(
@@ -200,28 +161,15 @@ class AddRmsNorm : public Op {
     std::vector<array> inputs{adds ? outputs[0] : primals[0], primals.back(),
                               contiguous(cotangents.back(), stream())};
     if (adds) inputs.push_back(contiguous(cotangents[0], stream()));
-    const auto slopes = array::make_arrays(
-        {inputs[0].shape(), inputs[0].shape()}, {mlx::core::float32, mlx::core::float32},
-        std::make_shared<RmsNormSlopes>(stream(), epsilon_), inputs);
+    const auto gradients = outputs_of(
+        {inputs[0].shape(), inputs[0].shape()}, std::make_shared<RmsNormGradient>(stream(), settings_), inputs);
     std::vector<int> rows;
-    for (int axis = 0; axis + 1 < static_cast<int>(slopes[1].ndim()); axis++) rows.push_back(axis);
-    const array by_weight = mlx::core::sum(slopes[1], rows, false, stream());
-    return chosen(adds ? std::vector<array>{slopes[0], slopes[0], by_weight}
-                       : std::vector<array>{slopes[0], by_weight},
+    for (int axis = 0; axis + 1 < static_cast<int>(gradients[1].ndim()); axis++) rows.push_back(axis);
+    const array d_weight = mlx::core::sum(gradients[1], rows, false, stream());
+    return chosen(adds ? std::vector<array>{gradients[0], gradients[0], d_weight}
+                       : std::vector<array>{gradients[0], d_weight},
                   argnums);
   }
-
-  const char* name() const override {
-    return "LlambaAddRmsNorm";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    const auto* norm = dynamic_cast<const AddRmsNorm*>(&other);
-    return norm && std::memcmp(&norm->epsilon_, &epsilon_, sizeof epsilon_) == 0;
-  }
-
- private:
-  float epsilon_;
 };
 
 } // namespace
@@ -229,51 +177,41 @@ class AddRmsNorm : public Op {
 
 using namespace mlx_llamba;
 
-// gate_up (.., 2m) float32 -> (.., m). The caller has checked shape and dtype.
-extern "C" int mlx_llamba_swiglu(void** out, const void* gate_up, const void* stream_handle) {
+int mlx_llamba_swiglu(const mlx_llamba_array* gate_up, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
-    const array input = contiguous(from_handle(gate_up), stream);
-    auto shape = input.shape();
+    const Stream stream = from_handle(handle);
+    const array both = input(gate_up, stream);
+    auto shape = both.shape();
     shape.back() /= 2;
-    *out = to_handle(array(std::move(shape), mlx::core::float32, std::make_shared<Swiglu>(stream), {input}));
+    give(outputs_of({shape}, std::make_shared<Swiglu>(stream), {both}), out);
   });
 }
 
-// gate, up (.., m) float32 -> (.., m). The caller has checked shapes and dtypes.
-extern "C" int mlx_llamba_gate(void** out, const void* gate, const void* up, const void* stream_handle) {
+int mlx_llamba_gate(const mlx_llamba_gate_args* args, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
-    const array first = contiguous(from_handle(gate), stream), second = contiguous(from_handle(up), stream);
-    *out = to_handle(
-        array(first.shape(), mlx::core::float32, std::make_shared<Swiglu>(stream), {first, second}));
+    const Stream stream = from_handle(handle);
+    const array gate = input(args->gate, stream), up = input(args->up, stream);
+    give(outputs_of({gate.shape()}, std::make_shared<Swiglu>(stream), {gate, up}), out);
   });
 }
 
-// x float32 -> e^x. The caller has checked the dtype.
-extern "C" int mlx_llamba_exp(void** out, const void* x, const void* stream_handle) {
+int mlx_llamba_exp(const mlx_llamba_array* x, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
-    const array input = contiguous(from_handle(x), stream);
-    *out = to_handle(array(input.shape(), mlx::core::float32, std::make_shared<Exp>(stream), {input}));
+    const Stream stream = from_handle(handle);
+    const array from = input(x, stream);
+    give(outputs_of({from.shape()}, std::make_shared<Exp>(stream), {from}), out);
   });
 }
 
-// x, y (.., d), weight (d,), float32. Writes x + y and its norm; with y null only the norm of x.
-// The caller has checked shapes and dtypes.
-extern "C" int mlx_llamba_add_rms_norm(
-    void** out, const void* x, const void* y, const void* weight, float epsilon, const void* stream_handle) {
+int mlx_llamba_rms_norm(
+    const mlx_llamba_rms_norm_args* args, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
+    const Stream stream = from_handle(handle);
     std::vector<array> inputs;
-    for (const void* input : {x, y, weight}) {
-      if (input) inputs.push_back(contiguous(from_handle(input), stream));
+    for (const auto* one : {args->x, args->y, args->weight}) {
+      if (one) inputs.push_back(input(one, stream));
     }
-    const auto norm = std::make_shared<AddRmsNorm>(stream, epsilon);
-    const std::size_t count = y ? 2 : 1;
-    const std::vector<mlx::core::Shape> shapes(count, inputs[0].shape());
-    const std::vector<mlx::core::Dtype> dtypes(count, mlx::core::float32);
-    const auto outputs = array::make_arrays(shapes, dtypes, norm, inputs);
-    for (std::size_t i = 0; i < count; i++) out[i] = to_handle(outputs[i]);
+    const std::vector<mlx::core::Shape> shapes(args->y ? 2 : 1, inputs[0].shape());
+    give(outputs_of(shapes, std::make_shared<AddRmsNorm>(stream, args->epsilon), inputs), out);
   });
 }

@@ -1,4 +1,4 @@
-// The small operations between matrix products. Everything float32, row-major.
+// The small operations between matrix multiplications. Everything float32, row-major.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +13,10 @@ struct ElementwiseTable {
   void (*swiglu)(
       const float* gate, const float* up, size_t stride, float* out, size_t m, size_t begin, size_t end);
 
-  // What elements `begin..end` of `slope` (rows, m), the gradient with respect to that result, give
-  // for gate and up: rows that are `stride` apart too.
-  void (*swiglu_slopes)(const float* gate, const float* up, size_t stride, const float* slope,
-                        float* by_gate, float* by_up, size_t m, size_t begin, size_t end);
+  // Backward of swiglu: writes elements `begin..end` of d_gate and d_up, whose rows are `stride` apart
+  // too, from d_out (rows, m).
+  void (*swiglu_gradient)(const float* gate, const float* up, size_t stride, const float* d_out,
+                          float* d_gate, float* d_up, size_t m, size_t begin, size_t end);
 
   // e^x of elements `begin..end`.
   void (*exp)(const float* x, float* out, size_t begin, size_t end);
@@ -26,11 +26,12 @@ struct ElementwiseTable {
   void (*add_rms_norm)(
       const float* x, const float* y, const float* weight, float epsilon, float* sum, float* normed, size_t d);
 
-  // What a row of `slope`, the gradient with respect to that norm, gives for the row `sum` of d, added
-  // to `by_sum` where that is not null; and `scaled` = slope * sum / sqrt(mean(sum^2) + epsilon),
-  // whose sum over the rows is the gradient with respect to the weight.
-  void (*rms_norm_slopes)(const float* sum, const float* weight, float epsilon, const float* slope,
-                          const float* by_sum, float* out, float* scaled, size_t d);
+  // Backward of add_rms_norm for one row: writes d_sum, the gradient with respect to the sum, from
+  // d_normed, and adds `d_later` to it, the gradient that reaches the sum by another way (or null).
+  // Writes `scaled` = d_normed * sum / sqrt(mean(sum^2) + epsilon) too, whose sum over the rows is the
+  // gradient with respect to the weight.
+  void (*rms_norm_gradient)(const float* sum, const float* weight, float epsilon, const float* d_normed,
+                            const float* d_later, float* d_sum, float* scaled, size_t d);
 };
 
 PER_LEVEL(ElementwiseTable, elementwise_table)

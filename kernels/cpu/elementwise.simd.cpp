@@ -43,16 +43,16 @@ void swiglu(const float* gate, const float* up, size_t stride, float* out, size_
 }
 
 // silu'(v) = s + v s (1 - s), s = sigmoid(v)
-void swiglu_slopes(const float* gate, const float* up, size_t stride, const float* slope, float* by_gate,
-                   float* by_up, size_t m, size_t begin, size_t end) {
+void swiglu_gradient(const float* gate, const float* up, size_t stride, const float* d_out, float* d_gate,
+                     float* d_up, size_t m, size_t begin, size_t end) {
   by_row(m, begin, end, [&](size_t row, size_t column, size_t count) {
     const size_t from = row * stride + column, of = row * m + column;
     by_vector(count, [&](size_t c, int lanes) {
-      const Floats v = get(gate + from + c, lanes), g = get(slope + of + c, lanes);
+      const Floats v = get(gate + from + c, lanes), g = get(d_out + of + c, lanes);
       const Floats s = sigmoid(v);
       const Floats vs = v * s;
-      put(by_up + from + c, g * vs, lanes);
-      put(by_gate + from + c, g * get(up + from + c, lanes) * fma(vs, 1.0f - s, s), lanes);
+      put(d_up + from + c, g * vs, lanes);
+      put(d_gate + from + c, g * get(up + from + c, lanes) * fma(vs, 1.0f - s, s), lanes);
     });
   });
 }
@@ -63,7 +63,7 @@ void exp_of(const float* x, float* out, size_t begin, size_t end) {
   });
 }
 
-// The same sum whoever computes it: lanes, then four chains of them, then across.
+// The order of the sum is fixed: lanes, then four chains of them, then across.
 void add_rms_norm(const float* x, const float* y, const float* weight, float epsilon, float* sum_out,
                   float* normed, size_t d) {
   const float* values = y ? sum_out : x;
@@ -105,29 +105,29 @@ void add_rms_norm(const float* x, const float* y, const float* weight, float eps
 }
 
 // With r = (mean(v^2) + epsilon)^(-1/2): r w g - v r^3 / d sum(w g v).
-void rms_norm_slopes(const float* values, const float* weight, float epsilon, const float* slope,
-                     const float* by_sum, float* out, float* scaled, size_t d) {
+void rms_norm_gradient(const float* values, const float* weight, float epsilon, const float* d_normed,
+                       const float* d_later, float* d_sum, float* scaled, size_t d) {
   Floats squares = {}, products = {};
   by_vector(d, [&](size_t c, int lanes) {
     const Floats v = get(values + c, lanes);
     squares = fma(v, v, squares);
-    products = fma(get(weight + c, lanes) * get(slope + c, lanes), v, products);
+    products = fma(get(weight + c, lanes) * get(d_normed + c, lanes), v, products);
   });
   const float scale = 1.0f / __builtin_sqrtf(sum(squares) / (float)d + epsilon);
   const Floats r = broadcast(scale);
   const Floats along = broadcast(-scale * scale * scale * sum(products) / (float)d);
   by_vector(d, [&](size_t c, int lanes) {
-    const Floats v = get(values + c, lanes), g = get(slope + c, lanes);
-    Floats by = fma(v, along, r * get(weight + c, lanes) * g);
-    if (by_sum) by += get(by_sum + c, lanes);
-    put(out + c, by, lanes);
+    const Floats v = get(values + c, lanes), g = get(d_normed + c, lanes);
+    Floats gradient = fma(v, along, r * get(weight + c, lanes) * g);
+    if (d_later) gradient += get(d_later + c, lanes);
+    put(d_sum + c, gradient, lanes);
     put(scaled + c, g * v * r, lanes);
   });
 }
 
 } // namespace
 
-extern const ElementwiseTable elementwise_table{swiglu, swiglu_slopes, exp_of, add_rms_norm,
-                                                rms_norm_slopes};
+extern const ElementwiseTable elementwise_table{swiglu, swiglu_gradient, exp_of, add_rms_norm,
+                                                rms_norm_gradient};
 
 } // namespace mlx_llamba::SIMD_LEVEL

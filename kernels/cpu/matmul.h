@@ -31,8 +31,8 @@ struct Weight {
 
 constexpr size_t PIECE = 1024;
 
-// Outputs that the kernel for many rows takes at a time.
-constexpr size_t PANEL = 96;
+// Outputs that the kernel for many rows takes at a time, and the floats that it unpacks them into.
+constexpr size_t PANEL = 96, PANEL_FLOATS = PANEL * (PIECE + 64);
 
 // Rows of x as the kernels read them: in the order in which codes come out of their words, and with
 // zeros up to `stride`, a multiple of the lanes.
@@ -49,18 +49,12 @@ struct MatmulTable {
   // y[r, o] for all rows r and begin <= o < end; weights are unpacked for a few rows at a time.
   void (*few)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end);
   // The same for at most PANEL outputs; weights are unpacked once, into `panel`, which has room for
-  // PANEL * (PIECE + 64) floats.
+  // PANEL_FLOATS.
   void (*many)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel);
   // Up to how many rows `few` is the faster; 0 if it does not take such weights at all.
   size_t (*most_few)(const Weight& w);
 };
 
 PER_LEVEL(MatmulTable, matmul_table)
-
-// y (rows, out) = x (rows, in) W^T on all threads.
-void matmul(const Weight& w, const float* x, float* y, size_t rows);
-
-// The same with activations rounded to int8, of a matrix that `has_int8` (see `int8.h`).
-void matmul_int8(const Weight& w, const float* x, float* y, size_t rows);
 
 } // namespace mlx_llamba

@@ -1,9 +1,5 @@
 #include "mixer.h"
 
-#include <cstdlib>
-#include <memory>
-
-#include "c_api.h"
 #include "op.h"
 #include "pool.h"
 
@@ -14,29 +10,11 @@ namespace {
 // than it saves: some 5 us of one thread.
 constexpr std::ptrdiff_t WORTH_SHARING = 1 << 15;
 
-// Memory of this thread for one head at a time; kept, because it is asked for in every layer.
-float* scratch(std::size_t floats) {
-  struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-  };
-  thread_local std::unique_ptr<float, Free> memory;
-  thread_local std::size_t size = 0;
-  if (size < floats) {
-    const std::size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-    memory.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    size = memory ? floats : 0;
-  }
-  return memory.get();
-}
-
-void run(const Mixer& m, std::size_t b) {
+void run(const MixerTable& table, const Mixer& m, std::size_t b, const Scratch& scratch) {
   const std::size_t h = static_cast<std::size_t>(m.h), heads = b * h;
-  const MixerTable& table = mixer_table();
   const auto head = [&](std::size_t i) {
-    // Without memory for a tile there is no way to report it from here, nor to go on.
-    float* memory = scratch(table.scratch(m));
-    if (!memory) std::abort();
-    table.head(m, i / h, i % h, memory);
+    const Scratch::Piece memory(scratch);
+    table.head(m, i / h, i % h, memory.get());
   };
   if (static_cast<std::ptrdiff_t>(heads) * m.l * m.p * m.n < WORTH_SHARING) {
     for (std::size_t i = 0; i < heads; i++) head(i);
@@ -48,15 +26,24 @@ void run(const Mixer& m, std::size_t b) {
 // The optional inputs, in the order in which they follow the others.
 enum Optional { A_LOG = 1, LENGTHS = 2, CONV_BIAS = 4, Z_BIAS = 8 };
 
+struct MixerSettings {
+  mlx_llamba_dims dims;
+  int silu;
+  int optional; // of `Optional`
+};
+
 // Inputs: rows, conv, ssm, conv_weight, D, and the optional ones. Outputs: y, conv, ssm.
-class MixerOp : public Op {
+class MixerOp : public OpOf<MixerOp, MixerSettings> {
  public:
-  MixerOp(mlx::core::Stream stream, const Mixer& sizes, int optional)
-      : Op(stream), sizes_(sizes), optional_(optional) {}
+  static constexpr const char* NAME = "LlambaMixer";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     for (array& out : outputs) allocate(out);
-    Mixer m = sizes_;
+    const auto& [dims, silu, optional] = settings_;
+    Mixer m{};
+    m.h = dims.h, m.g = dims.g, m.p = dims.p, m.n = dims.n, m.k = dims.k;
+    m.silu = silu != 0;
     const array& rows = inputs[0];
     const std::ptrdiff_t width = rows.shape(2);
     m.l = rows.shape(1);
@@ -69,7 +56,7 @@ class MixerOp : public Op {
     m.D = inputs[4].data<float>();
 
     std::size_t next = 5;
-    if (optional_ & A_LOG) {
+    if (optional & A_LOG) {
       m.A_log = inputs[next++].data<float>();
       m.A_log_token = m.h;
       m.A_log_row = m.l * m.h;
@@ -78,33 +65,20 @@ class MixerOp : public Op {
       m.A_log_token = m.xBCz_token;
       m.A_log_row = m.xBCz_row;
     }
-    if (optional_ & LENGTHS) m.lengths = inputs[next++].data<std::int32_t>();
-    if (optional_ & CONV_BIAS) m.conv_bias = inputs[next++].data<float>();
-    if (optional_ & Z_BIAS) m.z_bias = inputs[next++].data<float>();
+    if (optional & LENGTHS) m.lengths = inputs[next++].data<std::int32_t>();
+    if (optional & CONV_BIAS) m.conv_bias = inputs[next++].data<float>();
+    if (optional & Z_BIAS) m.z_bias = inputs[next++].data<float>();
 
-    // The state goes to new memory. In place would spare writing what the cache has not got yet,
-    // but MLX cannot tell an operation with several outputs that nobody else holds an input.
+    // The state goes to new memory. Updating it in place would save writing memory that is not in the
+    // cache yet, but MLX cannot tell an operation with several outputs that it alone holds an input.
     m.y = outputs[0].data<float>();
     m.conv_out = outputs[1].data<float>();
     m.ssm_out = outputs[2].data<float>();
     const std::size_t b = static_cast<std::size_t>(rows.shape(0));
-    enqueue([m, b] { run(m, b); });
+    const MixerTable& table = mixer_table();
+    const Scratch scratch(stream(), 0, table.scratch(m), static_cast<std::size_t>(threads()));
+    enqueue([&table, m, b, scratch] { run(table, m, b, scratch); });
   }
-
-  const char* name() const override {
-    return "LlambaMixer";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    const auto* mixer = dynamic_cast<const MixerOp*>(&other);
-    if (!mixer || mixer->optional_ != optional_) return false;
-    const Mixer &a = sizes_, &b = mixer->sizes_;
-    return a.h == b.h && a.g == b.g && a.p == b.p && a.n == b.n && a.k == b.k && a.silu == b.silu;
-  }
-
- private:
-  Mixer sizes_; // without arrays
-  int optional_;
 };
 
 } // namespace
@@ -112,49 +86,24 @@ class MixerOp : public Op {
 
 using namespace mlx_llamba;
 
-// Everything float32 but lengths, which are int32; A_log, lengths, conv_bias and z_bias may be null.
-// Writes y, conv and ssm. The caller has checked shapes and dtypes.
-extern "C" int mlx_llamba_mixer(
-    void** out,
-    const void* rows,
-    const void* conv,
-    const void* ssm,
-    const void* conv_weight,
-    const void* D,
-    const void* A_log,
-    const void* lengths,
-    const void* conv_bias,
-    const void* z_bias,
-    const std::size_t* dims, // h, g, p, n, k
-    int silu,
-    const void* stream_handle) {
+int mlx_llamba_mixer(const mlx_llamba_mixer_args* args, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
+    const Stream stream = from_handle(handle);
     std::vector<array> inputs;
-    for (const void* input : {rows, conv, ssm, conv_weight, D}) {
-      inputs.push_back(contiguous(from_handle(input), stream));
+    for (const auto* one : {args->rows, args->conv, args->ssm, args->conv_weight, args->D}) {
+      inputs.push_back(input(one, stream));
     }
-    int present = 0, bit = 1;
-    for (const void* input : {A_log, lengths, conv_bias, z_bias}) {
-      if (input) {
-        inputs.push_back(contiguous(from_handle(input), stream));
-        present |= bit;
+    MixerSettings settings{args->dims, args->silu, 0};
+    int bit = 1;
+    for (const auto* one : {args->A_log, args->lengths, args->conv_bias, args->z_bias}) {
+      if (one) {
+        inputs.push_back(input(one, stream));
+        settings.optional |= bit;
       }
       bit <<= 1;
     }
-    Mixer sizes{};
-    sizes.h = static_cast<std::ptrdiff_t>(dims[0]);
-    sizes.g = static_cast<std::ptrdiff_t>(dims[1]);
-    sizes.p = static_cast<std::ptrdiff_t>(dims[2]);
-    sizes.n = static_cast<std::ptrdiff_t>(dims[3]);
-    sizes.k = static_cast<std::ptrdiff_t>(dims[4]);
-    sizes.silu = silu != 0;
     auto y = inputs[0].shape();
-    y[2] = static_cast<int>(sizes.d_inner());
-    const auto& f32 = mlx::core::float32;
-    auto outputs = array::make_arrays(
-        {y, inputs[1].shape(), inputs[2].shape()}, {f32, f32, f32},
-        std::make_shared<MixerOp>(stream, sizes, present), inputs);
-    for (std::size_t i = 0; i < outputs.size(); i++) out[i] = to_handle(outputs[i]);
+    y[2] = args->dims.h * args->dims.p;
+    give(outputs_of({y, inputs[1].shape(), inputs[2].shape()}, std::make_shared<MixerOp>(stream, settings), inputs), out);
   });
 }

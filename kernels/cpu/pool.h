@@ -26,6 +26,10 @@ void parallel(std::size_t tasks, const F& f) {
       tasks, [](const void* context, std::size_t task) { (*static_cast<const F*>(context))(task); }, &f);
 }
 
+// Elements of a small operation that one thread handles in a few microseconds: fewer are not worth
+// sharing.
+constexpr std::size_t GRAIN = 8192;
+
 // Splits `count` things into ranges of multiples of `grain` and runs `f(begin, end)` on each.
 // A few ranges a thread, so that a thread that the system interrupts is helped by the others.
 template <class F>

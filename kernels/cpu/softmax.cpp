@@ -1,16 +1,12 @@
 #include "softmax.h"
 
-#include "c_api.h"
 #include "op.h"
 #include "pool.h"
 
 namespace mlx_llamba {
 namespace {
 
-// Some microseconds of work for a thread.
-constexpr std::size_t GRAIN = 8192;
-
-// Runs `f(at)` for the place of every row of n elements.
+// Runs `f(offset)` for every row of n elements.
 template <class F>
 void by_row(std::size_t size, std::size_t n, const F& f) {
   if (n == 0) return;
@@ -20,31 +16,25 @@ void by_row(std::size_t size, std::size_t n, const F& f) {
 }
 
 // The result y (.., n) and the gradient with respect to it, to that with respect to the scores.
-class SoftmaxSlopes : public Op {
+class SoftmaxGradient : public OpOf<SoftmaxGradient> {
  public:
-  using Op::Op;
+  static constexpr const char* NAME = "LlambaSoftmaxGradient";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
-    const float *y = inputs[0].data<float>(), *slope = inputs[1].data<float>();
+    const float *y = inputs[0].data<float>(), *d_y = inputs[1].data<float>();
     float* out = outputs[0].data<float>();
     const std::size_t n = static_cast<std::size_t>(inputs[0].shape(-1)), size = inputs[0].size();
-    enqueue([=] { by_row(size, n, [&](std::size_t at) { softmax_table().slopes(y + at, slope + at, out + at, n); }); });
-  }
-
-  const char* name() const override {
-    return "LlambaSoftmaxSlopes";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    return dynamic_cast<const SoftmaxSlopes*>(&other);
+    enqueue([=] { by_row(size, n, [&](std::size_t at) { softmax_table().gradient(y + at, d_y + at, out + at, n); }); });
   }
 };
 
 // Scores (.., n) to their softmax over the last axis.
-class Softmax : public Op {
+class Softmax : public OpOf<Softmax> {
  public:
-  using Op::Op;
+  static constexpr const char* NAME = "LlambaSoftmax";
+  using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
     allocate(outputs[0]);
@@ -59,19 +49,10 @@ class Softmax : public Op {
       const std::vector<array>& cotangents,
       const std::vector<int>&,
       const std::vector<array>& outputs) override {
-    return {array(
-        outputs[0].shape(),
-        mlx::core::float32,
-        std::make_shared<SoftmaxSlopes>(stream()),
-        {outputs[0], contiguous(cotangents[0], stream())})};
-  }
-
-  const char* name() const override {
-    return "LlambaSoftmax";
-  }
-
-  bool is_equivalent(const Primitive& other) const override {
-    return dynamic_cast<const Softmax*>(&other);
+    return outputs_of(
+        {outputs[0].shape()},
+        std::make_shared<SoftmaxGradient>(stream()),
+        {outputs[0], contiguous(cotangents[0], stream())});
   }
 };
 
@@ -80,11 +61,10 @@ class Softmax : public Op {
 
 using namespace mlx_llamba;
 
-// x (.., n) float32 -> (.., n). The caller has checked the dtype and that there is an axis.
-extern "C" int mlx_llamba_softmax(void** out, const void* x, const void* stream_handle) {
+int mlx_llamba_softmax(const mlx_llamba_array* x, const mlx_llamba_stream* handle, mlx_llamba_array** out) {
   return guard([&] {
-    const auto stream = stream_from_handle(stream_handle);
-    const array input = contiguous(from_handle(x), stream);
-    *out = to_handle(array(input.shape(), mlx::core::float32, std::make_shared<Softmax>(stream), {input}));
+    const Stream stream = from_handle(handle);
+    const array scores = input(x, stream);
+    give(outputs_of({scores.shape()}, std::make_shared<Softmax>(stream), {scores}), out);
   });
 }

@@ -34,19 +34,19 @@ void softmax(const float* x, float* out, size_t n) {
   for (; c < n; c++) out[c] *= scale[0];
 }
 
-void slopes(const float* y, const float* slope, float* out, size_t n) {
+void gradient(const float* y, const float* d_y, float* d_x, size_t n) {
   Floats total = {};
   size_t c = 0;
-  for (; c + LANES <= n; c += LANES) total = fma(load(y + c), load(slope + c), total);
+  for (; c + LANES <= n; c += LANES) total = fma(load(y + c), load(d_y + c), total);
   const int left = (int)(n - c);
-  if (left) total = fma(load(y + c, left), load(slope + c, left), total);
+  if (left) total = fma(load(y + c, left), load(d_y + c, left), total);
   const Floats mean = broadcast(sum(total));
-  for (c = 0; c + LANES <= n; c += LANES) store(out + c, load(y + c) * (load(slope + c) - mean));
-  if (left) store(out + c, load(y + c, left) * (load(slope + c, left) - mean), left);
+  for (c = 0; c + LANES <= n; c += LANES) store(d_x + c, load(y + c) * (load(d_y + c) - mean));
+  if (left) store(d_x + c, load(y + c, left) * (load(d_y + c, left) - mean), left);
 }
 
 } // namespace
 
-extern const SoftmaxTable softmax_table{softmax, slopes};
+extern const SoftmaxTable softmax_table{softmax, gradient};
 
 } // namespace mlx_llamba::SIMD_LEVEL

@@ -3,7 +3,6 @@
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
 //! which shares the work of each with a pool of threads. Activations are float32.
 
-mod adamw;
 mod cross_entropy;
 mod elementwise;
 mod matmul;

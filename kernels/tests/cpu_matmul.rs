@@ -264,3 +264,12 @@ fn codes_have_no_gradient() {
     let error = mlx_rs::transforms::vjp(f, &[x], &[slope]).unwrap_err();
     assert!(error.to_string().contains("dense float32 weights only"), "{error}");
 }
+
+#[test]
+fn a_result_without_memory_is_an_error() {
+    // Nothing to sum, and 2^62 bytes of zeros to write.
+    let empty = Array::zeros::<f32>(&[1 << 30, 0]).unwrap();
+    let y = cpu::matmul(&empty, &Weight::Dense(empty.clone())).unwrap();
+    let error = y.eval().unwrap_err();
+    assert!(error.to_string().contains("no memory for a result"), "{error}");
+}

@@ -84,7 +84,6 @@ mod prefix_cache;
 mod quantize;
 mod random;
 mod row_layout;
-mod runtime;
 pub mod sample;
 mod session;
 mod snapshots;
@@ -125,6 +124,7 @@ pub use inspect::Summary;
 pub use language::LanguageModel;
 pub use linear::{Linear, Matrix, Numerics};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
+pub use mlx_llamba_kernels::mlx::{Blas, Runtime};
 pub use mlx_llamba_kernels::{
     Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
 };
@@ -135,7 +135,6 @@ pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
 pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
 pub use random::Preset;
 pub use row_layout::RowLayout;
-pub use runtime::{Blas, Runtime};
 pub use sample::{Logprobs, Sampler, Sampling};
 pub use session::{
     Reply, Session, SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan,

@@ -78,8 +78,11 @@ fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
         return Err(format!("bindgen needs libclang: {missing}\n{advice}"));
     };
     let dir = wheel.unpacked(cache, false).map_err(|error| format!("{error}\n{advice}"))?;
+    let dir = dir.join("clang/native");
+    // For dependents with bindings of their own.
+    println!("cargo::metadata=libclang={}", dir.display());
     // SAFETY: the build script has one thread at this point.
-    unsafe { env::set_var("LIBCLANG_PATH", dir.join("clang/native")) };
+    unsafe { env::set_var("LIBCLANG_PATH", dir) };
     clang_sys::load().map_err(|error| format!("{error}\n{advice}"))?;
     Ok(compiler_headers(target)
         .map_or(Vec::new(), |dir| vec!["-isystem".to_owned(), dir.to_string_lossy().into_owned()]))

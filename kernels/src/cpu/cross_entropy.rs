@@ -14,8 +14,7 @@ pub(crate) fn cross_entropy(
     teacher: Option<&Array>,
     how: Comparison,
 ) -> Result<Slopes> {
-    let weights = [how.temperature, how.teacher_weight, how.next_weight];
-    let [slopes, sums] = raw::cross_entropy(logits, teacher, weights)?; // (m, v), (m, 3)
+    let [slopes, sums] = raw::cross_entropy(logits, teacher, how)?; // (m, v), (m, 3)
     let sums = split_at_indices(&sum_axis(&sums, 0, None)?, &[1, 2], 0)?;
     let [cross_entropy, kl, log_sum] = &sums[..] else {
         return Err("three sums are not three".into());

@@ -2,7 +2,7 @@
 
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
-use super::{elementwise, matmul, simd, threads};
+use super::{elementwise, matmul, raw, simd, threads};
 use crate::cross_entropy::{Comparison, Slopes};
 use crate::elementwise::Functions;
 use crate::fallback::{PLAIN, log_fallback};
@@ -157,10 +157,6 @@ impl Operations for Cpu {
     }
 
     fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
-        if are_float(arrays) {
-            super::adamw::adamw(arrays, how)
-        } else {
-            crate::adamw::adamw(arrays, how)
-        }
+        if are_float(arrays) { raw::adamw(arrays, how) } else { crate::adamw::adamw(arrays, how) }
     }
 }

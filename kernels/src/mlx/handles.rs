@@ -36,6 +36,14 @@ handles! {
     Closure(mlx_closure, mlx_closure_free, mlx_closure_new);
     /// The gradient of a function.
     GradientClosure(mlx_closure_custom, mlx_closure_custom_free);
+    /// A text.
+    Text(mlx_string, mlx_string_free, mlx_string_new);
+    /// Arrays by name.
+    ArrayMap(mlx_map_string_to_array, mlx_map_string_to_array_free, mlx_map_string_to_array_new);
+    /// Texts by name.
+    TextMap(mlx_map_string_to_string, mlx_map_string_to_string_free, mlx_map_string_to_string_new);
+    /// A file that MLX reads through callbacks.
+    IoReader(mlx_io_reader, mlx_io_reader_free);
     /// A list of strings.
     Strings(mlx_vector_string, mlx_vector_string_free, mlx_vector_string_new);
 }

@@ -6,12 +6,16 @@
 //! | `closure.rs`, `transforms.rs` | functions with other gradients than MLX would compute |
 //! | `quantized.rs` | quantization in every mode, and order between operations that share no data |
 //! | `launch.rs`, `custom_kernel.rs` | custom GPU kernels |
+//! | `lazy.rs` | arrays whose elements are read when they are needed |
+//! | `runtime.rs` | the version and the files of the loaded MLX |
 
 mod closure;
 pub(crate) mod custom_kernel;
 mod handles;
 pub(crate) mod launch;
+mod lazy;
 pub(crate) mod quantized;
+mod runtime;
 mod transforms;
 
 use std::ffi::CString;
@@ -19,6 +23,8 @@ use std::ffi::CString;
 use mlx_rs::error::Exception;
 
 pub use closure::failure;
+pub use lazy::{Bytes, lazy_array};
+pub use runtime::{Blas, Runtime};
 pub use transforms::{recompute, with_gradient};
 
 /// A result whose error is MLX's where no other is named.

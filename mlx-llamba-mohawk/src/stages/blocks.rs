@@ -2,10 +2,10 @@
 
 use mlx_llamba::{Backend, Config, Dtype, RowLayout};
 use mlx_llamba_kernels::MixerState;
+use mlx_llamba_kernels::mlx::recompute;
 use mlx_rs::Array;
 
 use super::{borders, of_layer, student};
-use crate::train::recompute;
 use crate::{Batch, Parameters, Result};
 
 /// Hidden states after the final norm, (b, l, d).

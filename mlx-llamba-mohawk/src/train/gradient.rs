@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
+use mlx_llamba_kernels::mlx::failure;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
-use super::recompute::failure;
 use crate::{Batch, Error, Objective, Parameters, Result};
 
 /// The loss of part `part` and its gradients by `names`, in their order; lazy.

@@ -1,17 +1,19 @@
-//! What this process runs on: the MLX that was loaded, and its matrix products.
+//! The MLX that this process has loaded.
 
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
-/// Whose matrix products MLX's CPU operations call.
+use super::handles::Text;
+
+/// The library whose matrix multiplications MLX's CPU operations call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blas {
-    /// Apple's, part of macOS.
+    /// Apple's Accelerate, part of macOS.
     Accelerate,
     /// OpenBLAS, from this file.
     OpenBlas(PathBuf),
-    /// The reference implementation that comes with MLX for Linux: right, and slow.
+    /// The reference implementation that comes with MLX for Linux: correct and slow.
     Reference,
 }
 
@@ -19,18 +21,18 @@ pub enum Blas {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Runtime {
-    /// Version, as the library itself says it.
+    /// Version that the library itself reports.
     pub version: String,
-    /// The loaded library, where the system tells.
+    /// The loaded library, where the system lists it.
     pub library: Option<PathBuf>,
-    /// The compiled Metal kernels of MLX, where Metal is.
+    /// MLX's compiled Metal kernels, on macOS.
     pub metallib: Option<PathBuf>,
-    /// Whose matrix products it calls.
+    /// The library of its matrix multiplications.
     pub blas: Blas,
 }
 
 impl Runtime {
-    /// Looks at this process.
+    /// Describes this process.
     pub fn of_process() -> Self {
         let loaded = loaded();
         let metallib = metallib();
@@ -45,8 +47,8 @@ impl Runtime {
     }
 }
 
-/// The files that are mapped into this process, in the order of their addresses; none where the
-/// system has no list of them.
+/// Returns the files that are mapped into this process, in the order of their addresses; none where
+/// the system has no list of them.
 fn loaded() -> Vec<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     maps.lines().filter_map(|line| Some(line.get(line.find('/')?..)?.into())).collect()
@@ -60,11 +62,11 @@ fn find(loaded: &[PathBuf], begin: &str) -> Option<PathBuf> {
 }
 
 fn version() -> String {
-    // SAFETY: the call fills in a string that lives until it is freed by `text`.
+    // SAFETY: the string is valid, to be written to.
     text(|string| unsafe { mlx_sys::mlx_version(string) }).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Only asked where Metal is: elsewhere MLX has no such file and says so through its error handler.
+/// Asks only where Metal is: elsewhere MLX has no such file and says so through its error handler.
 fn metallib() -> Option<PathBuf> {
     if !cfg!(target_os = "macos") {
         return None;
@@ -74,19 +76,16 @@ fn metallib() -> Option<PathBuf> {
     Some(PathBuf::from(path)).filter(|path| path != Path::new(""))
 }
 
-/// The text that an MLX function writes.
+/// Returns the text that an MLX function writes.
 fn text(fill: impl FnOnce(*mut mlx_sys::mlx_string) -> i32) -> Option<String> {
-    // SAFETY: a new string is owned here, is filled in by one call, read while it lives, and freed
-    // once. Its data is null or ends with a zero byte.
-    unsafe {
-        let mut string = mlx_sys::mlx_string_new();
-        let filled = fill(&mut string) == 0;
-        let data = mlx_sys::mlx_string_data(string);
-        let text = (filled && !data.is_null())
-            .then(|| CStr::from_ptr(data).to_string_lossy().into_owned());
-        mlx_sys::mlx_string_free(string);
-        text
+    let mut text = Text::empty();
+    if fill(&raw mut text.0) != 0 {
+        return None;
     }
+    // SAFETY: the string is valid, and its data is null or ends with a zero byte and lives as long.
+    let data =
+        unsafe { mlx_sys::mlx_string_data(text.0).as_ref().map(|data| CStr::from_ptr(data)) };
+    data.map(|data| data.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
