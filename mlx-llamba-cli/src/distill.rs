@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use mlx_llamba::Compute;
-use mlx_llamba_mohawk::distill::{Job, distill};
 use mlx_llamba_mohawk::recipe::{RECIPES, Recipe, StageName, builtin};
+use mlx_llamba_mohawk::run::{Job, Task, run};
 
 use crate::model::DeviceArg;
 use crate::output::show;
@@ -70,23 +70,22 @@ impl Args {
         else {
             bail!("--teacher, --data and --output are required");
         };
-        Compute::from(self.device).select()?;
+        let memory = training::memory(Compute::from(self.device).select()?);
         let job = Job {
-            teacher,
-            tokenizer: self.tokenizer,
+            task: Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student },
             data,
             output,
             recipe,
-            student: self.student,
             resume: self.recipe.resume,
             cache: self.recipe.cache,
+            memory,
         };
-        Display::follow("student", &job.output, |tell| distill(&job, tell))
+        Display::follow("student", &job.output, |tell| run(&job, tell))
     }
 
     fn recipe(&self) -> Result<Recipe> {
         let (origin, text) = self.recipe.read(RECIPES[0].0)?;
-        let names: Vec<&str> = StageName::ALL.map(StageName::name).to_vec();
+        let names: Vec<&str> = StageName::MOHAWK.map(StageName::name).to_vec();
         let mut changes = Vec::new();
         let sections = names.iter().filter(|name| text.contains(&format!("[{name}]")));
         changes.extend(self.recipe.stage_changes(sections.copied()));

@@ -1,7 +1,7 @@
 //! `mlx-llamba doctor`
 
 mod machine;
-mod memory;
+pub(crate) mod memory;
 mod network;
 mod places;
 

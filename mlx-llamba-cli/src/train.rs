@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::ValueEnum;
 use mlx_llamba::Compute;
-use mlx_llamba_mohawk::recipe::ScratchRecipe;
-use mlx_llamba_mohawk::scratch::{Job, Kind, train};
+use mlx_llamba_mohawk::recipe::Recipe;
+use mlx_llamba_mohawk::run::{Job, Kind, Task, run};
 
 use crate::model::DeviceArg;
-use crate::training::{Display, RecipeArgs};
+use crate::training::{self, Display, RecipeArgs};
 
 /// Train a small model from scratch, such as a teacher to try `distill` with
 #[derive(clap::Args)]
@@ -54,20 +54,21 @@ impl Args {
             self.recipe.stage_changes(["training"].into_iter()).collect();
         changes.extend(self.recipe.tokens.map(|tokens| format!("training.tokens={tokens}")));
         changes.extend(self.recipe.set.iter().cloned());
-        let recipe = ScratchRecipe::parse(&origin, &text, &changes)?;
-        Compute::from(self.device).select()?;
+        let recipe = Recipe::parse_training(&origin, &text, &changes)?;
+        let memory = training::memory(Compute::from(self.device).select()?);
+        let kind = match self.arch {
+            Arch::Llama => Kind::Llama,
+            Arch::Llamba => Kind::Llamba,
+        };
         let job = Job {
-            kind: match self.arch {
-                Arch::Llama => Kind::Llama,
-                Arch::Llamba => Kind::Llamba,
-            },
-            tokenizer: self.tokenizer,
+            task: Task::Train { kind, tokenizer: self.tokenizer },
             data: self.data,
             output: self.output,
             recipe,
             resume: self.recipe.resume,
             cache: self.recipe.cache,
+            memory,
         };
-        Display::follow("model", &job.output, |tell| train(&job, tell))
+        Display::follow("model", &job.output, |tell| run(&job, tell))
     }
 }

@@ -3,16 +3,19 @@
 use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mlx_llamba::DeviceType;
 use mlx_llamba_mohawk::evaluate::Metrics;
 use mlx_llamba_mohawk::recipe::builtin;
+use mlx_llamba_mohawk::run::{Note, Outcome};
 use mlx_llamba_mohawk::train::{Ending, Event, State, Step};
-use mlx_llamba_mohawk::{Note, Outcome};
 
+use crate::doctor::memory;
 use crate::interrupt;
-use crate::output::show;
+use crate::output::{show, size};
 use crate::progress::{Progress, Unit};
 
 /// The options that choose a recipe and change it.
@@ -75,10 +78,24 @@ impl RecipeArgs {
     }
 }
 
-/// Shows a run: lines on standard output, and a progress bar on a terminal.
+/// Bytes of memory that a run may use: all of the machine's, where models are in its memory.
+pub(crate) fn memory(device: DeviceType) -> Option<u64> {
+    let shared = matches!(device, DeviceType::Cpu) || cfg!(target_os = "macos");
+    memory::of_machine().filter(|_| shared).map(|memory| memory.total)
+}
+
+/// Seconds between two progress lines where there is no terminal.
+const INTERVAL: u64 = 30;
+
+/// Shows a run: lines on standard output, and progress on standard error, as a bar on a terminal
+/// and as a line every half minute elsewhere.
 pub(crate) struct Display {
     tokenizing: Progress,
     bar: Option<(String, ProgressBar)>,
+    /// The last progress line.
+    line: Option<Instant>,
+    /// Estimated seconds of the stages that have not begun.
+    later: Vec<(&'static str, f64)>,
     steps: u64,
     failed: Option<anyhow::Error>,
 }
@@ -94,7 +111,8 @@ impl Display {
     ) -> Result<()> {
         interrupt::on_first(|| {})?;
         let tokenizing = Progress::new("tokenizing", Unit::Bytes);
-        let mut display = Self { tokenizing, bar: None, steps: 0, failed: None };
+        let mut display =
+            Self { tokenizing, bar: None, line: None, later: Vec::new(), steps: 0, failed: None };
         let outcome = work(&mut |note| display.tell(&note));
         display.bar = None;
         if let Some(error) = display.failed.take() {
@@ -123,8 +141,18 @@ impl Display {
                     tokens.0, tokens.1, steps.1
                 ))
             }
+            Note::Cost(cost) => {
+                let stages = cost.stages.iter();
+                self.later = stages.map(|(name, cost)| (name.name(), cost.seconds)).collect();
+                self.say(&format!(
+                    "about {} of memory and {} of steps on this machine, without evaluations",
+                    size(cost.bytes()),
+                    duration(cost.seconds())
+                ))
+            }
             Note::Train(Event::Step { stage, state, of, step }) => {
                 self.steps = state.progress.total_steps;
+                self.later.retain(|(name, _)| name != stage);
                 self.step(stage, state, *of, step);
                 Ok(())
             }
@@ -152,7 +180,19 @@ impl Display {
     }
 
     fn step(&mut self, stage: &str, state: &State, of: u64, step: &Step) {
+        let speed = step.tokens as f64 / step.seconds.max(1e-9);
         if !std::io::stderr().is_terminal() {
+            if self.line.is_none_or(|last| last.elapsed().as_secs() >= INTERVAL) {
+                let done = state.progress.step;
+                let rest = step.seconds * of.saturating_sub(done) as f64;
+                let left = rest + self.later.iter().map(|(_, seconds)| seconds).sum::<f64>();
+                eprintln!(
+                    "{stage}, step {done} of {of}: loss {:.4}, {speed:.0} tokens/s, about {} left",
+                    step.loss(),
+                    duration(left)
+                );
+                self.line = Some(Instant::now());
+            }
             return;
         }
         if self.bar.as_ref().is_none_or(|(name, _)| name != stage) {
@@ -167,7 +207,6 @@ impl Display {
             self.bar = Some((stage.to_owned(), bar));
         }
         if let Some((_, bar)) = &self.bar {
-            let speed = step.tokens as f64 / step.seconds.max(1e-9);
             bar.set_message(format!("loss {:.4} lr {:.1e} {speed:.0} tok/s", step.loss(), step.lr));
             bar.set_position(state.progress.step);
         }
@@ -179,6 +218,15 @@ impl Drop for Display {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Formats a duration in words: seconds, minutes or hours.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} hours", s / 3600.0),
     }
 }
 

@@ -211,6 +211,18 @@ pub enum Error {
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
+    /// A run needs more memory than there is.
+    #[error(
+        "the run needs about {} of memory, and {} can be had here: a smaller micro_batch or \
+         length, or recompute = true in [distillation], takes less",
+        size(*needed), size(*available)
+    )]
+    DoesNotFit {
+        /// Bytes that the run takes at its peak.
+        needed: u64,
+        /// Bytes that it may take.
+        available: u64,
+    },
     /// No Llamba can take the place of this teacher.
     #[error("no Llamba has the teacher's sizes: {field} is {found}, expected {expected}")]
     NoStudent {
@@ -227,6 +239,11 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
+}
+
+/// Bytes as a number of GB.
+fn size(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// Makes an [`Error::Io`] of the system's answer to `action` (a verb) on `path`.

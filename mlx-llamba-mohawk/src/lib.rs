@@ -5,23 +5,22 @@
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
+mod architecture;
 mod batch;
 pub mod data;
-pub mod distill;
 mod error;
 pub mod evaluate;
 mod objective;
 pub mod plot;
 pub mod recipe;
-mod run;
-pub mod scratch;
+pub mod run;
 pub mod stages;
 pub mod student;
 pub mod synthesize;
 pub mod train;
 
+pub use architecture::Architecture;
 pub use batch::Batch;
 pub use error::{Error, Result};
 pub use mlx_llamba_teacher::Parameters;
 pub use objective::Objective;
-pub use run::{Note, Outcome};

@@ -1,4 +1,4 @@
-//! Recipes: all that decides a run beside the teacher and the text, as TOML.
+//! Recipes: TOML files with everything that decides a run beside the teacher and the text.
 
 mod parse;
 #[cfg(test)]
@@ -8,65 +8,44 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::{SessionOptions, StageOptions};
+use crate::train::StageOptions;
 use crate::{Error, Result};
 
-/// The recipes inside this library: names and texts.
+/// The built-in recipes: names and texts.
 pub const RECIPES: [(&str, &str); 3] = [
     ("tiny", include_str!("../recipes/tiny.toml")),
     ("smollm2", include_str!("../recipes/smollm2.toml")),
     ("tiny-teacher", include_str!("../recipes/tiny-teacher.toml")),
 ];
 
-/// How a Llama is distilled.
+/// The options of a run: a distillation, or a training from random parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Decides what is random: first parameters and the order of the text.
+    /// The seed of everything random: first parameters and the order of the text.
     #[serde(default)]
     pub seed: u64,
-    /// The student.
+    /// The sizes of a model that is trained from random parameters, under the names of a Llama's
+    /// `config.json`; for a Llamba, those of the Llama that it could be the student of.
+    pub model: Option<toml::Table>,
+    /// The sizes and first values of a Llamba that a Llama does not decide.
     #[serde(default)]
     pub student: StudentOptions,
     /// The text.
     #[serde(default)]
     pub data: DataOptions,
-    /// Stage 1.
+    /// The stage that trains from random parameters.
+    pub training: Option<StageOptions>,
+    /// Stage 1 of MOHAWK.
     pub orientation: Option<StageOptions>,
-    /// Stage 2.
+    /// Stage 2 of MOHAWK.
     pub alignment: Option<StageOptions>,
-    /// Stage 3.
+    /// Stage 3 of MOHAWK.
     pub distillation: Option<StageOptions>,
-    /// What is measured, and when.
+    /// The evaluation on held-out text.
     #[serde(default)]
     pub evaluation: EvaluationOptions,
-    /// When the run is saved.
-    #[serde(default)]
-    pub checkpoint: CheckpointOptions,
-}
-
-/// How a model is trained from nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScratchRecipe {
-    /// Decides what is random: first parameters and the order of the text.
-    #[serde(default)]
-    pub seed: u64,
-    /// Sizes, under the names that a Llama's `config.json` has; of a Llamba, those of the Llama
-    /// that it could be the student of.
-    pub model: toml::Table,
-    /// What a Llamba has beside those sizes.
-    #[serde(default)]
-    pub student: StudentOptions,
-    /// The text.
-    #[serde(default)]
-    pub data: DataOptions,
-    /// How it is trained.
-    pub training: StageOptions,
-    /// What is measured, and when.
-    #[serde(default)]
-    pub evaluation: EvaluationOptions,
-    /// When the run is saved.
+    /// The saving of the run.
     #[serde(default)]
     pub checkpoint: CheckpointOptions,
 }
@@ -172,25 +151,31 @@ impl Default for CheckpointOptions {
     }
 }
 
-/// The three stages of MOHAWK.
+/// A stage. Its number decides the order of its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StageName {
-    /// Stage 1.
-    Orientation,
-    /// Stage 2.
-    Alignment,
-    /// Stage 3.
-    Distillation,
+    /// Training from random parameters.
+    Training = 0,
+    /// Stage 1 of MOHAWK.
+    Orientation = 1,
+    /// Stage 2 of MOHAWK.
+    Alignment = 2,
+    /// Stage 3 of MOHAWK.
+    Distillation = 3,
 }
 
 impl StageName {
-    /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Orientation, Self::Alignment, Self::Distillation];
+    /// All stages, in their order.
+    pub const ALL: [Self; 4] =
+        [Self::Training, Self::Orientation, Self::Alignment, Self::Distillation];
+    /// The stages of MOHAWK, in their order.
+    pub const MOHAWK: [Self; 3] = [Self::Orientation, Self::Alignment, Self::Distillation];
 
-    /// As in recipes.
+    /// The name of the stage's table in a recipe.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Training => "training",
             Self::Orientation => "orientation",
             Self::Alignment => "alignment",
             Self::Distillation => "distillation",
@@ -203,7 +188,7 @@ impl StageName {
     /// What is allowed.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
         let stages: Option<Vec<Self>> = match text {
-            "all" => Some(Self::ALL.to_vec()),
+            "all" => Some(Self::MOHAWK.to_vec()),
             _ => text
                 .split('+')
                 .map(|number| match number.trim() {
@@ -221,18 +206,40 @@ impl StageName {
 }
 
 impl Recipe {
-    /// Reads a recipe; `origin` stands for it in errors. `changes` are `KEY=VALUE`, such as
-    /// `alignment.lr=1e-4`, and come last.
+    /// Reads the recipe of a distillation; `origin` names it in errors. `changes` are `KEY=VALUE`,
+    /// such as `alignment.lr=1e-4`, and override the text.
     ///
     /// # Errors
     /// [`Error::Recipe`] names the key.
     pub fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
-        let recipe: Self = parse::parse(origin, text, changes)?;
-        for (stage, options) in recipe.stages() {
-            parse::check_stage(origin, stage.name(), options)?;
-            parse::check_foreign(origin, stage, options)?;
+        let recipe = parse::parse(origin, text, changes)?;
+        if recipe.model.is_some() || recipe.training.is_some() {
+            let key = if recipe.model.is_some() { "model" } else { "training" };
+            let reason = "not of a distillation, whose student has the teacher's sizes; \
+                          mlx-llamba train reads such a recipe";
+            return Err(parse::bad(origin, key, reason));
         }
-        parse::check_rest(origin, &recipe.student, &recipe.data, &recipe.evaluation)?;
+        parse::check(origin, &recipe)?;
+        Ok(recipe)
+    }
+
+    /// Reads the recipe of a training from random parameters, as [`parse`](Self::parse).
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] names the key.
+    pub fn parse_training(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
+        let recipe = parse::parse(origin, text, changes)?;
+        let missing = [("model", recipe.model.is_none()), ("training", recipe.training.is_none())];
+        if let Some((key, _)) = missing.iter().find(|(_, missing)| *missing) {
+            let reason =
+                "missing: it says what mlx-llamba train makes; recipe tiny-teacher has one";
+            return Err(parse::bad(origin, key, reason));
+        }
+        if let Some(stage) = StageName::MOHAWK.into_iter().find(|&s| recipe.stage(s).is_some()) {
+            let reason = "a stage of a distillation, which mlx-llamba distill runs";
+            return Err(parse::bad(origin, stage.name(), reason));
+        }
+        parse::check(origin, &recipe)?;
         Ok(recipe)
     }
 
@@ -245,6 +252,7 @@ impl Recipe {
     #[must_use]
     pub fn stage(&self, name: StageName) -> Option<&StageOptions> {
         match name {
+            StageName::Training => self.training.as_ref(),
             StageName::Orientation => self.orientation.as_ref(),
             StageName::Alignment => self.alignment.as_ref(),
             StageName::Distillation => self.distillation.as_ref(),
@@ -267,6 +275,7 @@ impl Recipe {
             wanted.iter().filter_map(|&stage| self.stage(stage)).map(|o| o.tokens).sum();
         for name in StageName::ALL {
             let stage = match name {
+                StageName::Training => &mut self.training,
                 StageName::Orientation => &mut self.orientation,
                 StageName::Alignment => &mut self.alignment,
                 StageName::Distillation => &mut self.distillation,
@@ -283,19 +292,6 @@ impl Recipe {
     }
 }
 
-impl ScratchRecipe {
-    /// As [`Recipe::parse`].
-    ///
-    /// # Errors
-    /// [`Error::Recipe`] names the key.
-    pub fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
-        let recipe: Self = parse::parse(origin, text, changes)?;
-        parse::check_stage(origin, "training", &recipe.training)?;
-        parse::check_rest(origin, &recipe.student, &recipe.data, &recipe.evaluation)?;
-        Ok(recipe)
-    }
-}
-
 /// The text of one of [`RECIPES`].
 ///
 /// # Errors
@@ -303,16 +299,4 @@ impl ScratchRecipe {
 pub fn builtin(name: &str) -> Result<&'static str> {
     let found = RECIPES.iter().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).ok_or_else(|| Error::UnknownRecipe { name: name.to_owned() })
-}
-
-/// How often a run is measured and saved.
-pub(crate) fn session(
-    evaluation: &EvaluationOptions,
-    checkpoint: &CheckpointOptions,
-) -> SessionOptions {
-    SessionOptions {
-        evaluate_every: evaluation.every,
-        checkpoint_every: checkpoint.every,
-        keep: checkpoint.keep,
-    }
 }

@@ -1,8 +1,8 @@
-//! Writing a Llama as a directory that other tools read.
+//! Saves a Llama as a directory that other tools read.
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::{COMPANIONS, Output, Planned, WeightFiles, float_bytes};
+use mlx_llamba::files::{Output, Planned, WeightFiles, float_bytes};
 use mlx_llamba::floats;
 use safetensors::Dtype;
 
@@ -13,8 +13,9 @@ use crate::parameters::Parameters;
 /// Largest weight file.
 const SHARD_BYTES: usize = 4 << 30;
 
-/// Writes `config.json`, `model.safetensors` with float32 tensors, and the tokenizer's files of
-/// the directory `tokenizer`. The directory appears whole or not at all; gives its path.
+/// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions` (names and
+/// contents, such as those of a tokenizer's files). The directory appears complete or not at all.
+/// Returns its path.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`], [`mlx_llamba::Error::Io`]; those of
@@ -23,7 +24,7 @@ const SHARD_BYTES: usize = 4 << 30;
 pub fn save(
     config: &LlamaConfig,
     parameters: &Parameters,
-    tokenizer: Option<&Path>,
+    companions: &[(String, Vec<u8>)],
     output: &Path,
     overwrite: bool,
 ) -> Result<PathBuf> {
@@ -40,13 +41,8 @@ pub fn save(
     }
     files.finish()?;
     output.write("config.json", format!("{:#}\n", config.to_json()))?;
-    if let Some(directory) = tokenizer {
-        for name in COMPANIONS {
-            let file = directory.join(name);
-            if file.is_file() {
-                output.copy(&file)?;
-            }
-        }
+    for (name, bytes) in companions {
+        output.write(name, bytes)?;
     }
     Ok(output.publish()?)
 }

@@ -4,14 +4,14 @@ use std::process::Command;
 
 /// The machine's memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) total: u64,
+pub(crate) struct Memory {
+    pub(crate) total: u64,
     /// The memory that a program can get without swapping.
-    pub(super) available: u64,
+    pub(crate) available: u64,
 }
 
 /// Returns the machine's memory, or `None` where the system does not report it.
-pub(super) fn of_machine() -> Option<Memory> {
+pub(crate) fn of_machine() -> Option<Memory> {
     if cfg!(target_os = "macos") {
         let said = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output().ok()?;

@@ -13,7 +13,7 @@ fn parse(text: &str, changes: &[&str]) -> Result<Recipe> {
 fn recipes_inside_are_sound() {
     for (name, text) in RECIPES {
         match name.ends_with("teacher") {
-            true => drop(ScratchRecipe::parse(name, text, &[]).unwrap()),
+            true => drop(Recipe::parse_training(name, text, &[]).unwrap()),
             false => assert_eq!(Recipe::parse(name, text, &[]).unwrap().stages().count(), 3),
         }
     }
@@ -80,7 +80,7 @@ fn errors_name_the_key() {
 #[test]
 fn stages_are_chosen_by_number() {
     use StageName::{Alignment, Distillation, Orientation};
-    assert_eq!(StageName::parse_list("all").unwrap(), StageName::ALL);
+    assert_eq!(StageName::parse_list("all").unwrap(), StageName::MOHAWK);
     assert_eq!(StageName::parse_list("2+3").unwrap(), [Alignment, Distillation]);
     assert_eq!(StageName::parse_list("1").unwrap(), [Orientation]);
     for text in ["", "0", "4", "3+2", "2+2", "1,2", "all+1"] {
@@ -97,13 +97,13 @@ fn a_total_is_shared_as_in_the_recipe() {
         section("orientation", 1000) + &section("alignment", 3000) + &section("distillation", 6000);
     let tokens = |wanted: &[StageName], total| {
         let recipe = parse(&text, &[]).unwrap().only(wanted, total).unwrap();
-        StageName::ALL.map(|stage| recipe.stage(stage).map(|options| options.tokens))
+        StageName::MOHAWK.map(|stage| recipe.stage(stage).map(|options| options.tokens))
     };
-    assert_eq!(tokens(&StageName::ALL, None), [Some(1000), Some(3000), Some(6000)]);
-    assert_eq!(tokens(&StageName::ALL[1..], None), [None, Some(3000), Some(6000)]);
-    assert_eq!(tokens(&StageName::ALL[1..], Some(10_000)), [None, Some(3333), Some(6666)]);
-    assert_eq!(tokens(&StageName::ALL[2..], Some(10_000)), [None, None, Some(10_000)]);
+    assert_eq!(tokens(&StageName::MOHAWK, None), [Some(1000), Some(3000), Some(6000)]);
+    assert_eq!(tokens(&StageName::MOHAWK[1..], None), [None, Some(3000), Some(6000)]);
+    assert_eq!(tokens(&StageName::MOHAWK[1..], Some(10_000)), [None, Some(3333), Some(6666)]);
+    assert_eq!(tokens(&StageName::MOHAWK[2..], Some(10_000)), [None, None, Some(10_000)]);
     let error =
-        parse(&section("alignment", 1), &[]).unwrap().only(&StageName::ALL, None).unwrap_err();
+        parse(&section("alignment", 1), &[]).unwrap().only(&StageName::MOHAWK, None).unwrap_err();
     assert!(error.to_string().contains("orientation"), "{error}");
 }

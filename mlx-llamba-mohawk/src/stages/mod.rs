@@ -21,7 +21,7 @@ mod orientation;
 
 pub use alignment::Alignment;
 pub use distillation::{Distillation, Losses};
-pub use next_token::{Architecture, NextToken};
+pub use next_token::NextToken;
 pub use orientation::Orientation;
 
 use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout};

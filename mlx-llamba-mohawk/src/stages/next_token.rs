@@ -1,32 +1,12 @@
 //! Training from scratch: a model learns what follows.
 
-use mlx_llamba::{Backend, Config};
+use mlx_llamba::Backend;
 use mlx_rs::Array;
 
 use super::head::{Goal, Head};
 use super::{blocks, sorted};
-use crate::{Batch, Objective, Parameters, Result};
-use mlx_llamba_teacher::{Llama, LlamaConfig};
-
-/// A model of either kind.
-#[derive(Debug, Clone)]
-pub enum Architecture {
-    /// A Transformer.
-    Llama(LlamaConfig),
-    /// A recurrent model.
-    Llamba(Config),
-}
-
-impl Architecture {
-    /// Names of all tensors, in the order of the names.
-    pub fn names(&self) -> Vec<String> {
-        let tensors = match self {
-            Self::Llama(config) => config.tensors(),
-            Self::Llamba(config) => config.tensors(),
-        };
-        sorted(tensors.into_iter().map(|(name, _)| name))
-    }
-}
+use crate::{Architecture, Batch, Objective, Parameters, Result};
+use mlx_llamba_teacher::Llama;
 
 /// The mean negative log-likelihood of the tokens that follow, `-log softmax(logits)[next]`, in
 /// nats. One part, which trains everything.
@@ -50,7 +30,8 @@ impl Objective for NextToken {
     }
 
     fn trains(&self, part: usize) -> Vec<String> {
-        if part > 0 { Vec::new() } else { self.architecture.names() }
+        let tensors = if part > 0 { Vec::new() } else { self.architecture.tensors() };
+        sorted(tensors.into_iter().map(|(name, _)| name))
     }
 
     fn targets(&self, _batch: &Batch) -> Result<()> {

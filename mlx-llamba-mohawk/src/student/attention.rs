@@ -4,7 +4,7 @@ use mlx_llamba::Config;
 use mlx_rs::Array;
 use mlx_rs::ops::{broadcast_to, concatenate, expand_dims};
 
-use super::init::get;
+use super::parameters::get;
 use crate::{Error, Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 

@@ -5,7 +5,7 @@ use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{concatenate, expand_dims, mean_axes, sum_axis};
 
-use super::init::{get, rows};
+use super::parameters::{get, rows};
 use crate::{Parameters, Result};
 
 /// Changes the rows of in_proj that give `A_log` so that head `i` of every layer forgets half in

@@ -1,12 +1,11 @@
 //! The student's parameters before it has learned anything itself.
 
-use std::path::Path;
-
-use mlx_llamba::{Config, TensorProblem};
+use mlx_llamba::Config;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, random};
 
-use super::attention;
+use super::attention::Heads;
+use super::parameters::{get, rows};
 use crate::{Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
@@ -55,7 +54,7 @@ pub fn init(
 ) -> Result<Parameters> {
     let dims = student.dims();
     let attention = match options.copy_attention {
-        true => Some(attention::Heads::new(teacher, student, options.scale)?),
+        true => Some(Heads::new(teacher, student, options.scale)?),
         false => None,
     };
     let own = |name: &str| get(parameters, name);
@@ -135,14 +134,6 @@ fn teachers_name(name: &str) -> Option<String> {
     shared.then(|| name.replacen("backbone.", "model.", 1))
 }
 
-/// A parameter of the teacher.
-pub(super) fn get<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a Array> {
-    parameters.get(name).ok_or_else(|| {
-        let problems = vec![TensorProblem::Missing { name: name.to_owned(), expected: Vec::new() }];
-        mlx_llamba::Error::Tensors { path: Path::new("the teacher").to_owned(), problems }.into()
-    })
-}
-
 /// The array with zeros below it, up to `rows` rows.
 fn padded(array: &Array, rows: i32) -> Result<Array> {
     let missing = rows - array.dim(0);
@@ -151,12 +142,6 @@ fn padded(array: &Array, rows: i32) -> Result<Array> {
     }
     let zeros = Array::zeros::<f32>(&[&[missing], &array.shape()[1..]].concat())?;
     Ok(concatenate(&[array, &zeros], 0)?)
-}
-
-/// `count` rows of a matrix from row `from` on.
-pub(super) fn rows(array: &Array, from: i32, count: i32) -> Result<Array> {
-    let parts = mlx_rs::ops::split_at_indices(array, &[from, from + count], 0)?;
-    Ok(parts.into_iter().nth(1).unwrap_or_else(|| array.clone()))
 }
 
 fn full(shape: &[i32], value: f32) -> Result<Array> {

@@ -5,6 +5,7 @@
 mod attention;
 mod decay;
 mod init;
+mod parameters;
 mod shape;
 mod store;
 

@@ -22,5 +22,5 @@ pub use gradient::{clip_factor, global_norm, value_and_gradient};
 pub use log::{Log, Record};
 pub use schedule::Schedule;
 pub use session::{Ending, Event, Session, SessionOptions, Stage};
-pub use step::{StageOptions, Step, Trainer};
+pub use step::{StageCost, StageOptions, Step, Trainer};
 pub use watch::Watch;

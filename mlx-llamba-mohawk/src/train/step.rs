@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mlx_llamba::Backend;
-use mlx_rs::Array;
 use mlx_rs::transforms::eval;
+use mlx_rs::{Array, memory};
 use serde::{Deserialize, Serialize};
 
 use super::muon;
 use super::names::{any_fits, fits};
 use super::watch::Place;
 use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
-use crate::data::Windows;
+use crate::data::{Position, Windows};
 use crate::{Error, Objective, Parameters, Result};
 
 /// How a stage trains; a table of a recipe.
@@ -155,6 +155,15 @@ impl StageOptions {
     }
 }
 
+/// The memory and time that training takes on this machine, estimated.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StageCost {
+    /// Bytes of MLX arrays at the peak: models, gradients, the optimizer's moments, activations.
+    pub bytes: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
 /// What a step came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
@@ -231,6 +240,40 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         let backend = Backend::with_gradients()?;
         Ok(Self { objective, windows, options, name, adamw, backend, trained })
+    }
+
+    /// Estimates the memory and time of a step by the gradients of one window; changes nothing.
+    ///
+    /// The estimate's `seconds` are those of one step.
+    ///
+    /// # Errors
+    /// Those of the objective.
+    pub fn rehearse(&self, state: &State) -> Result<StageCost> {
+        let bytes = |arrays: &[Array]| arrays.iter().map(|a| a.nbytes() as u64).sum::<u64>();
+        let options = self.options;
+        let base = memory::active_memory()? as u64;
+        memory::reset_peak_memory()?;
+        let started = Instant::now();
+        let (batch, _) = self.windows.batch(Position::default(), 1)?;
+        let targets = self.objective.targets(&batch)?;
+        let (mut all, mut largest) = (0, 0);
+        for (part, names) in self.trained.iter().enumerate().filter(|(_, names)| !names.is_empty())
+        {
+            let parameters = &state.parameters;
+            let (loss, gradients) =
+                value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
+            eval(gradients.iter().chain([&loss]))?;
+            (all, largest) = (all + bytes(&gradients), largest.max(bytes(&gradients)));
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let window = (memory::peak_memory()? as u64).saturating_sub(base + largest);
+        let rows = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
+        // Gradients of all parts wait for the last micro-batch; an update has the old and the new
+        // parameters and moments of one part. Moments of a resumed stage are in `base` already.
+        let gradients = if rows < options.batch { all } else { largest };
+        let moments = if state.moments.is_empty() { 2 * all } else { 0 };
+        let bytes = base + moments + gradients + window * rows as u64 + 3 * largest;
+        Ok(StageCost { bytes, seconds: seconds * options.batch as f64 })
     }
 
     /// Reads the next batch and changes the parameters.

@@ -1,8 +1,8 @@
 //! Losses and the gradients of every parameter beside PyTorch's in float64 (see `make.py`).
 
 use mlx_llamba::{Config, floats};
-use mlx_llamba_mohawk::stages::{Alignment, Architecture, Distillation, NextToken, Orientation};
-use mlx_llamba_mohawk::{Batch, Objective, Parameters};
+use mlx_llamba_mohawk::stages::{Alignment, Distillation, NextToken, Orientation};
+use mlx_llamba_mohawk::{Architecture, Batch, Objective, Parameters};
 use mlx_rs::Array;
 
 use crate::support::{Golden, error, gradients, student, teacher};

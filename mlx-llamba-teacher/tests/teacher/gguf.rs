@@ -41,7 +41,7 @@ fn quantized_matrices_stay_quantized_and_give_exact_parameters() {
         check(&Llama::from_parameters(llama.config(), &parameters, Backend::PLAIN).unwrap(), name);
         let temporary = tempfile::tempdir().unwrap();
         let output = temporary.path().join("out");
-        save(llama.config(), &parameters, None, &output, false).unwrap();
+        save(llama.config(), &parameters, &[], &output, false).unwrap();
         let again = Llama::open(&output, Dtype::Float32, Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);

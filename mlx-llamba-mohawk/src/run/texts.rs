@@ -1,0 +1,67 @@
+//! The text of a run: what it trains on, and what is held out.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{Note, Tell};
+use crate::Result;
+use crate::data::{Corpus, Encoder, Sources, Windows, held_out, is_held_out, tokenize};
+use crate::evaluate::Document;
+use crate::recipe::{DataOptions, EvaluationOptions};
+
+/// The text of a run.
+pub(super) struct Texts {
+    corpus: Rc<Corpus>,
+    /// Every how many documents one is held out.
+    every: usize,
+    resets: bool,
+    pub(super) held_out: Vec<Document>,
+}
+
+impl Texts {
+    /// Reads the text at `path`, and what is held out of it.
+    pub(super) fn open(
+        path: &Path,
+        data: &DataOptions,
+        evaluation: &EvaluationOptions,
+        encoder: &Encoder,
+        cache: &Path,
+        tell: Tell<'_>,
+    ) -> Result<Self> {
+        let mut read = |path: &Path| {
+            let sources = Sources::new(path, &data.field)?;
+            let mut progress = |done, total| tell(Note::Tokenizing(done, total));
+            tokenize(&sources, encoder, cache, &mut progress)
+        };
+        let corpus = Rc::new(read(path)?);
+        let EvaluationOptions { tokens, length, .. } = *evaluation;
+        let (every, held_out) = match &data.heldout {
+            _ if tokens == 0 => (data.heldout_every, Vec::new()),
+            Some(path) => {
+                let other = read(path)?;
+                (0, held_out(&other, 0..other.documents(), tokens, length))
+            }
+            None => {
+                let every = data.heldout_every;
+                let numbers = (0..corpus.documents()).filter(|&i| is_held_out(i, every));
+                (every, held_out(&corpus, numbers, tokens, length))
+            }
+        };
+        Ok(Self { corpus, every, resets: data.resets, held_out })
+    }
+
+    pub(super) fn hash(&self) -> &str {
+        self.corpus.hash()
+    }
+
+    /// Tokens that are held out and read.
+    pub(super) fn held_out_tokens(&self) -> u64 {
+        self.held_out.iter().map(|document| document.tokens.len() as u64).sum()
+    }
+
+    /// Windows over what is not held out.
+    pub(super) fn windows(&self, length: usize, names: &[u64]) -> Result<Windows> {
+        let kept = (0..self.corpus.documents()).filter(|&i| !is_held_out(i, self.every));
+        Windows::new(&self.corpus, kept, length, self.resets, names)
+    }
+}
