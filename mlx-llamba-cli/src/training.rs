@@ -87,8 +87,8 @@ pub(crate) fn memory(device: DeviceType) -> Option<u64> {
 /// Seconds between two progress lines where there is no terminal.
 const INTERVAL: u64 = 30;
 
-/// Shows a run: lines on standard output, and progress on standard error, as a bar on a terminal
-/// and as a line every half minute elsewhere.
+/// Shows a run in lines on standard output. Progress is a bar where standard error is a terminal,
+/// and a line every half minute elsewhere.
 pub(crate) struct Display {
     tokenizing: Progress,
     bar: Option<(String, ProgressBar)>,
@@ -153,8 +153,7 @@ impl Display {
             Note::Train(Event::Step { stage, state, of, step }) => {
                 self.steps = state.progress.total_steps;
                 self.later.retain(|(name, _)| name != stage);
-                self.step(stage, state, *of, step);
-                Ok(())
+                self.step(stage, state, *of, step)
             }
             Note::Train(Event::Evaluation { stage, state, metrics }) => {
                 let progress = &state.progress;
@@ -179,21 +178,21 @@ impl Display {
         }
     }
 
-    fn step(&mut self, stage: &str, state: &State, of: u64, step: &Step) {
+    fn step(&mut self, stage: &str, state: &State, of: u64, step: &Step) -> Result<()> {
         let speed = step.tokens as f64 / step.seconds.max(1e-9);
         if !std::io::stderr().is_terminal() {
             if self.line.is_none_or(|last| last.elapsed().as_secs() >= INTERVAL) {
                 let done = state.progress.step;
                 let rest = step.seconds * of.saturating_sub(done) as f64;
                 let left = rest + self.later.iter().map(|(_, seconds)| seconds).sum::<f64>();
-                eprintln!(
+                self.line = Some(Instant::now());
+                return self.say(&format!(
                     "{stage}, step {done} of {of}: loss {:.4}, {speed:.0} tokens/s, about {} left",
                     step.loss(),
                     duration(left)
-                );
-                self.line = Some(Instant::now());
+                ));
             }
-            return;
+            return Ok(());
         }
         if self.bar.as_ref().is_none_or(|(name, _)| name != stage) {
             let bar = ProgressBar::with_draw_target(Some(of), ProgressDrawTarget::stderr());
@@ -210,6 +209,7 @@ impl Display {
             bar.set_message(format!("loss {:.4} lr {:.1e} {speed:.0} tok/s", step.loss(), step.lr));
             bar.set_position(state.progress.step);
         }
+        Ok(())
     }
 }
 

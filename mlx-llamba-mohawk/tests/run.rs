@@ -1,0 +1,70 @@
+//! Runs from text to a model.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use mlx_llamba_mohawk::recipe::{Recipe, builtin};
+use mlx_llamba_mohawk::run::{Job, Kind, Note, Task, run};
+use mlx_llamba_mohawk::train::Ending;
+
+/// A tiny Llama that is trained in `directory` for ten steps.
+fn job(directory: &Path) -> Job {
+    let text: String =
+        (0..200).map(|i| format!("{{\"text\": \"Anna had {i} apples.\"}}\n")).collect();
+    let data = directory.join("text.jsonl");
+    std::fs::write(&data, text).unwrap();
+    let changes = [
+        "model.hidden_size=8",
+        "model.num_hidden_layers=2",
+        "model.num_attention_heads=2",
+        "model.num_key_value_heads=1",
+        "model.head_dim=4",
+        "model.intermediate_size=12",
+        "training.batch=2",
+        "training.length=16",
+        "training.tokens=320",
+    ];
+    let changes = changes.map(String::from);
+    let assets = "../mlx-llamba/assets/llamba-stories";
+    Job {
+        task: Task::Train {
+            kind: Kind::Llamba,
+            tokenizer: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(assets),
+        },
+        data,
+        output: directory.join("run"),
+        recipe: Recipe::parse_training("tiny-teacher", builtin("tiny-teacher").unwrap(), &changes)
+            .unwrap(),
+        resume: false,
+        cache: None,
+        memory: None,
+    }
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_before_it_begins() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut told = None;
+    let mut tell = |note: Note<'_>| {
+        if let Note::Cost(cost) = note {
+            told = Some((cost.bytes(), cost.seconds()));
+        }
+        ControlFlow::Continue(())
+    };
+    // Too little for the parameters, and enough for them but not for a step.
+    let model = 4 * 4 * 40_000;
+    for memory in [1000, model] {
+        let job = Job { memory: Some(memory), ..job(directory.path()) };
+        let error = run(&job, &mut tell).unwrap_err().to_string();
+        for part in ["the run needs about", "of memory", "micro_batch"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    // There is nothing to resume, and no other run in the way.
+    let outcome = run(&job(directory.path()), &mut tell).unwrap();
+    assert_eq!(outcome.ending, Ending::Done);
+    let (bytes, seconds) = told.unwrap();
+    assert!(bytes > model && bytes < 1 << 28 && seconds > 0.0, "{bytes} bytes, {seconds} s");
+}
