@@ -3,9 +3,10 @@
 use std::ffi::CStr;
 
 use mlx_rs::ops::indexing::IndexOp;
-use mlx_rs::{Array, Device, DeviceType, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 use serde::{Deserialize, Serialize};
 
+use crate::mlx::current_device;
 use crate::mlx::quantized::{self as mlx, RawScheme};
 
 /// How the values of a group are coded, under the names that MLX uses.
@@ -304,5 +305,5 @@ fn widen(scales: Array, dtype: Dtype) -> Result<Array, QuantizationError> {
 
 /// True if operations built now will run on the CPU.
 fn on_cpu() -> Result<bool, QuantizationError> {
-    Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
+    Ok(matches!(current_device()?, DeviceType::Cpu))
 }

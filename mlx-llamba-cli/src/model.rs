@@ -312,6 +312,8 @@ impl ComputeArgs {
     }
 
     fn apply(&self, builder: Builder) -> Builder {
+        // The command computes everything on one device; the load reports an impossible one.
+        let _ = Compute::from(self.device).select();
         let builder = builder.compute(self.device.into());
         let builder = match self.dtype {
             Some(dtype) => builder.dtype(dtype.into()),

@@ -59,17 +59,16 @@ fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 impl SamplingArgs {
     /// Converts to the library's options.
     pub(crate) fn sampling(&self) -> Sampling {
-        Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            penalty_window: self.penalty_window,
-            logit_bias: self.logit_bias.clone(),
-            seed: self.seed,
-        }
+        let mut sampling = Sampling::plain()
+            .temperature(self.temperature)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .min_p(self.min_p)
+            .repetition_penalty(self.repetition_penalty)
+            .presence_penalty(self.presence_penalty)
+            .frequency_penalty(self.frequency_penalty)
+            .logit_bias(self.logit_bias.clone());
+        (sampling.penalty_window, sampling.seed) = (self.penalty_window, self.seed);
+        sampling
     }
 }

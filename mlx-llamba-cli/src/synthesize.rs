@@ -145,13 +145,11 @@ impl Args {
             ends.sort_unstable();
             ends.dedup();
         }
-        let sampling = Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            ..Sampling::plain()
-        };
+        let sampling = Sampling::plain()
+            .temperature(self.temperature)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .min_p(self.min_p);
         let (seed, length, batch) = (self.seed, self.length, self.batch);
         Ok(Options { sampling, seed, begin, ends, length, batch })
     }

@@ -53,7 +53,7 @@ fn likeliest_texts_are_those_of_one_text_at_a_time() {
     let long = |prompt: &Prompt, eos: Vec<u32>| {
         let ids = [&[1], &prompt.ids[..]].concat();
         let most = 24 - ids.len();
-        let options = Generation { eos: Some(eos), ..Generation::greedy().max_tokens(most) };
+        let options = Generation::greedy().max_tokens(most).eos(eos);
         (ids.len(), teacher.generate(&ids[..], &options).unwrap())
     };
     let end = long(&prompts[1], Vec::new()).1.tokens[6];
@@ -246,7 +246,7 @@ fn impossible_options_are_refused() {
         (Options { batch: 0, ..options() }, "batch = 0"),
         (Options { length: 65, ..options() }, "more than the teacher's context of 64"),
         (Options { length: 4, ..options() }, "the longest beginning and a token"),
-        (Options { sampling: Sampling { top_p: 2.0, ..Sampling::plain() }, ..options() }, "top_p"),
+        (Options { sampling: Sampling::plain().top_p(2.0), ..options() }, "top_p"),
     ] {
         let error = refused(&prompts, options);
         assert!(error.contains(expected), "{error}");

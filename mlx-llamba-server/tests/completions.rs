@@ -32,8 +32,8 @@ fn completions_are_the_librarys() {
 
     // Equal seeds give equal texts, also in numbers.
     let sampled = |seed: u64| {
-        let sampling = Sampling { seed: Some(seed), frequency_penalty: 0.5, ..Sampling::plain() };
-        let options = Generation { sampling, ..Generation::default().max_tokens(20) };
+        let sampling = Sampling::plain().seed(seed).frequency_penalty(0.5);
+        let options = Generation::default().sampling(sampling).max_tokens(20);
         llamba.generate(PROMPT, &options).unwrap().text
     };
     let found = complete(&server, &json!({ "seed": 3, "frequency_penalty": 0.5, "n": 3 }));

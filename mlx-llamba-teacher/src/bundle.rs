@@ -75,10 +75,7 @@ impl Teacher {
         prompt: impl Into<Prompt<'p>>,
         options: &Generation,
     ) -> mlx_llamba::Result<Stream<'_, Llama>> {
-        let ids = match prompt.into() {
-            Prompt::Tokens(ids) => ids.to_vec(),
-            Prompt::Text(text) => self.require_tokenizer()?.encode(text, context.is_empty())?,
-        };
+        let ids = prompt.into().encode(self.tokenizer(), context.is_empty())?;
         Stream::new(&self.llama, self.tokenizer.as_ref(), context, &ids, options)
     }
 

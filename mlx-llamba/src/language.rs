@@ -1,6 +1,7 @@
 //! What a model must do to be generated with and compared.
 
-use mlx_rs::Array;
+use mlx_llamba_kernels::mlx::current_device;
+use mlx_rs::{Array, DeviceType};
 
 use crate::error::Result;
 
@@ -21,6 +22,14 @@ pub trait LanguageModel {
     /// Tokens of the longest text that the model can read; `None` if there is no end.
     fn context_length(&self) -> Option<usize> {
         None
+    }
+
+    /// The kind of device on which the model computes. Default: the thread's current one.
+    ///
+    /// # Errors
+    /// What MLX reports.
+    fn device(&self) -> Result<DeviceType> {
+        Ok(current_device()?)
     }
 
     /// The state before the first token.

@@ -86,6 +86,7 @@ mod random;
 mod row_layout;
 pub mod sample;
 mod session;
+mod setters;
 mod snapshots;
 mod state;
 mod store;

@@ -1,7 +1,10 @@
-//! A model with its tokenizer: what most programs use.
+//! A model with its tokenizer.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use mlx_llamba_kernels::mlx::{current_device, is_available, on_device};
 use mlx_llamba_kernels::{Activations, Backend};
 use mlx_rs::{Device, DeviceType, Dtype};
 
@@ -23,17 +26,17 @@ pub struct Llamba {
 impl Llamba {
     /// Starts loading a model: a directory, a `.safetensors` file, or a hub repository
     /// (`owner/name`, `owner/name@revision`).
-    pub fn builder(model: impl Into<String>) -> Builder {
-        Builder::new(Source::Named(model.into()))
+    pub fn builder(model: impl AsRef<OsStr>) -> Builder {
+        Builder::new(Source::Named(model.as_ref().into()))
     }
 
-    /// Starts loading the small story-telling model that this library carries.
+    /// Starts loading the built-in model, which tells small stories.
     #[cfg(feature = "embedded-model")]
     pub fn embedded() -> Builder {
         Builder::new(Source::Embedded)
     }
 
-    /// The graph: forward pass, head, sizes.
+    /// The model: forward pass, head, sizes.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -43,7 +46,7 @@ impl Llamba {
         self.tokenizer.as_ref()
     }
 
-    /// A place to start from.
+    /// Returns the context before the first token.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be allocated.
@@ -64,7 +67,7 @@ impl Llamba {
         self.stream(prompt, options)?.finish()
     }
 
-    /// Reads the prompt and generates, one [`Event`](crate::Event) after the other.
+    /// Reads the prompt and generates, as an iterator of [`Event`](crate::Event)s.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -76,7 +79,7 @@ impl Llamba {
         self.resume(self.context()?, prompt, options)
     }
 
-    /// Goes on from a context with more prompt (which may be empty). Text that follows text gets
+    /// Continues from a context with more prompt, which may be empty. Text that follows text gets
     /// no begin-of-text token.
     ///
     /// # Errors
@@ -87,62 +90,75 @@ impl Llamba {
         prompt: impl Into<Prompt<'p>>,
         options: &Generation,
     ) -> Result<Stream<'_>> {
-        let ids = match prompt.into() {
-            Prompt::Tokens(ids) => ids.to_vec(),
-            Prompt::Text(text) => self.require_tokenizer()?.encode(text, context.is_empty())?,
-        };
+        let ids = prompt.into().encode(self.tokenizer(), context.is_empty())?;
         Stream::new(&self.model, self.tokenizer.as_ref(), context, &ids, options)
     }
 
-    /// The tokenizer, or the error that says how to get one.
+    /// Returns the tokenizer, or an error that says how to get one.
     ///
     /// # Errors
     /// [`Error::TokenizerMissing`].
     pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::TokenizerMissing {
-            model: "this model".into(),
-            reason: "it was loaded without one; text needs a tokenizer, token ids do not".into(),
-        })
+        self.tokenizer().ok_or_else(no_tokenizer)
     }
 }
 
-/// What to read: text or token ids.
-#[derive(Debug, Clone, Copy)]
+/// A prompt: text or token ids.
+#[derive(Debug, Clone)]
 pub enum Prompt<'p> {
     /// Text, for the tokenizer.
-    Text(&'p str),
+    Text(Cow<'p, str>),
     /// Token ids, taken as they are.
-    Tokens(&'p [u32]),
+    Tokens(Cow<'p, [u32]>),
 }
 
-impl<'p> From<&'p str> for Prompt<'p> {
-    fn from(text: &'p str) -> Self {
-        Self::Text(text)
+impl Prompt<'_> {
+    /// Returns the token ids; `begins` says that they begin a text.
+    ///
+    /// # Errors
+    /// Those of the tokenizer; [`Error::TokenizerMissing`] for text without one.
+    pub fn encode(self, tokenizer: Option<&Tokenizer>, begins: bool) -> Result<Vec<u32>> {
+        match (self, tokenizer) {
+            (Self::Tokens(ids), _) => Ok(ids.into_owned()),
+            (Self::Text(text), Some(tokenizer)) => tokenizer.encode(&text, begins),
+            (Self::Text(_), None) => Err(no_tokenizer()),
+        }
     }
 }
 
-impl<'p> From<&'p String> for Prompt<'p> {
-    fn from(text: &'p String) -> Self {
-        Self::Text(text)
+/// Conversions from a type whose values are text, or are token ids.
+macro_rules! prompt_from {
+    ($([$($generics:tt)*] $type:ty => $variant:ident($prompt:ident) $value:expr;)*) => {$(
+        impl<'p, $($generics)*> From<$type> for Prompt<'p> {
+            fn from($prompt: $type) -> Self {
+                Self::$variant($value)
+            }
+        }
+    )*};
+}
+
+prompt_from! {
+    [] &'p str => Text(text) Cow::Borrowed(text);
+    [] &'p String => Text(text) Cow::Borrowed(text);
+    [] String => Text(text) Cow::Owned(text);
+    [] &'p [u32] => Tokens(ids) Cow::Borrowed(ids);
+    [] &'p Vec<u32> => Tokens(ids) Cow::Borrowed(ids);
+    [] Vec<u32> => Tokens(ids) Cow::Owned(ids);
+    [const N: usize] &'p [u32; N] => Tokens(ids) Cow::Borrowed(ids);
+    [const N: usize] [u32; N] => Tokens(ids) Cow::Owned(ids.to_vec());
+}
+
+fn no_tokenizer() -> Error {
+    Error::TokenizerMissing {
+        model: "this model".into(),
+        reason: "it was loaded without one; text needs a tokenizer, token ids do not".into(),
     }
 }
 
-impl<'p> From<&'p [u32]> for Prompt<'p> {
-    fn from(ids: &'p [u32]) -> Self {
-        Self::Tokens(ids)
-    }
-}
-
-impl<'p> From<&'p Vec<u32>> for Prompt<'p> {
-    fn from(ids: &'p Vec<u32>) -> Self {
-        Self::Tokens(ids)
-    }
-}
-
-/// Where to compute.
+/// The device to compute on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compute {
-    /// The GPU where there is one, else the CPU.
+    /// The default device: the GPU where there is one, else the CPU.
     #[default]
     Auto,
     /// The GPU.
@@ -152,45 +168,52 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// Makes this the device of all MLX operations of the process, and says which one it is.
+    /// Returns the kind of device that this names.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if there is no GPU, or this build cannot use it.
+    pub fn device(self) -> Result<DeviceType> {
+        match self {
+            Self::Auto => Ok(current_device()?),
+            Self::Cpu => Ok(DeviceType::Cpu),
+            Self::Gpu if is_available(DeviceType::Gpu)? => Ok(DeviceType::Gpu),
+            Self::Gpu => Err(Error::Option {
+                option: "device",
+                value: "gpu".into(),
+                expected: "cpu: MLX finds no GPU here, or was built without one".into(),
+            }),
+        }
+    }
+
+    /// Makes this the default device of the process, on which MLX operations run where no other
+    /// is named, and returns its kind. A model keeps the device that it was loaded for.
     ///
     /// # Errors
     /// [`Error::Option`] if there is no GPU, or this build cannot use it.
     pub fn select(self) -> Result<DeviceType> {
-        // MLX reports errors through a handler that mlx-rs installs with its first call.
-        mlx_rs::memory::active_memory()?;
-        match self {
-            Self::Auto => {}
-            Self::Gpu => Device::set_default(&Device::gpu()),
-            Self::Cpu => Device::set_default(&Device::cpu()),
+        let device = self.device()?;
+        if self != Self::Auto {
+            Device::set_default(&Device::new(device, 0));
         }
-        let found = Device::try_default()?.get_type()?;
-        if self == Self::Gpu && !matches!(found, DeviceType::Gpu) {
-            return Err(Error::Option {
-                option: "device",
-                value: "gpu".into(),
-                expected: "cpu: MLX finds no GPU here, or was built without one".into(),
-            });
-        }
-        Ok(found)
+        Ok(device)
     }
 }
 
 #[derive(Debug, Clone)]
 enum Source {
-    Named(String),
+    Named(PathBuf),
     #[cfg(feature = "embedded-model")]
     Embedded,
 }
 
-/// What to tell of a load: bytes read so far, and in all.
-type Progress = Box<dyn FnMut(usize, usize)>;
+/// Load progress callback: (bytes read, total).
+type Progress = Box<dyn FnMut(usize, usize) + Send>;
 
 /// Loads a [`Llamba`].
 pub struct Builder {
     source: Source,
-    tokenizer: Option<String>,
-    fallback_tokenizer: Option<String>,
+    tokenizer: Option<PathBuf>,
+    fallback_tokenizer: Option<PathBuf>,
     read_tokenizer: fn(&Path) -> Result<Tokenizer>,
     without_tokenizer: bool,
     hub: Option<HubOptions>,
@@ -216,22 +239,22 @@ impl Builder {
         }
     }
 
-    /// A tokenizer from elsewhere: a `tokenizer.json`, a directory, or a hub repository. The
-    /// published Llamba checkpoints carry none.
+    /// Sets a tokenizer from elsewhere: a `tokenizer.json`, a directory, or a hub repository. The
+    /// published Llamba checkpoints have none.
     #[must_use]
-    pub fn tokenizer(mut self, tokenizer: impl Into<String>) -> Self {
-        self.tokenizer = Some(tokenizer.into());
+    pub fn tokenizer(mut self, tokenizer: impl AsRef<OsStr>) -> Self {
+        self.tokenizer = Some(tokenizer.as_ref().into());
         self
     }
 
-    /// A tokenizer as for [`tokenizer`](Self::tokenizer), taken only if the model has none.
+    /// Sets a tokenizer as [`tokenizer`](Self::tokenizer) does, used only if the model has none.
     #[must_use]
-    pub fn fallback_tokenizer(mut self, tokenizer: impl Into<String>) -> Self {
-        self.fallback_tokenizer = Some(tokenizer.into());
+    pub fn fallback_tokenizer(mut self, tokenizer: impl AsRef<OsStr>) -> Self {
+        self.fallback_tokenizer = Some(tokenizer.as_ref().into());
         self
     }
 
-    /// How a tokenizer from elsewhere is read, once it is known where it lies: for files that this
+    /// Sets the function that reads a tokenizer from elsewhere, given its path, for formats that this
     /// library does not know. Default: [`Tokenizer::open`].
     #[must_use]
     pub fn tokenizer_reader(mut self, read: fn(&Path) -> Result<Tokenizer>) -> Self {
@@ -246,21 +269,21 @@ impl Builder {
         self
     }
 
-    /// How to reach the hub. Default: as the environment says, [`HubOptions::from_env`].
+    /// Sets the options of the hub. Default: [`HubOptions::from_env`].
     #[must_use]
     pub fn hub(mut self, hub: HubOptions) -> Self {
         self.hub = Some(hub);
         self
     }
 
-    /// Where to compute.
+    /// Sets the device to compute on.
     #[must_use]
     pub fn compute(mut self, compute: Compute) -> Self {
         self.compute = compute;
         self
     }
 
-    /// Dtype of the activations. Default: float32 on a CPU (where the half precisions are slow);
+    /// Sets the dtype of the activations. Default: float32 on a CPU (where the half precisions are slow);
     /// on a GPU float16 if the checkpoint stores it, else bfloat16.
     #[must_use]
     pub fn dtype(mut self, dtype: Dtype) -> Self {
@@ -268,23 +291,22 @@ impl Builder {
         self
     }
 
-    /// What products with quantized matrices take. Default: as `MLX_LLAMBA_ACTIVATIONS` says, else
-    /// float32.
+    /// Sets the precision of activations in products with quantized matrices. Default: the value of
+    /// `MLX_LLAMBA_ACTIVATIONS`, else float32.
     #[must_use]
     pub fn activations(mut self, activations: Activations) -> Self {
         self.activations = Some(activations);
         self
     }
 
-    /// Called while the weights are read, with the bytes so far and in all.
+    /// Sets a callback for (bytes read, total) while the weights are read.
     #[must_use]
-    pub fn progress(mut self, progress: impl FnMut(usize, usize) + 'static) -> Self {
+    pub fn progress(mut self, progress: impl FnMut(usize, usize) + Send + 'static) -> Self {
         self.progress = Some(Box::new(progress));
         self
     }
 
-    /// Where the model lies, fetched from the hub if need be; `None` for the one inside this
-    /// library.
+    /// Returns the path of the model, downloaded if necessary; `None` for the built-in model.
     ///
     /// # Errors
     /// Those of the hub.
@@ -296,7 +318,7 @@ impl Builder {
         }
     }
 
-    /// The tokenizer from elsewhere, if [`tokenizer`](Self::tokenizer) named one.
+    /// Loads the tokenizer from elsewhere, if [`tokenizer`](Self::tokenizer) named one.
     ///
     /// # Errors
     /// Those of the hub, and of [`Tokenizer::open`] or what reads in its place.
@@ -304,7 +326,7 @@ impl Builder {
         self.tokenizer.as_ref().map(|name| self.open_tokenizer(name)).transpose()
     }
 
-    /// Finds the checkpoint and reads its headers only.
+    /// Opens the checkpoint, reading only its headers.
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`] and of the hub.
@@ -316,7 +338,7 @@ impl Builder {
         }
     }
 
-    /// Finds and reads the tokenizer only; it must fit the checkpoint's vocabulary.
+    /// Loads the tokenizer only; it must fit the checkpoint's vocabulary.
     ///
     /// # Errors
     /// As for [`load`](Self::load), [`Error::TokenizerMissing`] among them.
@@ -331,8 +353,12 @@ impl Builder {
     ///
     /// # Errors
     /// Those of [`Checkpoint::open`], of the hub and of the tokenizer.
-    pub fn load(mut self) -> Result<Llamba> {
-        let device = self.compute.select()?;
+    pub fn load(self) -> Result<Llamba> {
+        let device = self.compute.device()?;
+        on_device(device, || self.load_on(device))
+    }
+
+    fn load_on(mut self, device: DeviceType) -> Result<Llamba> {
         let checkpoint = self.checkpoint()?;
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
         let backend = Backend::select_with(dtype, self.activations)?;
@@ -361,11 +387,8 @@ impl Builder {
                 }
                 // A model from the hub may name a tokenizer there; a local one asks for nothing.
                 let named = checkpoint.config().tokenizer.as_ref();
-                match self
-                    .fallback_tokenizer
-                    .as_ref()
-                    .or(named.filter(|_| !Path::new(name).exists()))
-                {
+                let named = named.filter(|_| !name.exists()).map(Path::new);
+                match self.fallback_tokenizer.as_deref().or(named) {
                     Some(other) => self.open_tokenizer(other),
                     None => beside,
                 }
@@ -373,19 +396,20 @@ impl Builder {
         }
     }
 
-    fn open_tokenizer(&self, name: &str) -> Result<Tokenizer> {
+    fn open_tokenizer(&self, name: &Path) -> Result<Tokenizer> {
         (self.read_tokenizer)(&self.resolve(name, hub::resolve_tokenizer)?)
     }
 
-    /// A local path as it is, or something from the hub.
+    /// Returns a local path as it is, else downloads.
     fn resolve(
         &self,
-        name: &str,
+        name: &Path,
         fetch: fn(&str, &HubOptions) -> Result<PathBuf>,
     ) -> Result<PathBuf> {
-        if Path::new(name).exists() {
-            return Ok(name.into());
+        if name.exists() {
+            return Ok(name.to_owned());
         }
+        let name = &name.to_string_lossy();
         match &self.hub {
             Some(hub) => fetch(name, hub),
             None => fetch(name, &HubOptions::from_env()?),
@@ -401,7 +425,7 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-/// Matrices in half precision are slow on CPUs and fast on GPUs.
+/// Half precision is slow on CPUs and fast on GPUs.
 fn default_dtype(device: &DeviceType, checkpoint: &Checkpoint) -> Dtype {
     match device {
         DeviceType::Cpu => Dtype::Float32,

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
+use mlx_llamba_kernels::mlx::{current_device, on_device};
 use mlx_llamba_kernels::{Backend, MixerState, Scheme};
 use mlx_rs::ops::minimum;
 use mlx_rs::transforms::eval;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 
 use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
@@ -31,6 +32,7 @@ const MANY_TOKENS: usize = 64;
 pub struct Model {
     config: Config,
     compute: Numerics,
+    device: DeviceType,
     fingerprint: String,
     embedding: Matrix,
     layers: Vec<Block>,
@@ -105,6 +107,7 @@ impl Model {
         let tied = config.tie_embeddings;
         Ok(Self {
             compute,
+            device: current_device()?,
             fingerprint: checkpoint.fingerprint()?,
             embedding: Matrix::load(checkpoint, "backbone.embedding", compute)?,
             layers,
@@ -118,6 +121,12 @@ impl Model {
     /// Sizes and switches.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The kind of device on which the model computes, whatever the default device is: the one
+    /// that was current when the model was built.
+    pub fn device(&self) -> DeviceType {
+        self.device
     }
 
     /// Dtype of the activations.
@@ -215,6 +224,10 @@ impl Model {
         layout: RowLayout<'_>,
         state: &State,
     ) -> Result<(Array, State)> {
+        on_device(self.device, || self.run(tokens, layout, state))
+    }
+
+    fn run(&self, tokens: &Array, layout: RowLayout<'_>, state: &State) -> Result<(Array, State)> {
         let waits = self.compute.backend.allocates_ahead() && tokens.size() >= MANY_TOKENS;
         let mut x = self.embed(tokens)?; // (b, l, d)
         let (weight, epsilon) = self.norm(0);
@@ -239,7 +252,9 @@ impl Model {
     pub fn embed(&self, tokens: &Array) -> Result<Array> {
         // MLX does not check indices; an id out of range must not read foreign memory.
         let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
-        self.embedding.rows(&minimum(tokens.as_dtype(Dtype::Uint32)?, last)?)
+        on_device(self.device, || {
+            self.embedding.rows(&minimum(tokens.as_dtype(Dtype::Uint32)?, last)?)
+        })
     }
 
     /// Block `i` alone: the residual stream before it (b, l, d_model) to the one after it, and the
@@ -255,9 +270,11 @@ impl Model {
         layout: RowLayout<'_>,
         state: &MixerState,
     ) -> Result<(Array, MixerState)> {
-        let (layer, u) = self.before(i, x)?;
-        let (x, y, state) = layer.forward(x, &u, layout, state)?;
-        Ok((x.add(y)?, state))
+        on_device(self.device, || {
+            let (layer, u) = self.before(i, x)?;
+            let (x, y, state) = layer.forward(x, &u, layout, state)?;
+            Ok((x.add(y)?, state))
+        })
     }
 
     /// The mixer of block `i` as a matrix over time, (b, h, l, l) in float32, given the residual
@@ -266,8 +283,10 @@ impl Model {
     /// # Errors
     /// As [`block`](Self::block).
     pub fn mixing_matrix(&self, i: usize, x: &Array, layout: RowLayout<'_>) -> Result<Array> {
-        let (layer, u) = self.before(i, x)?;
-        layer.matrix(&u, layout)
+        on_device(self.device, || {
+            let (layer, u) = self.before(i, x)?;
+            layer.matrix(&u, layout)
+        })
     }
 
     /// Block `i`, and the norm of its input.
@@ -293,15 +312,17 @@ impl Model {
     /// # Errors
     /// [`Error::Mlx`] if the last axis is not `d_model`.
     pub fn head(&self, hidden: &Array) -> Result<Array> {
-        let logits = match &self.lm_head {
-            Some(lm_head) => lm_head.forward(hidden)?,
-            None => self.embedding.matmul(hidden)?,
-        };
-        let logits = match &self.lm_head_bias {
-            Some(bias) => logits.add(bias)?,
-            None => logits,
-        };
-        Ok(logits.as_dtype(Dtype::Float32)?)
+        on_device(self.device, || {
+            let logits = match &self.lm_head {
+                Some(lm_head) => lm_head.forward(hidden)?,
+                None => self.embedding.matmul(hidden)?,
+            };
+            let logits = match &self.lm_head_bias {
+                Some(bias) => logits.add(bias)?,
+                None => logits,
+            };
+            Ok(logits.as_dtype(Dtype::Float32)?)
+        })
     }
 
     /// [`hidden`](Self::hidden), then [`head`](Self::head): logits (b, l, padded_vocab) of the
@@ -324,7 +345,7 @@ impl Model {
     /// # Errors
     /// [`Error::Mlx`] if the batch is too large for memory.
     pub fn state(&self, b: usize) -> Result<State> {
-        State::zeros(&self.config, b, self.compute.dtype)
+        on_device(self.device, || State::zeros(&self.config, b, self.compute.dtype))
     }
 }
 
@@ -337,6 +358,10 @@ impl LanguageModel for Model {
 
     fn eos(&self) -> &[u32] {
         &self.config().eos
+    }
+
+    fn device(&self) -> Result<DeviceType> {
+        Ok(self.device)
     }
 
     fn start(&self) -> Result<State> {

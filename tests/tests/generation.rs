@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba::{Context, Error, Event, Generation, Llamba, Model, Reason, Sampling, floats};
+use mlx_llamba::{
+    Builder, Compute, Context, DeviceType, Error, Event, Generation, LanguageModel, Llamba, Model,
+    Reason, Sampling, State, Stream, floats,
+};
 use mlx_llamba_tests::fixtures;
+use mlx_rs::Array;
 use mlx_rs::ops::indexing::IndexOp;
 use safetensors::SafeTensors;
 
@@ -14,7 +18,7 @@ fn stories() -> Llamba {
 }
 
 fn fixture(name: &str) -> Llamba {
-    Llamba::builder(fixtures::path(name).display().to_string()).without_tokenizer().load().unwrap()
+    Llamba::builder(fixtures::path(name)).without_tokenizer().load().unwrap()
 }
 
 fn sampled(max_tokens: usize) -> Generation {
@@ -96,7 +100,7 @@ fn pieces_of_the_prompt_do_not_show() {
     let llamba = fixture("a_base");
     for golden in fixtures::golden("a_base") {
         for prefill in [1, 2, 3, 64, 100, 512] {
-            let options = Generation { prefill, ..Generation::greedy().max_tokens(32) };
+            let options = Generation::greedy().max_tokens(32).prefill(prefill);
             let completion = llamba.generate(&golden.tokens, &options).unwrap();
             assert_eq!(completion.tokens, golden.greedy, "{} by {prefill}", golden.name);
         }
@@ -174,7 +178,7 @@ fn an_end_of_text_token_ends_it() {
 fn logprobs_are_those_of_the_model() {
     let llamba = fixture("e_padvocab");
     let prompt = fixtures::golden("e_padvocab").pop().unwrap().tokens;
-    let options = Generation { logprobs: Some(4), ..sampled(5).seed(3) };
+    let options = sampled(5).seed(3).logprobs(4);
     let completion = llamba.generate(&prompt, &options).unwrap();
     assert_eq!(completion.logprobs.len(), 5);
 
@@ -200,11 +204,9 @@ fn logprobs_are_those_of_the_model() {
 #[test]
 fn padding_of_the_vocabulary_is_never_sampled() {
     let llamba = fixture("e_padvocab");
-    let options = Generation {
-        sampling: Sampling { temperature: 100.0, seed: Some(1), ..Sampling::plain() },
-        ..Generation::default().max_tokens(1500)
-    };
-    let tokens = llamba.generate(&vec![1u32, 2], &options).unwrap().tokens;
+    let sampling = Sampling::plain().temperature(100.0).seed(1);
+    let options = Generation::default().sampling(sampling).max_tokens(1500);
+    let tokens = llamba.generate([1, 2], &options).unwrap().tokens;
     let (vocab, padded) =
         (llamba.model().config().vocab_size, llamba.model().config().padded_vocab());
     assert!(vocab < padded);
@@ -261,7 +263,7 @@ fn a_prompt_that_was_not_read_to_its_end_is_not_lost() {
         goes_on(stream.into_context().unwrap());
 
         let cancel = mlx_llamba::Cancel::default();
-        let cancelled = Generation { cancel: cancel.clone(), ..options.clone() };
+        let cancelled = options.clone().cancel(cancel.clone());
         let mut stream = llamba.stream(PROMPT, &cancelled).unwrap();
         for _ in 0..pieces {
             stream.next().unwrap().unwrap();
@@ -292,7 +294,7 @@ fn impossible_requests_are_named() {
     assert!(matches!(error, Error::TokenOutOfRange { id: 257, position: 1, vocab_size: 257 }));
     let error = llamba.generate("text", &options).unwrap_err();
     assert!(matches!(error, Error::TokenizerMissing { .. }), "{error}");
-    let options = Generation { prefill: 0, ..Generation::default() };
+    let options = Generation::default().prefill(0);
     assert!(refused(&[1], &options).to_string().starts_with("prefill = 0"));
     let error = refused(&[1], &Generation::default().temperature(-1.0));
     assert!(error.to_string().starts_with("temperature = -1"), "{error}");
@@ -392,4 +394,94 @@ fn states_with_a_flipped_bit_are_refused() {
             other => panic!("byte {at} of {header} + {}: {other:?}", bytes.len() - header),
         }
     }
+}
+
+/// A model whose operations must all be built for its device.
+struct Watched(Model);
+
+impl LanguageModel for Watched {
+    type State = State;
+
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn eos(&self) -> &[u32] {
+        &[]
+    }
+
+    fn device(&self) -> Result<DeviceType, Error> {
+        Ok(DeviceType::Cpu)
+    }
+
+    fn start(&self) -> Result<State, Error> {
+        self.0.start()
+    }
+
+    fn read(&self, tokens: &Array, state: State) -> Result<(Array, State), Error> {
+        assert_eq!(mlx_rs::thread_local_default_stream(), Some(mlx_rs::Stream::cpu()));
+        LanguageModel::read(&self.0, tokens, state)
+    }
+
+    fn head(&self, hidden: &Array) -> Result<Array, Error> {
+        assert_eq!(mlx_rs::thread_local_default_stream(), Some(mlx_rs::Stream::cpu()));
+        self.0.head(hidden)
+    }
+
+    fn arrays(state: &State) -> Vec<&Array> {
+        Model::arrays(state)
+    }
+}
+
+#[test]
+fn models_compute_on_their_own_devices() {
+    let default = || format!("{:?}", mlx_rs::Device::default());
+    let before = default();
+    let cpu = Llamba::embedded().compute(Compute::Cpu).load().unwrap();
+    assert!(matches!(cpu.model().device(), DeviceType::Cpu));
+    match Llamba::embedded().compute(Compute::Gpu).load() {
+        Ok(gpu) => assert!(matches!(gpu.model().device(), DeviceType::Gpu)),
+        Err(error) => assert!(matches!(error, Error::Option { option: "device", .. }), "{error}"),
+    }
+    assert_eq!(default(), before, "a load moved the default device");
+
+    let watched = Watched(cpu.model().clone());
+    let context = Context::new(&watched).unwrap();
+    let options = Generation::greedy().max_tokens(4).eos(Vec::new());
+    let found = Stream::new(&watched, None, context, &[1, 2, 3], &options).unwrap().finish();
+    assert_eq!(found.unwrap().tokens, cpu.generate([1, 2, 3], &options).unwrap().tokens);
+}
+
+#[test]
+fn a_stream_leaves_the_peak_memory_of_the_process_alone() {
+    let llamba = Llamba::embedded().load().unwrap();
+    let peak = mlx_rs::memory::peak_memory().unwrap();
+    let mut first = llamba.stream("Once", &Generation::greedy().max_tokens(3)).unwrap();
+    first.next().unwrap().unwrap();
+    let second = llamba.generate("Once upon", &Generation::greedy().max_tokens(3)).unwrap();
+    assert!(mlx_rs::memory::peak_memory().unwrap() >= peak);
+    let first = first.finish().unwrap();
+    for stats in [first.stats, second.stats] {
+        assert!(stats.peak_memory > llamba.model().weight_bytes());
+    }
+}
+
+#[test]
+fn models_load_on_a_worker_thread_from_a_path() {
+    let loaded = |builder: Builder| {
+        let (send, steps) = std::sync::mpsc::channel();
+        let builder = builder.progress(move |read, total| send.send((read, total)).unwrap());
+        let llamba = std::thread::spawn(move || builder.load().unwrap()).join().unwrap();
+        let (read, total) = steps.iter().last().unwrap();
+        assert_eq!((read, total), (llamba.model().weight_bytes(), read));
+        llamba
+    };
+    loaded(Llamba::embedded());
+    let path = fixtures::path("e_padvocab");
+    let llamba = loaded(Llamba::builder(&path).without_tokenizer());
+    let options = Generation::greedy().max_tokens(2);
+    assert_eq!(
+        llamba.generate([1, 2], &options).unwrap().tokens,
+        llamba.generate(vec![1, 2], &options).unwrap().tokens
+    );
 }

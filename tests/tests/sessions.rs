@@ -11,8 +11,8 @@ use mlx_llamba_tests::chat;
 /// Ends of turn come up every few tokens.
 fn options(seed: u64) -> Generation {
     let bias = vec![(chat::id("<|im_end|>"), 3.0)];
-    let sampling = Sampling { logit_bias: bias, seed: Some(seed), ..Sampling::plain() };
-    Generation { sampling, ..Generation::default().max_tokens(9) }
+    let sampling = Sampling::plain().logit_bias(bias).seed(seed);
+    Generation::default().sampling(sampling).max_tokens(9)
 }
 
 fn say(session: &mut Session<'_>, text: &str, seed: u64) -> String {
@@ -432,7 +432,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
     session.push_tool("x");
     let error = session.reply(&options(1)).err().unwrap().to_string();
     assert_eq!(error, "chat template picky: no tools (line 1)");
-    let bad = Generation { prefill: 0, ..options(1) };
+    let bad = options(1).prefill(0);
     assert!(matches!(session.reply(&bad).err(), Some(Error::Option { .. })));
     session.rewind(2).unwrap();
     let before = session.fork();

@@ -1,13 +1,13 @@
 //! The CPU kernels as a back end.
 
-use mlx_rs::{Array, Device, DeviceType, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 
 use super::{elementwise, matmul, raw, simd, threads};
 use crate::cross_entropy::{Comparison, Slopes};
 use crate::elementwise::Functions;
 use crate::fallback::{PLAIN, log_fallback};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
-use crate::mlx::Result;
+use crate::mlx::{Result, current_device};
 use crate::operations::{Activations, Operations};
 use crate::{Activation, AdamWStep, Dims, QuantizationError, Weight, plain};
 
@@ -51,7 +51,7 @@ impl Operations for Cpu {
     }
 
     fn is_for_default_device(&self) -> Result<bool> {
-        Ok(matches!(Device::try_default()?.get_type()?, DeviceType::Cpu))
+        Ok(matches!(current_device()?, DeviceType::Cpu))
     }
 
     fn takes(&self, dtype: Dtype) -> Result<(), String> {

@@ -11,7 +11,7 @@ mod scan;
 mod step;
 
 use mlx_rs::error::Exception;
-use mlx_rs::{Array, Device, DeviceType, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 
 pub use call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
@@ -21,7 +21,7 @@ pub use step::{MAX_STEPS, mixer_step};
 pub use crate::mlx::launch::{Argument, Launch, Output, Source};
 
 use crate::fallback::log_fallback;
-use crate::mlx::Result;
+use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
 use crate::{Activation, Dims, Mixed, MixerInput, MixerState, MixerWeights, plain};
 
@@ -175,7 +175,7 @@ impl Operations for Gpu {
     }
 
     fn is_for_default_device(&self) -> Result<bool> {
-        let device = Device::try_default()?.get_type()?;
+        let device = current_device()?;
         Ok(matches!(device, DeviceType::Gpu) && (self.available)()?)
     }
 

@@ -3,6 +3,7 @@
 //! | file | calls |
 //! |---|---|
 //! | `handles.rs` | owned handles of mlx-c: arrays, lists, closures |
+//! | `device.rs` | the device of a thread's operations |
 //! | `closure.rs`, `transforms.rs` | functions with other gradients than MLX would compute |
 //! | `quantized.rs` | quantization in every mode, and order between operations that share no data |
 //! | `launch.rs`, `custom_kernel.rs` | custom GPU kernels |
@@ -11,6 +12,7 @@
 
 mod closure;
 pub(crate) mod custom_kernel;
+mod device;
 mod handles;
 pub(crate) mod launch;
 mod lazy;
@@ -23,8 +25,10 @@ use std::ffi::CString;
 use mlx_rs::error::Exception;
 
 pub use closure::failure;
+pub use device::{current_device, is_available, on_device};
 pub use lazy::{Bytes, lazy_array};
 pub use runtime::{Blas, Runtime};
+
 pub use transforms::{recompute, with_gradient};
 
 /// A result whose error is MLX's where no other is named.

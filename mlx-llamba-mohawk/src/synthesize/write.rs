@@ -103,7 +103,7 @@ impl<'a> Writer<'a> {
     ) -> Result<Vec<Written>> {
         let Options { batch, length, begin, ends, .. } = &self.options;
         let seed = Stream::new(&[self.options.seed, number]).next();
-        let sampling = Sampling { seed: Some(seed), ..self.options.sampling.clone() };
+        let sampling = self.options.sampling.clone().seed(seed);
         let mut sampler = Sampler::new(&sampling, self.llama.config().vocab_size)?;
         let mut drafts: Vec<Draft> = (0..*batch)
             .map(|row| {

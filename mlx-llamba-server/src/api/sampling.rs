@@ -67,20 +67,21 @@ impl Common {
             let message = format!("{repetition_penalty} is not above 0 and at most 10");
             return Err(Problem::parameter("repetition_penalty", message));
         }
-        let sampling = Sampling {
-            temperature: within("temperature", self.temperature, 0.0, 2.0, 1.0)?,
-            top_k: self.top_k.unwrap_or(0) as usize,
+        let presence = within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?;
+        let frequency = within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?;
+        let mut sampling = Sampling::plain()
+            .temperature(within("temperature", self.temperature, 0.0, 2.0, 1.0)?)
+            .top_k(self.top_k.unwrap_or(0) as usize)
             // OpenAI's servers take 0 for the likeliest token alone.
-            top_p: top_p.max(f32::MIN_POSITIVE),
-            min_p: within("min_p", self.min_p, 0.0, 1.0, 0.0)?,
-            repetition_penalty,
-            presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?,
-            frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?,
-            penalty_window: None,
-            logit_bias: biases(self.logit_bias.unwrap_or_default(), vocab)?,
-            seed: self.seed.map(|seed| seed as u64),
-        };
-        let mut options = Generation { sampling, max_tokens, logprobs, ..Generation::default() };
+            .top_p(top_p.max(f32::MIN_POSITIVE))
+            .min_p(within("min_p", self.min_p, 0.0, 1.0, 0.0)?)
+            .repetition_penalty(repetition_penalty)
+            .presence_penalty(presence)
+            .frequency_penalty(frequency)
+            .logit_bias(biases(self.logit_bias.unwrap_or_default(), vocab)?);
+        sampling.seed = self.seed.map(|seed| seed as u64);
+        let mut options = Generation::default().sampling(sampling).max_tokens(max_tokens);
+        options.logprobs = logprobs;
         options.stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(stop)) => vec![stop],

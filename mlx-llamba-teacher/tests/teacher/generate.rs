@@ -24,7 +24,7 @@ fn greedy(llama: &Llama, mut ids: Vec<u32>, count: usize) -> Vec<u32> {
 }
 
 fn options() -> Generation {
-    Generation { eos: Some(Vec::new()), ..Generation::greedy() }
+    Generation::greedy().eos(Vec::new())
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn greedy_text_is_what_forward_passes_say() {
     let expected = greedy(teacher.llama(), prompt, 20);
     for (prefill, pipelined) in [(512, false), (512, true), (2, false)] {
         let options = options().max_tokens(20);
-        let options = Generation { prefill, pipelined: Some(pipelined), ..options };
+        let options = options.prefill(prefill).pipelined(pipelined);
         let completion = teacher.generate("The boats", &options).unwrap();
         assert_eq!(completion.tokens, expected, "{prefill} {pipelined}");
         assert_eq!(completion.reason, Reason::Length);

@@ -8,7 +8,8 @@
 #[cfg(test)]
 mod tests;
 
-use mlx_rs::{Device, DeviceType};
+use mlx_llamba_kernels::mlx::on_device;
+use mlx_rs::DeviceType;
 
 use super::decoding::Decoding;
 use super::generation::Reason;
@@ -44,7 +45,7 @@ impl<'m> Batch<'m> {
             let (value, expected) = (chunk.to_string(), "1 to 1048576 tokens".to_owned());
             return Err(Error::Option { option: "prefill", value, expected });
         }
-        let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
+        let gpu = matches!(llamba.model().device(), DeviceType::Gpu);
         Ok(Self {
             model: llamba.model(),
             tokenizer: llamba.tokenizer(),
@@ -69,7 +70,9 @@ impl<'m> Batch<'m> {
     /// As [`Llamba::stream`]; the batch goes on without the request.
     pub fn add(&mut self, request: BatchRequest) -> Result<RequestId> {
         let id = RequestId(self.next);
-        self.queue.push(self.model, self.tokenizer, id, request)?;
+        on_device(self.model.device(), || {
+            self.queue.push(self.model, self.tokenizer, id, request)
+        })?;
         self.next += 1;
         Ok(id)
     }
@@ -96,6 +99,10 @@ impl<'m> Batch<'m> {
     /// [`Error::Mlx`] if the computation fails. The batch cannot be used any more: its requests are
     /// lost.
     pub fn step(&mut self) -> Result<Vec<BatchEvent>> {
+        on_device(self.model.device(), || self.run())
+    }
+
+    fn run(&mut self) -> Result<Vec<BatchEvent>> {
         let mut events = self.end_cancelled()?;
         let read = self.reading() > 0 && (self.decoding() == 0 || self.decoded_last);
         self.decoded_last = !read;

@@ -1,4 +1,4 @@
-//! What to generate, and what comes back.
+//! Options of a generation, and its results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,26 +9,28 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
+use crate::setters::setters;
 use crate::state::State;
 
-/// How to go on from a prompt.
+/// Options for continuing a prompt.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Generation {
-    /// How tokens are chosen.
+    /// The choice of tokens.
     pub sampling: Sampling,
-    /// At most this many tokens.
+    /// The most tokens to generate.
     pub max_tokens: usize,
     /// The text ends before any of these strings.
     pub stop: Vec<String>,
-    /// Ids that end the text. `None`: those the tokenizer and the checkpoint name.
+    /// Ids that end the text. `None`: those that the tokenizer and the checkpoint name.
     pub eos: Option<Vec<u32>>,
-    /// Report log-probabilities: of the chosen token, and of this many likeliest ones.
+    /// Report log-probabilities: of the chosen token, and of this many of the likeliest.
     pub logprobs: Option<usize>,
-    /// Tokens of the prompt read in one piece: more is faster, up to a point, and takes more
-    /// memory.
+    /// The size of the chunks in which the prompt is read, in tokens. Larger is faster, up to a
+    /// point, and takes more memory.
     pub prefill: usize,
-    /// Ask for a token before the one before it is handed out. `None`: on a GPU, where that
-    /// hides the caller's work; on a CPU it would only delay each token.
+    /// Request a token before the one before it is handed out. `None`: on GPUs, where that hides
+    /// the caller's work; on CPUs it would only delay each token.
     pub pipelined: Option<bool>,
     /// Ends the generation from another thread.
     pub cancel: Cancel,
@@ -50,17 +52,20 @@ impl Default for Generation {
 }
 
 impl Generation {
-    /// The likeliest token each time, instead of drawing.
+    /// Returns the default options but for the sampling: always the likeliest token.
     #[must_use]
     pub fn greedy() -> Self {
-        Self { sampling: Sampling::greedy(), ..Self::default() }
+        Self::default().sampling(Sampling::greedy())
     }
 
-    /// Sets [`max_tokens`](Self::max_tokens).
-    #[must_use]
-    pub fn max_tokens(mut self, max_tokens: usize) -> Self {
-        self.max_tokens = max_tokens;
-        self
+    setters! {
+        sampling: Sampling;
+        max_tokens: usize;
+        eos: Vec<u32> => Some;
+        logprobs: usize => Some;
+        prefill: usize;
+        pipelined: bool => Some;
+        cancel: Cancel;
     }
 
     /// Sets the sampling's temperature.
@@ -77,7 +82,7 @@ impl Generation {
         self
     }
 
-    /// Adds a [`stop`](Self::stop) string.
+    /// Adds a [`stop`](field@Self::stop) string.
     #[must_use]
     pub fn stop(mut self, stop: impl Into<String>) -> Self {
         self.stop.push(stop.into());
@@ -104,7 +109,7 @@ impl Generation {
     }
 }
 
-/// A switch to end a generation from elsewhere; clones are the same switch.
+/// A switch that ends generations from another thread; clones are the same switch.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -114,13 +119,13 @@ impl Cancel {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// True once [`cancel`](Self::cancel) was called.
+    /// Returns true once [`cancel`](Self::cancel) was called.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a stream yields: the prompt's pieces, then a token each, then the end.
+/// An item of a stream: chunks of the prompt, then one token at a time, then the end.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
@@ -140,7 +145,7 @@ pub enum Event {
         text: String,
         /// Its id.
         id: u32,
-        /// Its log-probabilities, if asked for.
+        /// Its log-probabilities, if requested.
         #[serde(skip_serializing_if = "Option::is_none")]
         logprobs: Option<TokenLogprobs>,
     },
@@ -150,13 +155,13 @@ pub enum Event {
         text: String,
         /// Why it ended.
         reason: Reason,
-        /// Counts and times.
+        /// Counts, times and memory.
         stats: Stats,
     },
 }
 
 impl Event {
-    /// The text to show for this event.
+    /// The text that this event adds.
     pub fn text(&self) -> &str {
         match self {
             Self::Prefill { .. } => "",
@@ -165,23 +170,23 @@ impl Event {
     }
 }
 
-/// Log-probabilities at one position, natural logarithms, of the model's own distribution.
+/// Log-probabilities at one position: natural logarithms of the model's own distribution.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenLogprobs {
-    /// Of the chosen token.
+    /// That of the chosen token.
     pub chosen: f32,
-    /// The likeliest tokens and theirs, likeliest first.
+    /// The likeliest tokens with theirs, in descending order.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Why a text ended.
+/// The reason for which a text ended.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind", content = "value")]
 pub enum Reason {
-    /// The model ended it, with this id.
+    /// The model ended it with this token.
     Eos(u32),
-    /// This stop string came up.
+    /// This stop string was generated.
     Stop(String),
     /// [`Generation::max_tokens`] were generated.
     Length,
@@ -193,24 +198,25 @@ pub enum Reason {
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Stats {
-    /// Tokens read before the first one was generated.
+    /// The number of tokens read before the first one was generated.
     pub prompt_tokens: usize,
-    /// Tokens generated, an end-of-text token included.
+    /// The number of tokens generated, an end-of-text token included.
     pub generated_tokens: usize,
-    /// From the call to the first token, in seconds.
+    /// Seconds from the call to the first token.
     pub time_to_first_token: f64,
-    /// Prompt tokens a second, up to the first generated token.
+    /// Prompt tokens per second, up to the first generated token.
     pub prompt_tokens_per_second: f64,
-    /// Generated tokens a second after the first.
+    /// Generated tokens per second after the first.
     pub decode_tokens_per_second: f64,
-    /// Most memory that MLX held during the generation, weights included, in bytes.
+    /// The most memory that MLX held during the generation, weights included, in bytes: exact if
+    /// the process had never held more before, else the most that was seen between steps.
     pub peak_memory: usize,
     /// The seed in use.
     pub seed: u64,
 }
 
 impl Stats {
-    /// Counts time that was spent reading before the generation proper.
+    /// Adds time that was spent on prefill before this generation.
     pub(crate) fn add_reading(&mut self, time: Duration) {
         self.time_to_first_token += time.as_secs_f64();
         if self.time_to_first_token > 0.0 {
@@ -228,19 +234,20 @@ impl Stats {
     }
 }
 
-/// A whole generation.
+/// A finished generation.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Completion<S = State> {
     /// The text; empty if the model has no tokenizer.
     pub text: String,
-    /// All generated ids, an end-of-text token included.
+    /// The generated ids, an end-of-text token included.
     pub tokens: Vec<u32>,
-    /// One entry a token, if asked for.
+    /// One entry per token, if requested.
     pub logprobs: Vec<TokenLogprobs>,
     /// Why it ended.
     pub reason: Reason,
-    /// Counts and times.
+    /// Counts, times and memory.
     pub stats: Stats,
-    /// The place after the last token, to go on from.
+    /// The context after the last token, to continue from.
     pub context: Context<S>,
 }

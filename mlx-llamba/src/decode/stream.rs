@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use mlx_llamba_kernels::mlx::on_device;
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
-use mlx_rs::{Device, DeviceType, memory};
+use mlx_rs::{DeviceType, memory};
 
 use super::decoding::Decoding;
 use super::generation::{Completion, Event, Generation, Reason, Stats};
@@ -30,6 +31,8 @@ pub struct Stream<'m, M: LanguageModel = Model> {
     decoding: Decoding<M::State>,
     phase: Phase<M::State>,
     stats: Stats,
+    /// The most memory that the process held before.
+    peak_before: usize,
     started: Instant,
     first: Option<Duration>,
 }
@@ -56,14 +59,14 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
         options: &Generation,
     ) -> Result<Self> {
         let prefill = Prefill::new(model, context, prompt, options, Vec::new())?;
-        memory::reset_peak_memory()?;
         let pipelined = match options.pipelined {
             Some(pipelined) => pipelined,
-            None => matches!(Device::try_default()?.get_type()?, DeviceType::Gpu),
+            None => matches!(model.device()?, DeviceType::Gpu),
         };
         let Prefill { ids, position, .. } = &prefill;
         let only = (RequestId::default(), 0);
-        let row = Row::new(model, tokenizer, position, ids, options, only)?;
+        let row = || Row::new(model, tokenizer, position, ids, options, only);
+        let row = on_device(model.device()?, row)?;
         let stats = Stats { prompt_tokens: ids.len(), seed: row.seed(), ..Stats::default() };
         let mut decoding = Decoding::new(pipelined);
         decoding.rows.push(row);
@@ -72,6 +75,7 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
             decoding,
             phase: Phase::Prefill(prefill),
             stats,
+            peak_before: memory::peak_memory()?,
             started: Instant::now(),
             first: None,
         })
@@ -147,6 +151,7 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
             self.phase = Phase::Ending(Reason::Length);
             return Ok(Event::Prefill { read: total, total });
         }
+        self.measure_memory()?;
         let read = prefill.end(self.row().options.prefill);
         let tokens = tokens::array(&[prefill.chunk(read)]); // (1, l)
         let (hidden, state) = self.model.read(&tokens, prefill.state)?;
@@ -185,13 +190,21 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
         Ok(Event::Token { text, id, logprobs })
     }
 
+    /// MLX counts the peak of the whole process: it is of this stream only where it rose.
+    fn measure_memory(&mut self) -> Result<()> {
+        let (now, peak) = (memory::active_memory()?, memory::peak_memory()?);
+        let seen = if peak > self.peak_before { peak } else { now };
+        self.stats.peak_memory = self.stats.peak_memory.max(seen);
+        Ok(())
+    }
+
     /// The last event, with the text that was held back.
     fn end(&mut self, reason: Reason) -> Result<Event> {
         let text = self.row().flush(&reason);
         let total = self.started.elapsed();
         self.stats.generated_tokens = self.row().generated();
         self.stats.time(self.first.unwrap_or(total), total);
-        self.stats.peak_memory = memory::peak_memory()?;
+        self.measure_memory()?;
         Ok(Event::End { text, reason, stats: self.stats.clone() })
     }
 }
@@ -201,6 +214,7 @@ impl<M: LanguageModel> Iterator for Stream<'_, M> {
 
     /// After an error the stream has ended.
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance().transpose()
+        let device = self.model.device();
+        device.and_then(|device| on_device(device, || self.advance())).transpose()
     }
 }

@@ -1,11 +1,12 @@
-//! The options of sampling and what values they may have.
+//! The options of sampling and the values that they may have.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::setters::setters;
 
-/// How to choose the next token.
+/// Options for choosing the next token.
 ///
-/// The default draws as people expect of a text generator: temperature 0.8, top-k 40, top-p 0.95,
-/// another seed every time, no penalties. [`Sampling::greedy`] is the deterministic one.
+/// The default suits open-ended text: temperature 0.8, top-k 40, top-p 0.95, a new seed every
+/// time, no penalties. [`Sampling::greedy`] is deterministic.
 ///
 /// The steps, in this order:
 ///
@@ -18,9 +19,10 @@ use crate::{Error, Result};
 /// | 5 | `presence_penalty` | subtracts it once if a token stands in the output |
 /// | 6 | `temperature` | 0 ends here with the largest logit (the lowest id of equals); otherwise divides |
 /// | 7 | `top_k` | keeps exactly the k largest; of equals at the border, the lowest ids |
-/// | 8 | `top_p` | of what is left, renormalised: keeps the smallest set of largest probabilities whose sum reaches p, so the token that crosses p stays; of equals at the border, the lowest ids |
+/// | 8 | `top_p` | of what is left, renormalized: keeps the smallest set of largest probabilities whose sum reaches p, so the token that crosses p stays; of equals at the border, the lowest ids |
 /// | 9 | `min_p` | keeps tokens at least min_p times as probable as the likeliest |
 /// | 10 | `seed` | draws from what is left, in proportion to the probabilities |
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0 always takes the likeliest token; 1 is the model's own distribution; more is flatter.
@@ -53,6 +55,19 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    setters! {
+        temperature: f32;
+        top_k: usize;
+        top_p: f32;
+        min_p: f32;
+        repetition_penalty: f32;
+        presence_penalty: f32;
+        frequency_penalty: f32;
+        penalty_window: usize => Some;
+        logit_bias: Vec<(u32, f32)>;
+        seed: u64 => Some;
+    }
+
     /// Temperatures below this one count as 0.
     pub const GREEDY_BELOW: f32 = 1e-5;
 
