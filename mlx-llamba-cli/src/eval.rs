@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::evaluate::{Accuracies, Answer, Asker, Asking, Estimate, Fields, Question, Score};
+use mlx_llamba::evaluate::{
+    Accuracies, Answer, Estimate, Fields, MultipleChoice, MultipleChoiceOptions, Question, Score,
+};
 use mlx_llamba::{LanguageModel, Tokenizer};
 use serde::Serialize;
 
@@ -127,16 +129,16 @@ impl Args {
         tokenizer: &Tokenizer,
         questions: &[Question],
     ) -> Result<()> {
-        let asking = Asking {
+        let asking = MultipleChoiceOptions {
             delimiter: self.delimiter.clone(),
             bos: self.bos,
             mutual_information: self.mutual_information,
         };
-        let asker = Asker::new(model, tokenizer, asking)?;
+        let quiz = MultipleChoice::new(model, tokenizer, asking)?;
         let progress = Progress::new("asking", Unit::Questions);
         let mut score = Score::default();
         for (number, question) in questions.iter().enumerate() {
-            let given = asker.ask(question)?;
+            let given = quiz.answer(question)?;
             score.add(question, &given);
             if self.prints_each() {
                 let each = Each { question: number, answer: question.answer, given: &given };

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use mlx_llamba::{Cancel, Context, Follow, FollowReport, Llamba, Surprise};
+use mlx_llamba::{Cancel, Context, Follow, FollowReport, Llamba, NegativeLogLikelihood};
 
 use crate::output::show;
 
@@ -84,7 +84,7 @@ fn print(report: &FollowReport, json: bool, printed: &mut Result<()>) {
     *printed = show(&(line + "\n"));
 }
 
-fn numbers(surprise: &Surprise) -> serde_json::Value {
+fn numbers(surprise: &NegativeLogLikelihood) -> serde_json::Value {
     serde_json::json!({
         "tokens": surprise.tokens,
         "bytes": surprise.bytes,

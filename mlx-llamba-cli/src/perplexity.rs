@@ -1,7 +1,7 @@
 //! `mlx-llamba perplexity`
 
 use anyhow::Result;
-use mlx_llamba::evaluate::Alone;
+use mlx_llamba::evaluate::Single;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
 use crate::model::{AttentionArgs, Loaded, ModelArgs};
@@ -44,7 +44,7 @@ impl Args {
     }
 
     fn measure(&self, model: &impl LanguageModel, tokenizer: &Tokenizer) -> Result<()> {
-        let (report, time) = self.texts.read(Alone::new(model)?, tokenizer)?;
+        let (report, time) = self.texts.read(Single::new(model)?, tokenizer)?;
         expect_tokens(report.tokens, &self.texts)?;
         if self.json {
             let names = serde_json::json!({

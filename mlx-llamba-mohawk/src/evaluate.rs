@@ -1,7 +1,7 @@
 //! How well a student predicts held-out text, and how far it is from its teacher.
 
 pub use mlx_llamba::evaluate::Document;
-use mlx_llamba::evaluate::{Surprise, agreements, divergences, log_probs, losses};
+use mlx_llamba::evaluate::{NegativeLogLikelihood, agreements, divergences, log_probs, losses};
 use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +39,8 @@ pub struct Metrics {
 /// Sums over documents.
 #[derive(Default)]
 struct Sums {
-    student: Surprise,
-    teacher: Surprise,
+    student: NegativeLogLikelihood,
+    teacher: NegativeLogLikelihood,
     kl: f64,
     same: f64,
 }

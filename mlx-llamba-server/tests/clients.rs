@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use common::{MODEL, Server};
 use mlx_llamba::Llamba;
-use mlx_llamba::evaluate::{Asker, Asking, Fields, Question, Score};
+use mlx_llamba::evaluate::{Fields, MultipleChoice, MultipleChoiceOptions, Question, Score};
 use serde_json::Value;
 
 const KEY: &str = "sesame";
@@ -95,12 +95,17 @@ fn lm_eval() {
     let fields =
         Fields { context: "beginning".into(), choices: "endings".into(), answer: "right".into() };
     for (bos, found) in [false, true].into_iter().zip(found) {
-        let asking = Asking { bos, mutual_information: true, ..Asking::default() };
-        let asker = Asker::new(llamba.model(), llamba.tokenizer().unwrap(), asking).unwrap();
+        let asking = MultipleChoiceOptions {
+            bos,
+            mutual_information: true,
+            ..MultipleChoiceOptions::default()
+        };
+        let quiz =
+            MultipleChoice::new(llamba.model(), llamba.tokenizer().unwrap(), asking).unwrap();
         let mut score = Score::default();
         for (i, line) in lines.lines().enumerate() {
             let question = Question::parse(line.as_bytes(), &fields).unwrap();
-            let answer = asker.ask(&question).unwrap();
+            let answer = quiz.answer(&question).unwrap();
             score.add(&question, &answer);
             let own = [answer.likelihoods, answer.alone.unwrap()].concat();
             let theirs = numbers(&found["likelihoods"][i]);

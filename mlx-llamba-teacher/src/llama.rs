@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Backend, Linear, Matrix, Numerics, Weight};
+use mlx_llamba::{Backend, DtypePolicy, Linear, Matrix, Weight};
 use mlx_rs::{Array, Dtype};
 
 use crate::attention::Attention;
@@ -16,7 +16,7 @@ use crate::parameters::Parameters;
 #[derive(Debug, Clone)]
 pub struct Llama {
     pub(crate) config: LlamaConfig,
-    pub(crate) compute: Numerics,
+    pub(crate) compute: DtypePolicy,
     pub(crate) embed_tokens: Matrix,
     pub(crate) layers: Vec<Block>,
     pub(crate) norm: Array,
@@ -69,7 +69,7 @@ impl Llama {
         });
         check_shapes(Path::new("parameters"), config, shapes)?;
         let embedding = &parameters["model.embed_tokens.weight"];
-        let compute = Numerics::new(backend, embedding.dtype())?;
+        let compute = DtypePolicy::new(backend, embedding.dtype())?;
         let lookup = |name: &str| match parameters.get(name) {
             Some(array) => Ok(Weight::Dense(array.clone())),
             None => Err(missing(Path::new("parameters"), name)),
@@ -80,7 +80,7 @@ impl Llama {
     /// Gathers the weights; `lookup` has been checked to know all names, with the right shapes.
     pub(crate) fn build(
         config: LlamaConfig,
-        compute: Numerics,
+        compute: DtypePolicy,
         lookup: Lookup<'_>,
     ) -> Result<Self> {
         let mut weights = Vec::new();
@@ -206,7 +206,7 @@ impl Llama {
 }
 
 /// Floats as the back end takes them.
-fn cast(weight: Weight, compute: Numerics) -> mlx_rs::error::Result<Weight> {
+fn cast(weight: Weight, compute: DtypePolicy) -> mlx_rs::error::Result<Weight> {
     Ok(match weight {
         Weight::Dense(array) => Weight::Dense(compute.cast(array)?),
         Weight::Quantized(mut q) => {

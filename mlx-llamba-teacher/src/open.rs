@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use mlx_llamba::files::TensorFiles;
-use mlx_llamba::{Backend, Error, Numerics, TensorProblem, Weight};
+use mlx_llamba::{Backend, DtypePolicy, Error, TensorProblem, Weight};
 use mlx_rs::Dtype;
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ impl Llama {
     /// [`Gguf`](crate::Error::Gguf), [`GgufType`](crate::Error::GgufType), and those of
     /// [`TensorFiles::open`] and [`Llama::from_parameters`].
     pub fn open(path: impl AsRef<Path>, dtype: Dtype, backend: Backend) -> Result<Self> {
-        let compute = Numerics::new(backend, dtype)?;
+        let compute = DtypePolicy::new(backend, dtype)?;
         let files = Files::open(path.as_ref())?;
         Self::build(files.config().clone(), compute, &|name| files.weight(name))
     }

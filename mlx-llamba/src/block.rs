@@ -5,7 +5,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
 use crate::error::Result;
-use crate::linear::{Linear, Numerics, optional};
+use crate::linear::{DtypePolicy, Linear, optional};
 use crate::row_layout::RowLayout;
 use crate::weights::Weights;
 
@@ -53,7 +53,11 @@ enum GateUp {
 
 impl Block {
     /// The block whose tensors' names begin with `prefix`. Lazy.
-    pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
+    pub(crate) fn load(
+        checkpoint: &impl Weights,
+        prefix: &str,
+        compute: DtypePolicy,
+    ) -> Result<Self> {
         let dtype = compute.dtype;
         let float = |name: &str, dtype: Dtype| -> Result<Array> {
             Ok(checkpoint.array(&format!("{prefix}.{name}"))?.as_dtype(dtype)?)

@@ -1,4 +1,4 @@
-//! Reading a text without an end: as it comes, at constant memory.
+//! Reading an endless text in constant memory.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -6,28 +6,28 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::error::Result;
-use crate::evaluate::{Surprise, log_probs, losses};
+use crate::evaluate::{NegativeLogLikelihood, log_probs, losses};
 use crate::host;
 use crate::llamba::Llamba;
 use crate::pieces::Pieces;
 use crate::tokenizer::Tokenizer;
 
-/// Tokens read in one piece.
+/// The largest number of tokens per forward pass.
 const PIECE: usize = 256;
 
-/// What was predicted since the last report, and in all.
+/// The predictions since the last report, and all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct FollowReport {
     /// Since the last report.
-    pub window: Surprise,
+    pub window: NegativeLogLikelihood,
     /// Since the beginning.
-    pub total: Surprise,
+    pub total: NegativeLogLikelihood,
 }
 
-/// Reads a stream of text and tells how well it was predicted.
+/// Reads a stream of text and reports how well it is predicted.
 ///
-/// The text is cut as [`Pieces`] cut it: the last word waits until it is known to be whole. Bytes
-/// that are no UTF-8 count as U+FFFD.
+/// The last word waits until it is known to be complete (see [`Pieces`]). Bytes that are not UTF-8
+/// are read as U+FFFD.
 pub struct Follow<'m> {
     llamba: &'m Llamba,
     tokenizer: &'m Tokenizer,
@@ -38,7 +38,7 @@ pub struct Follow<'m> {
 }
 
 impl<'m> Follow<'m> {
-    /// Goes on from `context`, with a report after every `every` tokens predicted (at least 1).
+    /// Continues from `context`, with a report after every `every` tokens predicted (at least 1).
     ///
     /// # Errors
     /// [`Error::TokenizerMissing`](crate::Error::TokenizerMissing).
@@ -48,7 +48,7 @@ impl<'m> Follow<'m> {
         Ok(Self { llamba, tokenizer, context, every: every.max(1), pieces: Pieces::default(), now })
     }
 
-    /// Takes the next bytes of the text; `report` is called as often as is due.
+    /// Reads the next bytes of the text and calls `report` whenever a report is due.
     ///
     /// # Errors
     /// Those of the tokenizer and the model.
@@ -59,7 +59,7 @@ impl<'m> Follow<'m> {
         Ok(())
     }
 
-    /// Reads what still waits. Gives the last, unfinished report and the place reached.
+    /// Reads the bytes that are waiting. Returns the last, incomplete report and the context reached.
     ///
     /// # Errors
     /// Those of the tokenizer and the model.
@@ -82,8 +82,7 @@ impl<'m> Follow<'m> {
         ids.chunks(PIECE).try_for_each(|ids| self.read(ids, report))
     }
 
-    /// Reads all up to the last of `ids`, which waits for the next call, and notes how well each
-    /// of them was predicted.
+    /// Reads all but the last of `ids`, which waits for the next call, and counts their predictions.
     fn read(&mut self, ids: &[u32], report: &mut dyn FnMut(&FollowReport)) -> Result<()> {
         let mut targets = ids;
         self.context.position.note(ids);
@@ -114,7 +113,7 @@ impl<'m> Follow<'m> {
             self.now.total.add(bytes.len() as u64, f64::from(loss));
             if self.now.window.tokens == self.every {
                 report(&self.now);
-                self.now.window = Surprise::default();
+                self.now.window = NegativeLogLikelihood::default();
             }
         }
         Ok(())

@@ -116,14 +116,14 @@ pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
-pub use evaluate::{Comparison, Evaluation, Surprise, Window, compare};
+pub use evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare};
 pub use files::FloatTensor;
 pub use follow::{Follow, FollowReport};
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
 pub use inspect::Summary;
 pub use language::LanguageModel;
-pub use linear::{Linear, Matrix, Numerics};
+pub use linear::{DtypePolicy, Linear, Matrix};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use mlx_llamba_kernels::mlx::{Blas, Runtime};
 pub use mlx_llamba_kernels::{

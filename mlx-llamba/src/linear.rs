@@ -10,14 +10,14 @@ use crate::weights::Weights;
 
 /// What computes, and in which dtype activations are.
 #[derive(Debug, Clone, Copy)]
-pub struct Numerics {
+pub struct DtypePolicy {
     /// What computes.
     pub backend: Backend,
     /// Dtype of the activations.
     pub dtype: Dtype,
 }
 
-impl Numerics {
+impl DtypePolicy {
     /// Checks that there is such a combination.
     ///
     /// # Errors
@@ -59,9 +59,9 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix whose floats are as [`Numerics::cast`] gives them; `name` is what errors call it.
-    pub fn new(name: &str, weight: Weight, compute: Numerics) -> Self {
-        let Numerics { backend, dtype } = compute;
+    /// A matrix whose floats are as [`DtypePolicy::cast`] gives them; `name` is what errors call it.
+    pub fn new(name: &str, weight: Weight, compute: DtypePolicy) -> Self {
+        let DtypePolicy { backend, dtype } = compute;
         Self { name: name.to_owned(), backend, dtype, weight }
     }
 
@@ -71,7 +71,11 @@ impl Matrix {
     }
 
     /// The matrix `prefix.weight`. Lazy.
-    pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
+    pub(crate) fn load(
+        checkpoint: &impl Weights,
+        prefix: &str,
+        compute: DtypePolicy,
+    ) -> Result<Self> {
         let part = |suffix: &str| checkpoint.array(&format!("{prefix}.{suffix}"));
         let cast = |array: Array| compute.cast(array);
         let weight = match checkpoint.scheme(prefix) {
@@ -129,7 +133,11 @@ impl Linear {
     }
 
     /// The layer under `prefix`, with a bias if the checkpoint has one.
-    pub(crate) fn load(checkpoint: &impl Weights, prefix: &str, compute: Numerics) -> Result<Self> {
+    pub(crate) fn load(
+        checkpoint: &impl Weights,
+        prefix: &str,
+        compute: DtypePolicy,
+    ) -> Result<Self> {
         Ok(Self {
             matrix: Matrix::load(checkpoint, prefix, compute)?,
             bias: optional(checkpoint, &format!("{prefix}.bias"), compute.dtype)?,

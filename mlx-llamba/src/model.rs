@@ -15,7 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::language::LanguageModel;
-use crate::linear::{Linear, Matrix, Numerics, optional};
+use crate::linear::{DtypePolicy, Linear, Matrix, optional};
 use crate::named::NamedWeights;
 use crate::random::RandomWeights;
 use crate::row_layout::RowLayout;
@@ -31,7 +31,7 @@ const MANY_TOKENS: usize = 64;
 #[derive(Debug, Clone)]
 pub struct Model {
     config: Config,
-    compute: Numerics,
+    compute: DtypePolicy,
     device: DeviceType,
     fingerprint: String,
     embedding: Matrix,
@@ -99,7 +99,7 @@ impl Model {
 
     fn load(checkpoint: &impl Weights, dtype: Dtype, backend: Backend) -> Result<Self> {
         let config = checkpoint.config().clone();
-        let compute = Numerics::new(backend, dtype)?;
+        let compute = DtypePolicy::new(backend, dtype)?;
         let float = |name: &str| -> Result<Array> { Ok(checkpoint.array(name)?.as_dtype(dtype)?) };
         let layers = (0..config.n_layer)
             .map(|i| Block::load(checkpoint, &format!("backbone.layers.{i}"), compute))

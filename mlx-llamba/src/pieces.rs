@@ -1,9 +1,9 @@
-//! A long text in pieces whose tokens are those of the whole.
+//! Splits long texts so that the tokens of the parts are those of the whole.
 
-/// Bytes that wait for a place to cut the text; then it is cut anywhere.
+/// The number of waiting bytes at which a text is split even where tokenizers would not.
 const LONGEST: usize = 1 << 16;
 
-/// Cuts a text, as it comes, where tokenizers cut it anyway: before a single space between words
+/// Splits an incoming text where tokenizers split it anyway: before a single space between words
 /// and after a single line break between lines.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces {
@@ -11,7 +11,8 @@ pub struct Pieces {
 }
 
 impl Pieces {
-    /// Takes bytes away from `bytes`, until there is a piece or nothing is left.
+    /// Removes bytes from the front of `bytes` until a part is complete, which is returned, or none
+    /// are left.
     pub fn push(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(LONGEST));
@@ -25,13 +26,13 @@ impl Pieces {
         None
     }
 
-    /// What still waits: the last piece.
+    /// Returns the rest of the text.
     pub fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.waiting)
     }
 }
 
-/// The last place where the text can be cut.
+/// The last position at which the text can be split.
 fn cut(text: &[u8]) -> Option<usize> {
     let space = |byte: u8| byte.is_ascii_whitespace();
     let between = |i: &usize| match text[i - 2..=i + 1] {
@@ -45,7 +46,7 @@ fn cut(text: &[u8]) -> Option<usize> {
     found.or_else(|| (text.len() >= LONGEST).then(|| whole_characters(text)))
 }
 
-/// Up to the beginning of the last character.
+/// The position of the last character.
 fn whole_characters(text: &[u8]) -> usize {
     let begins = |i: &usize| text[*i] & 0xc0 != 0x80;
     (text.len().saturating_sub(4)..text.len()).rev().find(begins).unwrap_or(text.len())

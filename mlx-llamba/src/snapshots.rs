@@ -1,15 +1,15 @@
-//! Places of a text to come back to, within a budget of bytes.
+//! Contexts of a conversation to return to, within a memory budget.
 
 use crate::context::Context;
 use crate::error::Result;
 
-/// Snapshots at the end that are thinned out last.
+/// The number of newest snapshots that are evicted last.
 const LAST: usize = 4;
 
-/// How far the snapshots of a session may grow.
+/// The memory budget of a session's snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotBudget {
-    /// Bytes of all states together. The states of the published models have 9 to 34 MiB.
+    /// The size of all states together in bytes. A state of the published models has 9 to 34 MiB.
     pub bytes: usize,
 }
 
@@ -20,13 +20,13 @@ impl Default for SnapshotBudget {
     }
 }
 
-/// Contexts after so many tokens, in their order.
+/// Contexts with the numbers of tokens before them, in ascending order.
 ///
-/// When the budget is exceeded, a snapshot is dropped: of all but the first and the last four,
-/// the one that would be missed least, which is the one whose two neighbours are close together
-/// in comparison with their distance from the end. What is left is spaced exponentially: dense
-/// near the end, where one goes back to most often, and thin in the distant past. When only those
-/// five are left, the oldest of the last four goes first, and the first one last.
+/// When the budget is exceeded, a snapshot is evicted: of all but the first and the last four, the
+/// one whose neighbors are closest together relative to their distance from the end. The rest are
+/// spaced exponentially: dense near the end, the most frequent target of an undo, and sparse in the
+/// distant past. Once only those five are left, the oldest of the last four is evicted first, and
+/// the first snapshot last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Snapshots {
     budget: SnapshotBudget,
@@ -47,7 +47,7 @@ impl Snapshots {
         self.budget
     }
 
-    /// Keeps `context`, which has taken in `tokens` tokens.
+    /// Keeps `context`, which has consumed `tokens` tokens.
     pub(crate) fn insert(&mut self, tokens: usize, context: &Context) -> Result<()> {
         // A state can be a view of larger arrays, which a copy of it alone does not keep alive.
         let mut context = context.clone();
@@ -68,12 +68,12 @@ impl Snapshots {
         self.kept[..end].last().map(|(tokens, context)| (*tokens, context))
     }
 
-    /// Forgets what lies beyond `tokens` tokens.
+    /// Drops the snapshots after more than `tokens` tokens.
     pub(crate) fn truncate(&mut self, tokens: usize) {
         self.kept.retain(|(other, _)| *other <= tokens);
     }
 
-    /// After how many tokens there are snapshots.
+    /// The numbers of tokens before the snapshots.
     pub(crate) fn places(&self) -> impl Iterator<Item = usize> {
         self.kept.iter().map(|(tokens, _)| *tokens)
     }
@@ -94,7 +94,7 @@ impl Snapshots {
     }
 }
 
-/// Which of these places, in ascending order, would be missed least.
+/// The index of the snapshot to evict, given the ascending numbers of tokens before them.
 fn expendable(places: &[usize]) -> usize {
     let end = places.last().copied().unwrap_or(0) as f64;
     let cost = |i: usize| {
@@ -114,7 +114,7 @@ fn expendable(places: &[usize]) -> usize {
 mod tests {
     use super::expendable;
 
-    /// What is kept of `count` places, `room` at a time.
+    /// The snapshots that are left of `count`, with room for `room`.
     fn kept(count: usize, room: usize) -> Vec<usize> {
         let mut places = Vec::new();
         for i in 1..=count {

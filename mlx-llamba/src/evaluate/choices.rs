@@ -1,82 +1,87 @@
-//! Multiple choice: which continuation of a text a model finds likeliest.
+//! Multiple-choice questions: the likelihoods of continuations of a text.
 //!
 //! Tokens and scores are those of EleutherAI's lm-evaluation-harness (0.4, `multiple_choice` with
-//! the metrics of the same names), so results can be held against those made with it.
+//! the metrics of the same names), so results are comparable with its results.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Serialize;
 
-use super::alone::Side;
 use super::estimate::{Estimate, Ratio};
 use super::question::Question;
+use super::single::Side;
 use super::{PIECE, log_probs, losses};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::language::LanguageModel;
 use crate::tokenizer::Tokenizer;
 
-/// How questions are put.
+/// Options of [`MultipleChoice`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asking {
-    /// What stands between a context and a choice.
+pub struct MultipleChoiceOptions {
+    /// The text between a context and a choice.
     pub delimiter: String,
-    /// Begin every context as the tokenizer begins a text.
+    /// Begin every context with the tokens with which the tokenizer begins a text.
     pub bos: bool,
-    /// Ask for the choices alone too, for `acc_mutual_info`: about twice the work.
+    /// Compute the likelihoods without a context too, for `acc_mutual_info`; takes about twice as
+    /// long.
     pub mutual_information: bool,
 }
 
-impl Default for Asking {
+impl Default for MultipleChoiceOptions {
     fn default() -> Self {
         Self { delimiter: " ".into(), bos: false, mutual_information: false }
     }
 }
 
-/// What a model says to a question.
+/// The likelihoods of the choices of a question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Answer {
-    /// Log-likelihood of each choice, in nats.
+    /// The log-likelihood of each choice, in nats.
     pub likelihoods: Vec<f64>,
-    /// The same without a context, if that was asked for.
+    /// Those without a context, if requested.
     pub alone: Option<Vec<f64>>,
-    /// Whether a context had to lose its beginning, to fit what the model can read.
+    /// True if a context was truncated at its beginning to fit the model's limit.
     pub cut: bool,
 }
 
-/// Puts questions to a model.
-pub struct Asker<'m, M: LanguageModel> {
+/// A model that answers questions.
+pub struct MultipleChoice<'m, M: LanguageModel> {
     model: &'m M,
     tokenizer: &'m Tokenizer,
-    asking: Asking,
-    /// The token that stands for no context.
+    options: MultipleChoiceOptions,
+    /// The token in place of an empty context.
     nothing: u32,
 }
 
-impl<'m, M: LanguageModel> Asker<'m, M> {
-    /// Begins.
+impl<'m, M: LanguageModel> MultipleChoice<'m, M> {
+    /// Checks that the tokenizer fits the model.
     ///
     /// # Errors
     /// [`Error::TokenizerMismatch`] if the tokenizer belongs to another model; [`Error::Tokenizer`]
     /// if it has no token to begin a text with.
-    pub fn new(model: &'m M, tokenizer: &'m Tokenizer, asking: Asking) -> Result<Self> {
+    pub fn new(
+        model: &'m M,
+        tokenizer: &'m Tokenizer,
+        options: MultipleChoiceOptions,
+    ) -> Result<Self> {
         tokenizer.check_vocabulary(model.vocab_size())?;
         let first = tokenizer.bos_id().or(tokenizer.eos_ids().first().copied());
         let nothing = first.ok_or_else(|| Error::Tokenizer {
             path: tokenizer.path().to_owned(),
             reason: "it has no token that begins or ends a text".into(),
         })?;
-        Ok(Self { model, tokenizer, asking, nothing })
+        Ok(Self { model, tokenizer, options, nothing })
     }
 
-    /// Asks one. The context is read once; each choice goes on from there.
+    /// Answers a question. The context is read once and each choice continues from there.
     ///
     /// # Errors
     /// Those of the tokenizer and of MLX.
-    pub fn ask(&self, question: &Question) -> Result<Answer> {
+    pub fn answer(&self, question: &Question) -> Result<Answer> {
         let mut cut = false;
         let likelihoods = self.likelihoods(&question.context, &question.choices, &mut cut)?;
-        let alone = match self.asking.mutual_information {
+        let alone = match self.options.mutual_information {
             true => Some(self.likelihoods("", &question.choices, &mut cut)?),
             false => None,
         };
@@ -92,7 +97,7 @@ impl<'m, M: LanguageModel> Asker<'m, M> {
             let surplus = (before.len() + after.len()).saturating_sub(longest);
             if surplus > 0 {
                 *cut = true;
-                // Something has to be before the choice.
+                // A choice needs a token before it.
                 let before = &before[surplus.min(before.len() - 1)..];
                 found.push(self.read(before)?.likelihood(&after)?);
                 continue;
@@ -109,10 +114,10 @@ impl<'m, M: LanguageModel> Asker<'m, M> {
         Ok(found)
     }
 
-    /// Tokens of the context, at least one, and those that the choice adds. White space between
-    /// them belongs to the choice.
+    /// Returns the tokens of the context, at least one, and those that the choice adds. White space
+    /// between them belongs to the choice.
     fn encode(&self, context: &str, choice: &str) -> Result<(Vec<u32>, Vec<u32>)> {
-        let joined = [context, &self.asking.delimiter, choice].concat();
+        let joined = [context, &self.options.delimiter, choice].concat();
         let context = context.trim_end();
         if context.is_empty() {
             let after = self.tokenizer.encode(&joined, false)?;
@@ -121,8 +126,8 @@ impl<'m, M: LanguageModel> Asker<'m, M> {
                 _ => (vec![self.nothing], after),
             });
         }
-        let before = self.tokenizer.encode(context, self.asking.bos)?;
-        let whole = self.tokenizer.encode(&joined, self.asking.bos)?;
+        let before = self.tokenizer.encode(context, self.options.bos)?;
+        let whole = self.tokenizer.encode(&joined, self.options.bos)?;
         let after = whole.get(before.len()..).unwrap_or_default().to_vec();
         Ok((before, after))
     }
@@ -144,12 +149,12 @@ impl<'m, M: LanguageModel> Asker<'m, M> {
 /// The end of a context.
 struct Place<'m, M: LanguageModel> {
     side: Side<'m, M>,
-    /// Log-probabilities (1, vocab) of what comes next.
+    /// Log-probabilities (1, vocab) of the next token.
     next: Array,
 }
 
 impl<M: LanguageModel> Place<'_, M> {
-    /// Of the tokens to come next. The place stays.
+    /// The log-likelihood of `ids` from here. Leaves the state as it is.
     fn likelihood(&self, ids: &[u32]) -> Result<f64> {
         let mut side = Side { model: self.side.model, state: self.side.state.clone() };
         let sum = |losses: Array| -> Result<f64> {
@@ -166,20 +171,20 @@ impl<M: LanguageModel> Place<'_, M> {
     }
 }
 
-/// Shares of questions that were answered rightly, by how likelihoods are weighed.
+/// The shares of right answers, by the normalization of likelihoods.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Accuracies {
-    /// Questions asked.
+    /// The number of questions.
     pub questions: u64,
-    /// By likelihood.
+    /// Without normalization.
     pub acc: Estimate,
-    /// By log-likelihood per character of the choice.
+    /// Per character of the choice.
     pub acc_norm: Estimate,
-    /// By log-likelihood per byte of the choice.
+    /// Per byte of the choice.
     pub acc_bytes: Estimate,
-    /// By what the context adds to the log-likelihood.
+    /// By the gain of log-likelihood that the context brings.
     pub acc_mutual_info: Option<Estimate>,
-    /// Questions whose context lost its beginning.
+    /// The number of questions whose context was truncated.
     pub cut: u64,
 }
 

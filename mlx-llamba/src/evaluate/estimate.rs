@@ -1,35 +1,35 @@
-//! Means with their standard errors.
+//! Means and their standard errors.
 
 use serde::Serialize;
 
-/// A measured number.
+/// A measured value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Estimate {
-    /// The number.
+    /// The value.
     pub value: f64,
-    /// Its standard error, as if tokens (or questions) were independent of each other; `None` for
-    /// fewer than two.
+    /// Its standard error if tokens (or questions) are independent of each other; `None` for fewer
+    /// than two.
     pub error: Option<f64>,
-    /// The same, as if documents were independent of each other, and the tokens of each not: the
-    /// honest one, where there are documents.
+    /// Its standard error if only documents are independent of each other, not the tokens of each:
+    /// the one to report where there are documents.
     pub document_error: Option<f64>,
 }
 
 impl Estimate {
-    /// A function of it; `slope` is the function's slope there.
+    /// Returns a function of the estimate: its value, and errors scaled by its derivative `slope`.
     pub(super) fn map(self, value: f64, slope: f64) -> Self {
         let error = |error: f64| error * slope.abs();
         Self { value, error: self.error.map(error), document_error: self.document_error.map(error) }
     }
 
-    /// `exp` of it.
+    /// `exp` of the estimate.
     pub(super) fn exp(self) -> Self {
         let value = self.value.exp();
         self.map(value, value)
     }
 }
 
-/// The ratio of two sums over a sample of pairs `(y, w)`: with w = 1, the mean of `y`.
+/// The ratio of two sums over a sample of pairs `(y, w)`; with w = 1, the mean of `y`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ratio {
     count: u64,
@@ -41,7 +41,7 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// One more pair.
+    /// Adds a pair.
     pub fn add(&mut self, y: f64, w: f64) {
         self.count += 1;
         self.y += y;
@@ -51,20 +51,20 @@ impl Ratio {
         self.ww += w * w;
     }
 
-    /// Pairs so far.
+    /// The number of pairs.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Sum of y over sum of w; 0 of nothing.
+    /// The sum of y divided by the sum of w; 0 without pairs.
     #[must_use]
     pub fn value(&self) -> f64 {
         if self.w == 0.0 { 0.0 } else { self.y / self.w }
     }
 
-    /// Its standard error, from the spread of what is left, `y - value * w` (Cochran, Sampling
-    /// Techniques, section 6.4); of a mean, the usual one. `None` for fewer than two pairs.
+    /// The standard error of the ratio, from the residuals `y - value * w` (Cochran, Sampling
+    /// Techniques, section 6.4); for a mean, the usual one. `None` for fewer than two pairs.
     #[must_use]
     pub fn error(&self) -> Option<f64> {
         let (n, r) = (self.count as f64, self.value());
@@ -74,7 +74,7 @@ impl Ratio {
     }
 }
 
-/// A mean over tokens, and the same seen as one over documents.
+/// A mean per token, with its errors over tokens and over documents.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Mean {
     tokens: Ratio,
@@ -82,7 +82,7 @@ pub(super) struct Mean {
     documents: Ratio,
     /// Weights are bytes.
     bytes: Ratio,
-    /// Sum and tokens of the document that is being read.
+    /// The sum and the number of tokens of the present document.
     now: (f64, f64),
 }
 
@@ -95,7 +95,7 @@ impl Mean {
         }
     }
 
-    /// A document ends; one of which nothing was predicted is none.
+    /// Ends a document. One without predictions is not counted.
     pub(super) fn end(&mut self, bytes: u64) {
         let (sum, tokens) = std::mem::take(&mut self.now);
         if tokens > 0.0 {
@@ -112,7 +112,7 @@ impl Mean {
         self.documents.count()
     }
 
-    /// Bytes of the documents that have ended.
+    /// The number of bytes of the documents that have ended.
     pub(super) fn bytes(&self) -> f64 {
         self.bytes.w
     }
@@ -126,7 +126,7 @@ impl Mean {
         }
     }
 
-    /// Per byte; `None` where no bytes were told.
+    /// Per byte; `None` if the bytes are unknown.
     pub(super) fn per_byte(&self) -> Option<Estimate> {
         let tokens_per_byte = self.tokens.w / self.bytes();
         (self.bytes() > 0.0).then(|| Estimate {

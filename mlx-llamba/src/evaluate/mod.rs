@@ -1,111 +1,110 @@
-//! How well a model predicts text, how far two models are apart on it, and which of several
-//! answers a model finds likeliest.
+//! Measurements of models on text: perplexity ([`Single`]), the distance between two models
+//! ([`Pair`]), and accuracy on multiple-choice questions ([`MultipleChoice`]).
 //!
-//! A text is read as it comes, at constant memory ([`Evaluation`]). A model that can read only so
-//! far sees it through a [`Window`] that slides.
+//! [`Evaluation`] reads texts incrementally, in constant memory. A model with a limited context
+//! reads them through a sliding [`Window`].
 
-mod alone;
 mod choices;
 mod estimate;
+mod likelihood;
 mod pair;
 mod predictions;
 mod question;
-mod surprise;
+mod single;
 #[cfg(test)]
 mod tests;
 mod window;
 
-pub use alone::{Alone, Perplexity, Prediction};
-pub use choices::{Accuracies, Answer, Asker, Asking, Score};
+pub use choices::{Accuracies, Answer, MultipleChoice, MultipleChoiceOptions, Score};
 pub use estimate::{Estimate, Ratio};
+pub use likelihood::NegativeLogLikelihood;
 pub use pair::{Comparison, Pair};
 pub use predictions::{agreements, divergences, log_probs, losses};
 pub use question::{Fields, Question};
-pub use surprise::Surprise;
+pub use single::{Perplexity, Prediction, Single};
 pub use window::Window;
 
 use crate::error::{Error, Result};
 use crate::language::LanguageModel;
 use window::Sliding;
 
-/// Tokens read in one piece, at most.
+/// The largest number of tokens per forward pass.
 const PIECE: usize = 256;
-/// Logits of a piece at most, unless that were less than [`SHORTEST`] tokens: what is in memory a
-/// few times over.
+/// The largest number of logits per forward pass, of which several copies exist in memory; but at
+/// least [`SHORTEST`] tokens are read.
 const LOGITS: usize = 1 << 24;
 const SHORTEST: usize = 16;
 
 /// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its tokens, with those that begin and end it.
+    /// Its tokens, special ones at its beginning and end included.
     pub tokens: Vec<u32>,
-    /// Bytes of its text.
+    /// The number of bytes of its text.
     pub bytes: u64,
 }
 
-/// Whoever reads a text piece by piece and counts: [`Alone`] or [`Pair`].
+/// Models under measurement that read a text chunk by chunk: [`Single`] or [`Pair`].
 pub trait Reader {
-    /// What it comes to.
+    /// The results.
     type Report;
 
-    /// Entries of the vocabulary.
+    /// The number of entries of the vocabulary.
     fn vocab_size(&self) -> usize;
 
-    /// Tokens of the longest text that it can read.
+    /// The number of tokens of the longest text that can be read; `None` if there is no limit.
     fn context_length(&self) -> Option<usize>;
 
-    /// Forgets what it has read; a text or a window begins.
+    /// Returns to the empty state, at the beginning of a text or window.
     ///
     /// # Errors
     /// What MLX reports.
-    fn anew(&mut self) -> Result<()>;
+    fn reset(&mut self) -> Result<()>;
 
-    /// Reads tokens, at least one, of which nothing is counted.
+    /// Reads tokens, at least one, without counting their predictions.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`].
-    fn skim(&mut self, tokens: &[u32]) -> Result<()>;
+    fn advance(&mut self, tokens: &[u32]) -> Result<()>;
 
-    /// Reads tokens, at least one, and counts how well the one after each, `next`, is predicted.
+    /// Reads tokens, at least one, and counts the predictions of `next`, the token after each.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`].
-    fn count(&mut self, tokens: &[u32], next: &[u32]) -> Result<()>;
+    fn score(&mut self, tokens: &[u32], next: &[u32]) -> Result<()>;
 
-    /// A text of so many bytes ends.
-    fn ends(&mut self, bytes: u64);
+    /// Ends a text of `bytes` bytes.
+    fn end(&mut self, bytes: u64);
 
-    /// What was counted.
+    /// The results so far.
     fn report(&self) -> Self::Report;
 }
 
-/// Reads texts as they come and measures how well they are predicted, from the second token on.
+/// Measures predictions of texts that arrive in parts, from the second token on.
 pub struct Evaluation<R> {
     reader: R,
     window: Option<Sliding>,
-    /// What every window begins with, if the text does.
+    /// The token with which every window begins if the text does.
     bos: Option<u32>,
     piece: usize,
     text: Text,
 }
 
-/// A text that is being read.
+/// The progress in a text.
 #[derive(Default)]
 struct Text {
-    /// What was given last, and is still to be read.
+    /// The last token pushed, which is still to be read.
     pending: Option<u32>,
-    /// What every window begins with.
+    /// The token with which every window begins.
     begin: Option<u32>,
-    /// Tokens read since the window began.
+    /// The number of tokens read since the window began.
     read: usize,
-    /// The last tokens read: those that the next window has in common with this one.
+    /// The last tokens read, which the next window reads again.
     recent: Vec<u32>,
 }
 
 impl<R: Reader> Evaluation<R> {
-    /// Begins with nothing. `bos` is the token that begins texts: where one does begin with it, so
-    /// does every window.
+    /// Starts without a text. If a text begins with the token `bos`, so does every window.
     ///
     /// # Errors
     /// [`Error::Option`] if the window is impossible.
@@ -123,7 +122,7 @@ impl<R: Reader> Evaluation<R> {
         let mut ids = ids;
         if self.text.pending.is_none() {
             let Some((first, rest)) = ids.split_first() else { return Ok(()) };
-            self.reader.anew()?;
+            self.reader.reset()?;
             let begin = self.bos.filter(|bos| bos == first);
             self.text = Text { pending: Some(*first), begin, ..Text::default() };
             ids = rest;
@@ -141,7 +140,7 @@ impl<R: Reader> Evaluation<R> {
             let (next, rest) = ids.split_at(ids.len().min(self.piece).min(room));
             let Some((last, before)) = next.split_last() else { break };
             let tokens = [&[pending], before].concat();
-            self.reader.count(&tokens, next)?;
+            self.reader.score(&tokens, next)?;
             self.text.read += tokens.len();
             self.text.pending = Some(*last);
             if let Some(window) = self.window {
@@ -156,18 +155,18 @@ impl<R: Reader> Evaluation<R> {
 
     /// Begins the next window, with the last tokens of this one.
     fn slide(&mut self, window: Sliding) -> Result<()> {
-        self.reader.anew()?;
+        self.reader.reset()?;
         let begin = window.begin(self.text.begin);
         let seen: Vec<u32> = begin.into_iter().chain(self.text.recent.iter().copied()).collect();
-        seen.chunks(self.piece).try_for_each(|piece| self.reader.skim(piece))?;
+        seen.chunks(self.piece).try_for_each(|piece| self.reader.advance(piece))?;
         self.text.read = seen.len();
         Ok(())
     }
 
-    /// The text is over; it had so many bytes.
+    /// Ends the text, which had `bytes` bytes.
     pub fn end(&mut self, bytes: u64) {
         self.text = Text::default();
-        self.reader.ends(bytes);
+        self.reader.end(bytes);
     }
 
     /// Reads a document.
@@ -180,14 +179,14 @@ impl<R: Reader> Evaluation<R> {
         Ok(())
     }
 
-    /// What was measured so far.
+    /// Returns the results so far.
     pub fn report(&self) -> R::Report {
         self.reader.report()
     }
 }
 
-/// Reads `ids`, one text, with both models and compares what they predict. `progress` gets the
-/// tokens read and in all.
+/// Compares the predictions of two models on one text, `ids`. `progress` is called with (tokens
+/// read, total).
 ///
 /// # Errors
 /// [`Error::Option`] if the text has fewer than two tokens or the vocabularies differ.

@@ -1,50 +1,50 @@
-//! Two models on the same texts.
+//! The predictions of two models compared.
 
 use mlx_rs::transforms::eval;
 use serde::Serialize;
 
-use super::alone::{Prediction, Side};
 use super::estimate::{Estimate, Mean};
+use super::single::{Prediction, Side};
 use super::{Reader, agreements, divergences, losses};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::language::LanguageModel;
 
-/// Two models on the same texts.
+/// Results of [`Pair`].
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Tokens predicted.
+    /// The number of tokens predicted.
     pub tokens: u64,
-    /// Texts in which tokens were predicted.
+    /// The number of texts in which tokens were predicted.
     pub documents: u64,
-    /// Bytes of the texts; 0 where they are not known.
+    /// The number of bytes of the texts; 0 if unknown.
     pub bytes: u64,
-    /// How well the reference predicts.
+    /// The predictions of the reference.
     pub reference: Prediction,
-    /// How well the other model predicts.
+    /// The predictions of the other model.
     pub other: Prediction,
-    /// The other's perplexity over the reference's; its errors are those of the difference token
-    /// by token.
+    /// The other's perplexity divided by the reference's; its errors are computed from differences
+    /// token by token.
     pub perplexity_ratio: Estimate,
     /// Mean over tokens of KL(reference || other), in nats.
     pub mean_kl: Estimate,
-    /// Share of tokens on which both find the same one likeliest.
+    /// The share of tokens at which both models have the same top-1 token.
     pub top1_agreement: Estimate,
 }
 
-/// Compares what two models of one vocabulary predict.
+/// Compares the predictions of two models with the same vocabulary.
 pub struct Pair<'m, R: LanguageModel, M: LanguageModel> {
     reference: Side<'m, R>,
     other: Side<'m, M>,
-    /// Of the reference, of the other, and what the other has more.
+    /// Of the reference, of the other, and their difference.
     nats: [Mean; 3],
     kl: Mean,
     same: Mean,
 }
 
 impl<'m, R: LanguageModel, M: LanguageModel> Pair<'m, R, M> {
-    /// Nothing counted so far.
+    /// Starts with empty states.
     ///
     /// # Errors
     /// [`Error::Option`] if the vocabularies differ.
@@ -74,25 +74,25 @@ impl<R: LanguageModel, M: LanguageModel> Reader for Pair<'_, R, M> {
         self.reference.model.vocab_size()
     }
 
-    /// What both can read: they see the same.
+    /// The smaller limit: both read the same tokens.
     fn context_length(&self) -> Option<usize> {
         let both = [self.reference.model.context_length(), self.other.model.context_length()];
         both.into_iter().flatten().min()
     }
 
-    fn anew(&mut self) -> Result<()> {
-        self.reference.anew()?;
-        self.other.anew()
+    fn reset(&mut self) -> Result<()> {
+        self.reference.reset()?;
+        self.other.reset()
     }
 
-    fn skim(&mut self, tokens: &[u32]) -> Result<()> {
+    fn advance(&mut self, tokens: &[u32]) -> Result<()> {
         self.reference.hidden(tokens)?;
         self.other.hidden(tokens)?;
         self.reference.settle(&[])?;
         self.other.settle(&[])
     }
 
-    fn count(&mut self, tokens: &[u32], next: &[u32]) -> Result<()> {
+    fn score(&mut self, tokens: &[u32], next: &[u32]) -> Result<()> {
         let next = self.reference.row(next)?; // (l)
         let p = self.reference.log_probs(tokens)?; // (l, vocab)
         let q = self.other.log_probs(tokens)?; // (l, vocab)
@@ -108,7 +108,7 @@ impl<R: LanguageModel, M: LanguageModel> Reader for Pair<'_, R, M> {
         Ok(())
     }
 
-    fn ends(&mut self, bytes: u64) {
+    fn end(&mut self, bytes: u64) {
         let means = self.nats.iter_mut().chain([&mut self.kl, &mut self.same]);
         means.for_each(|mean| mean.end(bytes));
     }

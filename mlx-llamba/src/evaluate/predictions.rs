@@ -1,4 +1,4 @@
-//! What a model says of the tokens to come, as arrays.
+//! Predictions of models as arrays.
 
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp, argmax_axis, take_along_axis};
 use mlx_rs::{Array, Dtype};
@@ -6,7 +6,7 @@ use mlx_rs::{Array, Dtype};
 use crate::error::Result;
 use crate::sample::log_softmax;
 
-/// Logits (.., at least vocab) to natural log-probabilities (.., vocab), float32.
+/// Converts logits (.., at least vocab) to natural log-probabilities (.., vocab), float32.
 ///
 /// # Errors
 /// What MLX reports.
@@ -15,7 +15,7 @@ pub fn log_probs(logits: &Array, vocab: usize) -> Result<Array> {
     Ok(log_softmax(&logits.try_index((Ellipsis, ..vocab as i32))?)?)
 }
 
-/// Negative log-likelihoods (..) of the tokens `next` (..) under log-probabilities (.., vocab).
+/// Returns the negative log-likelihoods (..) of the tokens `next` (..) under log-probabilities (.., vocab).
 ///
 /// # Errors
 /// What MLX reports.
@@ -24,7 +24,7 @@ pub fn losses(log_probs: &Array, next: &Array) -> Result<Array> {
     Ok(taken.squeeze_axes(&[-1])?.negative()?)
 }
 
-/// KL(p || q) (..) of log-probabilities (.., vocab), in nats.
+/// Returns KL(p || q) (..), in nats, of log-probabilities (.., vocab).
 ///
 /// # Errors
 /// What MLX reports.
@@ -32,7 +32,7 @@ pub fn divergences(p: &Array, q: &Array) -> Result<Array> {
     Ok(p.exp()?.multiply(p.subtract(q)?)?.sum_axis(-1, false)?)
 }
 
-/// 1 where both find the same token likeliest, else 0: (..) of log-probabilities (.., vocab).
+/// Returns 1 where both have the same top-1 token, else 0: (..) of log-probabilities (.., vocab).
 ///
 /// # Errors
 /// What MLX reports.

@@ -1,42 +1,42 @@
-//! Multiple-choice questions out of JSON.
+//! Multiple-choice questions in JSON.
 
 use serde_json::Value;
 
-/// A text, what may follow it, and what should.
+/// A text, its possible continuations, and the right one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// The text before.
+    /// The text before the choices.
     pub context: String,
-    /// What may follow, at least one.
+    /// The possible continuations, at least one.
     pub choices: Vec<String>,
-    /// Which of them is right, counted from 0.
+    /// The index of the right one, counted from 0.
     pub answer: usize,
 }
 
-/// Names of the fields of a JSON object that hold a question.
+/// The names of the fields that hold a question in a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields {
-    /// Of the text before.
+    /// The field of the context.
     pub context: String,
-    /// Of the list of choices.
+    /// The field of the list of choices.
     pub choices: String,
-    /// Of the right one's number, counted from 0, or its text.
+    /// The field of the right choice: its index, counted from 0, or its text.
     pub answer: String,
 }
 
 impl Question {
-    /// A line of JSONL.
+    /// Parses a line of JSONL.
     ///
     /// # Errors
-    /// Says what is wrong.
+    /// A description of the first problem.
     pub fn parse(line: &[u8], fields: &Fields) -> Result<Self, String> {
         let line: Value =
-            serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+            serde_json::from_slice(line).map_err(|error| format!("not valid JSON: {error}"))?;
         let field = |name: &str| match line.get(name) {
             Some(value) => Ok(value),
             None => Err(format!("it has no field {name:?}")),
         };
-        let wrong = |name: &str, expected: &str| format!("its field {name:?} is no {expected}");
+        let wrong = |name: &str, expected: &str| format!("its field {name:?} is not a {expected}");
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let context =
             text(field(&fields.context)?).ok_or_else(|| wrong(&fields.context, "text"))?;
@@ -49,7 +49,7 @@ impl Question {
             Value::String(text) => choices.iter().position(|choice| choice == text),
             number => number.as_u64().map(|n| n as usize).filter(|&n| n < choices.len()),
         };
-        let expected = format!("number below {} and no choice", choices.len());
+        let expected = format!("number below {} or one of the choices", choices.len());
         let answer = answer.ok_or_else(|| wrong(&fields.answer, &expected))?;
         Ok(Self { context, choices, answer })
     }

@@ -105,7 +105,7 @@ fn a_text_as_it_comes_against_plain_loops() {
     let losses: Vec<f64> = (1..700).map(|i| model.loss(&ids[..i], ids[i])).collect();
     let (nats, error) = mean(&losses);
     for piece in [1, 7, 256, 300, 700] {
-        let reader = Alone::new(&model).unwrap();
+        let reader = Single::new(&model).unwrap();
         let mut evaluation = Evaluation::new(reader, Window::default(), Some(3)).unwrap();
         ids.chunks(piece).for_each(|ids| evaluation.push(ids).unwrap());
         evaluation.end(1234);
@@ -135,7 +135,7 @@ fn windows_slide() {
         (None, Some(5), Some(2), Some(3)),
     ] {
         let model = Hash { seed: 3.25, context };
-        let reader = Alone::new(&model).unwrap();
+        let reader = Single::new(&model).unwrap();
         let mut evaluation = Evaluation::new(reader, Window { length, stride }, bos).unwrap();
         ids.chunks(11).for_each(|ids| evaluation.push(ids).unwrap());
         evaluation.end(0);
@@ -232,17 +232,17 @@ fn impossible_windows_are_refused() {
         (Some(8), Some(4), Some(0), "stride = 0: expected 1 to 4"),
     ] {
         let model = Hash { seed: 1.0, context };
-        let reader = Alone::new(&model).unwrap();
+        let reader = Single::new(&model).unwrap();
         let error = Evaluation::new(reader, Window { length, stride }, None).err().unwrap();
         assert!(error.to_string().contains(expected), "{error}");
     }
     let model = Hash::new(1.0);
     let mut evaluation =
-        Evaluation::new(Alone::new(&model).unwrap(), Window::default(), None).unwrap();
+        Evaluation::new(Single::new(&model).unwrap(), Window::default(), None).unwrap();
     assert!(evaluation.push(&[1, 5]).unwrap_err().to_string().contains("token id 5"));
     // Nothing was predicted: no number, no error.
     let mut evaluation =
-        Evaluation::new(Alone::new(&model).unwrap(), Window::default(), None).unwrap();
+        Evaluation::new(Single::new(&model).unwrap(), Window::default(), None).unwrap();
     evaluation.push(&[1]).unwrap();
     evaluation.end(3);
     let found = evaluation.report();

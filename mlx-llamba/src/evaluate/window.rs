@@ -1,16 +1,17 @@
-//! How a long text is read by a model that can read only so far.
+//! Sliding windows over texts longer than a model's context.
 
 use crate::error::{Error, Result};
 
-/// A window that slides over a text. The first one predicts `length` tokens; each of the others
-/// begins `stride` tokens later, reads from an empty state, and predicts what those before it
-/// have not: so every token but those of the first window has at least `length - stride` tokens
-/// before it. A small stride costs more and knows more.
+/// A window that slides over a text. The first window predicts `length` tokens. Every other starts
+/// `stride` tokens later from an empty state and predicts the tokens that the windows before it
+/// have not, so each of these has at least `length - stride` tokens of context. A smaller stride
+/// gives more context and takes longer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Window {
-    /// Tokens that are read from an empty state. Default: as many as the model can read.
+    /// The number of tokens of a window. Default: the model's limit.
     pub length: Option<usize>,
-    /// Tokens from a window to the next. Default: half the length.
+    /// The number of tokens from the start of a window to that of the next. Default: half the
+    /// length.
     pub stride: Option<usize>,
 }
 
@@ -22,14 +23,18 @@ pub(super) struct Sliding {
 }
 
 impl Window {
-    /// The window of models that read at most `context` tokens; none if there is no need.
+    /// Returns the window for models that read at most `context` tokens; `None` if none is needed.
     pub(super) fn within(self, context: Option<usize>) -> Result<Option<Sliding>> {
         let wrong = |option, value: usize, expected: String| {
             Err(Error::Option { option, value: value.to_string(), expected })
         };
         let Some(length) = self.length.or(context) else {
             let Some(stride) = self.stride else { return Ok(None) };
-            return wrong("stride", stride, "--window too: the model reads without end".into());
+            return wrong(
+                "stride",
+                stride,
+                "--window too: the context of this model is unlimited".into(),
+            );
         };
         let most = context.unwrap_or(usize::MAX);
         if length == 0 || length > most {
@@ -45,12 +50,12 @@ impl Window {
 }
 
 impl Sliding {
-    /// What a window begins with, if there is room for something else.
+    /// The token with which a window begins, if there is room for others.
     pub(super) fn begin(self, begin: Option<u32>) -> Option<u32> {
         begin.filter(|_| self.length > 1)
     }
 
-    /// Tokens of a window that the next one reads again.
+    /// The number of tokens of a window that the next one reads again.
     pub(super) fn kept(self, begin: Option<u32>) -> usize {
         (self.length - self.stride).saturating_sub(usize::from(self.begin(begin).is_some()))
     }

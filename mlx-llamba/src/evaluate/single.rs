@@ -1,4 +1,4 @@
-//! One model on texts.
+//! The predictions of one model.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -12,14 +12,14 @@ use crate::host;
 use crate::language::LanguageModel;
 use crate::tokens;
 
-/// How well texts were predicted.
+/// The quality of predictions of texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prediction {
-    /// Mean negative log-likelihood of a token, in nats.
+    /// Mean negative log-likelihood per token, in nats.
     pub nats_per_token: Estimate,
-    /// `exp` of it.
+    /// `exp` of the mean.
     pub perplexity: Estimate,
-    /// The same in bits, per byte of text; `None` where the bytes are not known.
+    /// Negative log-likelihood per byte of text, in bits; `None` if the bytes are unknown.
     pub bits_per_byte: Option<Estimate>,
 }
 
@@ -35,28 +35,28 @@ impl From<&Mean> for Prediction {
     }
 }
 
-/// How well one model predicts texts.
+/// Results of [`Single`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Perplexity {
-    /// Tokens predicted.
+    /// The number of tokens predicted.
     pub tokens: u64,
-    /// Texts in which tokens were predicted.
+    /// The number of texts in which tokens were predicted.
     pub documents: u64,
-    /// Bytes of the texts.
+    /// The number of bytes of the texts.
     pub bytes: u64,
-    /// How well.
+    /// The quality of the predictions.
     #[serde(flatten)]
     pub prediction: Prediction,
 }
 
-/// Counts how well one model predicts.
-pub struct Alone<'m, M: LanguageModel> {
+/// Measures the perplexity of one model.
+pub struct Single<'m, M: LanguageModel> {
     side: Side<'m, M>,
     nats: Mean,
 }
 
-impl<'m, M: LanguageModel> Alone<'m, M> {
-    /// Nothing counted so far.
+impl<'m, M: LanguageModel> Single<'m, M> {
+    /// Starts with an empty state.
     ///
     /// # Errors
     /// What MLX reports.
@@ -65,7 +65,7 @@ impl<'m, M: LanguageModel> Alone<'m, M> {
     }
 }
 
-impl<M: LanguageModel> Reader for Alone<'_, M> {
+impl<M: LanguageModel> Reader for Single<'_, M> {
     type Report = Perplexity;
 
     fn vocab_size(&self) -> usize {
@@ -76,16 +76,16 @@ impl<M: LanguageModel> Reader for Alone<'_, M> {
         self.side.model.context_length()
     }
 
-    fn anew(&mut self) -> Result<()> {
-        self.side.anew()
+    fn reset(&mut self) -> Result<()> {
+        self.side.reset()
     }
 
-    fn skim(&mut self, tokens: &[u32]) -> Result<()> {
+    fn advance(&mut self, tokens: &[u32]) -> Result<()> {
         self.side.hidden(tokens)?;
         self.side.settle(&[])
     }
 
-    fn count(&mut self, tokens: &[u32], next: &[u32]) -> Result<()> {
+    fn score(&mut self, tokens: &[u32], next: &[u32]) -> Result<()> {
         let log_probs = self.side.log_probs(tokens)?; // (l, vocab)
         let losses = losses(&log_probs, &self.side.row(next)?)?; // (l)
         self.side.settle(&[&losses])?;
@@ -93,7 +93,7 @@ impl<M: LanguageModel> Reader for Alone<'_, M> {
         Ok(())
     }
 
-    fn ends(&mut self, bytes: u64) {
+    fn end(&mut self, bytes: u64) {
         self.nats.end(bytes);
     }
 
@@ -107,7 +107,7 @@ impl<M: LanguageModel> Reader for Alone<'_, M> {
     }
 }
 
-/// A model and how far it has read.
+/// A model and its state.
 pub(super) struct Side<'m, M: LanguageModel> {
     pub(super) model: &'m M,
     pub(super) state: M::State,
@@ -118,12 +118,12 @@ impl<'m, M: LanguageModel> Side<'m, M> {
         Ok(Self { model, state: model.start()? })
     }
 
-    pub(super) fn anew(&mut self) -> Result<()> {
+    pub(super) fn reset(&mut self) -> Result<()> {
         self.state = self.model.start()?;
         Ok(())
     }
 
-    /// Hidden states (1, l, d) of the next tokens. Lazy.
+    /// Reads tokens and returns their hidden states (1, l, d). Lazy.
     pub(super) fn hidden(&mut self, ids: &[u32]) -> Result<Array> {
         let tokens = self.array(ids)?; // (1, l)
         let (hidden, state) = self.model.read(&tokens, self.state.clone())?;
@@ -131,7 +131,7 @@ impl<'m, M: LanguageModel> Side<'m, M> {
         Ok(hidden)
     }
 
-    /// Log-probabilities (l, vocab) of what follows each of the next tokens. Lazy.
+    /// Reads tokens and returns the log-probabilities (l, vocab) of their successors. Lazy.
     pub(super) fn log_probs(&mut self, ids: &[u32]) -> Result<Array> {
         let hidden = self.hidden(ids)?.try_index(0)?; // (l, d)
         log_probs(&self.model.head(&hidden)?, self.model.vocab_size())

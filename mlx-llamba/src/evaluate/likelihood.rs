@@ -1,32 +1,32 @@
-//! A sum of negative log-likelihoods, and what it is per token and per byte.
+//! Sums of negative log-likelihoods.
 
 use serde::Serialize;
 
-/// How well the model predicted some tokens.
+/// The negative log-likelihood of some tokens under a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Surprise {
-    /// Tokens predicted.
+pub struct NegativeLogLikelihood {
+    /// The number of tokens predicted.
     pub tokens: u64,
-    /// Bytes of their text.
+    /// The number of bytes of their text.
     pub bytes: u64,
-    /// Sum of their negative log-likelihoods, in nats.
+    /// The sum over the tokens, in nats.
     pub nats: f64,
 }
 
-impl Surprise {
-    /// Mean negative log-likelihood of a token, in nats.
+impl NegativeLogLikelihood {
+    /// The mean per token, in nats.
     #[must_use]
     pub fn nats_per_token(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.nats / self.tokens as f64 }
     }
 
-    /// `exp` of it.
+    /// `exp` of the mean per token.
     #[must_use]
     pub fn perplexity(&self) -> f64 {
         self.nats_per_token().exp()
     }
 
-    /// The same in bits a byte of text, which does not depend on the tokenizer.
+    /// Bits per byte of text, which do not depend on the tokenizer.
     #[must_use]
     pub fn bits_per_byte(&self) -> f64 {
         let bits = self.nats / std::f64::consts::LN_2;
