@@ -11,8 +11,8 @@ use std::path::Path;
 use mlx_llamba::Backend;
 use mlx_llamba_mohawk::data::Windows;
 use mlx_llamba_mohawk::train::{
-    AdamW, Ending, Event, Identity, Moments, Session, SessionOptions, Stage, StageOptions, State,
-    Trainer, clip_factor, global_norm,
+    AdamW, Checkpoints, Ending, Event, Identity, Moments, Session, SessionOptions, Stage,
+    StageOptions, State, Trainer, clip_factor, global_norm,
 };
 use mlx_llamba_mohawk::{Error, Parameters, Result};
 use mlx_rs::Array;
@@ -275,6 +275,58 @@ fn another_run_is_not_taken_up() {
     let error = runs.run(true, &mut go).unwrap_err().to_string();
     assert!(error.contains("lr was 0.01, is 0.02"), "{error}");
     assert!(error.contains("data was not set, is \"x\"") && !error.contains("seed"), "{error}");
+}
+
+#[test]
+fn flipped_bits_of_a_checkpoint_are_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let runs = Runs::new(directory.path());
+    runs.run(false, &mut go).unwrap();
+    let run = directory.path().join("run");
+    let checkpoints = Checkpoints::new(&run, 2);
+    std::fs::remove_dir_all(run.join("checkpoint-00000016")).unwrap();
+    for name in ["state.safetensors", "state.json"] {
+        let file = run.join("checkpoint-00000017").join(name);
+        let sound = std::fs::read(&file).unwrap();
+        let mut flipped = sound.clone();
+        for bit in (0..8 * sound.len()).step_by(8 * sound.len() / 61) {
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&file, &flipped).unwrap();
+            let error = checkpoints.newest().expect_err(&format!("{name}, bit {bit}"));
+            assert!(error.to_string().contains("checkpoint"), "{error}");
+            flipped[bit / 8] ^= 1 << (bit % 8);
+        }
+        std::fs::write(&file, &sound).unwrap();
+        assert!(checkpoints.newest().unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_checkpoint_without_checksums_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let runs = Runs::new(directory.path());
+    let expected = runs.run(false, &mut go).unwrap().1;
+    let run = directory.path().join("run");
+    std::fs::remove_dir_all(run.join("checkpoint-00000017")).unwrap();
+    let file = run.join("checkpoint-00000016/state.json");
+    let mut state: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    for key in ["tensors_sha256", "sha256"] {
+        assert!(state.as_object_mut().unwrap().remove(key).is_some(), "{key}");
+    }
+    std::fs::write(&file, format!("{state:#}")).unwrap();
+    let (ending, again) = runs.run(true, &mut go).unwrap();
+    assert_eq!((ending, bits(&again)), (Ending::Done, bits(&expected)));
+    // A checksum that is cut off is damage, not an earlier version.
+    let file = run.join("checkpoint-00000017/state.json");
+    let text =
+        std::fs::read_to_string(&file).unwrap().replace(",\n  \"sha256\"", ",\n  \"sha257\"");
+    std::fs::write(&file, text).unwrap();
+    assert!(
+        Checkpoints::new(&run, 1).newest().is_ok_and(|found| {
+            found.is_some_and(|(state, _)| state.progress.total_steps == 16)
+        })
+    );
 }
 
 #[test]

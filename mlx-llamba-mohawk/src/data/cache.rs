@@ -27,12 +27,17 @@ pub struct Key(pub Value);
 
 impl Key {
     pub(super) fn new(sources: &Sources, encoder: &Encoder) -> Result<Self> {
-        Ok(Self(json!({
+        let mut key = json!({
             "encoder": encoder.name(),
             "field": sources.field(),
             "sources": sources.hashes()?,
             "vocab": encoder.vocab(),
-        })))
+        });
+        // Left out of others, whose tokens are found under the names that they always had.
+        if sources.is_split() {
+            key["split"] = true.into();
+        }
+        Ok(Self(key))
     }
 
     /// Where such a cache lies.

@@ -1,4 +1,7 @@
-//! Documents out of text files and JSONL files.
+//! Documents from text files and JSONL files.
+//!
+//! A line of JSONL whose text no tokenizer can read (a lone surrogate, invalid UTF-8) costs that
+//! line: it is skipped, and a warning counts and names the lines. A byte order mark is dropped.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -10,6 +13,15 @@ use sha2::{Digest, Sha256};
 use crate::train::io;
 use crate::{Error, Result};
 
+/// The byte order mark that some editors put before a text.
+const BOM: &str = "\u{feff}";
+/// Skipped lines that a warning names.
+const NAMED: usize = 5;
+/// Bytes of a document that is cut from a single text, at least and at most, where possible.
+const PIECE: (usize, usize) = (1 << 10, 1 << 14);
+/// Documents that a single text is cut into, if its length allows it.
+const PIECES: usize = 100;
+
 /// Files of documents: a `.jsonl` file has one in each line, any other file is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
@@ -17,6 +29,7 @@ pub struct Sources {
     /// Files with their lengths, in the order of their paths.
     files: Vec<(PathBuf, u64)>,
     field: String,
+    split: bool,
 }
 
 /// A document.
@@ -47,7 +60,19 @@ impl Sources {
             let reason = "the directory has no .jsonl, .txt or .md file";
             return Err(Error::NoDocuments { path: path.to_owned(), reason });
         }
-        Ok(Self { path: path.to_owned(), files, field: field.to_owned() })
+        Ok(Self { path: path.to_owned(), files, field: field.to_owned(), split: false })
+    }
+
+    /// Cuts a text that is the only file into documents, so that some of it can be held out.
+    #[must_use]
+    pub fn split(mut self) -> Self {
+        self.split = matches!(&self.files[..], [(path, _)] if !is(path, "jsonl"));
+        self
+    }
+
+    /// True if the only file is a text that is cut into documents.
+    pub(crate) fn is_split(&self) -> bool {
+        self.split
     }
 
     /// The file or directory they were found at.
@@ -97,7 +122,10 @@ impl Sources {
                     Err(error) => Box::new(std::iter::once(Err(error))),
                 }
             } else {
-                Box::new(std::iter::once(whole(path, before)))
+                match whole(path, before) {
+                    Ok(text) if self.split => Box::new(pieces(text).into_iter().map(Ok)),
+                    text => Box::new(std::iter::once(text)),
+                }
             };
             texts
         })
@@ -127,41 +155,130 @@ fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
 
 fn whole(path: &Path, end: u64) -> Result<Text> {
     let bytes = fs::read(path).map_err(io("read", path))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let reason = format!("byte {} is no UTF-8", error.utf8_error().valid_up_to());
+    let mut text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let reason = format!("byte {at} is no UTF-8: convert the file, or leave it out");
         Error::Document { path: path.to_owned(), line: None, reason }
     })?;
+    if text.starts_with(BOM) {
+        text.drain(..BOM.len());
+    }
     Ok(Text { text, end })
+}
+
+/// Cuts a text at empty lines, at line ends where a paragraph is long, and nowhere else.
+fn pieces(text: Text) -> Vec<Text> {
+    let (least, most) = PIECE;
+    let size = (text.text.len() / PIECES).clamp(least, most);
+    let start = text.end - text.text.len() as u64;
+    let (mut pieces, mut from, mut at) = (Vec::new(), 0, 0);
+    for line in text.text.split_inclusive('\n') {
+        at += line.len();
+        let paragraph = line.trim().is_empty();
+        if at - from >= if paragraph { size } else { 4 * size } {
+            pieces.push((from, at));
+            from = at;
+        }
+    }
+    // A short rest belongs to the piece before it.
+    match pieces.last_mut() {
+        Some(last) if at - from < size / 2 => last.1 = at,
+        _ => pieces.push((from, at)),
+    }
+    let piece = |(from, to): (usize, usize)| Text {
+        text: text.text[from..to].to_owned(),
+        end: start + to as u64,
+    };
+    pieces.into_iter().map(piece).collect()
 }
 
 fn lines(path: &Path, file: File, field: &str, start: u64) -> impl Iterator<Item = Result<Text>> {
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let (mut number, mut end) = (0, start);
+    let mut skipped = Vec::new();
     std::iter::from_fn(move || {
         loop {
             let mut line = Vec::new();
             match reader.read_until(b'\n', &mut line) {
                 Err(error) => return Some(Err(io("read", path)(error))),
-                Ok(0) => return None,
+                Ok(0) => {
+                    warn_of(path, &std::mem::take(&mut skipped));
+                    return None;
+                }
                 Ok(read) => end += read as u64,
             }
             number += 1;
+            let line = match number {
+                1 => line.strip_prefix(BOM.as_bytes()).unwrap_or(&line),
+                _ => &line,
+            };
             if line.trim_ascii().is_empty() {
                 continue;
             }
             let bad =
                 |reason| Error::Document { path: path.to_owned(), line: Some(number), reason };
-            let text = match serde_json::from_slice::<Value>(&line) {
+            let text = match serde_json::from_slice::<Value>(line) {
+                Err(_) if is_no_text(line) => {
+                    skipped.push(number);
+                    continue;
+                }
                 Err(error) => Err(bad(format!("not JSON: {error}"))),
                 Ok(value) => match &value[field] {
                     Value::String(text) => Ok(Text { text: text.clone(), end }),
-                    Value::Null => Err(bad(format!("it has no field {field:?}"))),
+                    Value::Null => Err(bad(format!(
+                        "it has no field {field:?}: name the text's field by --set data.field=NAME"
+                    ))),
                     _ => Err(bad(format!("its field {field:?} is no text"))),
                 },
             };
             return Some(text);
         }
     })
+}
+
+/// True for a line that would be JSON if its texts were Unicode: it has invalid UTF-8, or escapes
+/// of surrogates without their other half.
+fn is_no_text(line: &[u8]) -> bool {
+    let lossy = String::from_utf8_lossy(line);
+    let mut mended = String::with_capacity(lossy.len());
+    let mut rest = &*lossy;
+    // An escape of any surrogate becomes one of a letter; "\\\\" is no beginning of an escape.
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        mended.push_str(before);
+        let digits = escape.get(2..6).filter(|_| escape.starts_with("\\u"));
+        let unit = digits.and_then(|digits| u16::from_str_radix(digits, 16).ok());
+        let length = match unit {
+            Some(0xd800..=0xdfff) => {
+                mended.push('x');
+                6
+            }
+            _ => {
+                let length = 1 + escape[1..].chars().next().map_or(0, char::len_utf8);
+                mended.push_str(&escape[..length]);
+                length
+            }
+        };
+        rest = &escape[length..];
+    }
+    mended.push_str(rest);
+    serde_json::from_str::<serde::de::IgnoredAny>(&mended).is_ok()
+}
+
+/// Warns of skipped lines, if there are any.
+fn warn_of(path: &Path, skipped: &[usize]) {
+    if skipped.is_empty() {
+        return;
+    }
+    let named: Vec<String> = skipped.iter().take(NAMED).map(usize::to_string).collect();
+    let more = if skipped.len() > NAMED { ", ..." } else { "" };
+    log::warn!(
+        "{}: lines skipped that are no Unicode text (lone surrogates or invalid UTF-8): {} in all, \
+         {}{more}",
+        path.display(),
+        skipped.len(),
+        named.join(", ")
+    );
 }
 
 #[cfg(test)]
@@ -197,6 +314,48 @@ mod tests {
         let ends: Vec<u64> = sources.texts().map(|text| text.unwrap().end).collect();
         assert_eq!(ends, [10, 23, 42, 51, 54]);
         assert_eq!(sources.bytes(), 54);
+    }
+
+    #[test]
+    fn lines_that_are_no_unicode_are_skipped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.jsonl");
+        let mut bytes = b"\xef\xbb\xbf{\"text\": \"a\"}\n".to_vec();
+        bytes.extend(b"{\"text\": \"lone \\ud83d half\"}\n");
+        bytes.extend(b"{\"text\": \"caf\xe9\"}\n");
+        bytes.extend(b"{\"text\": \"\\ud83d\\ude00 \\\\ud83d\"}\n");
+        bytes.extend(b"{\"text\": \"\\udc00\", \"n\": [1, 2.5, \"\\n\"]}\n{\"text\": \"b\"}");
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(texts(&path, "text").unwrap(), ["a", "\u{1f600} \\ud83d", "b"]);
+        // A line that is no JSON is an error, with a surrogate too.
+        fs::write(&path, "{\"text\": \"\\ud83d\"").unwrap();
+        assert!(texts(&path, "text").unwrap_err().to_string().contains("not JSON"));
+        let text = directory.path().join("x.txt");
+        fs::write(&text, "\u{feff}a").unwrap();
+        assert_eq!(texts(&text, "text").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_single_text_is_cut_into_documents() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("book.txt");
+        let paragraph = |i: usize| format!("Chapter {i}. {}\n\n", "It was a day. ".repeat(20));
+        let book: String = (0..400).map(paragraph).collect();
+        fs::write(&path, &book).unwrap();
+        let split = || Sources::new(&path, "text").unwrap().split();
+        let found: Vec<Text> = split().texts().map(Result::unwrap).collect();
+        assert_eq!(found.iter().map(|piece| piece.text.as_str()).collect::<String>(), book);
+        assert!((80..=100).contains(&found.len()), "{}", found.len());
+        assert!(found.iter().all(|piece| piece.text.starts_with("Chapter")));
+        assert_eq!(found.last().unwrap().end, book.len() as u64);
+        // One long paragraph, a short text, and texts among others.
+        fs::write(&path, "a line\n".repeat(4000)).unwrap();
+        assert!(split().texts().count() > 4);
+        fs::write(&path, "short\n\ntext").unwrap();
+        assert_eq!(split().texts().count(), 1);
+        fs::write(directory.path().join("other.txt"), &book).unwrap();
+        let both = Sources::new(directory.path(), "text").unwrap().split();
+        assert_eq!(both.texts().count(), 2);
     }
 
     #[test]

@@ -30,6 +30,9 @@ impl Texts {
     ) -> Result<Self> {
         let mut read = |path: &Path| {
             let sources = Sources::new(path, &data.field)?;
+            // Of a single document nothing would be left to train on.
+            let split = data.heldout.is_none() && data.heldout_every > 0;
+            let sources = if split { sources.split() } else { sources };
             let mut progress = |done, total| tell(Note::Tokenizing(done, total));
             tokenize(&sources, encoder, cache, &mut progress)
         };

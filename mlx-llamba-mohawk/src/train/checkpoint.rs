@@ -1,10 +1,11 @@
-//! All that a run needs to go on, on disk.
+//! Checkpoints: everything that a run needs to resume, on disk.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::files::hash::sha256;
 use mlx_llamba::files::{Map, atomic, float_bytes, floats_of};
 use mlx_rs::Array;
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -82,8 +83,19 @@ struct Saved {
     version: u32,
     progress: Progress,
     identity: Identity,
+    /// Bytes of the tensors' file.
     bytes: u64,
+    /// SHA-256 of the tensors' file; checkpoints of earlier versions have no checksums.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    tensors_sha256: Option<String>,
+    /// SHA-256 of the text before this field.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sha256: Option<String>,
 }
+
+/// The text between the fields that are hashed and their checksum; behind it come a quotation
+/// mark, a line break and a brace.
+const BEFORE_SHA256: &str = ",\n  \"sha256\": \"";
 
 /// The checkpoints of a run: directories `checkpoint-STEP`, the last few of them.
 #[derive(Debug)]
@@ -168,13 +180,18 @@ impl Checkpoints {
             other => Error::Checkpoint { path: path.to_owned(), reason: other.to_string() },
         })?;
         sync(&file)?;
+        let map = Map::open(&file)?;
         let saved = Saved {
             version: VERSION,
             progress: state.progress.clone(),
             identity: identity.clone(),
-            bytes: fs::metadata(&file).map_err(io("read", path))?.len(),
+            bytes: map.len() as u64,
+            tensors_sha256: Some(sha256(&*map)),
+            sha256: None,
         };
         let text = serde_json::to_string_pretty(&saved).map_err(|e| bad(path, e.to_string()))?;
+        let text = text.trim_end_matches("\n}");
+        let text = format!("{text}{BEFORE_SHA256}{}\"\n}}", sha256(text));
         let file = hidden.join(STATE);
         fs::write(&file, text).map_err(io("write", path))?;
         sync(&file)?;
@@ -232,6 +249,18 @@ fn open(path: &Path) -> Result<(State, Identity)> {
     let map = Map::open(&path.join(TENSORS))?;
     if map.len() as u64 != saved.bytes {
         return Err(bad(path, format!("{} bytes of {}", map.len(), saved.bytes)));
+    }
+    let damaged = |file: &str| bad(path, format!("{file} is damaged: its checksum is wrong"));
+    match (&saved.tensors_sha256, &saved.sha256, text.rsplit_once(BEFORE_SHA256)) {
+        (Some(_), Some(sum), Some((hashed, _))) if sha256(hashed) != *sum => {
+            return Err(damaged(STATE));
+        }
+        (Some(sum), Some(_), Some(_)) if sha256(&*map) != *sum => return Err(damaged(TENSORS)),
+        (Some(_), Some(_), Some(_)) => {}
+        (None, None, None) => {
+            log::warn!("{}: without a checksum, by an earlier version", path.display());
+        }
+        _ => return Err(damaged(STATE)),
     }
     let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(path, e.to_string()))?;
     let mut state = State::new(Parameters::new());
