@@ -7,23 +7,23 @@ use mlx_rs::error::Result;
 /// `p' = kept p - rate m' / (root sqrt(v') + epsilon)`, where `g` is the gradient times `scale`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
-    /// What the gradient is multiplied with first.
+    /// Factor of the gradient.
     pub scale: f32,
     /// Decay of the mean gradient.
     pub beta1: f32,
     /// Decay of the mean squared gradient.
     pub beta2: f32,
-    /// What the root is multiplied with: the correction of the second moment's bias.
+    /// Factor of the root: the correction of the second moment's bias.
     pub root: f32,
     /// Added to the denominator.
     pub epsilon: f32,
     /// The learning rate, with the correction of the first moment's bias.
     pub rate: f32,
-    /// What is left of the parameter after its decay.
+    /// Factor of the parameter: what weight decay leaves of it.
     pub kept: f32,
 }
 
-/// The new parameter, m and v in plain MLX operations: see [`Backend::adamw`](crate::Backend::adamw).
+/// Implements [`Backend::adamw`](crate::Backend::adamw) in plain MLX operations.
 pub(crate) fn adamw([p, g, m, v]: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
     let scalar = Array::from_f32;
     let g = g.multiply(scalar(how.scale))?;

@@ -7,7 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::adamw::AdamWStep;
 use crate::cpu::{CPU, CPU_INT8};
-use crate::cross_entropy::{Comparison, Slopes};
+use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::dims::{ShapeError, expect};
 use crate::fallback::{fallbacks, log_fallback};
 use crate::metal::METAL;
@@ -67,7 +67,7 @@ impl Backend {
         report.join("; ")
     }
 
-    /// Returns the precision of activations in products with quantized matrices.
+    /// Returns the precision of activations in matrix multiplications with quantized matrices.
     pub fn activations(self) -> Activations {
         self.0.activations()
     }
@@ -193,10 +193,11 @@ impl Backend {
         self.0.softmax(x)
     }
 
-    /// Compares `logits` (m, v) with a `teacher`'s (m, v), if there is one, and gives
-    /// `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` and sums: see
-    /// [`Comparison`] and [`Slopes`]. All float32; without gradients, for it is one: of
-    /// `w T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` by the logits.
+    /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one, and
+    /// the gradient `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` of
+    /// `w T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` with respect to the
+    /// logits: see [`CrossEntropyOptions`] and [`CrossEntropy`]. All float32. The result itself has no
+    /// gradient.
     ///
     /// # Errors
     /// [`ShapeError`] in [`MixerError`] if `teacher` is of another shape.
@@ -204,8 +205,8 @@ impl Backend {
         self,
         logits: &Array,
         teacher: Option<&Array>,
-        how: Comparison,
-    ) -> Result<Slopes, MixerError> {
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy, MixerError> {
         let shape: Vec<usize> = logits.shape().iter().map(|&size| size as usize).collect();
         if shape.len() != 2 || shape.contains(&0) {
             let (found, expected) = (logits.shape().to_vec(), "(m, v), m, v > 0".to_owned());

@@ -1,4 +1,4 @@
-//! The causal depthwise convolution in front of the recurrence, in plain MLX operations.
+//! The causal depthwise convolution before the recurrence, in plain MLX operations.
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::ops::{concatenate, expand_dims, select, split_at_indices, zeros_dtype};
@@ -10,10 +10,10 @@ use crate::scan::cumsum;
 
 /// Convolves `xBC` (b, l, conv_dim), continuing the inputs `conv` (b, k-1, conv_dim).
 ///
-/// `lengths` (b,) and `starts` (b, l) as in [`MixerInput`](crate::MixerInput). Inputs before a
-/// start are zeros to what comes after it.
+/// `lengths` (b,) and `starts` (b, l) as in [`MixerInput`](crate::MixerInput). To tokens after a
+/// start, the inputs before it are zeros.
 ///
-/// Returns the convolved rows (b, l, conv_dim) and the inputs to keep.
+/// Returns the convolved rows (b, l, conv_dim) and the inputs to keep for the next call.
 pub(crate) fn convolution(
     xBC: &Array,
     lengths: Option<&Array>,
@@ -26,7 +26,7 @@ pub(crate) fn convolution(
     let inputs = concatenate(&[&conv.as_dtype(dtype)?, xBC], 1)?; // (b, k-1+l, conv_dim)
     let documents = starts.map(|starts| documents(starts, k)).transpose()?; // (b, k-1+l, 1)
     let zero = Array::from_f32(0.0).as_dtype(dtype)?;
-    // The inputs from `from` on that belong to the same document as `document`, else zeros.
+    // Replaces inputs of other documents by zeros.
     let within = |inputs: Array, of: Option<Array>, document: Option<&Array>| match (of, document) {
         (Some(of), Some(document)) => select(of.eq(document)?, &inputs, &zero),
         _ => Ok(inputs),
@@ -71,8 +71,8 @@ pub(crate) fn convolution(
     Ok((sum, kept.contiguous()?))
 }
 
-/// The number of the document that each input belongs to, (b, k-1+l, 1): the kept inputs are of
-/// document 0, and each start begins another.
+/// Returns the number of the document that each input belongs to, (b, k-1+l, 1): the kept inputs
+/// belong to document 0, and each start begins another.
 fn documents(starts: &Array, k: i32) -> Result<Array> {
     let starts = starts.as_dtype(Dtype::Int32)?;
     let kept = zeros_dtype(&[starts.dim(0), k - 1], Dtype::Int32)?;
@@ -80,7 +80,7 @@ fn documents(starts: &Array, k: i32) -> Result<Array> {
     expand_dims(&numbers, -1)
 }
 
-/// `len` steps of axis 1 from `from` on.
+/// Returns `len` steps of axis 1 from `from` on.
 fn window(array: &Array, from: i32, len: i32) -> Result<Array> {
     Ok(split_at_indices(array, &[from, from + len], 1)?.swap_remove(1))
 }

@@ -1,7 +1,7 @@
 //! Kernels for CPUs, compiled from `cpu/` by the build script.
 //!
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
-//! which shares the work of each with a pool of threads. Activations are float32.
+//! which shares the work of each operation with a pool of threads. Activations are float32.
 
 mod cross_entropy;
 mod elementwise;
@@ -21,33 +21,33 @@ pub(crate) use operations::{CPU, CPU_INT8};
 pub use settings::SettingError;
 pub(crate) use settings::check as check_settings;
 
-/// The instruction set that the kernels use on this machine: `avx512`, `avx2`, `sse2` or `neon`.
-/// `MLX_LLAMBA_SIMD` names a lower one (`baseline` for the lowest).
+/// Returns the instruction set that the kernels use on this machine: `avx512`, `avx2`, `sse2` or
+/// `neon`. `MLX_LLAMBA_SIMD` selects a lower one (`baseline` for the lowest).
 pub fn simd() -> &'static str {
     raw::simd()
 }
 
-/// Uses another instruction set from now on; false if this machine has not got it. For tests.
+/// Uses another instruction set from now on; returns false if this machine lacks it. For tests.
 #[doc(hidden)]
 pub fn set_simd(name: &str) -> bool {
     raw::set_simd(name)
 }
 
-/// Threads that share the work of an operation: the cores of this process, or
-/// `MLX_LLAMBA_THREADS`.
+/// Returns the number of threads that share the work of an operation: the cores of this process,
+/// or `MLX_LLAMBA_THREADS`.
 pub fn threads() -> usize {
     raw::threads()
 }
 
-/// Uses so many threads from now on. For tests and benchmarks.
+/// Uses this many threads from now on. For tests and benchmarks.
 #[doc(hidden)]
 pub fn set_threads(count: usize) {
     raw::set_threads(count);
 }
 
-/// Bytes a second that the threads together read from memory when they do nothing else: what a
-/// product with one row of activations can reach. The best of five readings of 256 MiB; takes about
-/// a tenth of a second.
+/// Measures the bytes per second that all threads together read from memory: the limit of a matrix
+/// multiplication with one row of activations. The best of five readings of 256 MiB; takes about a
+/// tenth of a second.
 ///
 /// # Errors
 /// If memory runs out.
@@ -62,8 +62,8 @@ pub fn read_bandwidth() -> mlx_rs::error::Result<f64> {
     Ok(best)
 }
 
-/// The names of the operations that evaluating `outputs` would run, inputs first: what has been
-/// computed already does not count, and what several outputs need counts once.
+/// Returns the names of the operations that evaluating `outputs` would run, inputs first. Operations
+/// that have run are left out, and one that several outputs need is listed once.
 ///
 /// # Errors
 /// If memory runs out.

@@ -1,4 +1,4 @@
-//! The sizes of a mixer, and the one place where shapes are checked.
+//! The sizes of a mixer, and the check of one shape.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
-    /// None: all published models.
+    /// No activation, as in all published models.
     Identity,
     /// `x * sigmoid(x)`.
     #[serde(alias = "swish")]
@@ -32,7 +32,7 @@ pub struct Dims {
 }
 
 impl Dims {
-    /// Width of the mixer's inside, `h * p`.
+    /// Width of x, y and z, `h * p`.
     pub const fn d_inner(&self) -> usize {
         self.h * self.p
     }
@@ -54,19 +54,19 @@ impl Dims {
     }
 }
 
-/// An array whose shape does not fit.
+/// An array with a wrong shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{array} has shape {found:?}, expected {expected}")]
 pub struct ShapeError {
     /// Name of the array, as the documentation spells it.
     pub array: &'static str,
-    /// Its shape.
+    /// The shape found.
     pub found: Vec<i32>,
-    /// The shape it should have, with the letters' values put in.
+    /// The expected shape, in numbers.
     pub expected: String,
 }
 
-/// Checks one array against the shape it should have.
+/// Checks the shape of one array.
 pub(crate) fn expect(
     array: &'static str,
     found: &mlx_rs::Array,

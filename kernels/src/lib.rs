@@ -1,9 +1,10 @@
-//! The Discrete-Mamba-2 operations of Llamba, as lazy MLX graphs.
+//! The operations of Llamba and of its training, as lazy MLX graphs.
 //!
-//! A [`Backend`] computes the four operations of a block: [`Backend::mixer`] is the whole of a
-//! mixer between its two projections, the others are matrix products, the activation of the MLP,
-//! and a residual connection with the norm after it. [`oracle`] says in plain float64 loops what a
-//! mixer must compute; [`Quantized`] is a matrix in MLX's group quantization.
+//! A [`Backend`] computes them. [`Backend::mixer`] is all of a Discrete-Mamba-2 mixer between its
+//! two projections; the other operations are matrix multiplication, the activation of the MLP, norms,
+//! softmax, cross entropy with its gradient, and a step of AdamW. [`oracle`] defines in plain float64
+//! loops what a mixer computes. [`Quantized`] is a matrix in MLX's group quantization. [`mlx`] has the
+//! calls into MLX that `mlx-rs` does not offer.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
@@ -31,7 +32,7 @@ mod weight;
 
 pub use adamw::AdamWStep;
 pub use backend::Backend;
-pub use cross_entropy::{Comparison, Slopes};
+pub use cross_entropy::{CrossEntropy, CrossEntropyOptions};
 pub use dims::{Activation, Dims, ShapeError};
 pub use mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights};
 pub use operations::Activations;

@@ -1,4 +1,4 @@
-//! What goes into and comes out of a mixer, between its two projections.
+//! Inputs, state and outputs of a mixer between its two projections.
 
 use mlx_rs::ops::zeros_dtype;
 use mlx_rs::{Array, Dtype};
@@ -6,28 +6,28 @@ use mlx_rs::{Array, Dtype};
 use crate::dims::expect;
 use crate::{Dims, ShapeError};
 
-/// What the first projection gives.
+/// The outputs of the first projection.
 ///
 /// | field | shape | dtype |
 /// |---|---|---|
 /// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side; in_proj_dim - h without `A_log` | float |
 /// | A_log | (b, l, h), where it is not part of `rows` | float |
-/// | lengths | (b,) tokens of each row that count; the rest is padding | int32 |
-/// | starts | (b, l): true where a document starts, to which nothing earlier exists | bool |
+/// | lengths | (b,): tokens of each row; the rest is padding | int32 |
+/// | starts | (b, l): true where a document starts, which does not depend on earlier tokens | bool |
 #[derive(Debug, Clone, Copy)]
 pub struct MixerInput<'a> {
     /// Rows of the projection.
     pub rows: &'a Array,
-    /// Decays, if another matrix gives them.
+    /// Decays, if a matrix of their own computes them.
     pub A_log: Option<&'a Array>,
     /// For batches of rows with different lengths.
     pub lengths: Option<&'a Array>,
-    /// For rows of several documents. Plain operations only: kernels leave these calls to them.
+    /// For rows of several documents. Kernels leave these calls to plain operations.
     pub starts: Option<&'a Array>,
 }
 
 impl<'a> MixerInput<'a> {
-    /// Rows with everything side by side, all of the same length.
+    /// Returns an input whose rows hold everything and have the same length.
     pub fn new(rows: &'a Array) -> Self {
         Self { rows, A_log: None, lengths: None, starts: None }
     }
@@ -37,7 +37,7 @@ impl<'a> MixerInput<'a> {
 ///
 /// | field | shape | dtype |
 /// |---|---|---|
-/// | conv_weight | (conv_dim, k); the last tap meets the current token | float |
+/// | conv_weight | (conv_dim, k); the last tap multiplies the current token | float |
 /// | conv_bias | (conv_dim,) | float |
 /// | z_bias | (d_inner,) | float |
 /// | D | (h,) | float |
@@ -53,7 +53,7 @@ pub struct MixerWeights {
     pub D: Array,
 }
 
-/// What a mixer remembers of a batch of sequences; constant in their length.
+/// The state of a mixer for a batch of sequences. Its size does not depend on their length.
 ///
 /// | field | shape | dtype |
 /// |---|---|---|
@@ -68,10 +68,10 @@ pub struct MixerState {
 }
 
 impl MixerState {
-    /// The state before the first token.
+    /// Returns the state before the first token.
     ///
     /// # Errors
-    /// What MLX reports of an impossible shape.
+    /// MLX's report of an impossible shape.
     pub fn zeros(b: usize, dims: Dims, dtype: Dtype) -> mlx_rs::error::Result<Self> {
         let Dims { h, p, n, k, .. } = dims;
         let shape = |sizes: &[usize]| sizes.iter().map(|&s| s as i32).collect::<Vec<_>>();
@@ -82,7 +82,7 @@ impl MixerState {
     }
 }
 
-/// What a mixer gives.
+/// The outputs of a mixer.
 #[derive(Debug, Clone)]
 pub struct Mixed {
     /// `y * silu(z + z_bias)` (b, l, d_inner), in the activations' dtype.
@@ -91,10 +91,10 @@ pub struct Mixed {
     pub state: MixerState,
 }
 
-/// Why a mixer cannot be built.
+/// The reasons why an operation cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum MixerError {
-    /// An array does not fit.
+    /// An array has a wrong shape.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// MLX refused an operation.
@@ -102,7 +102,7 @@ pub enum MixerError {
     Mlx(#[from] mlx_rs::error::Exception),
 }
 
-/// The one place where shapes are checked; the operations below trust them.
+/// Checks the shapes of a mixer's arrays. Back ends trust them.
 pub(crate) fn check(
     input: &MixerInput<'_>,
     state: Option<&MixerState>,

@@ -5,22 +5,22 @@ use std::fmt::Debug;
 use mlx_rs::{Array, Dtype};
 
 use crate::adamw::{AdamWStep, adamw};
-use crate::cross_entropy::{Comparison, Slopes, cross_entropy};
+use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions, cross_entropy};
 use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::mlx::Result;
 use crate::{Activation, Dims, QuantizationError, Weight, plain};
 
-/// Precision of the activations in products with a quantized matrix.
+/// Precision of the activations in matrix multiplications with a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Activations {
     /// Float32, unchanged.
     #[default]
     Float32,
-    /// Rounded to int8 in blocks of 32 that share a scale, in products with affine codes of 4 or
-    /// 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of
-    /// the sum of the products' sizes, instead of 1e-7.
+    /// Rounded to int8 in blocks of 32 that share a scale, where the matrix has affine codes of 4 or
+    /// 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of the sum
+    /// of the absolute values of all products, instead of 1e-7.
     Int8,
 }
 
@@ -119,8 +119,8 @@ pub(crate) trait Operations: Debug + Send + Sync {
         &self,
         logits: &Array,
         teacher: Option<&Array>,
-        how: Comparison,
-    ) -> Result<Slopes> {
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy> {
         cross_entropy(logits, teacher, how)
     }
 

@@ -1,4 +1,4 @@
-//! The definition of correct: the mixer in float64, one loop a sum, no MLX.
+//! The definition of a mixer: float64, one loop per sum, no MLX.
 //!
 //! Source: Llamba (arXiv 2502.14458), section 3; Mamba-2 (arXiv 2405.21060), section 2, with the
 //! discrete decay `a = sigmoid(-A_log)` given by the projection itself.
@@ -8,7 +8,7 @@ use crate::{Activation, Dims};
 /// Weights of a mixer between its projections, row-major.
 #[derive(Debug, Clone, Default)]
 pub struct Weights {
-    /// (conv_dim, k); the last tap meets the current token.
+    /// (conv_dim, k); the last tap multiplies the current token.
     pub conv_weight: Vec<f64>,
     /// (conv_dim,)
     pub conv_bias: Vec<f64>,
@@ -31,9 +31,9 @@ fn sigmoid(v: f64) -> f64 {
     1.0 / (1.0 + (-v).exp())
 }
 
-/// Runs one sequence of rows `xBC | z | A_log` (l, in_proj_dim) through the mixer.
+/// Computes one sequence of rows `xBC | z | A_log` (l, in_proj_dim) through the mixer.
 ///
-/// `starts` (l,), if any, is true where a document starts: the state is zero there.
+/// `starts` (l,) is true where a document starts: the state is reset there.
 ///
 /// Returns `y * silu(z + z_bias)` (l, d_inner) and advances `state`.
 pub fn mixer(

@@ -1,4 +1,4 @@
-//! The operations in plain MLX operations: the twin of every kernel.
+//! Operations in plain MLX operations: the mixer, and those that a few calls make up.
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::rms_norm;
@@ -20,7 +20,7 @@ pub(crate) fn matmul(x: &Array, weight: &Weight) -> std::result::Result<Array, Q
     }
 }
 
-/// What the recurrence reads, in float32 but for the gate.
+/// The inputs of the recurrence, in float32 except for the gate.
 struct Projected {
     /// (b, l, h, p)
     x: Array,
@@ -32,14 +32,14 @@ struct Projected {
     A_log: Array,
     /// (b, l, d_inner), in the activations' dtype.
     z: Array,
-    /// The inputs of the convolution to keep, (b, k-1, conv_dim).
+    /// The inputs of the convolution to keep, (b, k-1, conv_dim)
     conv: Array,
     /// (b, l), false in padding.
     starts: Option<Array>,
 }
 
 impl Projected {
-    /// Splits the rows and convolves, continuing `conv` (b, k-1, conv_dim).
+    /// Splits and convolves the rows, continuing `conv` (b, k-1, conv_dim).
     fn new(
         input: &MixerInput<'_>,
         conv: &Array,
@@ -82,13 +82,13 @@ impl Projected {
         })
     }
 
-    /// The decays' logarithms, -softplus(A_log) (b, l, h).
+    /// Returns the logarithms of the decays, -softplus(A_log) (b, l, h).
     fn log_a(&self) -> Result<Array> {
         logaddexp(&self.A_log, Array::from_f32(0.0))?.negative()
     }
 }
 
-/// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked.
+/// Implements [`Backend::mixer`](crate::Backend::mixer); shapes have been checked.
 pub(crate) fn mixer(
     input: &MixerInput<'_>,
     state: &MixerState,
@@ -130,7 +130,7 @@ pub(crate) fn mixer(
     Ok(Mixed { y: (functions.gate)(&z, &y)?, state })
 }
 
-/// See [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
+/// Implements [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
 pub(crate) fn mixing_matrix(
     input: &MixerInput<'_>,
     state: &MixerState,
@@ -182,7 +182,7 @@ pub(crate) fn softmax(x: &Array) -> Result<Array> {
     mlx_rs::ops::softmax_axis(x, -1, true)
 }
 
-/// Cuts the last axis at the places `at` into `PARTS` pieces.
+/// Splits the last axis at the indices `at` into `PARTS` pieces.
 fn split<const CUTS: usize, const PARTS: usize>(
     array: &Array,
     at: [i32; CUTS],

@@ -1,4 +1,4 @@
-//! A matrix in MLX's group quantization.
+//! Matrices in MLX's group quantization.
 
 use std::ffi::CStr;
 
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 use crate::mlx::current_device;
 use crate::mlx::quantized::{self as mlx, RawScheme};
 
-/// How the values of a group are coded, under the names that MLX uses.
+/// The coding of the values of a group, named as in MLX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Integers with a scale and a bias a group.
+    /// Integers with a scale and a bias per group.
     #[default]
     Affine,
-    /// Microscaling 4-bit floats (E2M1), a power of two (E8M0) a group of 32.
+    /// Microscaling 4-bit floats (E2M1) with a power of two (E8M0) per group of 32.
     Mxfp4,
-    /// Microscaling 8-bit floats (E4M3), a power of two (E8M0) a group of 32.
+    /// Microscaling 8-bit floats (E4M3) with a power of two (E8M0) per group of 32.
     Mxfp8,
-    /// 4-bit floats (E2M1), an E4M3 scale a group of 16.
+    /// 4-bit floats (E2M1) with an E4M3 scale per group of 16.
     Nvfp4,
 }
 
 impl Mode {
-    /// The name in MLX and in `config.json`.
+    /// Returns the name in MLX and in `config.json`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Affine => "affine",
@@ -44,12 +44,12 @@ impl Mode {
         }
     }
 
-    /// True if every group has a bias beside its scale.
+    /// Returns true if every group has a bias beside its scale.
     pub const fn has_biases(self) -> bool {
         matches!(self, Self::Affine)
     }
 
-    /// Group size and bits that MLX takes when nothing is said.
+    /// Returns the group size and bits that MLX uses by default.
     pub const fn defaults(self) -> (usize, usize) {
         match self {
             Self::Affine => (64, 4),
@@ -66,20 +66,20 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// Why a matrix cannot be quantized, or a quantized one not be read.
+/// The reasons why a matrix cannot be quantized, or a quantized one cannot be read.
 #[non_exhaustive]
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum QuantizationError {
-    /// MLX has no such number of bits.
+    /// MLX does not have this number of bits.
     #[error("{bits} bits: MLX knows 2, 3, 4, 5, 6 and 8 in affine mode")]
     Bits {
-        /// Bits asked for.
+        /// Requested bits.
         bits: usize,
     },
-    /// MLX has no such group size.
+    /// MLX does not have this group size.
     #[error("group size {group_size}: MLX knows 32, 64 and 128 in affine mode")]
     GroupSize {
-        /// Group size asked for.
+        /// Requested group size.
         group_size: usize,
     },
     /// The mode fixes both numbers.
@@ -92,7 +92,7 @@ pub enum QuantizationError {
         /// Its bits.
         bits: usize,
     },
-    /// Rows do not divide into groups.
+    /// The group size does not divide the rows.
     #[error("rows of {columns} values do not divide into groups of {group_size}")]
     Columns {
         /// Values in a row.
@@ -100,17 +100,17 @@ pub enum QuantizationError {
         /// Values in a group.
         group_size: usize,
     },
-    /// MLX refused.
+    /// MLX reported an error.
     #[error("{0}")]
     Mlx(#[from] mlx_rs::error::Exception),
 }
 
-/// Group size, bits and mode: all that is needed to read quantized arrays.
+/// Group size, bits and mode: the metadata of quantized arrays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scheme {
     /// Values of a row that share a scale.
     pub group_size: usize,
-    /// Bits a value.
+    /// Bits per value.
     pub bits: usize,
     /// Coding of the values.
     #[serde(default)]
@@ -118,7 +118,7 @@ pub struct Scheme {
 }
 
 impl Scheme {
-    /// Checks that MLX has such a scheme.
+    /// Returns a scheme that MLX has.
     ///
     /// # Errors
     /// [`QuantizationError::Bits`], [`QuantizationError::GroupSize`] or
@@ -138,7 +138,7 @@ impl Scheme {
         Ok(Self { group_size, bits, mode })
     }
 
-    /// Packed `u32` words in a row of `columns` values.
+    /// Returns the number of packed `u32` words in a row of `columns` values.
     ///
     /// # Errors
     /// [`QuantizationError::Columns`] if the groups do not divide the row.
@@ -146,8 +146,7 @@ impl Scheme {
         if columns == 0 || !columns.is_multiple_of(self.group_size) {
             return Err(QuantizationError::Columns { columns, group_size: self.group_size });
         }
-        // A group of at least 16 values of 2 bits fills whole words only from 32 values on;
-        // every scheme that `new` lets through does.
+        // Every scheme that `new` accepts has groups of whole words.
         Ok(columns * self.bits / 32)
     }
 
@@ -161,12 +160,11 @@ impl Scheme {
     }
 }
 
-/// From this many rows of activations on, MLX's CPU back end is faster with a dequantized
-/// weight: its `quantized_matmul` runs on one thread at about 1 % of sgemm's speed
-/// (`mlx-llamba bench`).
+/// Rows of activations from which on MLX's CPU back end is faster with a dequantized weight: its
+/// `quantized_matmul` runs on one thread at about 1 % of sgemm's speed (`mlx-llamba bench`).
 const CPU_DEQUANTIZE_ROWS: usize = 8;
-/// Output rows dequantized at a time: MLX unpacks in several passes, which are fastest when they
-/// stay in the cache, and each takes memory.
+/// Output rows dequantized at a time: MLX unpacks in several passes, each of which takes memory; they
+/// are fastest inside the cache.
 const CPU_TILE: usize = 512;
 
 /// A quantized matrix of shape (out, in).
@@ -180,11 +178,11 @@ const CPU_TILE: usize = 512;
 pub struct Quantized {
     /// Packed values.
     pub weight: Array,
-    /// A scale a group.
+    /// A scale per group.
     pub scales: Array,
-    /// A bias a group, in affine mode.
+    /// A bias per group, in affine mode.
     pub biases: Option<Array>,
-    /// How to read them.
+    /// Metadata.
     pub scheme: Scheme,
 }
 
@@ -202,10 +200,10 @@ impl Quantized {
         Ok(Self { weight, scales, biases: parts.next(), scheme })
     }
 
-    /// The matrix (out, in) that the packed values stand for, in `dtype`.
+    /// Returns the matrix (out, in) that the packed values represent, in `dtype`.
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit.
+    /// MLX's report of shapes that do not fit.
     pub fn dequantize(&self, dtype: Dtype) -> Result<Array, QuantizationError> {
         Ok(mlx::dequantize(
             &self.weight,
@@ -216,11 +214,11 @@ impl Quantized {
         )?)
     }
 
-    /// The same matrix with float scales in float32, so that [`dequantize`](Self::dequantize), which
-    /// computes in their dtype, rounds nothing.
+    /// Returns the same matrix with float scales in float32, so that
+    /// [`dequantize`](Self::dequantize), which computes in their dtype, does not round.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's report.
     pub fn widened(&self) -> Result<Self, QuantizationError> {
         let float = |array: &Array| widen(array.clone(), Dtype::Float32);
         Ok(Self {
@@ -231,10 +229,10 @@ impl Quantized {
         })
     }
 
-    /// The rows `ids`, dequantized: an embedding's look-up. (..) -> (.., in).
+    /// Looks up the rows `ids` of an embedding, dequantized: (..) -> (.., in).
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit.
+    /// MLX's report of shapes that do not fit.
     pub fn rows(&self, ids: &Array, dtype: Dtype) -> Result<Array, QuantizationError> {
         let rows = Self {
             weight: self.weight.index(ids),
@@ -248,10 +246,10 @@ impl Quantized {
         }
     }
 
-    /// `x (.., in) -> x W^T (.., out)`.
+    /// Multiplies by the transposed matrix: `x (.., in) -> x W^T (.., out)`.
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit.
+    /// MLX's report of shapes that do not fit.
     pub fn matmul(&self, x: &Array) -> Result<Array, QuantizationError> {
         let columns = x.shape().last().map_or(1, |&c| c.max(1) as usize);
         if x.size() / columns >= CPU_DEQUANTIZE_ROWS && on_cpu()? {
@@ -266,10 +264,10 @@ impl Quantized {
         )?)
     }
 
-    /// The same product by sgemm, a tile of output rows after the other.
+    /// Computes the same with sgemm, one tile of output rows after the other.
     ///
-    /// Each tile waits for the one before it, and the first one for `x`: without that MLX, which
-    /// sees no reason to wait, would dequantize many matrices of a model at once.
+    /// Each tile waits for the one before it, and the first one for `x`: otherwise MLX would
+    /// dequantize many matrices of a model at once.
     fn matmul_dequantized(&self, x: &Array) -> Result<Array, QuantizationError> {
         let out = self.weight.dim(0);
         let tile = CPU_TILE as i32;
@@ -294,8 +292,8 @@ impl Quantized {
     }
 }
 
-/// Float scales in the dtype of the product, as `quantized_matmul` takes them: `dequantize` would
-/// round every weight to the dtype of the scales. Coded ones stay codes.
+/// Casts float scales to the dtype of the result, as `quantized_matmul` does: `dequantize` would
+/// round every weight to the dtype of the scales. Coded scales stay codes.
 fn widen(scales: Array, dtype: Dtype) -> Result<Array, QuantizationError> {
     match scales.dtype() {
         Dtype::Uint8 => Ok(scales),
@@ -303,7 +301,7 @@ fn widen(scales: Array, dtype: Dtype) -> Result<Array, QuantizationError> {
     }
 }
 
-/// True if operations built now will run on the CPU.
+/// Returns true if operations built now will run on the CPU.
 fn on_cpu() -> Result<bool, QuantizationError> {
     Ok(matches!(current_device()?, DeviceType::Cpu))
 }

@@ -54,7 +54,7 @@ pub enum BackendError {
 impl Backend {
     /// Returns the kernels for the default device and activations in `dtype`, unless [`VARIABLE`]
     /// says otherwise: `plain` takes MLX's operations, `custom` refuses to run without kernels.
-    /// `MLX_LLAMBA_ACTIVATIONS` chooses the [`Activations`] of products.
+    /// `MLX_LLAMBA_ACTIVATIONS` chooses the [`Activations`].
     ///
     /// # Errors
     /// [`BackendError`].
@@ -65,7 +65,7 @@ impl Backend {
     /// As [`select`](Self::select), with these activations whatever the environment says.
     ///
     /// # Errors
-    /// [`BackendError`]; [`BackendError::NoInt8`] where there are no products of int8.
+    /// [`BackendError`]; [`BackendError::NoInt8`] where there are no int8 kernels.
     pub fn select_with(
         dtype: Dtype,
         activations: Option<Activations>,

@@ -1,10 +1,10 @@
 //! The recurrence `H_t = a_t H_{t-1} + x_t (outer) B_t`, `y_t = H_t C_t`, in plain MLX operations.
 //!
-//! Two exact forms: [`step`] for one token, [`chunked`] for many. Both take the state in and give
-//! it out, in float32.
+//! There are two exact forms: [`step`] for one token, [`chunked`] for many. Both take a state and
+//! return the next, in float32.
 //!
 //! The chunked form is the state space dual of Mamba-2 (arXiv 2405.21060, section 6): inside a
-//! chunk of [`CHUNK`] tokens the recurrence is a masked matrix product, between chunks it is a
+//! chunk of [`CHUNK`] tokens the recurrence is a masked matrix multiplication, between chunks it is a
 //! recurrence over chunk states. Time and memory are linear in the length.
 
 use mlx_rs::error::Result;
@@ -18,11 +18,11 @@ use crate::Dims;
 use crate::elementwise::Functions;
 use crate::scan::cumsum;
 
-/// Tokens in a chunk, `q`. The work inside chunks grows with it, the number of chunk states
-/// shrinks; at q = n = p = 64 the four products of a chunk are equally large.
+/// Tokens of a chunk, `q`. A larger one means more work inside chunks and fewer chunk states; at
+/// q = n = p = 64 the four matrix multiplications of a chunk are equally large.
 pub const CHUNK: usize = 64;
 
-/// One token. All float32.
+/// Computes one token. All float32.
 ///
 /// | arg | shape |
 /// |---|---|
@@ -53,7 +53,7 @@ pub(crate) fn step(
     Ok((y.reshape(&[b, h, p])?, H.reshape(&[b, h, p, n])?))
 }
 
-/// Any number of tokens. All float32.
+/// Computes any number of tokens. All float32.
 ///
 /// | arg | shape |
 /// |---|---|
@@ -61,7 +61,7 @@ pub(crate) fn step(
 /// | log_a | (b, l, h), <= 0 |
 /// | B, C | (b, l, g, n) |
 /// | H | (b, h, p, n) |
-/// | starts | (b, l) bool: true where nothing earlier counts |
+/// | starts | (b, l) bool: true where a document starts |
 ///
 /// Returns y (b, l, h, p) and the H after the last token.
 pub(crate) fn chunked(
@@ -79,8 +79,8 @@ pub(crate) fn chunked(
     let q = l.min(CHUNK as i32);
     let chunks = (l + q - 1) / q;
 
-    // Cut into chunks; heads before time, so that the products below are batched matrices.
-    // A padded token has log_a = 0 and x = 0: it leaves H as it is.
+    // Cut into chunks; heads before time, so that the multiplications below are of batched matrices.
+    // A padded token has log_a = 0 and x = 0: it does not change H.
     let cut = |array: &Array, inner: &[i32]| -> Result<Array> {
         let padding = chunks * q - l;
         let array = if padding == 0 {
@@ -116,7 +116,7 @@ pub(crate) fn chunked(
     let mixing = swap_axes(L.multiply(&scores)?, -1, -2)?; // (b, c, g, r, t, s)
     let y_inside = mixing.matmul(&x)?; // (b, c, g, r, q, p)
 
-    // 3. What each chunk adds to the state by its end: sum_s L[s, q-1] x_s (outer) B_s.
+    // 3. The contribution of each chunk to the state at its end: sum_s L[s, q-1] x_s (outer) B_s.
     let to_end = split_at_indices(&L, &[q - 1], -1)?.swap_remove(1); // (b, c, g, r, s, 1)
     let weighted = x.multiply(&to_end)?; // (b, c, g, r, q, p)
     let added = swap_axes(&weighted, -1, -2)?.matmul(&B)?; // (b, c, g, r, p, n)
@@ -137,7 +137,7 @@ pub(crate) fn chunked(
     }
     let incoming = stack(&incoming, 1)?; // (b, c, g, r, p, n)
 
-    // 5. What the state at the start of a chunk contributes: exp(sum_{k<=t} log a_k) C_t H_in.
+    // 5. The contribution of the state at the start of a chunk: exp(sum_{k<=t} log a_k) C_t H_in.
     let y_before = C.matmul(swap_axes(&incoming, -1, -2)?)?; // (b, c, g, r, q, p)
     let y = y_inside.add(y_before.multiply(expand_dims(&from_start, -1)?)?)?;
 
@@ -157,9 +157,8 @@ pub(crate) fn decays(
     functions: Functions,
 ) -> Result<Array> {
     let q = log_a.dim(-1);
-    // Each sum is taken on its own: a difference of two running sums would cancel. The terms of a
-    // sum are 0 where it is not wanted, so that nothing masked below is infinite: exp of it would
-    // have no gradient. Sums run along the last axis: see `scan`.
+    // Each sum is computed on its own: a difference of two cumulative sums would cancel. Terms outside
+    // a sum are 0, so that no masked entry is infinite: its exp would have no gradient. Sums run along the last axis: see `scan`.
     let above = tri::<f32>(q, None, Some(-1))?.t(); // (s, k): 1 where s < k
     let terms = expand_dims(log_a, -2)?.multiply(&above)?; // (.., s, k)
     let sums = cumsum(&terms)?; // (.., s, t)
@@ -171,19 +170,19 @@ pub(crate) fn decays(
     select(&counts, (functions.exp)(&sums)?, Array::from_f32(0.0))
 }
 
-/// The number of the document that each token is in, along the last axis of `starts` (.., t): 0 for
-/// what goes on from before, and one more at each start.
+/// Returns the number of each token's document along the last axis of `starts` (.., t): 0 for the one
+/// that continues from before, and one more at each start.
 pub(crate) fn documents(starts: &Array) -> Result<Array> {
     cumsum(&starts.as_dtype(Dtype::Int32)?)
 }
 
-/// True where a token counts, (b, l), with `lengths` (b,) of them in each row.
+/// Returns (b, l), false for padding, given the lengths (b,) of the rows.
 pub(crate) fn real(l: i32, lengths: &Array) -> Result<Array> {
     let positions = Array::from_iter(0..l, &[1, l]);
     positions.lt(expand_dims(lengths, 1)?)
 }
 
-/// Puts rows of padding to rest: log_a = 0 and x = 0 from each row's own length on.
+/// Keeps padding from changing the state: sets log_a = 0 and x = 0 from each row's length on.
 ///
 /// `lengths` (b,) integers; `x` (b, l, h, p), `log_a` (b, l, h).
 pub(crate) fn mask_padding(x: &Array, log_a: &Array, lengths: &Array) -> Result<(Array, Array)> {

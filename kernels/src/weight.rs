@@ -1,4 +1,4 @@
-//! A matrix as a checkpoint stores it.
+//! Matrices as checkpoints store them.
 
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
@@ -10,16 +10,16 @@ use crate::Quantized;
 pub enum Weight {
     /// Floats (out, in).
     Dense(Array),
-    /// Groups of codes.
+    /// Codes in groups.
     Quantized(Quantized),
 }
 
 impl Weight {
-    /// The matrices below each other, (out_0 + out_1 + .., in), so that one product gives what
-    /// several would. `None` if they are not stored alike. Lazy.
+    /// Joins matrices to one of shape (out_0 + out_1 + .., in), so that one multiplication takes the
+    /// place of several. Returns `None` if they are not stored alike. Lazy.
     ///
     /// # Errors
-    /// What MLX reports of matrices with different `in`.
+    /// MLX's report of matrices with different `in`.
     pub fn join(weights: &[&Self]) -> mlx_rs::error::Result<Option<Self>> {
         let mut dense = Vec::new();
         let mut quantized = Vec::new();
@@ -54,7 +54,7 @@ impl Weight {
         }
     }
 
-    /// The arrays that hold the matrix.
+    /// Returns the arrays that hold the matrix.
     pub fn arrays(&self) -> Vec<&Array> {
         match self {
             Self::Dense(weight) => vec![weight],

@@ -236,10 +236,10 @@ fn gradients_are_those_of_the_plain_product() {
     for (b, l, columns, out) in [(1, 1, 5, 3), (2, 7, 37, 51), (3, 41, 130, 66)] {
         let x = array(1, &[b, l, columns], Dtype::Float32);
         let w = array(2, &[out, columns], Dtype::Float32);
-        let slope = array(3, &[b, l, out], Dtype::Float32);
+        let d_y = array(3, &[b, l, out], Dtype::Float32);
         let gradients = |product: fn(&Array, &Array) -> Array| {
             let f = |inputs: &[Array]| vec![product(&inputs[0], &inputs[1])];
-            mlx_rs::transforms::vjp(f, &[x.clone(), w.clone()], std::slice::from_ref(&slope))
+            mlx_rs::transforms::vjp(f, &[x.clone(), w.clone()], std::slice::from_ref(&d_y))
                 .unwrap()
                 .1
         };
@@ -260,8 +260,8 @@ fn codes_have_no_gradient() {
     let scheme = Scheme::new(32, 4, Mode::Affine).unwrap();
     let w = Quantized::quantize(&array(2, &[8, 64], Dtype::Float32), scheme).unwrap();
     let f = |x: &[Array]| vec![cpu::matmul(&x[0], &Weight::Quantized(w.clone())).unwrap()];
-    let (x, slope) = (array(1, &[2, 64], Dtype::Float32), array(3, &[2, 8], Dtype::Float32));
-    let error = mlx_rs::transforms::vjp(f, &[x], &[slope]).unwrap_err();
+    let (x, d_y) = (array(1, &[2, 64], Dtype::Float32), array(3, &[2, 8], Dtype::Float32));
+    let error = mlx_rs::transforms::vjp(f, &[x], &[d_y]).unwrap_err();
     assert!(error.to_string().contains("dense float32 weights only"), "{error}");
 }
 

@@ -6,7 +6,7 @@
 mod settings;
 mod support;
 
-use mlx_llamba_kernels::{Backend, Comparison, MixerInput, MixerState, MixerWeights, cpu};
+use mlx_llamba_kernels::{Backend, CrossEntropyOptions, MixerInput, MixerState, MixerWeights, cpu};
 use mlx_rs::error::Result;
 use mlx_rs::ops::{split_at_indices, sum};
 use mlx_rs::transforms::value_and_grad_with_argnums;
@@ -181,8 +181,8 @@ fn what_comes_before_a_start_has_no_gradient_after_it() {
         Ok(vec![after, mixed.state.ssm, mixed.state.conv])
     });
     let (before, after) = found[1].split_at(70 * dims.in_proj_dim());
-    assert!(before.iter().chain(&found[2]).chain(&found[3]).all(|slope| *slope == 0.0));
-    assert!(after.iter().filter(|slope| **slope != 0.0).count() > after.len() / 2);
+    assert!(before.iter().chain(&found[2]).chain(&found[3]).all(|g| *g == 0.0));
+    assert!(after.iter().filter(|g| **g != 0.0).count() > after.len() / 2);
 }
 
 #[test]
@@ -198,15 +198,15 @@ fn logits_are_compared_as_in_float64() {
             (2.5, 0.7, 0.3, true),
             (0.5, 2.0, 0.0, true),
         ] {
-            let how = Comparison { temperature, teacher_weight, next_weight };
+            let how = CrossEntropyOptions { temperature, teacher_weight, next_weight };
             let teacher = taught.then_some(&t);
-            let (slopes, sums) = expected(&values(&s), &values(&t), v, how, taught);
+            let (gradient, sums) = expected(&values(&s), &values(&t), v, how, taught);
             // A sum is as exact as its terms, which may be larger than it; MLX adds up v of them.
             let terms = m as f64 * f64::max(scale / f64::from(temperature), 10.0);
             let check = |backend: Backend, name: &str, tolerance: f64| {
                 let what = format!("{name}, {m} x {v} at {scale}, {how:?}");
                 let found = backend.cross_entropy(&s, teacher, how).unwrap();
-                assert_close(&what, &values(&found.slopes), &slopes, 1e-6);
+                assert_close(&what, &values(&found.gradient), &gradient, 1e-6);
                 let found = [found.cross_entropy, found.kl, found.log_sum];
                 let found: Vec<f64> = found.iter().flat_map(values).collect();
                 assert_close(&what, &found, &sums, tolerance * terms);
@@ -217,27 +217,33 @@ fn logits_are_compared_as_in_float64() {
     }
 }
 
-/// Slopes and the three sums, from their definitions.
-fn expected(s: &[f64], t: &[f64], v: usize, how: Comparison, taught: bool) -> (Vec<f64>, [f64; 3]) {
+/// The gradient and the three sums, from their definitions.
+fn expected(
+    s: &[f64],
+    t: &[f64],
+    v: usize,
+    how: CrossEntropyOptions,
+    taught: bool,
+) -> (Vec<f64>, [f64; 3]) {
     let [T, w, n] = [how.temperature, how.teacher_weight, how.next_weight].map(f64::from);
     let log_softmax = |row: &[f64], T: f64| -> Vec<f64> {
         let most = row.iter().fold(f64::MIN, |m, x| m.max(x / T));
         let log = row.iter().map(|x| (x / T - most).exp()).sum::<f64>().ln() + most;
         row.iter().map(|x| x / T - log).collect()
     };
-    let (mut slopes, mut sums) = (Vec::new(), [0.0; 3]);
+    let (mut gradient, mut sums) = (Vec::new(), [0.0; 3]);
     for (s, t) in s.chunks(v).zip(t.chunks(v)) {
         let (q, p, one) = (log_softmax(s, T), log_softmax(t, T), log_softmax(s, 1.0));
         sums[2] += s[0] - one[0];
         for i in 0..v {
-            let mut slope = n * one[i].exp();
+            let mut g = n * one[i].exp();
             if taught {
-                slope += w * (q[i].exp() - p[i].exp());
+                g += w * (q[i].exp() - p[i].exp());
                 sums[0] -= p[i].exp() * q[i];
                 sums[1] += p[i].exp() * (p[i] - q[i]);
             }
-            slopes.push(slope);
+            gradient.push(g);
         }
     }
-    (slopes, sums)
+    (gradient, sums)
 }

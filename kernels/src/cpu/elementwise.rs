@@ -1,14 +1,14 @@
-//! The small operations between matrix products.
+//! The small operations between matrix multiplications.
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
 use super::raw;
 
-/// `silu(gate) * up` of `gate_up (.., 2m) f32`, gate first, to (.., m). Lazy.
+/// Computes `silu(gate) * up` of `gate_up (.., 2m) f32`, gate first, to (.., m). Lazy.
 ///
 /// # Errors
-/// What does not fit in shape or dtype.
+/// A wrong shape or dtype.
 pub fn swiglu(gate_up: &Array) -> Result<Array> {
     match gate_up.shape().last() {
         Some(last) if last % 2 == 0 && gate_up.dtype() == Dtype::Float32 => raw::swiglu(gate_up),
@@ -20,10 +20,10 @@ pub fn swiglu(gate_up: &Array) -> Result<Array> {
     }
 }
 
-/// `silu(gate) * up` of two arrays (.., m) f32. Lazy; has gradients, as [`swiglu`] has.
+/// Computes `silu(gate) * up` of two arrays (.., m) f32. Lazy; has gradients, as [`swiglu`] has.
 ///
 /// # Errors
-/// What does not fit in shape or dtype.
+/// A wrong shape or dtype.
 pub fn gate(gate: &Array, up: &Array) -> Result<Array> {
     let float = |array: &Array| array.dtype() == Dtype::Float32;
     if gate.shape() != up.shape() || gate.ndim() == 0 || !float(gate) || !float(up) {
@@ -38,7 +38,7 @@ pub fn gate(gate: &Array, up: &Array) -> Result<Array> {
     raw::gate(gate, up)
 }
 
-/// `e^x` of f32. Lazy; has gradients.
+/// Computes `e^x` of f32. Lazy; has a gradient.
 ///
 /// # Errors
 /// Another dtype.
@@ -49,10 +49,11 @@ pub fn exp(x: &Array) -> Result<Array> {
     raw::exp(x)
 }
 
-/// The softmax of `x (.., n) f32` over its last axis; scores of -inf get 0. Lazy; has a gradient.
+/// Computes the softmax of `x (.., n) f32` over its last axis; scores of -inf give 0. Lazy; has a
+/// gradient.
 ///
 /// # Errors
-/// What does not fit in shape or dtype.
+/// A wrong shape or dtype.
 pub fn softmax(x: &Array) -> Result<Array> {
     if x.ndim() == 0 || x.dtype() != Dtype::Float32 {
         return Err(Exception::custom(format!(
@@ -64,7 +65,7 @@ pub fn softmax(x: &Array) -> Result<Array> {
     raw::softmax(x)
 }
 
-/// `x + y`, and `(x + y) / sqrt(mean((x + y)^2) + epsilon) * weight`. Lazy.
+/// Computes `x + y`, and `(x + y) / sqrt(mean((x + y)^2) + epsilon) * weight`. Lazy.
 ///
 /// | arg | shape | dtype |
 /// |---|---|---|
@@ -72,7 +73,7 @@ pub fn softmax(x: &Array) -> Result<Array> {
 /// | weight | (d,) | float |
 ///
 /// # Errors
-/// What does not fit in shape or dtype.
+/// A wrong shape or dtype.
 pub fn add_rms_norm(x: &Array, y: &Array, weight: &Array, epsilon: f32) -> Result<(Array, Array)> {
     if x.shape() != y.shape() || y.dtype() != Dtype::Float32 {
         return Err(Exception::custom(format!(
@@ -87,15 +88,16 @@ pub fn add_rms_norm(x: &Array, y: &Array, weight: &Array, epsilon: f32) -> Resul
     Ok((sum, normed))
 }
 
-/// The norm of [`add_rms_norm`] without the addition: `x / sqrt(mean(x^2) + epsilon) * weight`.
+/// Computes the norm of [`add_rms_norm`] without the addition, `x / sqrt(mean(x^2) + epsilon) *
+/// weight`. Lazy.
 ///
 /// # Errors
-/// What does not fit in shape or dtype.
+/// A wrong shape or dtype.
 pub fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
     raw::rms_norm(x, &norm_weight(x, weight)?, epsilon)
 }
 
-/// The weight in float32, once it fits `x`.
+/// Checks that the weight fits `x`, and casts it to float32.
 fn norm_weight(x: &Array, weight: &Array) -> Result<Array> {
     if x.dtype() != Dtype::Float32
         || weight.shape().len() != 1

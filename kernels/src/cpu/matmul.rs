@@ -1,4 +1,4 @@
-//! Products with a weight as a checkpoint stores it.
+//! Matrix multiplication with weights as checkpoints store them.
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
@@ -6,10 +6,10 @@ use mlx_rs::{Array, Dtype};
 use super::raw;
 use crate::{Activations, Mode, Scheme, Weight};
 
-/// Whether there is a kernel for matrices that are quantized so, or why not.
+/// Checks that there is a kernel for a quantization scheme.
 ///
 /// # Errors
-/// The reason, for people.
+/// The reason why there is none, for people.
 pub fn supports(scheme: &Scheme) -> std::result::Result<(), &'static str> {
     match scheme.mode {
         Mode::Affine => Ok(()),
@@ -17,7 +17,7 @@ pub fn supports(scheme: &Scheme) -> std::result::Result<(), &'static str> {
     }
 }
 
-/// `x (.., in) f32 -> x W^T (.., out) f32`, lazy.
+/// Multiplies by a transposed weight: `x (.., in) f32 -> x W^T (.., out) f32`. Lazy.
 ///
 /// | weight | dtype |
 /// |---|---|
@@ -25,12 +25,13 @@ pub fn supports(scheme: &Scheme) -> std::result::Result<(), &'static str> {
 /// | affine quantized, 2 to 6 or 8 bits, groups of 32, 64 or 128 | scales and biases f32, f16 or bf16 |
 ///
 /// # Errors
-/// What does not fit in a shape or dtype.
+/// A wrong shape or dtype.
 pub fn matmul(x: &Array, weight: &Weight) -> Result<Array> {
     matmul_with(x, weight, Activations::Float32)
 }
 
-/// [`matmul`]; with [`Activations::Int8`], products with codes of 4 and 8 bits round `x` first.
+/// As [`matmul`]; with [`Activations::Int8`], `x` is rounded first where the weight has codes of 4
+/// or 8 bits.
 ///
 /// # Errors
 /// As [`matmul`].

@@ -7,10 +7,10 @@ use super::raw;
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::{Activation, Dims};
 
-/// See [`Backend::mixer`](crate::Backend::mixer); shapes have been checked, and there are no
+/// Implements [`Backend::mixer`](crate::Backend::mixer); shapes have been checked, and there are no
 /// document starts. Activations in float32.
 ///
-/// A prompt gives the same bits in one piece, in any pieces, and token by token, with any number of
+/// The bits of the results do not depend on how a prompt is cut into calls, nor on the number of
 /// threads. Outputs at padded positions are 0; lengths below 0 or above l count as 0 and l.
 pub(crate) fn mixer(
     input: &MixerInput<'_>,
@@ -43,7 +43,7 @@ pub(crate) fn mixer(
     Ok(Mixed { y, state: MixerState { conv, ssm } })
 }
 
-/// The array itself where it has the dtype.
+/// Casts to `dtype`, without an operation where the array has it.
 fn as_dtype(array: &Array, dtype: Dtype) -> Result<Array> {
     if array.dtype() == dtype { Ok(array.clone()) } else { array.as_dtype(dtype) }
 }

@@ -2,8 +2,8 @@
 
 use mlx_rs::{Array, DeviceType, Dtype};
 
-use super::{elementwise, matmul, raw, simd, threads};
-use crate::cross_entropy::{Comparison, Slopes};
+use super::{elementwise, matmul, raw};
+use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::elementwise::Functions;
 use crate::fallback::{PLAIN, log_fallback};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
@@ -47,7 +47,7 @@ impl Operations for Cpu {
             Activations::Float32 => "",
             Activations::Int8 => ", int8 activations",
         };
-        format!("{what}CPU kernels ({}, {} threads{int8})", simd(), threads())
+        format!("{what}CPU kernels ({}, {} threads{int8})", raw::simd(), raw::threads())
     }
 
     fn is_for_default_device(&self) -> Result<bool> {
@@ -98,7 +98,7 @@ impl Operations for Cpu {
         match supported {
             Ok(()) => Ok(matmul::matmul_with(x, weight, self.activations)?),
             Err(reason) => {
-                log_fallback("products", reason);
+                log_fallback("matrix multiplications", reason);
                 plain::matmul(x, weight)
             }
         }
@@ -147,8 +147,8 @@ impl Operations for Cpu {
         &self,
         logits: &Array,
         teacher: Option<&Array>,
-        how: Comparison,
-    ) -> Result<Slopes> {
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy> {
         if are_float([logits, teacher.unwrap_or(logits)]) {
             super::cross_entropy::cross_entropy(logits, teacher, how)
         } else {

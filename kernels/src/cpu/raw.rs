@@ -8,7 +8,9 @@ use std::ptr::null;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
 
-use crate::{Activation, AdamWStep, Comparison, Dims, MixerInput, MixerState, MixerWeights};
+use crate::{
+    Activation, AdamWStep, CrossEntropyOptions, Dims, MixerInput, MixerState, MixerWeights,
+};
 
 /// The declarations that bindgen makes from `cpu/c_api.h`.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, unreachable_pub, clippy::all)]
@@ -138,9 +140,9 @@ pub(super) fn softmax(x: &Array) -> Result<Array> {
 pub(super) fn cross_entropy(
     logits: &Array,
     teacher: Option<&Array>,
-    how: Comparison,
+    how: CrossEntropyOptions,
 ) -> Result<[Array; 2]> {
-    let Comparison { temperature, teacher_weight, next_weight } = how;
+    let CrossEntropyOptions { temperature, teacher_weight, next_weight } = how;
     let args = c::mlx_llamba_cross_entropy_args {
         logits: handle(logits),
         teacher: optional(teacher),

@@ -1,8 +1,8 @@
-//! What the environment asks of the CPU kernels.
+//! The environment variables of the CPU kernels.
 
 use super::raw;
 
-/// A variable that says what cannot be.
+/// A variable with a value that is impossible here.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable} is {found:?}, expected {expected}")]
 pub struct SettingError {
@@ -11,11 +11,11 @@ pub struct SettingError {
     expected: String,
 }
 
-/// Checks `MLX_LLAMBA_SIMD` and `MLX_LLAMBA_THREADS`, which `cpu/levels.cpp` and `cpu/pool.cpp` read:
-/// what they cannot use they would pass over.
+/// Checks `MLX_LLAMBA_SIMD` and `MLX_LLAMBA_THREADS`: `cpu/levels.cpp` and `cpu/pool.cpp`, which read
+/// them, would ignore a bad value.
 ///
 /// # Errors
-/// The first that names no instruction set of this machine, or no number of threads.
+/// The first variable that does not name an instruction set of this machine, or a number of threads.
 pub(crate) fn check() -> Result<(), SettingError> {
     let setting =
         |variable, expected: String, possible: &dyn Fn(&str) -> bool| match std::env::var_os(

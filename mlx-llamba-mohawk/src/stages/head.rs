@@ -1,7 +1,7 @@
 //! From hidden states to a loss over a vocabulary, a few positions at a time.
 
 use mlx_llamba::{Backend, Config};
-use mlx_llamba_kernels::{Comparison, Slopes};
+use mlx_llamba_kernels::{CrossEntropy, CrossEntropyOptions};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, minimum, split_at_indices, sum, sum_axis};
@@ -96,7 +96,7 @@ impl Head {
         };
 
         let backend = Backend::with_gradients()?;
-        let how = Comparison {
+        let how = CrossEntropyOptions {
             temperature: goal.temperature,
             teacher_weight: (1.0 - goal.next_weight) * goal.temperature,
             next_weight: goal.next_weight,
@@ -118,7 +118,7 @@ impl Head {
             }
             let teacher = teacher.as_ref().map(cut).transpose()?;
             // G, but for the logits of the true tokens.
-            let Slopes { slopes: G, cross_entropy, kl, log_sum } = backend
+            let CrossEntropy { gradient: G, cross_entropy, kl, log_sum } = backend
                 .cross_entropy(&logits, teacher.as_ref(), how)
                 .map_err(mlx_llamba::Error::from)?;
             let sums = [cross_entropy, kl, log_sum];
