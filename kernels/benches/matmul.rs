@@ -1,7 +1,7 @@
-//! Bytes of weights a second that products on the CPU read, beside what the machine can read at
-//! all: `cargo bench -p mlx-llamba-kernels --bench matmul [-- OUT IN]`.
+//! Bytes of weights per second that matrix multiplications on the CPU read, beside the memory
+//! bandwidth of the machine: `cargo bench -p mlx-llamba-kernels --bench matmul [-- OUT IN]`.
 //!
-//! Times are the best of several; the operations go through MLX like those of a model.
+//! Times are the best of several; the operations run through MLX like those of a model.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use mlx_rs::{Array, Dtype};
 
 const ROWS: [i32; 10] = [1, 2, 4, 8, 12, 16, 32, 128, 512, 2048];
 
-/// Seconds of the fastest of the calls that fit into half a second, three at least.
+/// Returns the seconds of the fastest of the calls that fit into half a second, at least three.
 fn best(mut call: impl FnMut()) -> f64 {
     let start = Instant::now();
     let mut best = Duration::MAX;

@@ -1,4 +1,4 @@
-// How fast this machine reads memory at all: what products with one row are to be held against.
+// The memory bandwidth of this machine: the limit of matrix multiplications with one row.
 #pragma once
 
 #include <stddef.h>
@@ -8,7 +8,7 @@
 namespace mlx_llamba {
 
 struct BandwidthTable {
-  // Reads `count` floats, a multiple of 256, and does next to nothing with them.
+  // Adds `count` floats, a multiple of 256.
   float (*sum)(const float* from, size_t count);
 };
 

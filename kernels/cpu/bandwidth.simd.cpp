@@ -7,7 +7,7 @@ namespace {
 
 float sum_all(const float* from, size_t count) {
   constexpr int VECTORS = 4;
-  // As far as products ask ahead.
+  // As far as matrix multiplications prefetch.
   constexpr size_t AHEAD = 4096;
   Floats acc[VECTORS] = {};
   for (size_t i = 0; i < count; i += VECTORS * LANES) {

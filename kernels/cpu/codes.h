@@ -1,5 +1,4 @@
-// Reading a row of a quantized matrix: the readers of `weights.h` for codes. Part of
-// `matmul.simd.cpp`.
+// The readers of `weights.h` for rows of quantized matrices. Part of `matmul.simd.cpp`.
 #pragma once
 
 #include "weights.h"
@@ -20,13 +19,13 @@ struct Codes {
   };
 
   const int32_t* words;
-  size_t ahead; // bytes to what the next tile reads
+  size_t ahead; // bytes to the data of the next tile
   int group_bits; // groups are powers of two
-  Ints places; // of the lanes' groups among those of a block
-  // Of the piece's groups; `open` reads a vector beyond the last.
+  Ints places; // index of each lane's group in a block
+  // Of the groups of the piece; `open` reads one vector past the last.
   float scales[PIECE / 32 + LANES], biases[PIECE / 32 + LANES];
 
-  void stand_on(const Weight& w, size_t row, size_t column, size_t outputs) {
+  void begin(const Weight& w, size_t row, size_t column, size_t outputs) {
     const size_t left = w.in - column, numbers = left < PIECE ? left : PIECE;
     ahead = outputs * w.in * BITS / 8;
     group_bits = __builtin_ctzll(w.group);
@@ -50,7 +49,7 @@ struct Codes {
   }
 
  private:
-  // A lane's own of the numbers of a block's groups.
+  // Gives each lane the number of its group.
   INLINE_MEMBER Floats spread(const float* from) const {
     if ((size_t)1 << group_bits >= BLOCK) return broadcast(*from);
 #if defined(SIMD_AVX512)
@@ -67,7 +66,7 @@ struct Codes {
   // The lowest BITS bits.
   INLINE_MEMBER static Floats code(Ints bits) {
 #if defined(SIMD_AVX512)
-    // Looking up takes the lowest four bits as they are: no mask, no conversion.
+    // The table lookup uses only the lowest four bits: no mask, no conversion.
     if constexpr (BITS <= 4) {
       const Floats numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
       const Floats repeated = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
@@ -78,8 +77,8 @@ struct Codes {
   }
 };
 
-// A row of codes of 3, 5 or 6 bits, which cross the borders of words: 8 of them are BITS bytes. For
-// `many` only, which unpacks once for all rows.
+// A row of codes of 3, 5 or 6 bits, which cross word boundaries: 8 of them are BITS bytes. For `many`
+// only, which unpacks once for all rows.
 template <int BITS>
 struct Stream {
   static constexpr int VECTORS = 1;
@@ -90,7 +89,7 @@ struct Stream {
   int group_bits;
   float scales[PIECE / 32 + LANES], biases[PIECE / 32 + LANES];
 
-  void stand_on(const Weight& w, size_t row, size_t column, size_t) {
+  void begin(const Weight& w, size_t row, size_t column, size_t) {
     const size_t left = w.in - column, numbers = left < PIECE ? left : PIECE;
     group_bits = __builtin_ctzll(w.group);
     bytes = static_cast<const uint8_t*>(w.values) + (row * w.in + column) / 8 * BITS;
@@ -117,7 +116,7 @@ struct Stream {
   }
 
  private:
-  // The 8 codes that `first` is one of; reads nothing behind them.
+  // Reads the 8 codes that include `first`, and nothing after them.
   INLINE_MEMBER uint64_t word(size_t first) const {
     const uint8_t* from = bytes + first / 8 * BITS;
     uint32_t four;

@@ -1,4 +1,4 @@
-// Sums of products of codes with int8. Part of `int8.simd.cpp`.
+// Dot products of codes with int8 activations. Part of `int8.simd.cpp`.
 #pragma once
 
 #include "int8.h"
@@ -6,18 +6,18 @@
 
 namespace mlx_llamba::SIMD_LEVEL {
 
-// Bytes between the numbers for one part of the codes of a step and those for the next.
+// Bytes between the activations of one part of a step and those of the next.
 constexpr size_t PART = 64;
 
-// The codes of four words a lane, a byte each: part m * (8 / BITS) + v has those that stand v-th in
-// the bytes of the m-th words.
+// The codes of four words per lane, one byte each: part m * (8 / BITS) + v has the v-th codes in the
+// bytes of the m-th words.
 template <int BITS>
 struct Bytes {
   static constexpr int EACH = 8 / BITS, PARTS = 4 * EACH;
   Ints part[PARTS];
 };
 
-// Puts what is in lane 4 j + e of words m into lane 4 j + m of words e.
+// Moves lane 4 j + e of words m to lane 4 j + m of words e.
 INLINE void transpose(Ints (&words)[4]) {
 #if defined(SIMD_AVX512)
   const auto low = [](Ints a, Ints b) { return (Ints)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b); };
@@ -64,8 +64,8 @@ INLINE Ints load_bytes(const char* from) {
   return value;
 }
 
-// `dot`: for each lane the sum of products of its codes with int8; the numbers for part p are at
-// `x + p * PART`. With AVX-512 VNNI, four products a lane and instruction.
+// `dot`: the dot product of each lane's codes with int8 activations; those of part p are at
+// `x + p * PART`. AVX-512 VNNI computes four products per lane and instruction.
 #if defined(SIMD_AVX512)
 #define VNNI __attribute__((target("avx512vnni")))
 template <int BITS>
@@ -94,7 +94,7 @@ INLINE Ints quads(Ints pairs, int16_t factor) {
 template <int BITS>
 INLINE Ints dot(const Bytes<BITS>& codes, const char* x) {
   // 16 bits hold eight pairs of products of half a byte: 8 * 2 * 15 * 127 = 30480. Whole bytes
-  // would overflow them, so their halves are taken apart.
+  // would overflow, so their halves are multiplied separately.
   Ints low = {}, high = {};
 #pragma GCC unroll 8
   for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
@@ -112,7 +112,7 @@ INLINE Ints dot(const Bytes<BITS>& codes, const char* x) {
 #pragma GCC unroll 8
   for (int p = 0; p < Bytes<BITS>::PARTS; p++) {
     const Shorts value = (Shorts)load_bytes(x + (size_t)p * PART), code = (Shorts)codes.part[p];
-    // Bytes of even and of odd places, widened; 255 * 127 fits into 16 bits.
+    // Bytes at even and at odd positions, widened; 255 * 127 fits into 16 bits.
     const Shorts value0 = (value << 8) >> 8, value1 = value >> 8;
     const Shorts code0 = code & 0xff, code1 = (code >> 8) & 0xff;
 #if defined(__x86_64__)

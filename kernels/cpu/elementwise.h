@@ -8,8 +8,7 @@
 namespace mlx_llamba {
 
 struct ElementwiseTable {
-  // silu(gate) * up of rows of m that are `stride` apart, to (rows, m): elements `begin..end` of the
-  // result.
+  // silu(gate) * up of rows of m that are `stride` apart, to elements `begin..end` of (rows, m).
   void (*swiglu)(
       const float* gate, const float* up, size_t stride, float* out, size_t m, size_t begin, size_t end);
 

@@ -19,15 +19,15 @@ constexpr int VECTORS = (int)INT8_CHAINS / LANES;
 // A piece of a row of codes.
 template <int BITS>
 struct Piece {
-  static constexpr int CODES = 32 / BITS; // of a word
+  static constexpr int CODES = 32 / BITS; // per word
 
   const int32_t* words;
-  size_t ahead; // bytes to what the next tile reads
+  size_t ahead; // bytes to the data of the next tile
   size_t groups;
-  // Of the groups, with zeros up to what the last step reads.
+  // Of the groups, with zeros as far as the last step reads.
   float scales[INT8_PIECE / 32 + INT8_CHAINS], biases[INT8_PIECE / 32 + LANES];
 
-  void stand_on(const Weight& w, size_t row, size_t column, size_t numbers, size_t outputs) {
+  void begin(const Weight& w, size_t row, size_t column, size_t numbers, size_t outputs) {
     words = static_cast<const int32_t*>(w.values) + (row * w.in + column) / CODES;
     ahead = outputs * w.in * BITS / 8;
     const int group_bits = __builtin_ctzll(w.group); // groups are powers of two
@@ -39,7 +39,7 @@ struct Piece {
     if (whole < INT8_PIECE / 32) __builtin_memset(scales + whole, 0, INT8_CHAINS * sizeof(float));
   }
 
-  // The codes of the chains of vector c in a step, of whose words `left` are there.
+  // Returns the codes of the chains of vector c in a step that has `left` words.
   INLINE_MEMBER Bytes<BITS> codes(size_t step, int c, int left) const {
     Ints four[4];
 #pragma GCC unroll 4
@@ -58,7 +58,7 @@ struct Piece {
   }
 };
 
-// For each chain of a vector the place of its group among those of a step.
+// The index of each chain's group among those of a step.
 struct Places {
   Ints chains[VECTORS];
   int group_bits;
@@ -74,7 +74,7 @@ struct Places {
     }
   }
 
-  // A chain's own of the numbers of a step's groups.
+  // Gives each chain the number of its group.
   INLINE_MEMBER Floats spread(const float* from, int c) const {
 #if defined(SIMD_AVX512)
     return _mm512_permutexvar_ps((__m512i)chains[c], load(from));
@@ -94,7 +94,7 @@ struct Places {
 struct Row {
   const char* codes;
   const float* scales;
-  const float* sums; // of rounded activations, of the groups of the weight
+  const float* sums; // of rounded activations, per group of the weight
 };
 
 template <int BITS, int R, int O>
@@ -124,7 +124,7 @@ INLINE_VNNI void add_step(
   }
 }
 
-// Adds the products of the biases, 16 groups at a time.
+// Adds the terms of the biases, 16 groups at a time.
 template <int BITS, int R, int O>
 INLINE void add_biases(const Piece<BITS> (&w)[O], const Row (&x)[R], Floats (&acc)[VECTORS][R][O]) {
   for (int group = 0; group < (int)w[0].groups; group += (int)INT8_CHAINS) {
@@ -142,8 +142,8 @@ INLINE void add_biases(const Piece<BITS> (&w)[O], const Row (&x)[R], Floats (&ac
   }
 }
 
-// Adds the chains of each product: those of vectors first, then lanes in the order of `sum`, four at
-// a time where there are four.
+// Adds the chains of each result: those of vectors first, then lanes in the order of `sum`, four at a
+// time where there are four.
 template <int R, int O>
 INLINE void add_chains(const Floats (&acc)[VECTORS][R][O], float (&values)[R][O]) {
   Floats all[R * O];
@@ -167,8 +167,8 @@ INLINE void add_chains(const Floats (&acc)[VECTORS][R][O], float (&values)[R][O]
   for (; i < R * O; i++) to[i] = sum(all[i]);
 }
 
-// Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
-// `rows` and `outputs` are there; the others repeat the last.
+// Adds the sums of a piece to y, or writes them if it is the first. Only the first `rows` of R rows and
+// `outputs` of O outputs exist; the others repeat the last.
 template <int BITS, int R, int O>
 INLINE_VNNI void tile(
     const Piece<BITS> (&w)[O], const Row (&x)[R], const Places& places, size_t words, bool first, float* y,
@@ -188,13 +188,14 @@ INLINE_VNNI void tile(
   }
 }
 
-// Outputs in a tile of so many rows: the codes of one take 8 registers, which several rows share.
+// Outputs of a tile with this many rows: the codes of one output take 8 registers, which several rows
+// share.
 constexpr int outputs_at_once(int rows) {
   return rows == 1 ? 4 : LANES == 16 ? 2 : 1;
 }
 
 template <int BITS, int R>
-VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
+VNNI void multiply(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
   constexpr int O = outputs_at_once(R);
   const Int8Layout layout = int8_layout(w);
   Places places;
@@ -205,7 +206,7 @@ VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, s
     for (size_t column = 0; column < w.in; column += INT8_PIECE) {
       const size_t numbers = w.in - column < INT8_PIECE ? w.in - column : INT8_PIECE;
       for (int i = 0; i < O; i++) {
-        pieces[i].stand_on(w, o + (size_t)(i < outputs ? i : outputs - 1), column, numbers, O);
+        pieces[i].begin(w, o + (size_t)(i < outputs ? i : outputs - 1), column, numbers, O);
       }
       for (size_t row = 0; row < x.rows; row += R) {
         const int rows = x.rows - row < R ? (int)(x.rows - row) : R;
@@ -225,22 +226,22 @@ VNNI void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, s
 }
 
 template <int BITS>
-void products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-  if (x.rows == 1) return products<BITS, 1>(w, x, y, begin, end);
-  if (x.rows == 2) return products<BITS, 2>(w, x, y, begin, end);
-  // Tiles of the height that wastes less. Eight rows and one output take a load for each product.
-  if ((x.rows + 2) / 3 * 3 < (x.rows + 3) / 4 * 4) return products<BITS, 3>(w, x, y, begin, end);
-  products<BITS, 4>(w, x, y, begin, end);
+void multiply(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
+  if (x.rows == 1) return multiply<BITS, 1>(w, x, y, begin, end);
+  if (x.rows == 2) return multiply<BITS, 2>(w, x, y, begin, end);
+  // Uses the tile height that wastes less. Eight rows and one output would take a load per product.
+  if ((x.rows + 2) / 3 * 3 < (x.rows + 3) / 4 * 4) return multiply<BITS, 3>(w, x, y, begin, end);
+  multiply<BITS, 4>(w, x, y, begin, end);
 }
 
-void all_products(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
-  if (w.bits == 4) return products<4>(w, x, y, begin, end);
-  products<8>(w, x, y, begin, end);
+void multiply_all(const Weight& w, const Int8Rows& x, float* y, size_t begin, size_t end) {
+  if (w.bits == 4) return multiply<4>(w, x, y, begin, end);
+  multiply<8>(w, x, y, begin, end);
 }
 
-// Rounds a block of numbers to whole multiples of its scale, which it returns.
+// Rounds a block of numbers to multiples of its scale and returns the scale.
 INLINE float round_block(const float* x, int8_t* codes, int32_t& sum) {
-  // As whole numbers, the bits of |x| are in the order of |x|, with NaN above infinity.
+  // As integers, the bits of |x| are in the order of |x|, with NaN above infinity.
   int32_t most = 0;
   for (size_t i = 0; i < INT8_BLOCK; i++) {
     int32_t bits;
@@ -252,14 +253,14 @@ INLINE float round_block(const float* x, int8_t* codes, int32_t& sum) {
   __builtin_memcpy(&largest, &most, sizeof largest);
   const bool finite = most < 0x7f800000;
   sum = 0;
-  // Below that the inverse of the scale is no float.
+  // Below that the inverse of the scale is not a float.
   if (!finite || largest < 1e-36f) {
     __builtin_memset(codes, 0, INT8_BLOCK);
     return finite ? 0.0f : __builtin_nanf("");
   }
   const float inverse = 127.0f / largest;
   for (size_t i = 0; i < INT8_BLOCK; i++) {
-    // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
+    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
     const float shifted = x[i] * inverse + 0x1.8p23f;
     int32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof bits);
@@ -282,7 +283,7 @@ void round(const Weight& w, const float* x, char* to, size_t begin, size_t end) 
       int8_t codes[INT8_BLOCK] = {};
       int32_t sum = 0;
       float scale = 0;
-      // Rows are whole groups, and groups whole blocks; behind them are zeros.
+      // Rows are whole groups, and groups whole blocks; zeros follow.
       if (column < w.in) {
         scale = round_block(x + row * w.in + column, codes, sum);
         sums[column / w.group] += scale * (float)sum;
@@ -310,6 +311,6 @@ void round_all(const Weight& w, const float* x, char* to, size_t begin, size_t e
 
 } // namespace
 
-extern const Int8Table int8_level_table{round_all, all_products};
+extern const Int8Table int8_level_table{round_all, multiply_all};
 
 } // namespace mlx_llamba::SIMD_LEVEL

@@ -10,15 +10,14 @@
 namespace mlx_llamba {
 namespace {
 
-// Rows of x that are arranged at a time: what the outputs share stays in the cache, and weights are
-// unpacked seldom enough.
+// Rows of x that are arranged at a time: few enough to stay in the cache, and enough that weights are
+// seldom unpacked.
 constexpr size_t ROWS_AT_ONCE = 512;
 
-// The same of rows that are rounded to int8, from which all outputs are computed: they stay in the
-// second cache.
+// The same for rows rounded to int8, which stay in the second-level cache for all outputs.
 constexpr size_t INT8_ROWS_AT_ONCE = 64;
 
-// Below so many multiply-adds the other threads are not worth the call.
+// Multiply-adds below which waking other threads does not pay.
 constexpr size_t SMALL = 1 << 14;
 
 Format format_of(const array& a) {
@@ -108,12 +107,12 @@ struct Int8Multiplication {
       parallel_ranges(
           part.rows, rows_each, [&](size_t begin, size_t end) { kernels.round(w, from, rounded, begin, end); });
       const size_t grain = w.in * w.out < SMALL ? w.out : 24;
-      parallel_ranges(w.out, grain, [&](size_t begin, size_t end) { kernels.products(w, part, to, begin, end); });
+      parallel_ranges(w.out, grain, [&](size_t begin, size_t end) { kernels.multiply(w, part, to, begin, end); });
     }
   }
 };
 
-// (.., n), read as (m, n), to (n, m). MLX's own copy walks through one of the two in strides.
+// (.., n), read as (m, n), to (n, m). MLX's own copy reads or writes one of the two in strides.
 class Transpose : public OpOf<Transpose> {
  public:
   static constexpr const char* NAME = "LlambaTranspose";
@@ -125,7 +124,7 @@ class Transpose : public OpOf<Transpose> {
     float* to = outputs[0].data<float>();
     const size_t n = static_cast<size_t>(outputs[0].shape(0)), m = static_cast<size_t>(outputs[0].shape(1));
     enqueue([from, to, m, n] {
-      // Blocks of whole lines of the cache.
+      // Blocks of whole cache lines.
       constexpr size_t BLOCK = 16;
       parallel_ranges(n, BLOCK, [&](size_t begin, size_t end) {
         for (size_t row = 0; row < m; row += BLOCK) {

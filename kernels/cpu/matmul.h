@@ -1,9 +1,9 @@
-// Products of activations with a weight matrix: y (rows, out) = x (rows, in) W^T, W (out, in).
+// Matrix multiplication with a weight: y (rows, out) = x (rows, in) W^T, W (out, in).
 //
-// W is read as it is stored and every number of it becomes a float32 before it is used. A product
-// sums over `in` in pieces of PIECE numbers, each with one chain of multiply-adds a lane, in an order
-// that depends on nothing but the storage of W and the instruction set: not on the number of rows,
-// nor on where a row stands among them, nor on the number of threads.
+// W is read as it is stored, and every number of it is converted to float32 before use. The sum over
+// `in` is taken in pieces of PIECE numbers, with one chain of multiply-adds per lane, in an order that
+// depends only on the storage of W and the instruction set: not on the number of rows, the position of
+// a row, or the number of threads.
 #pragma once
 
 #include <stddef.h>
@@ -13,12 +13,12 @@
 
 namespace mlx_llamba {
 
-// How numbers are stored.
+// The storage of numbers.
 enum class Format { f32, f16, bf16 };
 
-// W as it lies in memory. `bits` is 0 for a dense matrix; else the matrix is in MLX's affine
-// quantization: groups of `group` codes q of a row stand for scale * q + bias. The codes of a row
-// are a stream of bits, the lowest first.
+// W in memory. `bits` is 0 for a dense matrix; otherwise the matrix is in MLX's affine quantization:
+// each code q of a group of `group` codes represents scale * q + bias. The codes of a row are a stream
+// of bits, the lowest first.
 struct Weight {
   const void* values;
   const void* scales = nullptr; // (out, in / group)
@@ -31,11 +31,11 @@ struct Weight {
 
 constexpr size_t PIECE = 1024;
 
-// Outputs that the kernel for many rows takes at a time, and the floats that it unpacks them into.
+// Outputs that the kernel for many rows computes at a time, and the floats of their unpacked weights.
 constexpr size_t PANEL = 96, PANEL_FLOATS = PANEL * (PIECE + 64);
 
-// Rows of x as the kernels read them: in the order in which codes come out of their words, and with
-// zeros up to `stride`, a multiple of the lanes.
+// Rows of x in the order in which codes are unpacked from their words, with zeros up to `stride`, a
+// multiple of the lanes.
 struct Rows {
   const float* values;
   size_t rows, stride;
@@ -51,7 +51,7 @@ struct MatmulTable {
   // The same for at most PANEL outputs; weights are unpacked once, into `panel`, which has room for
   // PANEL_FLOATS.
   void (*many)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel);
-  // Up to how many rows `few` is the faster; 0 if it does not take such weights at all.
+  // The number of rows up to which `few` is faster; 0 if it does not take such weights.
   size_t (*most_few)(const Weight& w);
 };
 

@@ -13,7 +13,7 @@ constexpr int REGISTERS = 32;
 constexpr int REGISTERS = 16;
 #endif
 
-// Outputs in a tile of so many rows of x: sums, open blocks and weights stay in registers.
+// Outputs of a tile with this many rows of x: sums, open blocks and weights stay in registers.
 template <class Reader>
 constexpr int outputs_at_once(int rows) {
   int outputs = 4;
@@ -21,7 +21,7 @@ constexpr int outputs_at_once(int rows) {
   return outputs;
 }
 
-// A value that the compiler may not load again at each use: loads are what tiles have too many of.
+// Keeps the compiler from loading a value again at each use: loads limit the speed of a tile.
 INLINE Floats in_register(Floats value) {
 #if defined(SIMD_AVX512)
   asm("" : "+v"(value));
@@ -50,7 +50,7 @@ INLINE void add_block(const Reader (&w)[O], const float* (&x)[R], size_t block, 
   }
 }
 
-// The sum of each accumulator's lanes; four at a time, which takes a third of the instructions.
+// Sums the lanes of each accumulator, four at a time, which takes a third of the instructions.
 template <int R, int O>
 INLINE void add_lanes(const Floats (&acc)[R][O], float (&values)[R][O]) {
   const Floats* flat = &acc[0][0];
@@ -65,8 +65,8 @@ INLINE void add_lanes(const Floats (&acc)[R][O], float (&values)[R][O]) {
   for (; i < R * O; i++) to[i] = sum(flat[i]);
 }
 
-// Adds the products of a piece to y, or writes them if it is the first. Of R rows and O outputs only
-// `rows` and `outputs` are there; the others repeat the last.
+// Adds the sums of a piece to y, or writes them if it is the first. Only the first `rows` of R rows and
+// `outputs` of O outputs exist; the others repeat the last.
 template <class Reader, int R, int O>
 INLINE void tile(
     Reader (&w)[O], const float* (&x)[R], size_t units, bool first, float* y, size_t y_stride, int rows, int outputs) {
@@ -84,7 +84,7 @@ INLINE void tile(
   }
 }
 
-// Weights are read from memory once: the rows of x that do not fit into a tile find them in the cache.
+// Weights are read from memory once; for the rows of x after the first tile they are in the cache.
 template <class Reader, int R>
 void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
   constexpr int O = outputs_at_once<Reader>(R);
@@ -92,7 +92,7 @@ void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
     const int outputs = end - o < O ? (int)(end - o) : O;
     for (size_t column = 0; column < w.in; column += PIECE) {
       Reader readers[O];
-      for (int i = 0; i < O; i++) readers[i].stand_on(w, o + (i < outputs ? i : outputs - 1), column, O);
+      for (int i = 0; i < O; i++) readers[i].begin(w, o + (i < outputs ? i : outputs - 1), column, O);
       const size_t numbers = w.in - column < PIECE ? w.in - column : PIECE;
       for (size_t row = 0; row < x.rows; row += R) {
         const int rows = x.rows - row < R ? (int)(x.rows - row) : R;
@@ -113,7 +113,7 @@ void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
     case 4: return few<Reader, 4>(w, x, y, begin, end);
     default: break;
   }
-  // Tiles of the height that wastes least.
+  // Uses the tile height that wastes least.
   const auto padded = [&](size_t rows) { return (x.rows + rows - 1) / rows * rows; };
   if constexpr (REGISTERS == 32) {
     if (x.rows == 7 || x.rows == 8) return few<Reader, 8>(w, x, y, begin, end);
@@ -124,15 +124,15 @@ void few(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
   few<Reader, 4>(w, x, y, begin, end);
 }
 
-// Rows of a panel start on different lines of the cache's sets.
+// Rows of a panel start in different sets of the cache.
 constexpr size_t PANEL_STRIDE = PIECE + 64;
 constexpr int PANEL_ROWS = REGISTERS == 32 ? 6 : 2;
 
-// Writes the piece of a row as numbers.
+// Unpacks the piece of a row.
 template <class Reader>
 INLINE void unpack(const Weight& w, size_t row, size_t column, size_t numbers, float* to) {
   Reader reader;
-  reader.stand_on(w, row, column, 1);
+  reader.begin(w, row, column, 1);
   const size_t units = numbers / Reader::VECTORS;
   for (size_t block = 0; block * LANES < units; block++) {
     const size_t left = units - block * LANES;
@@ -175,7 +175,7 @@ void many(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, fl
   }
 }
 
-// Calls `f` with a value of the reader's type.
+// Calls `f` with the type of the reader.
 template <class F>
 INLINE auto with_reader(const Weight& w, F f) {
   switch (w.bits) {
@@ -198,8 +198,8 @@ size_t block_of(const Weight& w) {
   return with_reader(w, []<class Reader>() { return (size_t)Reader::VECTORS * LANES; });
 }
 
-// A whole number of blocks, and a line more: rows that were a power of two apart would compete for
-// the same lines of the cache.
+// A whole number of blocks and one more cache line: rows a power of two apart would compete for the
+// same cache sets.
 size_t stride(const Weight& w) {
   const size_t block = block_of(w);
   return (w.in + block - 1) / block * block + 16;

@@ -1,4 +1,4 @@
-// Everything between a mixer's two projections, on one batch. All arrays float32, row-major.
+// A mixer between its two projections, for one batch. All arrays float32, row-major.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ struct Mixer {
   std::ptrdiff_t xBCz_row, xBCz_token;
   const float* A_log; // (b, l, h)
   std::ptrdiff_t A_log_row, A_log_token;
-  const std::int32_t* lengths; // (b,) or null; what is out of 0..=l counts as the nearest
+  const std::int32_t* lengths; // (b,) or null; clamped to 0..=l
 
   const float* conv_weight; // (conv_dim, k)
   const float* conv_bias; // (conv_dim,) or null

@@ -1,13 +1,12 @@
-// The mixer, head by head, as the recurrence it is.
+// The mixer, head by head, as a recurrence.
 //
-// The chunked form of prefill on GPUs trades the recurrence for matrix products: with chunks of q
-// tokens it multiplies q (n + p) + 2 p n times per token and head, the recurrence 3 p n times, which
-// is three quarters of that at q = n = p = 64. The trade pays where matrix units are; here both run
-// in the same lanes, and the recurrence gives the same bits for a prompt in one piece, in any
-// pieces, and token by token.
+// The chunked form of prefill on GPUs replaces the recurrence by matrix multiplications: with chunks of
+// q tokens it takes q (n + p) + 2 p n multiplications per token and head, the recurrence 3 p n, which
+// is three quarters of that at q = n = p = 64. Chunks pay with matrix units; here both run in the same
+// lanes, and the recurrence gives the same bits however a prompt is cut.
 //
-// Tokens are taken in tiles whose convolved x, B, C and decays lie in the first-level cache. Over a
-// tile, a few rows of the state stay in registers. No sum depends on where a tile begins.
+// Tokens are processed in tiles whose convolved x, B, C and decays fit in the first-level cache. During
+// a tile, a few rows of the state stay in registers. No sum depends on where a tile begins.
 #include "mixer.h"
 #include "mixer_sweep.h"
 
@@ -18,7 +17,7 @@ INLINE Index least(Index a, Index b) {
   return a < b ? a : b;
 }
 
-// `count` may be a whole vector here.
+// `count` may be a whole vector or more here.
 INLINE Floats load_some(const float* from, Index count) {
   return count >= LANES ? load(from) : load(from, (int)count);
 }
@@ -28,15 +27,15 @@ INLINE void store_some(float* to, Floats value, Index count) {
   else store(to, value, (int)count);
 }
 
-// Scratch of one head. Rows of x, y are `padded(p)` wide, of B and C `padded(n)`; lanes behind the
-// end of B and C are zero, so that sums over them are.
+// Scratch memory of one head. Rows of x and y are `padded(p)` wide, of B and C `padded(n)`; the padding
+// of B and C is zero, so that it adds nothing to sums.
 struct Tile {
   Index most; // tokens
   float* taps; // (k, LANES)
   float *x, *B, *C, *a, *y; // (most, width), a (most,)
   float* sums; // (most, ROWS, LANES)
 
-  // 24 KiB for what every row of the state walks over: half of a small first-level cache.
+  // 24 KiB for the data that every row of the state reads: half of a small first-level cache.
   static Index tokens(const Mixer& m) {
     const Index fit = 6144 / (2 * padded(m.n) + 2 * padded(m.p));
     return fit < 4 ? 4 : least(fit, 64);
@@ -60,19 +59,19 @@ struct Tile {
   }
 };
 
-// One row of the batch as the convolution sees it: the kept inputs, then the tokens.
+// The inputs of the convolution for one row of the batch: the kept inputs, then the tokens.
 struct Inputs {
   const float *conv, *tokens;
   Index conv_dim, step, k;
 
-  // Token t of the row; those before the first are -1, -2, ..
+  // Returns token t of the row; the kept inputs are tokens -1, -2, ..
   const float* operator()(Index t) const {
     return t < 0 ? conv + (k - 1 + t) * conv_dim : tokens + t * step;
   }
 };
 
-// Taps of `count` channels, (count, k) to (k, LANES), zero behind the end. A constant number of taps
-// or channels lets the compiler shuffle vectors.
+// Transposes the taps of `count` channels, (count, k) to (k, LANES), padded with zeros. A constant
+// number of taps or channels lets the compiler shuffle vectors.
 INLINE void transpose_taps(const float* weight, Index count, Index k, float* taps) {
   for (Index tap = 0; tap < k; tap++) {
     for (Index c = 0; c < count; c++) taps[tap * LANES + c] = weight[c * k + tap];
@@ -80,8 +79,8 @@ INLINE void transpose_taps(const float* weight, Index count, Index k, float* tap
   }
 }
 
-// Convolves `width` channels from `first` on of tokens `begin..end`; `out` (end - begin, padded).
-// `K` is k, or 0 for any.
+// Convolves `width` channels from `first` on of tokens `begin..end` to `out` (end - begin, padded).
+// `K` is k, or 0 for any k.
 template <Index K>
 void convolve_taps(const Mixer& m, const Inputs& inputs, Index first, Index width, float* taps,
                    Index begin, Index end, float* out) {
@@ -109,7 +108,7 @@ void convolve(const Mixer& m, const Inputs& inputs, Index first, Index width, fl
   else convolve_taps<0>(m, inputs, first, width, taps, begin, end, out);
 }
 
-// The state of one head (p, n) from before the first to behind the last token of a tile.
+// Advances the state of one head (p, n) over the tokens of a tile.
 void recur(const Mixer& m, const Tile& tile, Index tokens, const float* H, float* H_out) {
   const Sweep all{tokens, padded(m.n), padded(m.p), tile.x, tile.B, tile.C, tile.a, tile.y,
                   tile.sums, H, H_out, m.n, m.n, true, true};
@@ -122,7 +121,7 @@ void recur(const Mixer& m, const Tile& tile, Index tokens, const float* H, float
   }
 }
 
-// y = (y + D x) silu(z + z_bias), from scratch to where it belongs.
+// y = (y + D x) silu(z + z_bias), from scratch memory to the output.
 void gate(const Mixer& m, const Tile& tile, Index tokens, Index head, const float* z, float* y) {
   const Index row = padded(m.p);
   const float* z_bias = m.z_bias ? m.z_bias + head * m.p : nullptr;
@@ -138,7 +137,7 @@ void gate(const Mixer& m, const Tile& tile, Index tokens, Index head, const floa
   }
 }
 
-// The k-1 inputs before token `end`, of `width` channels from `first` on.
+// Keeps the k-1 inputs before token `end`, of `width` channels from `first` on.
 void keep(const Mixer& m, const Inputs& inputs, Index first, Index width, Index end, float* to) {
   for (Index kept = 0; kept < m.k - 1; kept++) {
     const float* from = inputs(end - (m.k - 1) + kept) + first;
@@ -185,7 +184,7 @@ void head(const Mixer& m, size_t row_, size_t head_, float* scratch) {
 
   float* conv_out = m.conv_out + row * (m.k - 1) * conv_dim;
   keep(m, inputs, first_x, m.p, end, conv_out);
-  // B and C are of the whole group: its first head keeps them.
+  // The heads of a group share B and C: the first one keeps them.
   if (head % per_group == 0) {
     keep(m, inputs, first_B, m.n, end, conv_out);
     keep(m, inputs, first_C, m.n, end, conv_out);

@@ -8,8 +8,8 @@ namespace {
 
 using Index = ptrdiff_t;
 
-// Rows and vectors of a row of the state that stay in registers: 16 of the 32 that AVX-512 and NEON
-// have, 8 of the 16 of the others.
+// Rows of the state, and vectors of each, that stay in registers: 16 of the 32 registers of AVX-512 and
+// NEON, 8 of the 16 of the others.
 constexpr Index ROWS = 4;
 #if defined(SIMD_AVX512) || defined(__ARM_NEON)
 constexpr Index VECTORS = 4;
@@ -21,7 +21,7 @@ INLINE Index padded(Index count) {
   return (count + LANES - 1) / LANES * LANES;
 }
 
-// What a sweep over the tokens of a tile reads and writes.
+// The operands of a sweep over the tokens of a tile.
 struct Sweep {
   Index tokens, n, p; // n and p padded: steps of B, C and of x, y
   const float *x, *B, *C, *a;
@@ -30,17 +30,17 @@ struct Sweep {
   float* H_out;
   Index H_row;
   Index columns; // from here to the end of the row
-  bool first, last; // whether these are the first, the last columns of the row
+  bool first, last; // these are the first, the last columns of the row
 };
 
-// H = a H + x (outer) B for `R` rows and `V` vectors of columns, and what they add to y = H C.
+// H = a H + x (outer) B for `R` rows and `V` vectors of columns, and their part of y = H C.
 //
-// Lane i of a row's sum takes columns i, i + LANES, .. in turn, however columns are cut into
-// blocks; the lanes are added up at the last.
+// Lane i of a row's sum adds columns i, i + LANES, .. in order, however columns are cut into blocks; the
+// lanes are added at the end.
 template <Index R, Index V>
 void sweep(const Sweep& s) {
   Floats H[R][V];
-  // Only the last vector can end early, and V is 1 where there are no others.
+  // Only the last vector can be partial, and then V is 1.
   const bool whole = V > 1 || s.columns >= LANES;
   for (Index r = 0; r < R; r++) {
     for (Index v = 0; v < V; v++) {

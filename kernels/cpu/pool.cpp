@@ -16,8 +16,8 @@
 namespace mlx_llamba {
 namespace {
 
-// How often a thread looks for work before it sleeps: about 50 us, longer than what lies between
-// two operations of a decoding step, shorter than anybody's pause.
+// Polls of a thread for work before it sleeps: about 50 us, longer than the gap between two operations
+// of a decoding step.
 constexpr int SPINS = 2000;
 
 void pause() {
@@ -28,7 +28,7 @@ void pause() {
 #endif
 }
 
-// True in a worker, and in a caller while it runs tasks: nested calls run where they are.
+// True in a worker, and in a caller while it runs tasks: nested calls run on the same thread.
 thread_local bool inside = false;
 
 class Pool {
@@ -54,7 +54,7 @@ class Pool {
     post(static_cast<std::uint32_t>(tasks));
     while (step()) {
     }
-    // What is left is in the middle of its last task, unless the system has put it aside.
+    // The other threads are in the middle of their last task, unless the system has suspended them.
     for (int spin = 0; unfinished_.load(std::memory_order_acquire) != 0; spin++) {
       if (spin < SPINS) pause();
       else std::this_thread::yield();
@@ -62,9 +62,9 @@ class Pool {
   }
 
  private:
-  // A job is a number in the upper half of `ticket_` and the count of its tasks that nobody has
-  // taken in the lower half. A task is taken by counting down, which fails if the job is not the one
-  // that was read; so `task_` and `context_` read before belong to the job.
+  // The upper half of `ticket_` is the number of a job, the lower half the count of its tasks that no
+  // thread has taken. A thread takes a task by counting down, which fails if the job has changed since
+  // it was read; so `task_` and `context_`, read before, belong to the job.
   bool step() {
     auto ticket = ticket_.load(std::memory_order_acquire);
     while (static_cast<std::uint32_t>(ticket) != 0) {
@@ -84,8 +84,8 @@ class Pool {
     const auto job = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
     ticket_.store(job << 32 | tasks, std::memory_order_release);
     job_.store(static_cast<std::uint32_t>(job), std::memory_order_seq_cst);
-    // Waking costs a system call: only if somebody sleeps. Who counts as sleeping without having
-    // seen this job holds the lock until it waits.
+    // Waking costs a system call, so it happens only if a thread sleeps. A thread that counts as
+    // sleeping and has not seen this job holds the lock until it waits.
     if (sleeping_.load(std::memory_order_seq_cst) != 0) {
       std::lock_guard lock(bed_);
       wake_.notify_all();
@@ -133,7 +133,7 @@ int clamp(int count) {
 }
 
 std::atomic<int> wanted{0};
-std::atomic_flag busy; // somebody has the pool
+std::atomic_flag busy; // a caller uses the pool
 
 int initial() {
   const char* text = std::getenv("MLX_LLAMBA_THREADS");

@@ -1,4 +1,4 @@
-// The threads that share the work of one operation.
+// The threads that share the work of an operation.
 #pragma once
 
 #include <cstddef>
@@ -6,10 +6,11 @@
 
 namespace mlx_llamba {
 
-// Threads in use, the caller's included: the cores this process may use, or MLX_LLAMBA_THREADS.
+// Returns the number of threads in use, including the caller: the cores that this process may use, or
+// MLX_LLAMBA_THREADS.
 int threads();
 
-// Uses this many from now on, at least 1 and at most 256. For tests and benchmarks.
+// Uses this many threads from now on, 1 to 256. For tests and benchmarks.
 void set_threads(int count);
 
 using Task = void (*)(const void* context, std::size_t task);
@@ -17,9 +18,9 @@ using Task = void (*)(const void* context, std::size_t task);
 void parallel(std::size_t tasks, Task run, const void* context);
 
 // Runs `f(task)` for every task below `tasks`, in any order, on any of the threads; returns when all
-// are done. Tasks write to different places and their results must not depend on who runs them.
-// Inside a task, and while another thread is in here, everything runs on the calling thread.
-// `f` must not throw.
+// are done. Tasks must write to different memory, and their results must not depend on the thread.
+// Inside a task, and while another caller uses the pool, everything runs on the calling thread. `f`
+// must not throw.
 template <class F>
 void parallel(std::size_t tasks, const F& f) {
   parallel(
@@ -30,8 +31,8 @@ void parallel(std::size_t tasks, const F& f) {
 // sharing.
 constexpr std::size_t GRAIN = 8192;
 
-// Splits `count` things into ranges of multiples of `grain` and runs `f(begin, end)` on each.
-// A few ranges a thread, so that a thread that the system interrupts is helped by the others.
+// Splits `count` items into ranges of multiples of `grain` and runs `f(begin, end)` on each. There are
+// several ranges per thread, so that the others help a thread that the system interrupts.
 template <class F>
 void parallel_ranges(std::size_t count, std::size_t grain, const F& f) {
   const std::size_t grains = (count + grain - 1) / grain;

@@ -1,12 +1,12 @@
 // One vector of float32 lanes, as wide as the target's registers.
 //
 // Compute sources that include this header are compiled once per instruction set, each time with
-// SIMD_LEVEL set to another name, and are chosen between at run time. They must not include
-// anything of the C++ library that has inline code: the linker keeps one copy of such code, and
-// that one might use instructions the machine has not got.
+// SIMD_LEVEL set to another name, and one of them is chosen at run time. They must not include
+// anything of the C++ library that has inline code: the linker keeps one copy of such code, which
+// might use instructions that the machine lacks.
 //
 // Every multiply-add is a call of `fma`, never `a * b + c`: a compiler that may contract the latter
-// does so in one copy of a loop and not in another, and results would depend on where a loop is cut.
+// may do so in one copy of a loop and not in another, and results would depend on how loops are split.
 #pragma once
 
 #include <stddef.h>
@@ -59,7 +59,7 @@ INLINE Ints broadcast_int(int32_t value) {
   return value - Ints{};
 }
 
-// Neither needs alignment.
+// Neither load nor store needs alignment.
 INLINE Floats load(const float* from) {
   typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
   return *reinterpret_cast<const Unaligned*>(from);
@@ -76,7 +76,7 @@ INLINE __m256i first_lanes(int count) {
 }
 #endif
 
-// The first `count` lanes, 0 < count <= LANES; the others are zero. Touches no memory behind them.
+// Loads the first `count` lanes, 0 < count <= LANES; the others are zero. Reads nothing after them.
 INLINE Floats load(const float* from, int count) {
 #if defined(SIMD_AVX512)
   return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
@@ -99,7 +99,7 @@ INLINE void store(float* to, Floats value, int count) {
 #endif
 }
 
-// a * b + c, rounded once where the target can.
+// a * b + c, rounded once where the target has such an instruction.
 INLINE Floats fma(Floats a, Floats b, Floats c) {
 #if defined(SIMD_AVX512)
   return _mm512_fmadd_ps(a, b, c);
@@ -116,7 +116,7 @@ INLINE Floats select(Ints condition, Floats yes, Floats no) {
   return (Floats)((condition & (Ints)yes) | (~condition & (Ints)no));
 }
 
-// Folds a vector in halves until four lanes are left.
+// Adds the halves of a vector until four lanes are left.
 INLINE Four fold(Floats value) {
 #if defined(SIMD_AVX512)
   const auto half = __builtin_shufflevector(value, value, 0, 1, 2, 3, 4, 5, 6, 7) +
@@ -148,18 +148,18 @@ INLINE Four sums(Floats v0, Floats v1, Floats v2, Floats v3) {
   return __builtin_shufflevector(s01, s23, 0, 1, 4, 5) + __builtin_shufflevector(s01, s23, 2, 3, 6, 7);
 }
 
-// e^x to one unit in the last place, over all of float32. Exactly 0 and infinity beyond its range;
-// NaN passes.
+// e^x to one unit in the last place for every float32; exactly 0 and infinity beyond its range, and
+// NaN of NaN.
 //
 // x = i ln 2 + r with |r| <= ln 2 / 2, e^x = 2^i e^r. The polynomial is the minimax one of
 // (e^r - 1 - r) / r^2 by relative error in e^r, which is 3e-9.
 INLINE Floats exp(Floats x) {
-  // Beyond these results are 0 and infinity anyway. A NaN fails both comparisons.
+  // Beyond these limits results are 0 and infinity anyway. A NaN fails both comparisons.
   const Floats limit = broadcast(104.0f);
   x = select(x > limit, limit, x);
   x = select(x < -limit, -limit, x);
 
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits.
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const Floats shifter = broadcast(0x1.8p23f);
   const Floats shifted = fma(x, broadcast(0x1.715476p0f), shifter);
   const Floats whole = shifted - shifter;
@@ -175,15 +175,15 @@ INLINE Floats exp(Floats x) {
   q = fma(q, r, broadcast(0x1.fffffcp-2f));
   const Floats e = fma(r * r, q, r) + 1.0f;
 
-  // 2^i as two factors: i reaches from -150 to 150, an exponent only from -126 to 127.
+  // 2^i as two factors: i is between -150 and 150, an exponent only between -126 and 127.
   const Ints half = i >> 1;
   const Floats low = (Floats)((half + 127) << 23);
   const Floats high = (Floats)((i - half + 127) << 23);
   return e * low * high;
 }
 
-// 1 / (1 + e^-x) to 2.4 units in the last place: e^x of negative numbers only, so that neither side
-// of 0 cancels or overflows.
+// 1 / (1 + e^-x) to 2.4 units in the last place. It takes e^x of negative numbers only, so that
+// neither side of 0 cancels or overflows.
 INLINE Floats sigmoid(Floats x) {
   const Floats e = exp((Floats)((Ints)x | broadcast_int(INT32_MIN)));
   return select(x < 0.0f, e, broadcast(1.0f)) / (1.0f + e);

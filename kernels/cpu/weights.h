@@ -1,8 +1,8 @@
 // Reading a row of a weight matrix as vectors of float32. Part of `matmul.simd.cpp`.
 //
-// A reader stands on a piece of a row. It goes through it in blocks of LANES units of storage and
-// gives VECTORS vectors a block; a unit is a number of a dense row, or a word of VECTORS codes. So
-// lane `l` of vector `v` of a block has the number `l * VECTORS + v` of it.
+// A reader reads a piece of a row in blocks of LANES units of storage and returns VECTORS vectors per
+// block; a unit is a number of a dense row, or a word of VECTORS codes. So lane `l` of vector `v` is
+// number `l * VECTORS + v` of the block.
 #pragma once
 
 #include "matmul.h"
@@ -14,7 +14,7 @@ namespace mlx_llamba::SIMD_LEVEL {
 
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
-// The first `count` of 16-bit numbers, the others 0.
+// Loads the first `count` 16-bit numbers; the others are 0.
 INLINE Halves load_halves(const uint16_t* from, int count) {
 #if defined(SIMD_AVX512)
   return (Halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), from);
@@ -29,7 +29,7 @@ INLINE Halves load_halves(const uint16_t* from, int count) {
 #endif
 }
 
-// The first `count` words, the others 0.
+// Loads the first `count` words; the others are 0.
 INLINE Ints load_ints(const int32_t* from, int count) {
   return (Ints)load(reinterpret_cast<const float*>(from), count);
 }
@@ -46,7 +46,7 @@ INLINE Floats from_f16(Halves halves) {
 #elif defined(__ARM_NEON)
   return (Floats)vcvt_f32_f16((float16x4_t)halves);
 #else
-  // The bits of exponent and mantissa in the place where float32 has them; a product then moves the
+  // Exponent and mantissa are moved to their positions in float32; a multiplication then changes the
   // exponent from f16's bias to float32's, which is right for subnormals too.
   const Ints bits = __builtin_convertvector(halves, Ints);
   const Ints sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
@@ -66,7 +66,7 @@ INLINE Floats load_as(const void* values, size_t index, int count) {
   }
 }
 
-// `count` numbers as float32, then zeros up to a multiple of the lanes.
+// Writes `count` numbers as float32, then zeros up to a multiple of the lanes.
 template <Format format>
 INLINE void widen(const void* values, size_t index, size_t count, float* to) {
   for (size_t i = 0; i < count; i += LANES) {
@@ -90,14 +90,14 @@ struct Dense {
   static constexpr bool FEW_ROWS = true;
 
   static constexpr size_t SIZE = format == Format::f32 ? 4 : 2;
-  static constexpr int REGISTERS = 0; // that an open block takes, beside its vector
+  static constexpr int REGISTERS = 0; // of an open block, beside its vector
   using Block = Floats;
 
   const void* values;
   size_t start;
-  size_t ahead; // bytes to what the next tile reads
+  size_t ahead; // bytes to the data of the next tile
 
-  void stand_on(const Weight& w, size_t row, size_t column, size_t outputs) {
+  void begin(const Weight& w, size_t row, size_t column, size_t outputs) {
     values = w.values;
     start = row * w.in + column;
     ahead = outputs * w.in * SIZE;
@@ -113,7 +113,7 @@ struct Dense {
   }
 };
 
-// A row that was unpacked to whole blocks; in the cache, so nothing is prefetched.
+// A row unpacked to whole blocks; it is in the cache, so nothing is prefetched.
 struct Unpacked {
   static constexpr int VECTORS = 1;
   static constexpr int REGISTERS = 0;

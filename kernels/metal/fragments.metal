@@ -1,7 +1,7 @@
 // 8x8 fragments of simdgroup_matrix, filled element by element so that tiles may be stored in the
 // dtype of the activations and read transposed.
 
-// The first of the two neighbours (row, column) and (row, column + 1) that a lane holds.
+// Position of the first of the two elements (row, column) and (row, column + 1) of a lane.
 METAL_FUNC short2 place_of(short lane) {
   const short quad = lane / 4;
   return short2((quad & 2) * 2 + (lane % 2) * 2, (quad & 4) + (lane / 2) % 4);  // column, row
@@ -24,7 +24,7 @@ METAL_FUNC simdgroup_float8x8 zero8x8() {
   return out;
 }
 
-// The columns of `in` times `left` and `right`, the factors of the two columns a lane holds.
+// Multiplies the two columns of a lane by `left` and `right`.
 METAL_FUNC simdgroup_float8x8 scale8x8(simdgroup_float8x8 in, float left, float right) {
   simdgroup_float8x8 out;
   out.thread_elements()[0] = in.thread_elements()[0] * left;

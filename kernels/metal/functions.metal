@@ -1,4 +1,4 @@
-// Functions that every kernel may use; placed before each of them.
+// Functions of all kernels, placed before each of them.
 // Address spaces are template parameters: MLX passes arrays of fewer than eight elements as
 // constant, larger ones as device.
 
@@ -14,9 +14,9 @@ METAL_FUNC float silu_of(float v) {
   return v * sigmoid_of(v);
 }
 
-// The convolution at one token: `window` holds the k-1 inputs before it, oldest first, and moves on
-// by one. Values are handed down from the newest: a loop that copies window[i + 1] to window[i]
-// becomes a memmove, and the window memory instead of registers.
+// The convolution at one token: `window` holds the k-1 inputs before it, oldest first, and advances
+// by one. Values are passed down from the newest: a loop that copies window[i + 1] to window[i]
+// would become a memmove, and the window would be in memory instead of registers.
 template <int k>
 METAL_FUNC float convolve(
     thread float (&window)[k], thread const float (&taps)[k], float input, float shift) {

@@ -4,17 +4,17 @@
 // Template: T the activations; h g p n k the sizes; split_A_log, ragged, has_conv_bias, has_z_bias,
 // silu_conv; q tokens of a chunk, strips, simdgroups (chosen in scan.rs).
 //
-// A threadgroup has one head of one sequence and walks its chunks in order. Its state H (p, n)
+// A threadgroup has one head of one sequence and processes its chunks in order. The state H (p, n)
 // stays in registers from the first token to the last: a simdgroup owns `strips` strips of 8 rows,
 // as 8x8 matrices. Per chunk, with P[t, s] the product of the decays after s up to t:
 //   1. threads convolve a channel of x, B or C each; the k-1 inputs that the next chunk needs stay
 //      in their registers;
 //   2. simdgroups share M = P o (C B^T), lower triangle only;
-//   3. each has, transposed, its rows of Y = P[t, before] C H^T + M X + D X, then of
-//      H = P[q-1, before] H + (P[q-1, s] X)^T B; Y takes the place of X;
+//   3. each computes, transposed, its rows of Y = P[t, before] C H^T + M X + D X, then of
+//      H = P[q-1, before] H + (P[q-1, s] X)^T B; Y overwrites X;
 //   4. threads gate and write Y along the channels.
 // Decays are multiplied, never divided, and no logarithms are subtracted: strong forgetting
-// underflows to zero and leaves what follows exact. Tokens after the end of a row have decay 1 and
+// underflows to zero and later tokens stay exact. Tokens after the end of a row have decay 1 and
 // x = B = C = 0.
 
 constexpr int d_inner = h * p;
@@ -23,7 +23,7 @@ constexpr int width = conv_dim + d_inner + (split_A_log ? 0 : h);
 constexpr int threads = 32 * simdgroups;
 constexpr int channels = p + 2 * n;
 constexpr int passes = (channels + threads - 1) / threads;
-// Rows 16 bytes longer than they need be: the transposed reads spread over the banks.
+// Rows are padded by 16 bytes so that transposed reads spread over the banks.
 constexpr int x_width = p + 16 / int(sizeof(T));
 constexpr int b_width = n + 16 / int(sizeof(T));
 constexpr int m_width = q + 4;
@@ -42,16 +42,16 @@ const int batch = threadgroup_position_in_grid.z;
 const int head = threadgroup_position_in_grid.y;
 const int group = head / (h / g);
 const int self = thread_position_in_threadgroup.x;
-const int warp = simdgroup_index_in_threadgroup;
+const int simdgroup_id = simdgroup_index_in_threadgroup;
 const short2 place = place_of(thread_index_in_simdgroup);
-const bool owner = warp * strips * 8 < p;
+const bool owner = simdgroup_id * strips * 8 < p;
 
 const int l = rows_shape[1];
 const int real = ragged ? clamp(int(lengths[batch]), 0, l) : l;
 const long token0 = long(batch) * l;
 const float skip = float(D[head]);
 
-// The channels of this thread: where they come from, their taps and their last inputs.
+// The channels of this thread: their positions, taps and last inputs.
 int channel[passes];
 float shift[passes];
 float taps[passes][k];
@@ -76,7 +76,7 @@ for (int i = self; i < p; i += threads) {
 }
 
 simdgroup_float8x8 H[strips][n / 8];
-const long state0 = ((long(batch) * h + head) * p + warp * strips * 8) * n;
+const long state0 = ((long(batch) * h + head) * p + simdgroup_id * strips * 8) * n;
 if (owner) {
   UNROLL
   for (int i = 0; i < strips; ++i) {
@@ -147,7 +147,7 @@ for (int start = 0; start < real; start += q) {
   int turn = 0;
   for (int I = 0; I < q / 8; ++I) {
     for (int J = 0; J <= I; ++J) {
-      if (turn++ % simdgroups != warp) {
+      if (turn++ % simdgroups != simdgroup_id) {
         continue;
       }
       simdgroup_float8x8 scores = zero8x8();
@@ -170,9 +170,9 @@ for (int start = 0; start < real; start += q) {
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
-  // 3. Y and H, transposed: H is the left factor as it lies in the registers.
+  // 3. Y and H, transposed: H is the left factor, as it is in the registers.
   if (owner) {
-    const int column0 = warp * strips * 8;
+    const int column0 = simdgroup_id * strips * 8;
     simdgroup_float8x8 X_T[strips][q / 8];
     simdgroup_float8x8 Y_T[strips][q / 8];
     UNROLL
@@ -202,7 +202,7 @@ for (int start = 0; start < real; start += q) {
       for (int i = 0; i < strips; ++i) {
         Y_T[i][I] = scale8x8(Y_T[i][I], from_start[t], from_start[t + 1]);
       }
-      // Constant bounds: a loop to I may be left rolled, and registers cannot be indexed.
+      // Constant bounds: a loop to I might not be unrolled, and registers cannot be indexed.
       UNROLL
       for (int J = 0; J < q / 8; ++J) {
         if (J <= I) {
@@ -222,7 +222,7 @@ for (int start = 0; start < real; start += q) {
         H[i][j] = scale8x8(H[i][j], whole, whole);
       }
     }
-    // Every lane has its part of X in registers before Y takes its place.
+    // Every lane has its part of X in registers before Y overwrites it.
     simdgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL
     for (int J = 0; J < q / 8; ++J) {
@@ -266,7 +266,7 @@ for (int start = 0; start < real; start += q) {
 for (int i = self; i < (l - real) * p; i += threads) {
   y[(token0 + real + i / p) * d_inner + head * p + i % p] = T(0.0f);
 }
-// B and C of a group belong to all of its heads: the first one writes their state.
+// The heads of a group share B and C: the first one writes their state.
 UNROLL
 for (int pass = 0; pass < passes; ++pass) {
   const int c = pass * threads + self;
@@ -288,7 +288,7 @@ if (owner) {
     }
   }
 }
-// Without a convolution state its output is a stand-in of one element.
+// Without a convolution state its output has one element without meaning.
 if (k == 1 && batch == 0 && head == 0 && self == 0) {
   conv_out[0] = T(0.0f);
 }

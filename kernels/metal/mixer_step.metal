@@ -4,15 +4,15 @@
 // Template: T the activations; h g p n k the sizes; split_A_log, ragged, has_conv_bias, has_z_bias,
 // silu_conv; tile_rows, tokens, held, simdgroups (chosen in step.rs).
 //
-// The state is h*p rows of n floats; those of a group of heads follow each other. A threadgroup has
+// The state is h*p rows of n floats; the rows of a group of heads are adjacent. A threadgroup has
 // up to tile_rows rows of one group of one sequence. Per block of `tokens` tokens:
 //   1. its threads convolve the channels x of their rows and B, C of the group, once for all rows;
-//   2. a simdgroup holds `held` rows in registers, lanes along n, and walks the tokens;
+//   2. a simdgroup holds `held` rows in registers, lanes along n, and processes tokens in order;
 //   3. the threads gate and write y along the channels.
-// Everything that comes from device memory is asked for before the first barrier.
+// All loads from device memory are issued before the first barrier.
 //
-// Every product that is added goes through fma, so that no compiler may round it in another way
-// when `tokens` differs: a block of tokens gives the bits that single steps give.
+// Every multiply-add is an fma, so that no compiler may round it differently for another `tokens`:
+// a block of tokens gives the bits of single steps.
 
 constexpr int group_rows = h / g * p;
 constexpr int d_inner = h * p;
@@ -21,7 +21,7 @@ constexpr int width = conv_dim + d_inner + (split_A_log ? 0 : h);
 constexpr int threads = 32 * simdgroups;
 constexpr int columns = (n + 31) / 32;
 constexpr int channels = tile_rows + 2 * n;
-// Rows of a tile may begin and end inside a head.
+// The rows of a tile may begin and end inside a head.
 constexpr int heads = h / g < tile_rows / p + 2 ? h / g : tile_rows / p + 2;
 
 threadgroup float mixed[tokens * channels];  // x (then y) | B | C
@@ -35,7 +35,7 @@ const int first = int(threadgroup_position_in_grid.x) * tile_rows;
 const int count = min(tile_rows, group_rows - first);
 const int self = thread_position_in_threadgroup.x;
 const int lane = thread_index_in_simdgroup;
-const int warp = simdgroup_index_in_threadgroup;
+const int simdgroup_id = simdgroup_index_in_threadgroup;
 
 const int l = rows_shape[1];
 const int real = ragged ? clamp(int(lengths[batch]), 0, l) : l;
@@ -45,7 +45,7 @@ const int head0 = first / p;
 const long state0 = (long(batch) * d_inner + channel0) * n;
 
 float state[held][columns];
-load_rows<n>(state, ssm + state0, warp * held, count, lane);
+load_rows<n>(state, ssm + state0, simdgroup_id * held, count, lane);
 
 for (int i = self; i < heads; i += threads) {
   skips[i] = head0 + i < h / g ? float(D[group * (h / g) + head0 + i]) : 0.0f;
@@ -91,7 +91,7 @@ do {
       const float sum = convolve(window, taps, input, shift);
       mixed[t * channels + c] = silu_conv ? silu_of(sum) : sum;
     }
-    // B and C of a group belong to all of its tiles: the first one writes their state.
+    // The tiles of a group share B and C: the first one writes their state.
     if (start + block == real && (c < tile_rows || first == 0)) {
       UNROLL
       for (int i = 0; i < k - 1; ++i) {
@@ -112,10 +112,10 @@ do {
   threadgroup_barrier(mem_flags::mem_threadgroup);
 
   // 2. H = a H + x (outer) B, y = H C + D x.
-  for (int row0 = warp * held; row0 < count; row0 += simdgroups * held) {
+  for (int row0 = simdgroup_id * held; row0 < count; row0 += simdgroups * held) {
     if (start > 0) {
       load_rows<n>(state, ssm_out + state0, row0, count, lane);
-    } else if (row0 != warp * held) {
+    } else if (row0 != simdgroup_id * held) {
       load_rows<n>(state, ssm + state0, row0, count, lane);
     }
     int head[held];
@@ -151,7 +151,7 @@ do {
           y_of_lane = fma(skip[i], x, sum);
         }
       }
-      // All lanes have read x before y takes its place.
+      // All lanes have read x before y overwrites it.
       simdgroup_barrier(mem_flags::mem_threadgroup);
       if (lane < held && row0 + lane < count) {
         mixed[t * channels + row0 + lane] = y_of_lane;
@@ -190,7 +190,7 @@ for (int i = self; i < (l - real) * tile_rows; i += threads) {
     y[(token0 + real + i / tile_rows) * d_inner + channel0 + i % tile_rows] = T(0.0f);
   }
 }
-// Without a convolution state its output is a stand-in of one element.
+// Without a convolution state its output has one element without meaning.
 if (k == 1 && batch == 0 && group == 0 && first == 0 && self == 0) {
   conv_out[0] = T(0.0f);
 }

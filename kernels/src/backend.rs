@@ -193,11 +193,11 @@ impl Backend {
         self.0.softmax(x)
     }
 
-    /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one, and
-    /// the gradient `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` of
-    /// `w T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` with respect to the
-    /// logits: see [`CrossEntropyOptions`] and [`CrossEntropy`]. All float32. The result itself has no
-    /// gradient.
+    /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one,
+    /// and the gradient `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` of `w
+    /// T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` with respect to the
+    /// logits: see [`CrossEntropyOptions`] and [`CrossEntropy`]. All float32. The result itself has
+    /// no gradient.
     ///
     /// # Errors
     /// [`ShapeError`] in [`MixerError`] if `teacher` is of another shape.

@@ -62,8 +62,8 @@ pub fn read_bandwidth() -> mlx_rs::error::Result<f64> {
     Ok(best)
 }
 
-/// Returns the names of the operations that evaluating `outputs` would run, inputs first. Operations
-/// that have run are left out, and one that several outputs need is listed once.
+/// Returns the names of the operations that evaluating `outputs` would run, inputs first.
+/// Operations that have run are left out, and one that several outputs need is listed once.
 ///
 /// # Errors
 /// If memory runs out.

@@ -15,11 +15,12 @@ pub struct CrossEntropyOptions {
     pub next_weight: f32,
 }
 
-/// The result of [`Backend::cross_entropy`](crate::Backend::cross_entropy). Sums are over positions.
+/// The result of [`Backend::cross_entropy`](crate::Backend::cross_entropy). Sums are over
+/// positions.
 #[derive(Debug, Clone)]
 pub struct CrossEntropy {
-    /// The gradient with respect to the logits (m, v), except for `-v` at each next token: the caller
-    /// knows which those are.
+    /// The gradient with respect to the logits (m, v), except for `-v` at each next token: the
+    /// caller knows which those are.
     pub gradient: Array,
     /// Cross entropy of `softmax(logits / T)` with the teacher's.
     pub cross_entropy: Array,

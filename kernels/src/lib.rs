@@ -1,10 +1,10 @@
 //! The operations of Llamba and of its training, as lazy MLX graphs.
 //!
 //! A [`Backend`] computes them. [`Backend::mixer`] is all of a Discrete-Mamba-2 mixer between its
-//! two projections; the other operations are matrix multiplication, the activation of the MLP, norms,
-//! softmax, cross entropy with its gradient, and a step of AdamW. [`oracle`] defines in plain float64
-//! loops what a mixer computes. [`Quantized`] is a matrix in MLX's group quantization. [`mlx`] has the
-//! calls into MLX that `mlx-rs` does not offer.
+//! two projections; the other operations are matrix multiplication, the activation of the MLP,
+//! norms, softmax, cross entropy with its gradient, and a step of AdamW. [`oracle`] defines in
+//! plain float64 loops what a mixer computes. [`Quantized`] is a matrix in MLX's group
+//! quantization. [`mlx`] has the calls into MLX that `mlx-rs` does not offer.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]

@@ -18,9 +18,9 @@ pub enum Activations {
     /// Float32, unchanged.
     #[default]
     Float32,
-    /// Rounded to int8 in blocks of 32 that share a scale, where the matrix has affine codes of 4 or
-    /// 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of the sum
-    /// of the absolute values of all products, instead of 1e-7.
+    /// Rounded to int8 in blocks of 32 that share a scale, where the matrix has affine codes of 4
+    /// or 8 bits; everything else is float32. Faster, on CPUs only; errors are about 0.5 % of the
+    /// sum of the absolute values of all products, instead of 1e-7.
     Int8,
 }
 

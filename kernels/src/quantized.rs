@@ -163,8 +163,8 @@ impl Scheme {
 /// Rows of activations from which on MLX's CPU back end is faster with a dequantized weight: its
 /// `quantized_matmul` runs on one thread at about 1 % of sgemm's speed (`mlx-llamba bench`).
 const CPU_DEQUANTIZE_ROWS: usize = 8;
-/// Output rows dequantized at a time: MLX unpacks in several passes, each of which takes memory; they
-/// are fastest inside the cache.
+/// Output rows dequantized at a time: MLX unpacks in several passes, each of which takes memory;
+/// they are fastest inside the cache.
 const CPU_TILE: usize = 512;
 
 /// A quantized matrix of shape (out, in).

@@ -4,8 +4,8 @@
 //! return the next, in float32.
 //!
 //! The chunked form is the state space dual of Mamba-2 (arXiv 2405.21060, section 6): inside a
-//! chunk of [`CHUNK`] tokens the recurrence is a masked matrix multiplication, between chunks it is a
-//! recurrence over chunk states. Time and memory are linear in the length.
+//! chunk of [`CHUNK`] tokens the recurrence is a masked matrix multiplication, between chunks it is
+//! a recurrence over chunk states. Time and memory are linear in the length.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::{
@@ -79,8 +79,8 @@ pub(crate) fn chunked(
     let q = l.min(CHUNK as i32);
     let chunks = (l + q - 1) / q;
 
-    // Cut into chunks; heads before time, so that the multiplications below are of batched matrices.
-    // A padded token has log_a = 0 and x = 0: it does not change H.
+    // Cut into chunks; heads before time, so that the multiplications below are of batched
+    // matrices. A padded token has log_a = 0 and x = 0: it does not change H.
     let cut = |array: &Array, inner: &[i32]| -> Result<Array> {
         let padding = chunks * q - l;
         let array = if padding == 0 {
@@ -157,8 +157,9 @@ pub(crate) fn decays(
     functions: Functions,
 ) -> Result<Array> {
     let q = log_a.dim(-1);
-    // Each sum is computed on its own: a difference of two cumulative sums would cancel. Terms outside
-    // a sum are 0, so that no masked entry is infinite: its exp would have no gradient. Sums run along the last axis: see `scan`.
+    // Each sum is computed on its own: a difference of two cumulative sums would cancel. Terms
+    // outside a sum are 0, so that no masked entry is infinite: its exp would have no gradient.
+    // Sums run along the last axis: see `scan`.
     let above = tri::<f32>(q, None, Some(-1))?.t(); // (s, k): 1 where s < k
     let terms = expand_dims(log_a, -2)?.multiply(&above)?; // (.., s, k)
     let sums = cumsum(&terms)?; // (.., s, t)
@@ -170,8 +171,8 @@ pub(crate) fn decays(
     select(&counts, (functions.exp)(&sums)?, Array::from_f32(0.0))
 }
 
-/// Returns the number of each token's document along the last axis of `starts` (.., t): 0 for the one
-/// that continues from before, and one more at each start.
+/// Returns the number of each token's document along the last axis of `starts` (.., t): 0 for the
+/// one that continues from before, and one more at each start.
 pub(crate) fn documents(starts: &Array) -> Result<Array> {
     cumsum(&starts.as_dtype(Dtype::Int32)?)
 }

@@ -15,8 +15,8 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// Joins matrices to one of shape (out_0 + out_1 + .., in), so that one multiplication takes the
-    /// place of several. Returns `None` if they are not stored alike. Lazy.
+    /// Joins matrices to one of shape (out_0 + out_1 + .., in), so that one multiplication takes
+    /// the place of several. Returns `None` if they are not stored alike. Lazy.
     ///
     /// # Errors
     /// MLX's report of matrices with different `in`.

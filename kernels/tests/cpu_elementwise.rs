@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype};
 use proptest::prelude::*;
 use settings::{alone, with_every_instruction_set};
 
-/// Relative to the largest value of a row; 3000 random cases stayed below 4e-7.
+/// Largest error relative to the largest value of a row; 3000 random cases stayed below 4e-7.
 const TOLERANCE: f64 = 1e-6;
 
 fn array(values: &[f32], shape: &[usize]) -> Array {
@@ -21,7 +21,7 @@ fn values(array: &Array) -> Vec<f32> {
     array.to_vec_exact().unwrap()
 }
 
-/// Compares rows of `width` and prints the first five mismatches.
+/// Compares rows of `width`; a failure prints the first five mismatches.
 fn assert_close(what: &str, found: &[f32], expected: &[f64], width: usize) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
     let mut bad = Vec::new();
@@ -56,7 +56,8 @@ fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
     (0..len).map(value).collect()
 }
 
-/// A number of rows and their width: around the ends of vectors, and more than one thread's work.
+/// Numbers of rows and their widths: near multiples of a vector, and enough work for several
+/// threads.
 fn sizes() -> impl Strategy<Value = (usize, usize)> {
     prop_oneof![(1..5usize, 1..140usize), Just((3, 4099)), Just((170, 130))]
 }
@@ -89,7 +90,7 @@ proptest! {
     }
 
     #[test]
-    fn norms_are_of_the_sum_that_is_given(
+    fn norms_are_of_the_returned_sum(
         (b, d) in sizes(),
         scale in scale(),
         epsilon in prop_oneof![Just(1e-5f32), Just(0.5)],
@@ -113,7 +114,7 @@ proptest! {
             assert_eq!(normed.shape(), x.shape());
             let normed = values(&normed);
             assert_close(name, &normed, &all(&sums), d);
-            // The norm alone is the same code.
+            // The norm alone must give the same bits.
             assert!(values(&cpu::rms_norm(&sum, &weight, epsilon).unwrap()) == normed);
         });
     }
@@ -138,7 +139,7 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn extremes_saturate() {
     let _alone = alone();
-    // silu of a large negative gate is 0, of a large positive one the gate; NaN passes.
+    // silu of a large negative gate is 0, of a large positive one the gate, of NaN NaN.
     let gates = [-1e30f32, -200.0, -90.0, 0.0, 90.0, 1e30, f32::NAN];
     let gate_up: Vec<f32> = gates.into_iter().chain([1.0; 7]).collect();
     with_every_instruction_set(|name| {
@@ -149,7 +150,7 @@ fn extremes_saturate() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn wrong_shapes_and_dtypes_are_named() {
     let x = array(&[1.0; 6], &[2, 3]);
     let odd = cpu::swiglu(&x).unwrap_err().to_string();
     assert!(odd.contains("found [2, 3] Float32, expected (.., 2m) Float32"), "{odd}");

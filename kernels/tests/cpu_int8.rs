@@ -1,5 +1,5 @@
-//! Products of activations that are rounded to int8: against float64 products of activations that
-//! are rounded here, and of activations as they were.
+//! Matrix multiplication with int8 activations, compared with float64 results for activations
+//! rounded here, and for unrounded ones.
 //!
 //! Errors are relative to the sum of |w x|.
 
@@ -11,9 +11,9 @@ use mlx_llamba_kernels::{Activations, Backend, Mode, Quantized, Scheme, Weight, 
 use mlx_rs::{Array, Dtype};
 use settings::{alone, with_every_instruction_set};
 
-/// Of the kernel, as of float32 products: measured 1.2e-7.
+/// Tolerance of the kernel, as in float32: measured 1.2e-7.
 const TOLERANCE: f64 = 4e-7;
-/// Of the rounding, for activations between -1 and 1: measured 1.6e-3 with rows of 32.
+/// Tolerance of the rounding, for activations between -1 and 1: measured 1.6e-3 with rows of 32.
 const ROUNDING: f64 = 4e-3;
 
 /// Numbers between -1 and 1.
@@ -58,7 +58,7 @@ fn dense(weight: &Weight) -> Vec<f64> {
         .collect()
 }
 
-/// What the kernel takes for `x`: whole multiples of a 127th of the largest of 32.
+/// Rounds `x` as the kernel does: to multiples of a 127th of the largest of 32.
 fn rounded(x: &[f32]) -> Vec<f64> {
     let blocks = x.chunks(32).flat_map(|block| {
         let largest = block.iter().fold(0f32, |largest, x| largest.max(x.abs()));
@@ -91,18 +91,18 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn is_the_product_of_rounded_activations_for_any_rows_threads_and_registers() {
+fn multiplies_rounded_activations_for_any_rows_threads_and_registers() {
     let _alone = alone();
     let (mut worst, mut rounding) = (0f64, 0f64);
     for width in [4, 8] {
         for (group, scales) in [(32, Dtype::Float32), (64, Dtype::Bfloat16), (128, Dtype::Float16)]
         {
-            // One group, groups that fill no step, several pieces, one output.
+            // One group, groups that do not fill a step, several pieces, one output.
             for (out, groups) in [(37, 1), (101, 3), (6, 1152 / group), (1, 2176 / group)] {
                 let columns = groups * group;
                 let weight = weight(out, columns as i32, width, group, scales);
                 let w = dense(&weight);
-                // More than are rounded at a time.
+                // More rows than are rounded at a time.
                 let x = numbers(7, 67 * columns);
                 let what = format!("{width} bits, {out} x {groups} of {group}");
                 let mut wide: Option<Vec<f32>> = None;
@@ -137,7 +137,7 @@ fn is_the_product_of_rounded_activations_for_any_rows_threads_and_registers() {
     println!("kernel {worst:.2e}, rounding {rounding:.2e}");
 }
 
-/// The largest codes and activations there are: no sum of products overflows.
+/// The largest possible codes and activations: no sum of products overflows.
 #[test]
 fn the_largest_codes_times_the_largest_activations() {
     let _alone = alone();
@@ -172,7 +172,7 @@ fn extreme_activations() {
             x[at] = value;
             (product(&x, &weight, columns), x)
         };
-        // Where the float32 product is not finite, this one is not; another row is untouched.
+        // Where the float32 result is not finite, this one is not; other rows do not change.
         let (finite, _) = with(0, 0.5);
         for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 31, 32, columns - 1] {
@@ -181,13 +181,13 @@ fn extreme_activations() {
                 assert_eq!(bits(&y[7..]), bits(&finite[7..]), "{simd}: {value} at {at}");
             }
         }
-        // Large ones are rounded like others; what stands beside them in their block is lost.
+        // Large values are rounded like others; the small ones in their block are lost.
         for value in [1e30, -1e30, 1e37] {
             let (y, x) = with(40, value);
             let found = error(&y, &rounded(&x), &w, columns);
             assert!(found < TOLERANCE, "{simd}: {value}: {found:.2e}");
         }
-        // Zeros, denormals, and all below 1e-36 count as 0.
+        // Zeros, subnormals, and all values below 1e-36 count as 0.
         for value in [0.0, -0.0, f32::MIN_POSITIVE, 1e-45, -9e-37] {
             let y = product(&vec![value; columns], &weight, columns);
             assert!(y.iter().all(|&y| y == 0.0), "{simd}: {value}: {y:?}");
@@ -197,9 +197,9 @@ fn extreme_activations() {
     });
 }
 
-/// Matrices that have no such products give the bits of float32.
+/// Other matrices give the bits of float32.
 #[test]
-fn other_weights_are_as_ever() {
+fn other_weights_keep_float32_activations() {
     let _alone = alone();
     let x = Array::from_slice(&numbers(5, 3 * 192), &[3, 192]);
     let floats = Array::from_slice(&numbers(9, 11 * 192), &[11, 192]);

@@ -1,5 +1,5 @@
-//! Products of the CPU kernels against float64 products of the same matrix: every storage, sizes
-//! that divide into nothing, every instruction set of this machine.
+//! Matrix multiplication on the CPU, compared with float64 results of the same matrix: every
+//! storage, sizes that no tile divides, every instruction set of this machine.
 //!
 //! Errors are relative to the sum of |w x|. Measured: 1.05e-7 with SSE2 (four lanes, so the longest
 //! sums), 7.2e-8 with AVX2, 6.4e-8 with AVX-512.
@@ -14,7 +14,7 @@ use mlx_rs::{Array, Dtype};
 const TOLERANCE: f64 = 2e-7;
 const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
 
-/// Instruction set and threads are of the process.
+/// Guards the instruction set and the number of threads, which are global to the process.
 static SETTINGS: Mutex<()> = Mutex::new(());
 
 /// Numbers between -1 and 1.
@@ -40,7 +40,7 @@ fn f32s(array: &Array) -> Vec<f32> {
     array.as_slice::<f32>().to_vec()
 }
 
-/// The numbers of a weight (out, in), read out of the stream of bits here.
+/// The numbers of a weight (out, in), unpacked from the stream of bits here.
 fn dense(weight: &Weight, columns: usize) -> Vec<f64> {
     match weight {
         Weight::Dense(w) => f32s(w).into_iter().map(f64::from).collect(),
@@ -100,7 +100,7 @@ fn check(weight: &Weight, columns: usize, what: &str) {
         if !cpu::set_simd(simd) {
             continue;
         }
-        // All rows at once with one thread are what everything else must equal to the bit.
+        // Everything else must equal all rows at once with one thread, to the bit.
         let mut all: Vec<f32> = Vec::new();
         let mut worst = 0f64;
         for rows in std::iter::once(33).chain(1..=17) {
@@ -134,7 +134,7 @@ fn quantized(out: i32, columns: i32, bits: usize, group_size: usize, scales: Dty
 #[test]
 fn dense_weights() {
     for dtype in FLOATS {
-        // A part of a vector, several pieces with a part at the end, one output.
+        // A partial vector, several pieces with a partial one, one output.
         for (out, columns) in [(37, 5), (101, 100), (50, 1100), (1, 2049)] {
             let w = Weight::Dense(array(3, &[out, columns], dtype));
             check(&w, columns as usize, &format!("{dtype:?} {out} x {columns}"));
@@ -146,7 +146,7 @@ fn dense_weights() {
 fn codes_of_whole_words() {
     for bits in [2, 4, 8] {
         for (group, scales) in [(32, FLOATS[0]), (64, FLOATS[2]), (128, FLOATS[1])] {
-            // One group, groups that fill no block, several pieces.
+            // One group, groups that do not fill a block, several pieces.
             for (out, groups) in [(37, 1), (101, 3), (6, 1152 / group as i32)] {
                 let columns = groups * group as i32;
                 let w = quantized(out, columns, bits, group, scales);
@@ -172,7 +172,7 @@ fn codes_across_words() {
 #[test]
 fn every_f16_is_read() {
     let _guard = SETTINGS.lock().unwrap();
-    // A diagonal would hide nothing but takes 2^32 numbers; one column shows each number alone.
+    // One column shows each number alone; a diagonal matrix would take 2^32 numbers.
     let halves: Vec<u16> = (0..=u16::MAX).collect();
     let w = Array::from_slice(&halves, &[1 << 16, 1]);
     let w = w.view_dtype(Dtype::Float16).unwrap();
@@ -203,7 +203,7 @@ fn is_a_lazy_operation_of_any_rank_and_layout() {
     let flat = f32s(&turned.reshape(&[6, 128]).unwrap());
     error(&f32s(&y), &flat, &dense(&weight, 128), 128);
     assert!(cpu::primitives(&[&y]).unwrap().is_empty());
-    // No rows at all.
+    // No rows.
     let none = Array::zeros::<f32>(&[0, 128]).unwrap();
     assert_eq!(cpu::matmul(&none, &weight).unwrap().shape(), [0, 40]);
     // No columns.
@@ -213,7 +213,7 @@ fn is_a_lazy_operation_of_any_rank_and_layout() {
 }
 
 #[test]
-fn says_what_does_not_fit() {
+fn wrong_shapes_and_dtypes_are_named() {
     let message = |x: &Array, w: &Weight| cpu::matmul(x, w).unwrap_err().to_string();
     let x = array(1, &[2, 64], Dtype::Float32);
     let w = Weight::Dense(array(1, &[3, 32], Dtype::Float32));
@@ -229,10 +229,10 @@ fn says_what_does_not_fit() {
     assert!(message(&x, &Weight::Quantized(coded)).contains("mxfp4"));
 }
 
-/// Gradients by x and by the weight against those of MLX's own product, with sizes that no tile
+/// Gradients with respect to x and the weight, compared with MLX's own, for sizes that no tile
 /// divides.
 #[test]
-fn gradients_are_those_of_the_plain_product() {
+fn gradients_are_those_of_mlx() {
     for (b, l, columns, out) in [(1, 1, 5, 3), (2, 7, 37, 51), (3, 41, 130, 66)] {
         let x = array(1, &[b, l, columns], Dtype::Float32);
         let w = array(2, &[out, columns], Dtype::Float32);

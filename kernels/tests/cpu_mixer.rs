@@ -1,6 +1,5 @@
-//! The mixer's kernel for CPUs with every instruction set of this machine: against the float64
-//! oracle, and against itself to the bit for every way to cut a prompt, to share the work and to
-//! batch it.
+//! The mixer's CPU kernel with every instruction set of this machine: compared with the float64
+//! oracle, and with itself to the bit for every cut of a prompt, number of threads and batch.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -26,7 +25,7 @@ fn parts(found: &Found) -> [(&str, &[f64]); 3] {
     [("y", &found.y), ("conv state", &found.conv), ("ssm state", &found.ssm)]
 }
 
-/// Equality of bits: a zero has a sign, and a NaN equals itself.
+/// Counts values with different bits: zeros have a sign, and a NaN equals itself.
 fn differ(found: &[f64], expected: &[f64]) -> usize {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).filter(|(f, e)| f.to_bits() != e.to_bits()).count()
@@ -48,7 +47,7 @@ fn the_list_equals_the_oracle() {
     }
 }
 
-/// Sizes around the ends of vectors and of blocks of rows.
+/// Sizes near multiples of vectors and of blocks of rows.
 fn cases() -> impl Strategy<Value = Case> {
     let n = prop_oneof![3 => 1..40usize, 1 => Just(64), 1 => 60..140usize];
     let p = prop_oneof![3 => 1..11usize, 1 => 1..70usize];
@@ -92,7 +91,7 @@ proptest! {
     }
 }
 
-/// All sizes different, vectors that end early, work enough to be shared.
+/// All sizes different, partial vectors, enough work for several threads.
 fn distinct(b: usize, l: usize) -> Case {
     Case { activation: Activation::Silu, ..Case::new([6, 3, 21, 39, 4], b, l) }
 }
@@ -174,7 +173,7 @@ fn lengths_out_of_range_count_as_the_nearest() {
 }
 
 #[test]
-fn what_is_not_finite_stays_in_its_row() {
+fn values_that_are_not_finite_stay_in_their_row() {
     let _alone = alone();
     let case = distinct(2, 40);
     let data = Data::new(&case);

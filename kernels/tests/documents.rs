@@ -1,5 +1,5 @@
-//! Sequences of several documents: the mixer and its matrix beside the float64 oracle, and nothing
-//! of one document in another, to the bit.
+//! Sequences of several documents: the mixer and its matrix, compared with the float64 oracle. No
+//! bit of a document depends on another one.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -58,7 +58,7 @@ fn no_bit_of_a_document_depends_on_the_one_before() {
     }
 }
 
-/// The matrix times x is what the oracle gives with an open gate and a state of zeros.
+/// The matrix times x equals the oracle's output with an open gate and a state of zeros.
 #[test]
 fn the_matrix_does_what_the_mixer_does() {
     let cases = [
@@ -113,14 +113,14 @@ fn the_matrix_does_what_the_mixer_does() {
     }
 }
 
-/// x after the convolution (l, d_inner), one a sequence.
+/// x after the convolution (l, d_inner), one per sequence.
 fn convolved(case: &Case, data: &Data) -> Vec<Vec<f64>> {
     let (dims, width) = (case.dims, case.dims.in_proj_dim());
     let flags = case.start_flags().unwrap_or_else(|| vec![false; case.lengths.len() * case.l]);
     let row = |i: usize| {
         let mut x = Vec::new();
         for t in 0..case.l {
-            // The first token of this one's document.
+            // The first token of this token's document.
             let first = (0..=t).rev().find(|&s| flags[i * case.l + s]).unwrap_or(0);
             for channel in 0..dims.d_inner() {
                 let lag = |lag: usize| {

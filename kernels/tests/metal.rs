@@ -1,5 +1,5 @@
-//! The Metal kernels under the emulator: outputs and both states beside the float64 oracle, and no
-//! fault in how they get there.
+//! The Metal kernels under the emulator: outputs and both states are compared with the float64
+//! oracle, and no run may have a fault.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -73,7 +73,7 @@ fn short_calls_are_bit_equal_to_steps() {
     }
 }
 
-/// Long calls may be cut anywhere too.
+/// Long calls may also be cut anywhere.
 #[test]
 fn cuts_do_not_matter() {
     for dims in [[4, 2, 8, 16, 4], [6, 3, 5, 4, 4]] {
@@ -128,13 +128,13 @@ fn unsupported_cases_say_why() {
     assert_eq!(scan.to_string(), "p = 5 and n = 8 are not multiples of 8");
 }
 
-/// Sizes of a head in the published models: p, n. Their mixers have 32 heads with B and C of their
-/// own: 32 times what one head reads, computes and writes.
+/// Sizes p, n of a head in the published models. Their mixers have 32 heads with B and C of their
+/// own, so that one head stands for all.
 const HEADS: [(&str, usize, usize); 3] = [("1B", 64, 64), ("3B", 96, 64), ("8B", 128, 64)];
 
-/// Activations of two bytes: the error beside the oracle is at most twice that of the same
-/// computation in MLX's operations, or a unit in the last place of the largest value. Measured 0.3
-/// to 0.7 times MLX's for y.
+/// Two-byte activations: the error is at most twice that of the same computation in MLX's
+/// operations, or one unit in the last place of the largest value. Measured 0.3 to 0.7 times MLX's
+/// for y.
 #[test]
 fn low_precision_errs_no_more_than_twice_as_much_as_mlx() {
     let mut cases = vec![
@@ -161,17 +161,17 @@ fn low_precision_errs_no_more_than_twice_as_much_as_mlx() {
     }
 }
 
-/// Device bytes, each counted once for every threadgroup that touches it, over the bytes of all
-/// inputs and outputs; and what was counted.
+/// Returns the device bytes, each counted once for every threadgroup that accesses it, divided by
+/// the bytes of all inputs and outputs; and the report.
 fn bytes_over_least(case: &Case) -> (f64, Report) {
     let data = Data::new(case);
     let launch = launch_of(case);
     let inputs = emulated::inputs(case, &data.rows, &data.states, &data);
     let (outputs, report) = run_launch(&launch, &inputs);
     let bytes = |buffers: &[Buffer]| buffers.iter().map(|b| b.bytes.len() as u64).sum::<u64>();
-    // Two of the inputs stand in for absent ones: they are the array D again.
-    let stand_ins = 2 * bytes(&inputs[inputs.len() - 1..]);
-    let least = bytes(&inputs) - stand_ins + bytes(&outputs);
+    // Two of the inputs are absent: the array D takes their places.
+    let absent = 2 * bytes(&inputs[inputs.len() - 1..]);
+    let least = bytes(&inputs) - absent + bytes(&outputs);
     ((report.bytes_read() + report.bytes_written()) as f64 / least as f64, report)
 }
 
@@ -182,8 +182,8 @@ fn decoding_moves_few_more_bytes_than_it_must() {
             let case = Case::new([2, 2, p, n, 4], b, 1).dtype(Dtype::Bfloat16);
             let (ratio, report) = bytes_over_least(&case);
             assert!((1.0..=1.1).contains(&ratio), "{model}, batch {b}: {ratio}");
-            // The state is read and written in whole lines of 128 bytes, each by one instruction
-            // of one simdgroup; nothing is loaded twice.
+            // The state is read and written in whole lines of 128 bytes, each by one instruction of
+            // one simdgroup; nothing is loaded twice.
             let [before, after] = ["ssm", "ssm_out"].map(|name| report.buffer(name).unwrap());
             assert_eq!(before.lines_read * 128, before.read, "{model}, batch {b}");
             assert_eq!(after.lines_written * 128, after.written, "{model}, batch {b}");

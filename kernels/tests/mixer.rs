@@ -1,5 +1,5 @@
-//! The mixer of every back end that this machine has beside the float64 oracle: outputs and both
-//! states, over the list of cases and over random shapes. (Metal: `metal.rs`.)
+//! The mixer of every back end of this machine, compared with the float64 oracle: outputs and both
+//! states, for the list of cases and for random shapes. (Metal: `metal.rs`.)
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -37,7 +37,7 @@ fn token_by_token_equals_the_oracle() {
     check_all(&Case::new([6, 3, 5, 7, 4], 2, 9), &(1..9).collect::<Vec<_>>());
 }
 
-/// Lengths around the borders of chunks, and everything small.
+/// Lengths near multiples of a chunk, and all small ones.
 fn length() -> impl Strategy<Value = usize> {
     prop_oneof![
         3 => 1..12usize,
@@ -98,7 +98,7 @@ proptest! {
 
 #[test]
 fn decay_stays_exact_after_strong_forgetting() {
-    // A running sum of log-decays near -3800 would lose the small decays that follow it.
+    // A cumulative sum of log-decays near -3800 would lose the small decays after it.
     let case = Case::new([1, 1, 2, 3, 1], 1, 2 * CHUNK);
     let mut data = Data::new(&case);
     for (t, row) in data.rows.chunks_exact_mut(case.dims.in_proj_dim()).enumerate() {
@@ -151,6 +151,6 @@ fn bfloat16_errs_no_more_than_its_rounding() {
     let case = Case::new([6, 3, 5, 7, 4], 1, 70).dtype(Dtype::Bfloat16);
     let data = Data::new(&case);
     let [y, states] = error_of(&case, &on(Backend::PLAIN, &case, &data), &data);
-    // Measured 0.9 %; a bfloat16 has 8 bits, and six roundings meet in an output.
+    // Measured 0.9 %; a bfloat16 has 8 bits, and an output has six roundings.
     assert!(y <= 0.02 && states <= 0.02, "errors {y} and {states}");
 }

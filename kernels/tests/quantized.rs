@@ -1,4 +1,5 @@
-//! Memory of products with quantized matrices. (Their values: `tests/tests/mlx_parity.rs`.)
+//! Memory of matrix multiplications with quantized matrices. (Their values:
+//! `tests/tests/mlx_parity.rs`.)
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,8 +8,8 @@ use mlx_rs::{Array, Device, memory, random};
 
 const WIDTH: i32 = 1024;
 
-/// A chain of products with many rows dequantizes one matrix after the other, although the whole
-/// chain is one graph and no dequantized matrix needs the activations.
+/// A chain of multiplications with many rows dequantizes one matrix after the other, although the
+/// chain is one graph and dequantizing does not need the activations.
 #[test]
 fn one_matrix_is_dequantized_at_a_time() {
     memory::active_memory().unwrap();
@@ -34,6 +35,6 @@ fn one_matrix_is_dequantized_at_a_time() {
     let extra = memory::peak_memory().unwrap() - before;
     let dequantized = 4 * (WIDTH * WIDTH) as usize;
     // Half a matrix is a tile, which MLX unpacks in several passes: measured 2.0 matrices, and 16
-    // where tiles do not wait for each other.
+    // if tiles do not wait for each other.
     assert!(extra < 3 * dequantized, "{} matrices", extra as f64 / dequantized as f64);
 }

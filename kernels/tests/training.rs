@@ -1,5 +1,5 @@
-//! Gradients: those of the CPU kernels beside those of MLX's operations, with every instruction set
-//! of this machine, and finite wherever numbers are large.
+//! Gradients of the CPU kernels, compared with those of MLX's operations with every instruction set
+//! of this machine, and finite where numbers are large.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ use mlx_rs::{Array, Dtype};
 use settings::{alone, with_every_instruction_set};
 use support::{Case, Data, Values, array, assert_close, scale_of, state, values, weights};
 
-/// Largest error relative to the largest value: two float32 results of as many roundings.
+/// Largest difference relative to the largest value, of two float32 results with as many roundings.
 const TOLERANCE: f64 = 5e-6;
 
 fn random(seed: u64, shape: &[usize], scale: f64) -> Array {
@@ -22,7 +22,7 @@ fn random(seed: u64, shape: &[usize], scale: f64) -> Array {
     array(Dtype::Float32, shape, &Values(seed).take(len, scale, Dtype::Float32))
 }
 
-/// Value and gradients of a weighted sum of all that `f` gives.
+/// Returns the value and the gradients of a weighted sum of all outputs of `f`.
 fn gradients(inputs: &[Array], f: impl Fn(&[Array]) -> Result<Vec<Array>>) -> Vec<Vec<f64>> {
     let loss = |inputs: &[Array]| -> Result<Vec<Array>> {
         let mut total = Array::from_f32(0.0);
@@ -41,13 +41,13 @@ fn compare(what: &str, found: &[Vec<f64>], expected: &[Vec<f64>]) {
     assert_eq!(found.len(), expected.len());
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let what = format!("{what}: gradient {i} (0 is the value)");
-        // The value is a sum of up to 22100 terms, which MLX adds up one by one.
+        // The value is a sum of up to 22100 terms, which MLX adds one by one.
         let tolerance = if i == 0 { 20.0 * TOLERANCE } else { TOLERANCE };
         assert_close(&what, found, expected, tolerance * scale_of(expected));
     }
 }
 
-/// Around the ends of vectors, and more than one thread's work.
+/// Near multiples of a vector, and enough work for several threads.
 const SIZES: [(usize, usize); 6] = [(1, 1), (3, 5), (2, 16), (5, 33), (2, 4099), (170, 130)];
 
 #[test]
@@ -64,7 +64,7 @@ fn elementwise_gradients_are_those_of_mlx() {
                         let (sum, normed) = backend.add_rms_norm(&x[0], &x[1], &x[2], 1e-5)?;
                         Ok(vec![sum, normed])
                     }),
-                    // Only one of the outputs matters.
+                    // Only one of the outputs is used.
                     gradients(&norm, |x| {
                         Ok(vec![backend.add_rms_norm(&x[0], &x[1], &x[2], 1e-5)?.0])
                     }),
@@ -111,7 +111,7 @@ fn views_are_read_in_their_own_order() {
     compare("views", &on(Backend::CPU.differentiable()), &on(Backend::PLAIN));
 }
 
-/// Rows, both states and all weights of a mixer, to its output and its states.
+/// The gradients of a mixer's output and states by its rows, both states and all weights.
 fn mixer(backend: Backend, case: &Case, data: &Data) -> Vec<Vec<f64>> {
     let (dims, b, l) = (case.dims, case.lengths.len(), case.l);
     let flags = case.start_flags();
@@ -160,7 +160,7 @@ fn mixers_have_the_same_gradients_and_finite_ones() {
 }
 
 #[test]
-fn what_comes_before_a_start_has_no_gradient_after_it() {
+fn tokens_before_a_start_have_no_gradient_from_later_ones() {
     let case = Case::new([6, 3, 5, 7, 4], 1, 80).starts(&[(0, 70)]);
     let (dims, data) = (case.dims, Data::new(&case));
     let (state, weights) = (state(&case, &data), weights(&case, &data));
@@ -201,7 +201,7 @@ fn logits_are_compared_as_in_float64() {
             let how = CrossEntropyOptions { temperature, teacher_weight, next_weight };
             let teacher = taught.then_some(&t);
             let (gradient, sums) = expected(&values(&s), &values(&t), v, how, taught);
-            // A sum is as exact as its terms, which may be larger than it; MLX adds up v of them.
+            // A sum is as exact as its terms, which may be larger than the sum; MLX adds v of them.
             let terms = m as f64 * f64::max(scale / f64::from(temperature), 10.0);
             let check = |backend: Backend, name: &str, tolerance: f64| {
                 let what = format!("{name}, {m} x {v} at {scale}, {how:?}");

@@ -1,4 +1,4 @@
-// Fibers: a stack each, switched by saving the registers that calls preserve.
+// Fibers with stacks of their own, switched by saving the registers that calls preserve.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ constexpr size_t STACK_BYTES = 256 << 10;
 struct Context {
     void* sp;
 };
-/// Saves the registers on this stack, its top in `*from`, and goes on where `to` was saved.
+/// Saves the registers on this stack and its top in `*from`, and continues where `to` was saved.
 extern "C" __attribute__((visibility("hidden"))) void emu_switch(void** from, void* to);
 #if defined(__x86_64__)
 __asm__(R"(
@@ -82,7 +82,7 @@ constexpr size_t RETURN_WORD = 11;
 #endif
 
 inline void context_start(Context& c, char* stack, void (*entry)()) {
-    // As if `entry` had been called: on x86-64 the stack is 8 off 16 there.
+    // As if `entry` had been called: on x86-64 the stack is then 8 bytes off a multiple of 16.
     uintptr_t* top = reinterpret_cast<uintptr_t*>(stack + STACK_BYTES) - SAVED_WORDS;
     for (size_t i = 0; i < SAVED_WORDS; i++) top[i] = 0;
     top[RETURN_WORD] = reinterpret_cast<uintptr_t>(entry);

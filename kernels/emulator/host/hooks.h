@@ -1,5 +1,5 @@
-// The functions that g++'s -fsanitize=thread and -fsanitize=bounds,... have a kernel call. Their
-// names and arguments are the compiler's; what they do is ours.
+// The functions that kernels call when compiled with g++'s -fsanitize=thread and -fsanitize=bounds,...
+// Their names and arguments are the compiler's, their bodies are ours.
 #pragma once
 #include "memory.h"
 

@@ -1,6 +1,5 @@
-// How loads and stores of a simdgroup coalesce. Lanes run one after the other; the nth time that a
-// lane comes to an instruction, between two calls that all lanes come to, belongs together with the
-// nth time of the other lanes.
+// Coalescing of a simdgroup's loads and stores. Lanes run one after the other; between two collective
+// calls, the nth time that a lane executes an instruction belongs to the nth time of the other lanes.
 #pragma once
 #include "state.h"
 
@@ -15,8 +14,8 @@ struct Execution {
 /// A load or store in the kernel's code.
 struct Site {
     const void* pc;
-    uint64_t turn;   // of the lane that came here last
-    uint32_t times;  // it came here in this turn
+    uint64_t turn;   // of the last lane that came here
+    uint32_t times;  // executions in this turn
     uint32_t capacity;
     Execution* executions;
 };
@@ -37,7 +36,7 @@ static Site* site_of(const void* pc) {
     return nullptr;
 }
 
-/// Lines among those of this access that the simdgroup's execution had not touched yet.
+/// Returns the number of lines of this access that the simdgroup's execution had not touched yet.
 static uint32_t new_lines(uintptr_t address, uint32_t size, const void* pc) {
     Site* site = site_of(pc);
     if (!site) return 1;

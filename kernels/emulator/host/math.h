@@ -1,12 +1,12 @@
-// The metal:: math functions. precise:: rounds correctly to float (nearly); fast:: is that, off by
-// two units in the last place in a direction that depends on the value, so that a kernel that
-// relies on more shows. The unqualified names are precise, as MLX's default math mode makes them.
+// The metal:: math functions. precise:: rounds (nearly) correctly to float; fast:: is off by two units
+// in the last place in a direction that depends on the value, to expose kernels that rely on more. The
+// unqualified names are precise, as in MLX's default math mode.
 #pragma once
 #include "vec.h"
 
 namespace metal {
 
-/// x, two units in the last place further from or nearer to zero.
+/// Moves x by two units in the last place, away from zero or towards it.
 METAL_FUNC float emu_inexact(float x) {
     uint32_t bits = __builtin_bit_cast(uint32_t, x);
     uint32_t exponent = (bits >> 23) & 0xffu;
@@ -16,7 +16,7 @@ METAL_FUNC float emu_inexact(float x) {
 }
 METAL_FUNC double emu_sign(double x) { return x > 0 ? 1.0 : x < 0 ? -1.0 : 0.0; }
 
-// name, its value in double from the double x
+// name, and its value as a double of the double x
 #define EMU_INEXACT(M)                                                                             \
     M(exp, __builtin_exp(x)) M(exp2, __builtin_exp2(x)) M(exp10, __builtin_pow(10.0, x))            \
     M(log, __builtin_log(x)) M(log2, __builtin_log2(x)) M(log10, __builtin_log10(x))                \
@@ -79,8 +79,8 @@ METAL_FUNC bool isinf(float x) { return __builtin_isinf(x); }
 METAL_FUNC bool isfinite(float x) { return __builtin_isfinite(x); }
 
 METAL_FUNC float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-// The product of two halfs is exact in float, and so is that of two bfloats; their sum in double
-// is too wherever it matters for one rounding to the narrow type.
+// The product of two halfs is exact in float, and so is that of two bfloats; the sum in double is exact
+// wherever it matters for one rounding to the narrow type.
 METAL_FUNC half fma(half a, half b, half c) { return half(double(float(a)) * double(float(b)) + double(float(c))); }
 METAL_FUNC bfloat fma(bfloat a, bfloat b, bfloat c) { return bfloat(float(a) * float(b) + float(c)); }
 template <typename T, int N> METAL_FUNC vec<T, N> fma(vec<T, N> a, vec<T, N> b, vec<T, N> c) {
@@ -89,7 +89,7 @@ template <typename T, int N> METAL_FUNC vec<T, N> fma(vec<T, N> a, vec<T, N> b, 
     return r;
 }
 
-// Both arguments have one type, as in Metal, where others are ambiguous.
+// Both arguments have one type: in Metal a call with two types is ambiguous.
 template <typename T> METAL_FUNC constexpr T min(T a, T b) { return b < a ? b : a; }
 template <typename T> METAL_FUNC constexpr T max(T a, T b) { return a < b ? b : a; }
 template <typename T> METAL_FUNC constexpr T clamp(T x, T lo, T hi) { return min(max(x, lo), hi); }

@@ -1,4 +1,4 @@
-// simdgroup_matrix: 8 by 8, two elements a lane in Apple's layout.
+// simdgroup_matrix: 8 by 8, two elements per lane in Apple's layout.
 #pragma once
 #include "simd.h"
 
@@ -31,10 +31,10 @@ METAL_FUNC simdgroup_matrix<T, C, R> make_filled_simdgroup_matrix(T x) {
     return m;
 }
 
-/// For its type: what is stored in some address space, as a value.
+/// Used for its type: an element of any address space as a value.
 template <typename T> T emu_value(T x);
 
-/// The places in memory of this lane's two elements.
+/// Returns the addresses of this lane's two elements.
 METAL_FUNC ulong emu_place(uint i, ulong pitch, ulong2 origin, bool transpose) {
     ulong row = emu_row(emu_lane()), col = emu_col(emu_lane()) + i;
     if (transpose) return origin.e[0] + origin.e[1] * pitch + row + col * pitch;
@@ -69,7 +69,7 @@ METAL_FUNC void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d, simd
     uint row = emu_row(emu_lane()), col = emu_col(emu_lane());
     float r0 = float(c.e.e[0]), r1 = float(c.e.e[1]);
     for (uint k = 0; k < 8; k++) {
-        // Which lane holds (row, k) of a and (k, col) of b: emu_row and emu_col backwards.
+        // The lanes that hold (row, k) of a and (k, col) of b: the inverse of emu_row and emu_col.
         uint i = (row & 4) * 4 + (row & 3) * 2 + (k & 4) * 2 + ((k >> 1) & 1);
         uint j = (k & 4) * 4 + (k & 3) * 2 + (col & 4) * 2 + ((col >> 1) & 1);
         float x = float(k & 1 ? all[i].a1 : all[i].a0);

@@ -1,5 +1,4 @@
-// Every load and store of a kernel comes here before it happens: bounds, initialisation, races,
-// counts.
+// Checks every load and store of a kernel before it happens: bounds, initialization, races, counts.
 #pragma once
 #include "lines.h"
 #include "race.h"
@@ -118,7 +117,7 @@ static void device_access(uintptr_t address, uint32_t size, bool write, const vo
     for (uint64_t e = first; e <= last; e++) {
         uint32_t& mark = (write ? r.written_by : r.read_by)[e];
         if (mark != g.group) {
-            // A read of what this threadgroup wrote itself is no traffic.
+            // Reading data that this threadgroup wrote is not traffic.
             if (write || r.written_by[e] != g.group) {
                 (write ? b.group_written : b.group_read) += b.element;
                 if (mark == 0) (write ? b.once_written : b.once_read) += b.element;
@@ -160,7 +159,7 @@ static void access(const void* p, uint32_t size, bool write, const void* pc) {
 /// A chunk before, the buffer, and at least a chunk after.
 static uint64_t chunks_of(const EmuBuffer& b) { return (uint64_t(b.offset) * b.element + b.bytes) / CHUNK + 3; }
 
-/// Lays the buffers out and copies the inputs in.
+/// Places the buffers in memory and copies the inputs in.
 static bool arena_open(EmuLaunch& l) {
     arena.count = l.buffer_count;
     arena.regions = static_cast<Region*>(calloc(l.buffer_count + 1, sizeof(Region)));
@@ -183,12 +182,12 @@ static bool arena_open(EmuLaunch& l) {
         if (b.output) r.shadow = static_cast<Shadow*>(zeroed(elements * sizeof(Shadow)));
         if (!r.read_by || !r.written_by || (b.output && !r.shadow)) return false;
         if (!b.output || b.filled) memcpy(r.base, b.data, b.bytes);
-        else memset(r.base, 0xff, b.bytes);  // NaN where a kernel reads or forgets it
+        else memset(r.base, 0xff, b.bytes);  // NaN if a kernel reads or omits it
     }
     return true;
 }
 
-/// Copies the outputs out, looks for elements nobody wrote, and gives the memory back.
+/// Copies the outputs out, finds elements that no thread wrote, and frees the memory.
 static void arena_close(EmuLaunch& l) {
     for (uint64_t i = 0; arena.regions && i < l.buffer_count; i++) {
         EmuBuffer& b = l.buffers[i];

@@ -1,4 +1,4 @@
-// The stand-in for <metal_stdlib> and for what MLX puts before a custom kernel.
+// Replaces <metal_stdlib> and the code that MLX puts before a custom kernel.
 #pragma once
 #include "abi.h"
 #include "math.h"
@@ -9,9 +9,9 @@
 
 using namespace metal;
 
-// The Rust side turns the keyword `threadgroup` of a variable into EMU_THREADGROUP, followed by a
-// guard, and that of a pointer into EMU_LOCAL. When kernels run, address spaces are plain memory;
-// when clang checks them, they are types.
+// The Rust side replaces the keyword `threadgroup` of a variable by EMU_THREADGROUP, followed by a
+// guard, and that of a pointer by EMU_LOCAL. When kernels run, address spaces are plain memory; when
+// clang checks them, they are types.
 #define thread
 #ifdef EMU_CHECK
 #define device __attribute__((address_space(1)))
@@ -23,9 +23,9 @@ using namespace metal;
 #define device
 #define constant
 #define EMU_LOCAL
-// __constinit: no guard variable beside it, which each thread would look at. g++ ignores section
-// attributes in templates; where these variables lie is read from the symbol table.
+// __constinit: without a guard variable, which each thread would read. g++ ignores section attributes
+// in templates; the addresses of these variables are read from the symbol table.
 #define EMU_THREADGROUP static __constinit __attribute__((used))
-// Running off an array's end meets nothing else.
+// An access past the end of an array reaches nothing else.
 #define EMU_GUARD(id) static __attribute__((used)) char emu_guard_##id[256];
 #endif

@@ -1,5 +1,5 @@
-// Races, judged by barriers: two accesses are ordered if one thread makes both, or a barrier for
-// that memory lies between them.
+// Races, found by barriers: two accesses are ordered if one thread makes both, or if a barrier for that
+// memory lies between them.
 #pragma once
 #include "state.h"
 
@@ -19,7 +19,7 @@ struct Shadow {
 
 static bool same_simdgroup(const Access& a, const Access& b) { return a.thread / SIMD == b.thread / SIMD; }
 
-/// Whether nothing orders the past access before one of the current thread.
+/// Returns true if nothing orders the past access before one of the current thread.
 static bool conflicts(const Access& a, const Access& now, bool across_groups) {
     if (a.thread == 0 || a.thread == now.thread) return false;
     if ((a.thread ^ now.thread) >> 10) return across_groups;
@@ -27,7 +27,7 @@ static bool conflicts(const Access& a, const Access& now, bool across_groups) {
     return !same_simdgroup(a, now) || a.simd_epoch == now.simd_epoch;
 }
 
-/// Puts the access into the shadow; the past access it races with, or null.
+/// Records the access in the shadow; returns the past access that it races with, or null.
 static const Access* race(Shadow& s, const Access& now, bool write, bool across_groups) {
     const Access* found = nullptr;
     bool both_atomic = g.in_atomic && s.atomic_write;

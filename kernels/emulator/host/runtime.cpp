@@ -1,5 +1,5 @@
-// Runs a grid: one threadgroup after the other, each thread a fiber. A fiber runs until it comes to
-// a barrier or a simdgroup function; when all that it waits for are there, they go on.
+// Runs a grid, one threadgroup after the other; each thread is a fiber. A fiber runs until it reaches a
+// barrier or a simdgroup function; when all the fibers it waits for have arrived, they continue.
 #include "hooks.h"
 
 #include <errno.h>
@@ -24,7 +24,7 @@ void emu_simdgroup_barrier(uint32_t flags, const char* file, int line) {
 const void* emu_exchange(const char* op, const void* mine, uint32_t bytes, const char* file, int line) {
     Fiber& f = *g.current;
     char* slots = g.simdgroups[f.ids.simdgroup].slots[f.turn];
-    // The other half is still being read by lanes that have not gone on.
+    // Lanes that have not continued still read the other half.
     f.turn ^= 1;
     memcpy(slots + f.ids.lane * bytes, mine, bytes);
     wait_at(At::Simd, op, 0, file, line);
@@ -50,7 +50,7 @@ static void fiber_main() {
 
 static const char* where(const Fiber& f) { return f.at == At::Ended ? "the end of the kernel" : f.op; }
 
-/// Fault: fiber a waits, and fiber b is somewhere it will not come from.
+/// Records that fiber a waits for fiber b, which will not come.
 static void diverged(EmuFaultKind kind, Fiber& a, Fiber& b) {
     EmuFault f = fault_in(kind, a.file, a.line);
     snprintf(f.text, sizeof f.text, "%s waits, another thread is at %s", a.op, where(b));
@@ -118,7 +118,7 @@ static void run_group() {
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/// Sets the threads of a threadgroup to their start. At the grid's edge a group is smaller.
+/// Resets the threads of a threadgroup. At the edge of the grid a group is smaller.
 static void start_group(EmuUint3 id, EmuUint3 groups) {
     EmuLaunch& l = *g.launch;
     EmuUint3 full = l.group;

@@ -1,5 +1,5 @@
-// Metal's scalar types: half rounds after every operation (-fexcess-precision=16), bfloat is a
-// class, since g++ 12 has no arithmetic for it.
+// Metal's scalar types: half rounds after every operation (-fexcess-precision=16); bfloat is a class,
+// since g++ 12 has no arithmetic for it.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -47,7 +47,7 @@ METAL_FUNC constexpr bfloat operator*(bfloat a, bfloat b) { return bfloat(float(
 METAL_FUNC constexpr bfloat operator/(bfloat a, bfloat b) { return bfloat(float(a) / float(b)); }
 METAL_FUNC constexpr bfloat operator-(bfloat a) { return bfloat(-float(a)); }
 
-// The names MLX gives them in the signatures it writes.
+// MLX's names of them in signatures.
 typedef half float16_t;
 typedef bfloat bfloat16_t;
 

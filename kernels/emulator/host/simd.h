@@ -1,5 +1,5 @@
-// Barriers, simdgroup functions and atomics. Every lane of a simdgroup must come to the same call;
-// the runtime stops a kernel where they do not.
+// Barriers, simdgroup functions and atomics. Every lane of a simdgroup must reach the same call;
+// otherwise the runtime stops the kernel.
 #pragma once
 #include "abi.h"
 #include "math.h"
@@ -15,7 +15,7 @@ enum class mem_flags : uint {
 };
 METAL_FUNC constexpr mem_flags operator|(mem_flags a, mem_flags b) { return mem_flags(uint(a) | uint(b)); }
 
-// Where the kernel calls from, as default arguments of everything collective.
+// The position of a collective call in the kernel, as default arguments.
 #define EMU_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 METAL_FUNC void threadgroup_barrier(mem_flags flags, EMU_SITE) {
@@ -34,11 +34,11 @@ template <typename T> METAL_FUNC const T* emu_all(const char* op, T mine, const 
     return all;
 }
 
-/// Reduces over the lanes in pairs, then pairs of pairs, with the same order in every lane.
+/// Reduces over the lanes in pairs, then pairs of pairs, in the same order in every lane.
 template <typename T, typename F> METAL_FUNC T emu_reduce(const T* all, F f) {
     T r[32];
     uint lanes = emu_lanes();
-    __builtin_memcpy(r, all, sizeof r);  // not announced load by load
+    __builtin_memcpy(r, all, sizeof r);  // not announced as single loads
     for (uint step = 1; step < 32; step *= 2)
         for (uint i = 0; i + step < lanes; i += 2 * step) r[i] = f(r[i], r[i + step]);
     return r[0];
@@ -81,8 +81,8 @@ EMU_PREFIX(simd_prefix_inclusive_product, 1, a * b, 1)
 EMU_PREFIX(simd_prefix_exclusive_product, 1, a * b, 0)
 #undef EMU_PREFIX
 
-/// What lane `from` brought. Metal leaves the value of a lane that is not there undefined: `mine`
-/// stays for shifts, and a shuffle from it is a fault.
+/// Returns the value of lane `from`. Metal leaves that of a missing lane undefined: shifts keep `mine`,
+/// and a shuffle from it is a fault.
 template <typename T>
 METAL_FUNC T emu_from(const char* op, T mine, int from, bool strict, const char* file, int line) {
     const T* all = emu_all(op, mine, file, line);
@@ -137,7 +137,7 @@ METAL_FUNC T simd_shuffle_and_fill_down(T mine, T fill, ushort delta, ushort mod
 }
 
 enum memory_order { memory_order_relaxed };
-/// One thread runs at a time, so plain operations are atomic; the runtime is told for its counts.
+/// One thread runs at a time, so plain operations are atomic; the runtime counts them.
 template <typename T> struct atomic { T v; };
 typedef atomic<int> atomic_int;
 typedef atomic<uint> atomic_uint;

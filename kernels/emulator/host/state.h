@@ -1,5 +1,5 @@
-// What the runtime knows while a launch runs. A library runs one launch at a time (the Rust side
-// holds a lock), on one thread of the host.
+// The state of the runtime during a launch. A library runs one launch at a time (the Rust side holds a
+// lock), on one thread of the host.
 #pragma once
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@ struct Fiber {
     char* stack;
     EmuIds ids;
     At at;
-    const char* op;  // what it waits in
+    const char* op;  // the operation it waits in
     const char* file;
     int line;
     uint32_t flags, bytes;
@@ -66,8 +66,8 @@ static bool same_place(const EmuFault& a, const EmuFault& b) {
            a.buffer == b.buffer && a.write == b.write;
 }
 
-/// Notes a fault of the current thread, or one more of a known place. A run with more places than
-/// there is room for ends.
+/// Records a fault of the current thread, or one more at a known position. A run with more positions
+/// than there is room for ends.
 static EmuFault* note(EmuFault fault) {
     EmuLaunch& l = *g.launch;
     for (uint64_t i = 0; i < l.fault_count; i++) {

@@ -6,7 +6,7 @@ namespace metal {
 
 template <typename T, int N> struct vec;
 
-/// Elements I... of a vector of N, inside that vector's union.
+/// Elements I... of a vector of N, in that vector's union.
 template <typename T, int N, int... I> struct Swizzle {
     T e[N];
     METAL_FUNC operator vec<T, int(sizeof...(I))>() const;
@@ -202,7 +202,7 @@ EMU_NAMES(ulong, ulong)
 EMU_NAMES(bool, bool)
 #undef EMU_NAMES
 
-/// A vector without the alignment of its whole.
+/// A vector with the alignment of its elements.
 template <typename T, int N> struct packed_vec {
     T e[N];
     packed_vec() = default;

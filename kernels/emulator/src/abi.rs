@@ -92,7 +92,7 @@ pub(crate) struct RawLaunch {
     pub(crate) groups: u64,
 }
 
-/// The kinds that the runtime finds, in the order of `EmuFaultKind`.
+/// The kinds of faults that the runtime reports, in the order of `EmuFaultKind`.
 pub(crate) const KINDS: [FaultKind; 14] = [
     FaultKind::DeviceBounds,
     FaultKind::ThreadgroupBounds,
@@ -100,8 +100,8 @@ pub(crate) const KINDS: [FaultKind; 14] = [
     FaultKind::IndexBounds,
     FaultKind::Misaligned,
     FaultKind::InputWritten,
-    FaultKind::ThreadgroupUninitialised,
-    FaultKind::OutputUninitialised,
+    FaultKind::ThreadgroupUninitialized,
+    FaultKind::OutputUninitialized,
     FaultKind::ThreadgroupRace,
     FaultKind::DeviceRace,
     FaultKind::BarrierDivergence,

@@ -4,7 +4,7 @@ use crate::buffer::{Buffer, elements};
 use crate::source::{self, Hidden};
 use crate::{Kernel, Launch};
 
-/// A buffer of the launch with its bytes, which the runtime copies from or to.
+/// A buffer of the launch with its bytes, from or to which the runtime copies.
 pub(crate) struct Argument {
     pub(crate) name: String,
     pub(crate) bytes: Vec<u8>,
@@ -13,7 +13,7 @@ pub(crate) struct Argument {
     pub(crate) hidden: bool,
 }
 
-/// Inputs with what goes beside them, then outputs, in the order of the signature.
+/// Returns inputs with their shapes and the like, then outputs, in the order of the signature.
 pub(crate) fn arguments(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Vec<Argument> {
     let mut arguments = Vec::new();
     for (name, input) in kernel.inputs.iter().zip(inputs) {

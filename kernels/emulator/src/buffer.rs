@@ -1,4 +1,4 @@
-//! Arrays as kernels see them: a dtype, a shape, and bytes in row order.
+//! Arrays of kernels: a dtype, a shape, and bytes in row-major order.
 
 use half::{bf16, f16};
 
@@ -21,7 +21,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of an element.
+    /// Returns the bytes of an element.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -32,7 +32,7 @@ impl Dtype {
         }
     }
 
-    /// The name MLX writes in a signature.
+    /// Returns the name that MLX writes in a signature.
     #[must_use]
     pub fn metal_name(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Dtype {
     }
 }
 
-/// An array, contiguous in row order. No dimensions mean a scalar.
+/// An array, contiguous in row-major order. Without dimensions it is a scalar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     /// Element type.
@@ -98,7 +98,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// An array of these values, rounded to `dtype` once. `values` has as many as the shape.
+    /// Returns an array of these values, rounded to `dtype` once. `values` must fit the shape.
     #[must_use]
     pub fn new(dtype: Dtype, shape: &[i32], values: impl IntoIterator<Item = f64>) -> Self {
         let mut bytes = Vec::new();
@@ -108,33 +108,33 @@ impl Buffer {
         Buffer { dtype, shape: shape.to_vec(), bytes }
     }
 
-    /// A float32 array.
+    /// Returns a float32 array.
     #[must_use]
     pub fn f32(shape: &[i32], values: &[f32]) -> Self {
         Self::new(Dtype::F32, shape, values.iter().map(|&x| f64::from(x)))
     }
 
-    /// An array of zeros.
+    /// Returns an array of zeros.
     #[must_use]
     pub fn zeros(dtype: Dtype, shape: &[i32]) -> Self {
         let bytes = vec![0; elements(shape) * dtype.bytes()];
         Buffer { dtype, shape: shape.to_vec(), bytes }
     }
 
-    /// The values, exact but for 64-bit integers beyond 2^53.
+    /// Returns the values, exact except for 64-bit integers beyond 2^53.
     #[must_use]
     pub fn to_f64(&self) -> Vec<f64> {
         self.bytes.chunks_exact(self.dtype.bytes()).map(|x| self.dtype.decode(x)).collect()
     }
 
-    /// The values as float32.
+    /// Returns the values as float32.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
         self.to_f64().into_iter().map(|x| x as f32).collect()
     }
 }
 
-/// Elements of an array of this shape.
+/// Returns the number of elements of an array of this shape.
 pub(crate) fn elements(shape: &[i32]) -> usize {
     shape.iter().map(|&d| d.max(0) as usize).product()
 }

@@ -1,4 +1,4 @@
-//! Types as clang sees them, through libclang, which bindgen needs anyway.
+//! Type checks with libclang, which bindgen needs anyway.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use libloading::{Library, Symbol};
 
 use crate::{Error, compile};
 
-/// The target has half floats and no headers of its own are needed.
+/// A target with half floats, for which no headers of its own are needed.
 const FLAGS: [&str; 7] = [
     "-xc++",
     "-std=c++17",
@@ -56,13 +56,13 @@ type Get = unsafe extern "C" fn(*mut c_void, c_uint) -> *mut c_void;
 type Severity = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Spelling = unsafe extern "C" fn(*mut c_void) -> ClangString;
 type Locate = unsafe extern "C" fn(*mut c_void) -> Location;
-/// Where `#line` says it is.
+/// The position that `#line` gives.
 type Presume = unsafe extern "C" fn(Location, *mut ClangString, *mut c_uint, *mut c_uint);
 type Text = unsafe extern "C" fn(ClangString) -> *const c_char;
 type Dispose = unsafe extern "C" fn(*mut c_void);
 type DisposeString = unsafe extern "C" fn(ClangString);
 
-/// The errors clang has for the source, as one [`Error::Compile`].
+/// Checks the source with clang. Its messages become one [`Error::Compile`].
 pub(crate) fn check(name: &str, source: &str) -> Result<(), Error> {
     let headers = compile::headers()?;
     let clang = load()?;
@@ -85,7 +85,7 @@ pub(crate) fn check(name: &str, source: &str) -> Result<(), Error> {
     let missing = |e: libloading::Error| tool(e.to_string());
     let mut errors = Vec::new();
     // SAFETY: the types are those of libclang's C interface, unchanged since version 3; pointers
-    // are to live values; what libclang gives is disposed of once, after its last use.
+    // are to live values; objects of libclang are disposed of once, after their last use.
     unsafe {
         let create: Symbol<CreateIndex> = clang.get(b"clang_createIndex\0").map_err(missing)?;
         let parse: Symbol<Parse> = clang.get(b"clang_parseTranslationUnit\0").map_err(missing)?;
@@ -142,7 +142,7 @@ pub(crate) fn check(name: &str, source: &str) -> Result<(), Error> {
 fn load() -> Result<Library, Error> {
     let mut tried = String::new();
     for path in candidates() {
-        // SAFETY: libclang, whose initialisers do nothing but set itself up.
+        // SAFETY: libclang; its initializers only set itself up.
         match unsafe { Library::new(&path) } {
             Ok(library) => return Ok(library),
             Err(e) => tried.push_str(&format!("\n  {e}")),
@@ -151,7 +151,7 @@ fn load() -> Result<Library, Error> {
     Err(Error::Tool { tool: "libclang".into(), message: format!("not found:{tried}") })
 }
 
-/// Where it can be: named, in MLX's cache, in the system.
+/// Returns possible paths: the named one, those in MLX's cache, those of the system.
 fn candidates() -> Vec<PathBuf> {
     let mut paths = Vec::new();
     if let Some(named) = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from) {

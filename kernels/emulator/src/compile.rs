@@ -1,4 +1,4 @@
-//! Compiles an instantiation to a shared library, once per content, and loads it.
+//! Compiles each instantiation to a shared library once, and loads it.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,14 +11,14 @@ use crate::command::{call, compile, compiler};
 use crate::host::{CHECK, HOST};
 use crate::symbols::{self, Variable};
 
-/// `-fsanitize=thread` has the compiler announce every load and store, and `bounds` and the others
-/// call when an index or an operation is wrong; the functions they call are the runtime's.
+/// With `-fsanitize=thread` the compiler announces every load and store; `bounds` and the others
+/// call functions when an index or an operation is wrong. All these functions are the runtime's.
 const KERNEL_FLAGS: &[&str] = &[
     "-std=c++17",
     "-O1",
     "-g",
     "-fPIC",
-    // The headers' warnings are muted by -isystem; these two are mistakes.
+    // -isystem mutes the headers' warnings; these two are mistakes of the kernel.
     "-Werror=uninitialized",
     "-Werror=return-type",
     "-Wno-attributes",
@@ -32,7 +32,7 @@ const KERNEL_FLAGS: &[&str] = &[
     "-fsigned-char",
     "-ffp-contract=off",
     "-fexcess-precision=16",
-    // What a thread forgets to set is not zero by chance.
+    // Unset variables must not be zero by chance.
     "-ftrivial-auto-var-init=pattern",
     "-fsanitize=thread",
     "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow",
@@ -43,7 +43,7 @@ const RUNTIME_FLAGS: &[&str] =
 /// A loaded instantiation. Its state is global to the library, so a launch holds the lock.
 pub(crate) struct Library {
     pub(crate) path: PathBuf,
-    /// Where threadgroup memory begins in the library.
+    /// Offset of threadgroup memory in the library.
     pub(crate) threadgroup: u64,
     pub(crate) variables: Vec<Variable>,
     code: Mutex<libloading::Library>,
@@ -55,7 +55,7 @@ impl Library {
     }
 }
 
-/// The library of this source, from memory, from disk, or from the compiler.
+/// Returns the library of this source, from memory, from disk, or from the compiler.
 pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
     static LOADED: Mutex<Option<HashMap<PathBuf, Arc<Library>>>> = Mutex::new(None);
     let directory = directory();
@@ -69,7 +69,7 @@ pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
         build(&directory, &path, source)?;
     }
     let (threadgroup, variables) = symbols::variables(&path)?;
-    // SAFETY: the library is one that `build` made; it has no initialisers.
+    // SAFETY: the library is one that `build` made; it has no initializers.
     let code = unsafe { libloading::Library::new(&path) }
         .map_err(|e| Error::Tool { tool: "dlopen".into(), message: e.to_string() })?;
     let library =
@@ -78,8 +78,8 @@ pub(crate) fn library(name: &str, source: &str) -> Result<Arc<Library>, Error> {
     Ok(library)
 }
 
-/// Where compiled kernels are kept: beside the test's executable, that is under the target
-/// directory, or where `MLX_LLAMBA_EMULATOR_CACHE` says.
+/// Returns the directory of compiled kernels: beside the test's executable, that is in the target
+/// directory, or in `MLX_LLAMBA_EMULATOR_CACHE`.
 fn directory() -> PathBuf {
     let beside = || Some(std::env::current_exe().ok()?.parent()?.to_path_buf());
     let base = match std::env::var_os("MLX_LLAMBA_EMULATOR_CACHE") {
@@ -89,7 +89,7 @@ fn directory() -> PathBuf {
     base.join(hash(""))
 }
 
-/// Two differently seeded 64-bit hashes of the source with all that it is compiled with.
+/// Returns two differently seeded 64-bit hashes of the source, the C++ side, flags and compiler.
 fn hash(source: &str) -> String {
     let mut text = String::new();
     for seed in 0u8..2 {
@@ -100,7 +100,7 @@ fn hash(source: &str) -> String {
     text
 }
 
-/// Puts the C++ side into the directory, where it is not there yet; gives the directory's lock.
+/// Writes the C++ side to the directory, if it is missing, and returns the directory's lock.
 fn host(directory: &Path) -> Result<File, Error> {
     fs::create_dir_all(directory).map_err(io)?;
     let lock = File::create(directory.join("lock")).map_err(io)?;
@@ -122,7 +122,7 @@ fn host(directory: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// The directory with the headers in place.
+/// Returns the directory with the headers.
 pub(crate) fn headers() -> Result<PathBuf, Error> {
     let directory = directory();
     host(&directory)?;
@@ -133,8 +133,8 @@ fn io(e: std::io::Error) -> Error {
     Error::Tool { tool: "cache".into(), message: e.to_string() }
 }
 
-/// Compiles in a directory of its own and moves the result, so that processes that want the same
-/// kernel at once do not meet.
+/// Compiles to files of this process and moves the result, so that processes may build the same
+/// kernel at once.
 fn build(directory: &Path, path: &Path, source: &str) -> Result<(), Error> {
     let runtime = directory.join("runtime.o");
     {

@@ -1,4 +1,4 @@
-//! Faults in words: names of arrays, places in the source.
+//! Descriptions of faults: names of arrays, positions in the source.
 
 use std::ffi::{CStr, c_char};
 
@@ -8,7 +8,7 @@ use crate::compile::Library;
 use crate::report::{Fault, FaultKind};
 use crate::symbols::{self, Variable};
 
-/// Kinds after which the runtime does not go on.
+/// Returns true for kinds after which the runtime stops.
 pub(crate) fn ends_run(kind: FaultKind) -> bool {
     matches!(
         kind,
@@ -21,7 +21,7 @@ pub(crate) fn ends_run(kind: FaultKind) -> bool {
     )
 }
 
-/// A fault of the run as a whole.
+/// Returns a fault of the run as a whole.
 pub(crate) fn general(kind: FaultKind, object: Option<String>, detail: String) -> Fault {
     Fault {
         kind,
@@ -35,7 +35,7 @@ pub(crate) fn general(kind: FaultKind, object: Option<String>, detail: String) -
     }
 }
 
-/// The runtime's faults with names and source places.
+/// Adds names and source positions to the runtime's faults.
 pub(crate) fn describe(
     library: &Library,
     arguments: &[Argument],
@@ -68,7 +68,7 @@ pub(crate) fn describe(
                 kind,
                 FaultKind::ThreadgroupBounds
                     | FaultKind::ThreadgroupRace
-                    | FaultKind::ThreadgroupUninitialised
+                    | FaultKind::ThreadgroupUninitialized
             ) && let Some(v) = array(&library.variables, f.offset as u64)
             {
                 object = Some(v.name.clone());
@@ -101,7 +101,7 @@ fn access(f: &RawFault, offset: i64) -> String {
     format!("{verb} of {} bytes at byte {offset}", f.size)
 }
 
-/// The array that an offset in threadgroup memory is in, or that lies before it.
+/// Returns the array that contains an offset in threadgroup memory, or else the one before it.
 fn array(variables: &[Variable], offset: u64) -> Option<&Variable> {
     let before = variables.iter().rev().find(|v| !v.guard && v.offset <= offset);
     before.or_else(|| variables.iter().find(|v| !v.guard))

@@ -1,5 +1,5 @@
-//! Runs Metal kernel bodies on the host, for tests: the very text that `mlx.fast.metal_kernel` is
-//! given, compiled as C++ and run thread by thread, every load and store checked and counted.
+//! Runs Metal kernel bodies on the host, for tests: the text given to `mlx.fast.metal_kernel` is
+//! compiled as C++ and run thread by thread, and every load and store is checked and counted.
 //!
 //! ```no_run
 //! use mlx_llamba_emulator::{Buffer, Dtype, Kernel, Launch, TemplateArg, run};
@@ -25,40 +25,42 @@
 //! # Ok::<(), mlx_llamba_emulator::Error>(())
 //! ```
 //!
-//! # How
+//! # Operation
 //! The body gets the signature that MLX would write (constant or device pointers, references for
-//! scalars, `NAME_shape` and its like where the source names them, attributes found by name,
-//! template parameters), and a stand-in for metal_stdlib (`host/`). g++ compiles it with
-//! `-fsanitize=thread`, which makes every load and store call a function with its address; these
-//! functions are not the sanitizer's but `host/hooks.h`. Threads are fibers, threadgroups run one
-//! after the other. Compiled kernels are kept under the target directory by a hash of everything
-//! that went in, or in `MLX_LLAMBA_EMULATOR_CACHE`. `CXX` names another g++.
+//! scalars, `NAME_shape` and the like where the source uses them, attributes found by name,
+//! template parameters) and a replacement of metal_stdlib (`host/`). g++ compiles it with
+//! `-fsanitize=thread`, which makes every load and store call a function with its address; here
+//! these functions are those of `host/hooks.h`, not the sanitizer's. Threads are fibers, and
+//! threadgroups run one after the other. Compiled kernels are cached in the target directory, or in
+//! `MLX_LLAMBA_EMULATOR_CACHE`, by a hash of their source, flags and compiler. `CXX` names another
+//! g++.
 //!
-//! # What is found
-//! [`FaultKind`] lists it. A run with faults is an error that holds the outputs and the report, and
-//! says the source line, the thread and the array of each. Races are judged by barriers, not by
-//! what happened to run first: two threads, one of them writing, with no `threadgroup_barrier`
-//! between (or `simdgroup_barrier`, for lanes of one simdgroup) whose flags name that memory.
-//! Simdgroup functions order nothing. Lanes and threads must come to the same barrier or simdgroup
-//! function by line and operation, and all of them: what Metal leaves to the lanes that are active
-//! is a fault here.
+//! # Faults
+//! [`FaultKind`] lists them. A run with faults is an error that holds the outputs and the report,
+//! and names the source line, the thread and the array of each. Races are found by barriers, not by
+//! the order of execution: two threads access the same memory, one of them writes, and no
+//! `threadgroup_barrier` (or `simdgroup_barrier`, for lanes of one simdgroup) whose flags name that
+//! memory lies between. Simdgroup functions do not order accesses. All lanes or threads must reach
+//! the same barrier or simdgroup function, by line and operation: calls by only the active lanes,
+//! which Metal allows, are faults here.
 //!
-//! How fine the bounds are: device buffers and threadgroup arrays to the byte (an access has to go
-//! 256 bytes past a threadgroup array to meet the next, 1 MiB past a buffer); rows of
-//! multidimensional arrays and arrays in registers where they are indexed by name, not through a
-//! pointer; several arrays declared with commas in one declaration lie side by side. Variables of a
-//! thread that nobody set hold a pattern, not zero; the emulator does not see that they are read.
+//! Bounds of device buffers and threadgroup arrays are checked to the byte: an access has to go 256
+//! bytes past a threadgroup array to reach the next one, 1 MiB past a buffer. Rows of
+//! multidimensional arrays, and arrays in registers, are checked where they are indexed by name,
+//! not through a pointer; arrays declared with commas in one declaration are adjacent. Unset
+//! variables of a thread hold a pattern, not zero; the emulator does not see that they are read.
 //!
-//! # What is counted
-//! Device bytes, per buffer ([`Traffic`]): all accesses, those distinct in a threadgroup (the
-//! figure for traffic), those distinct in all, and the lines that simdgroups touch, which shows
-//! whether they coalesce. Threadgroup memory, without padding that Metal may add between arrays.
-//! Barriers and simdgroup functions.
+//! # Counts
+//! Device bytes per buffer ([`Traffic`]): all accesses, those distinct within a threadgroup (the
+//! figure for traffic), those distinct overall, and the lines that simdgroups touch, which show
+//! whether they coalesce. Threadgroup memory, without the padding that Metal may add between
+//! arrays. Barriers and simdgroup functions.
 //!
-//! # What is not
+//! # Limits
+//! Not emulated:
 //! - Time, occupancy, registers, caches, and bank conflicts.
-//! - Address spaces as types, when a kernel runs; [`check_types`] looks at them. What else Metal
-//!   rejects and g++ accepts can pass.
+//! - Address spaces as types, when a kernel runs; [`check_types`] checks them. Other code that
+//!   Metal rejects and g++ accepts passes.
 //! - Fast-math rewriting: functions are rounded correctly, `fast::` ones are 2 units in the last
 //!   place off, `a * b + c` is two roundings. Subnormals are kept.
 //! - Memory left over from other kernels: threadgroup memory and outputs start as NaN.
@@ -66,7 +68,7 @@
 //!   atomics, MLX's `atomic_outputs`, recursion into other kernels.
 //!
 //! # Conventions for kernels
-//! - Arrays in threadgroup memory are declared in the body, one a declaration, as
+//! - Arrays in threadgroup memory are declared in the body, one per declaration, as
 //!   `threadgroup T name[n];`. Pointers into them may be `auto`, `threadgroup T*`, or a template
 //!   parameter's type.
 //! - bfloat converts to float implicitly, from float only by `bfloat(x)`; arguments of `min`, `max`
@@ -97,7 +99,7 @@ pub use report::{Fault, FaultKind, Report, Traffic};
 /// A kernel, as it is given to `mlx.fast.metal_kernel`.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a str,
     /// Names of the inputs.
     pub inputs: &'a [&'a str],
@@ -105,9 +107,9 @@ pub struct Kernel<'a> {
     pub outputs: &'a [&'a str],
     /// The body, without a signature.
     pub source: &'a str,
-    /// What goes before the signature: functions and constants.
+    /// The code before the signature: functions and constants.
     pub header: &'a str,
-    /// The body's file, for the places of faults; the name with `.metal` where none is given.
+    /// The body's file, for the positions of faults; by default the name with `.metal`.
     pub path: Option<&'a Path>,
 }
 
@@ -118,11 +120,11 @@ pub enum TemplateArg {
     Dtype(Dtype),
     /// An integer.
     Int(i32),
-    /// A truth value.
+    /// A bool.
     Bool(bool),
 }
 
-/// How a kernel is run.
+/// The parameters of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Launch<'a> {
     /// Template arguments by name.
@@ -133,20 +135,20 @@ pub struct Launch<'a> {
     pub threadgroup: [u32; 3],
     /// Shapes and dtypes of the outputs.
     pub outputs: Vec<(Vec<i32>, Dtype)>,
-    /// What MLX fills the outputs with first, if it does.
+    /// The value with which MLX fills the outputs first, if any.
     pub init_value: Option<f32>,
 }
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The outputs, in the kernel's order.
     pub outputs: Vec<Buffer>,
-    /// What was counted and found.
+    /// Counts and faults.
     pub report: Report,
 }
 
-/// Why there is no clean run.
+/// The reasons why a run fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -156,15 +158,15 @@ pub enum Error {
     /// Metal would refuse the threadgroup.
     #[error("{threads} threads in a threadgroup, {most} at most")]
     TooManyThreads {
-        /// Threads asked for.
+        /// Requested threads.
         threads: u32,
-        /// Threads there can be.
+        /// The limit.
         most: u32,
     },
-    /// The kernel is no valid program.
+    /// The kernel is not a valid program.
     #[error("the kernel does not compile:\n{message}")]
     Compile {
-        /// What the compiler says.
+        /// The compiler's message.
         message: String,
     },
     /// A tool the emulator needs is missing or fails.
@@ -172,7 +174,7 @@ pub enum Error {
     Tool {
         /// The tool.
         tool: String,
-        /// What it says.
+        /// Its message.
         message: String,
     },
     /// The kernel ran and did something wrong.
@@ -186,7 +188,7 @@ fn faults(faults: &[Fault]) -> String {
 }
 
 impl Error {
-    /// The faults of a run, if that is what it is.
+    /// Returns the faults of a run, or an empty slice for another error.
     #[must_use]
     pub fn faults(&self) -> &[Fault] {
         match self {
@@ -196,29 +198,29 @@ impl Error {
     }
 }
 
-/// Compiles the kernel for these inputs, if that was not done before, and runs it.
+/// Compiles the kernel for these inputs, unless it is in the cache, and runs it.
 ///
 /// # Errors
-/// [`Error::Faults`] with the outputs and the report when the kernel did anything it must not.
+/// [`Error::Faults`] with the outputs and the report if the kernel has a fault.
 pub fn run(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<Run, Error> {
     run_offset(kernel, inputs, launch, 0)
 }
 
-/// Has clang look at the kernel with address spaces as types: a pointer without its space, or with
-/// another's, is an [`Error::Compile`], as in Metal. Vectors and atomics in memory, which Metal
+/// Checks the kernel with clang, with address spaces as types: a pointer without its space, or with
+/// another one's, is an [`Error::Compile`], as in Metal. Vectors and atomics in memory, which Metal
 /// allows, are errors too.
 ///
 /// # Errors
-/// [`Error::Compile`] with clang's words; [`Error::Tool`] where there is no libclang. It is looked
-/// for in `LIBCLANG_PATH`, in MLX's cache (`MLX_LLAMBA_CACHE`, or `mlx-cache` in the target
-/// directory), and where the system has it.
+/// [`Error::Compile`] with clang's message; [`Error::Tool`] if there is no libclang in
+/// `LIBCLANG_PATH`, in MLX's cache (`MLX_LLAMBA_CACHE`, or `mlx-cache` in the target directory), or
+/// in the system.
 pub fn check_types(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
     run::check(kernel, inputs, launch)?;
     clang::check(kernel.name, &source::generate(kernel, inputs, launch, source::For::Checking))
 }
 
 /// As [`run`], with inputs that begin `offset` elements after an aligned address, as slices of
-/// arrays do in MLX: what a kernel loads as a vector from there is a fault.
+/// arrays do in MLX: a vector load from there is a fault.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,4 +1,4 @@
-//! Launches: checked, handed to the runtime, and read back.
+//! Checks launches, hands them to the runtime and reads the results back.
 
 use std::ffi::c_int;
 
@@ -11,11 +11,11 @@ use crate::report::{FaultKind, Report, Traffic};
 use crate::source::{self, For};
 use crate::{Error, Kernel, Launch, Run};
 
-/// Threads a threadgroup may have.
+/// Largest number of threads of a threadgroup.
 const MAX_THREADS: u32 = 1024;
-/// Threadgroup memory every device has.
+/// Threadgroup memory of every device.
 const MAX_THREADGROUP_BYTES: u64 = 32 << 10;
-/// Places in the source that a run notes faults of before it stops.
+/// Positions in the source with faults after which a run stops.
 const MAX_FAULTS: usize = 64;
 
 pub(crate) fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Result<(), Error> {
@@ -44,7 +44,7 @@ pub(crate) fn check(kernel: &Kernel, inputs: &[Buffer], launch: &Launch) -> Resu
     Ok(())
 }
 
-/// Compiles the kernel for these inputs where that has not been done, and runs it.
+/// Compiles the kernel for these inputs, unless it is in the cache, and runs it.
 pub(crate) fn run(
     kernel: &Kernel,
     inputs: &[Buffer],
@@ -144,7 +144,7 @@ pub(crate) fn run(
             lines_read: b.lines_read,
             lines_written: b.lines_written,
         });
-        // After a run that ended early, what is missing says nothing.
+        // After a run that ended early, missing elements mean nothing.
         if b.unwritten > 0 && !stopped {
             let (n, first) = (b.unwritten, b.first_unwritten);
             let detail = format!("{n} elements never written, the first at index {first}");

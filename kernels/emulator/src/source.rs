@@ -1,10 +1,10 @@
-//! The C++ around a kernel's body: the signature MLX would write, and the entry the runtime calls.
+//! The C++ around a kernel's body: MLX's signature, and the function that the runtime calls.
 
 use crate::buffer::{Buffer, Dtype, elements};
 use crate::spaces::address_spaces;
 use crate::{Kernel, Launch, TemplateArg};
 
-/// MLX's attributes, each with its type and where the runtime keeps it.
+/// MLX's attributes, each with its type and the runtime's variable for it.
 const ATTRIBUTES: [(&str, &str, &str); 20] = [
     ("dispatch_quadgroups_per_threadgroup", "uint", "i.simdgroups * 8"),
     ("dispatch_simdgroups_per_threadgroup", "uint", "i.simdgroups"),
@@ -31,7 +31,7 @@ const ATTRIBUTES: [(&str, &str, &str); 20] = [
 /// Arrays with fewer elements come in the constant address space.
 const CONSTANT_BELOW: usize = 8;
 
-/// What is passed beside an input, when the source names it.
+/// Arguments passed beside an input, if the source uses them.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Hidden {
     Shape,
@@ -39,7 +39,7 @@ pub(crate) enum Hidden {
     Ndim,
 }
 
-/// Which of them input `name` needs, in the order of the signature.
+/// Returns those that input `name` needs, in the order of the signature.
 pub(crate) fn hidden(kernel: &Kernel, name: &str, input: &Buffer) -> Vec<Hidden> {
     if input.shape.is_empty() {
         return Vec::new();
@@ -49,17 +49,16 @@ pub(crate) fn hidden(kernel: &Kernel, name: &str, input: &Buffer) -> Vec<Hidden>
     all.into_iter().filter(|(_, suffix)| mentioned(suffix)).map(|(h, _)| h).collect()
 }
 
-/// What the C++ is for.
+/// The purpose of the C++.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum For {
     /// g++, to run.
     Running,
-    /// clang, to look at types: classes cannot be in address spaces there, so that half stands for
-    /// bfloat.
+    /// clang, to check types: classes cannot be in address spaces there, so half replaces bfloat.
     Checking,
 }
 
-/// The C++ of one instantiation.
+/// Returns the C++ of one instantiation.
 pub(crate) fn generate(kernel: &Kernel, inputs: &[Buffer], launch: &Launch, how: For) -> String {
     let name_of = |dtype: Dtype| match (how, dtype) {
         (For::Checking, Dtype::BF16) => Dtype::F16.metal_name(),

@@ -1,13 +1,13 @@
-//! The keyword `threadgroup`, which C++ has not.
+//! The keyword `threadgroup`, which C++ lacks.
 
 use std::fmt::Write;
 
-/// Turns the keyword `threadgroup` of a variable into EMU_THREADGROUP, with a guard after the
-/// declaration, and that of a pointer or reference into EMU_LOCAL. Lines stay lines.
+/// Replaces the keyword `threadgroup` of a variable by EMU_THREADGROUP, with a guard after the
+/// declaration, and that of a pointer or reference by EMU_LOCAL. Keeps the line numbers.
 pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
     let bytes = source.as_bytes();
     let mut out = String::with_capacity(source.len() + 64);
-    let mut at = 0; // everything before is in `out`
+    let mut at = 0; // the text before is in `out`
     let mut guard_at = None;
     let mut i = 0;
     while i < bytes.len() {
@@ -35,7 +35,7 @@ pub(crate) fn address_spaces(source: &str, guards: &mut usize) -> String {
     out
 }
 
-/// Where the token that begins at `start` ends: a name, a comment, a string, or one character.
+/// Returns the end of the token at `start`: a name, a comment, a string, or one character.
 fn token_end(source: &str, start: usize) -> usize {
     let rest = &source[start..];
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -59,7 +59,8 @@ fn token_end(source: &str, start: usize) -> usize {
     start + length
 }
 
-/// After `threadgroup`: where the `;` of a variable's declaration is, or none for a pointer's.
+/// Returns the position of the `;` of a variable's declaration after `threadgroup`, or `None` for a
+/// pointer.
 fn declaration_end(source: &str, start: usize) -> Option<usize> {
     let (mut angles, mut declared) = (0, false);
     let mut i = start;

@@ -1,4 +1,4 @@
-//! What binutils know of a compiled kernel: its threadgroup arrays, and the lines of its code.
+//! Threadgroup arrays and source lines of a compiled kernel, from binutils.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,8 +16,8 @@ pub(crate) struct Variable {
     pub(crate) guard: bool,
 }
 
-/// The variables in threadgroup memory, out of the symbol table: the static ones of the kernel.
-/// Gives the first one's offset in the library too; the others' count from there.
+/// Returns the variables in threadgroup memory, which are the static variables of the kernel in the
+/// symbol table, and the offset of the first one in the library, from which the others count.
 pub(crate) fn variables(path: &Path) -> Result<(u64, Vec<Variable>), Error> {
     let table = output(Command::new("nm").args(["-n", "-S", "-C", "--defined-only"]).arg(path))?;
     let hex = |s: &str| u64::from_str_radix(s, 16).ok();
@@ -38,11 +38,12 @@ pub(crate) fn variables(path: &Path) -> Result<(u64, Vec<Variable>), Error> {
     Ok((first, variables))
 }
 
-/// Source places of offsets in the library: of the innermost frame that is the kernel's own.
+/// Returns the source positions of offsets in the library, of the innermost frame inside the
+/// kernel.
 pub(crate) fn places(library: &Path, offsets: &[u64]) -> Vec<String> {
     let mut command = Command::new("addr2line");
     command.arg("-a").arg("-i").arg("-e").arg(library);
-    // An offset is where a call returns to; the call is before it.
+    // An offset is a return address; the call is before it.
     command.args(offsets.iter().map(|o| format!("{:#x}", o.saturating_sub(1))));
     let text = output(&mut command).unwrap_or_default();
     let mut places: Vec<String> = Vec::new();
@@ -64,7 +65,7 @@ pub(crate) fn places(library: &Path, offsets: &[u64]) -> Vec<String> {
     places
 }
 
-/// The last part of a path.
+/// Returns the last part of a path.
 pub(crate) fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }

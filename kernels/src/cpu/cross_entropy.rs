@@ -7,8 +7,8 @@ use mlx_rs::ops::{split_at_indices, sum_axis};
 use super::raw;
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 
-/// Implements [`Backend::cross_entropy`](crate::Backend::cross_entropy); shapes and dtypes have been
-/// checked.
+/// Implements [`Backend::cross_entropy`](crate::Backend::cross_entropy); shapes and dtypes have
+/// been checked.
 pub(crate) fn cross_entropy(
     logits: &Array,
     teacher: Option<&Array>,

@@ -11,11 +11,12 @@ pub struct SettingError {
     expected: String,
 }
 
-/// Checks `MLX_LLAMBA_SIMD` and `MLX_LLAMBA_THREADS`: `cpu/levels.cpp` and `cpu/pool.cpp`, which read
-/// them, would ignore a bad value.
+/// Checks `MLX_LLAMBA_SIMD` and `MLX_LLAMBA_THREADS`: `cpu/levels.cpp` and `cpu/pool.cpp`, which
+/// read them, would ignore a bad value.
 ///
 /// # Errors
-/// The first variable that does not name an instruction set of this machine, or a number of threads.
+/// The first variable that does not name an instruction set of this machine, or a number of
+/// threads.
 pub(crate) fn check() -> Result<(), SettingError> {
     let setting =
         |variable, expected: String, possible: &dyn Fn(&str) -> bool| match std::env::var_os(

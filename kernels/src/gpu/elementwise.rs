@@ -21,7 +21,7 @@ static ADD_RMS_NORM: Source = Source {
     body: include_str!("../../metal/add_rms_norm.metal"),
 };
 
-/// `silu(gate) * up` of (.., 2m), gate first, to (.., m).
+/// Returns the launch of `silu(gate) * up` of (.., 2m), gate first, to (.., m).
 ///
 /// # Errors
 /// [`LaunchError::Unsupported`] for other dtypes, odd or empty arrays.
@@ -48,7 +48,7 @@ pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, LaunchError>
     })
 }
 
-/// `x + y` and its norm, both (.., d).
+/// Returns the launch of `x + y` and its norm, both (.., d).
 ///
 /// # Errors
 /// [`LaunchError::Unsupported`] for other dtypes, empty arrays, and rows above 65536.
@@ -62,7 +62,7 @@ pub fn add_rms_norm_launch(
         return Err(LaunchError::Unsupported(format!("a row of {d} does not fit in registers")));
     }
     let reads = if d % 4 == 0 { 4 } else { 1 };
-    // Eight elements a thread: two reads of four in flight.
+    // Eight elements per thread: two reads of four in flight.
     let simdgroups = d.div_ceil(8 * 32).clamp(1, 32);
     let mut template = vec![("T", Argument::Dtype(dtype))];
     template.extend(sizes([("d", d), ("reads", reads), ("simdgroups", simdgroups)]));
@@ -78,7 +78,7 @@ pub fn add_rms_norm_launch(
     })
 }
 
-/// Rows and columns of an array that has some.
+/// Returns the numbers of rows and columns of an array that is not empty.
 fn rows_of(shape: &[i32], dtype: Dtype) -> Result<(usize, usize), LaunchError> {
     float_bytes(dtype)?;
     let sizes: Vec<usize> = shape.iter().map(|&s| s as usize).collect();

@@ -1,17 +1,16 @@
-//! The launch of `mixer_scan.metal`: chunks of tokens as matrix products.
+//! The launch of `mixer_scan.metal`: chunks of tokens as matrix multiplications.
 
 use super::call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
 use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
 use crate::Dims;
 use crate::mlx::launch::{Launch, Source};
 
-/// Lengths of a chunk, the first that fits is taken.
+/// Lengths of a chunk; the first that fits is used.
 ///
-/// A chunk costs `q (n + p) + 2 n p` multiplications per token and head, a little more than half
-/// of the first term being needed: at n = p = 64 and q = 16, 32, 64 that is 9.2, 10.2 and 12.3
-/// thousand. The state waits in registers, so that short chunks cost no memory traffic; they do
-/// cost barriers, four a chunk, and narrower products. 32 is where both are small. 64 would not
-/// fit in 32 KiB: M alone takes 17.
+/// A chunk takes `q (n + p) / 2 + 2 n p` multiplications per token and head: 9.2, 10.2 and 12.3
+/// thousand at n = p = 64 and q = 16, 32, 64. The state stays in registers, so short chunks cost no
+/// memory traffic; they do cost barriers, four per chunk, and narrower matrices. At 32 both costs
+/// are small. 64 would not fit in 32 KiB: M alone takes 17.
 const CHUNKS: [usize; 3] = [32, 16, 8];
 
 /// Simdgroups of a threadgroup: see `step.rs`.
@@ -31,11 +30,11 @@ static SOURCE: Source = Source {
     body: include_str!("../../metal/mixer_scan.metal"),
 };
 
-/// Any number of tokens, chunk after chunk.
+/// Returns the launch for any number of tokens, chunk after chunk.
 ///
 /// # Errors
-/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, for p or n that
-/// are no multiples of 8, and where the state or a chunk is too large.
+/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, for p or n
+/// that are not multiples of 8, and where the state or a chunk is too large.
 pub fn mixer_scan(call: &MixerCall) -> Result<Launch, LaunchError> {
     let MixerCall { dims, b, dtype, .. } = *call;
     let Dims { h, p, n, .. } = dims;
@@ -44,7 +43,7 @@ pub fn mixer_scan(call: &MixerCall) -> Result<Launch, LaunchError> {
         let reason = format!("p = {p} and n = {n} are not multiples of 8");
         return Err(LaunchError::Unsupported(reason));
     }
-    // The fewest strips of 8 rows with which the simdgroups share the state evenly.
+    // The smallest number of strips of 8 rows that divides the state evenly among the simdgroups.
     let rows = p / 8;
     let strips = (1..=rows).find(|s| rows % s == 0 && rows / s <= SIMDGROUPS).unwrap_or(rows);
     if strips * n / 4 > STATE_REGISTERS {

@@ -5,10 +5,10 @@ use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
 use crate::Dims;
 use crate::mlx::launch::{Launch, Source};
 
-/// Up to this many tokens are computed one after the other, in the bits of single steps.
+/// The number of tokens up to which a call gives the bits of single steps.
 pub const MAX_STEPS: usize = 16;
 
-/// Rows of state that a threadgroup has at least, where its group of heads has that many.
+/// The least number of state rows of a threadgroup, if its group of heads has that many.
 ///
 /// Every threadgroup reads and convolves B and C of its group: about `36 n` bytes with k = 4 in
 /// 2-byte activations, beside `8 n` bytes of state for each row. 128 rows keep that under 4 %.
@@ -26,11 +26,11 @@ static SOURCE: Source = Source {
     body: include_str!("../../metal/mixer_step.metal"),
 };
 
-/// Any number of tokens, one after the other: any h, g, p, n, k.
+/// Returns the launch for any number of tokens, one after the other: any h, g, p, n, k.
 ///
 /// # Errors
-/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, and where B and
-/// C of one token do not fit in threadgroup memory.
+/// [`LaunchError::Unsupported`] for other dtypes than float32, float16 and bfloat16, and where B
+/// and C of one token do not fit in threadgroup memory.
 pub fn mixer_step(call: &MixerCall) -> Result<Launch, LaunchError> {
     let MixerCall { dims, b, l, dtype, .. } = *call;
     let Dims { h, g, p, n, .. } = dims;
@@ -43,7 +43,7 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, LaunchError> {
     let heads = (h / g).min(tile_rows / p + 2);
 
     let bytes = |tokens: usize| 4 * (tokens * (channels + tile_rows + heads) + heads);
-    // Three sizes only: each is compiled on its own.
+    // Only three sizes, since each is compiled separately.
     let wanted = match l {
         1 => 1,
         2..=4 => 4,
@@ -60,7 +60,7 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, LaunchError> {
         })?;
 
     let simdgroups = (channels + tile_rows).div_ceil(32).clamp(1, SIMDGROUPS);
-    // Registers for 16 numbers of the state: enough loads in flight to wait once for all of them.
+    // Registers for 16 numbers of the state: enough loads in flight to wait only once.
     let held = (16 / n.div_ceil(32)).clamp(1, 8).min(tile_rows.div_ceil(simdgroups));
     let mut template = mixer_template(call);
     template.extend(sizes([

@@ -1,6 +1,6 @@
 //! Launches of the Metal kernels under the emulator.
 
-// Every test takes a part of it.
+// Every test uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 use mlx_llamba_emulator::{Buffer, Kernel, Launch as Run, Report, TemplateArg, check_types, run};
@@ -81,7 +81,7 @@ pub fn launch_of(case: &Case) -> Launch {
     mixer_launch(&call_of(case)).unwrap()
 }
 
-/// The inputs of a mixer, as `MIXER_INPUTS` has them.
+/// The inputs of a mixer, in the order of `MIXER_INPUTS`.
 pub fn inputs(case: &Case, rows: &[f64], states: &[State], data: &Data) -> Vec<Buffer> {
     let (dims, b, l, of) = (case.dims, case.lengths.len(), case.l, case.dtype);
     let (h, width) = (dims.h, dims.in_proj_dim());
@@ -124,7 +124,7 @@ pub fn emulate(launch: &Launch, case: &Case, data: &Data) -> (Found, Report) {
     (Found { y: y.to_f64(), conv, ssm: ssm.to_f64() }, report)
 }
 
-/// Some tokens of a case, of one sequence or all of them.
+/// Some tokens of a case, of one sequence or of all.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece {
     pub start: usize,
@@ -159,7 +159,7 @@ pub fn piece(case: &Case, data: &Data, states: &[State], piece: Piece) -> Found 
     Found { y: y.to_f64(), conv, ssm: ssm.to_f64() }
 }
 
-/// Runs a case cut at `cuts`, each piece from the states that the one before it left.
+/// Runs a case cut at `cuts`, each piece from the states of the piece before.
 pub fn in_pieces(case: &Case, data: &Data, cuts: &[usize]) -> Found {
     let b = case.lengths.len();
     let mut states = data.states.clone();

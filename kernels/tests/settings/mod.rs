@@ -1,5 +1,5 @@
-//! Instruction sets and threads of the CPU kernels. They are the process's: one test at a time
-//! changes them.
+//! Instruction sets and threads of the CPU kernels. They are global to the process: one test at a
+//! time changes them.
 
 #![allow(unreachable_pub)]
 
@@ -12,7 +12,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `f` with each instruction set that this machine has.
+/// Runs `f` with each instruction set of this machine.
 pub fn with_every_instruction_set(mut f: impl FnMut(&str)) {
     for name in ["baseline", "avx2", "avx512"] {
         if cpu::set_simd(name) {

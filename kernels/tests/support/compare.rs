@@ -1,8 +1,8 @@
-//! Results beside the oracle's.
+//! Comparison with the oracle's results.
 
 use super::{Case, Data};
 
-/// What a back end computed, row-major.
+/// The results of a back end, row-major.
 #[derive(PartialEq)]
 pub struct Found {
     /// (b, l, d_inner)
@@ -13,7 +13,7 @@ pub struct Found {
     pub ssm: Vec<f64>,
 }
 
-/// The parts of `found` that have a meaning, each with its name and what the oracle says.
+/// Returns the parts of `found` that have a meaning, each with its name and the oracle's values.
 fn parts<'a>(case: &Case, found: &'a Found, data: &'a Data) -> Vec<(String, &'a [f64], &'a [f64])> {
     let dims = case.dims;
     let sizes = [case.l * dims.d_inner(), (dims.k - 1) * dims.conv_dim(), dims.h * dims.p * dims.n];
@@ -29,12 +29,12 @@ fn parts<'a>(case: &Case, found: &'a Found, data: &'a Data) -> Vec<(String, &'a 
     parts
 }
 
-/// The largest value, at least 1.
+/// Returns the largest absolute value, at least 1.
 pub fn scale_of(expected: &[f64]) -> f64 {
     expected.iter().fold(1.0, |m, v| m.max(v.abs()))
 }
 
-/// Asserts that outputs and states are the oracle's, within `tolerance` of the largest value.
+/// Asserts that outputs and states equal the oracle's, within `tolerance` of the largest value.
 pub fn check(case: &Case, found: &Found, data: &Data, tolerance: f64) {
     for (what, found, expected) in parts(case, found, data) {
         let allowed = tolerance * scale_of(expected);
@@ -42,7 +42,7 @@ pub fn check(case: &Case, found: &Found, data: &Data, tolerance: f64) {
     }
 }
 
-/// Largest errors of y and of the states, relative to the largest values.
+/// Returns the largest errors of y and of the states, relative to the largest values.
 pub fn error_of(case: &Case, found: &Found, data: &Data) -> [f64; 2] {
     let mut errors = [0.0f64; 2];
     for (what, found, expected) in parts(case, found, data) {
@@ -53,7 +53,7 @@ pub fn error_of(case: &Case, found: &Found, data: &Data) -> [f64; 2] {
     errors
 }
 
-/// Compares and prints the first five mismatches.
+/// Compares; a failure prints the first five mismatches.
 pub fn assert_close(what: &str, found: &[f64], expected: &[f64], allowed: f64) {
     assert_eq!(found.len(), expected.len(), "{what}: number of values");
     let bad: Vec<_> = found

@@ -1,4 +1,4 @@
-//! A case in MLX's graph, on a back end that this machine has.
+//! Cases in MLX's graph, on a back end of this machine.
 
 use mlx_llamba_kernels::{Backend, MixerInput, MixerState, MixerWeights};
 use mlx_rs::ops::{concatenate, split_at_indices};
@@ -6,7 +6,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::{Case, Data, Found};
 
-/// An array whose dtype holds the values exactly.
+/// Returns an array whose dtype holds the values exactly.
 pub fn array(of: Dtype, shape: &[usize], values: &[f64]) -> Array {
     let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
     let shape: Vec<i32> = shape.iter().map(|&s| s as i32).collect();
@@ -26,8 +26,8 @@ pub fn on(backend: Backend, case: &Case, data: &Data) -> Found {
     in_pieces(backend, case, data, &[])
 }
 
-/// Runs a case on `backend` in calls that end at `cuts` and at the end; a case with lengths of its
-/// own in one call only.
+/// Runs a case on `backend` in calls that end at `cuts` and at the end; a case with lengths in one
+/// call only.
 pub fn in_pieces(backend: Backend, case: &Case, data: &Data, cuts: &[usize]) -> Found {
     let (dims, b, l, of) = (case.dims, case.lengths.len(), case.l, case.dtype);
     let (h, width) = (dims.h, dims.in_proj_dim());
@@ -68,7 +68,7 @@ pub fn in_pieces(backend: Backend, case: &Case, data: &Data, cuts: &[usize]) -> 
     Found { y: values(&y), conv: values(&state.conv), ssm: values(&state.ssm) }
 }
 
-/// The state before the first token.
+/// Returns the state before the first token.
 pub fn state(case: &Case, data: &Data) -> MixerState {
     let (dims, b) = (case.dims, data.states.len());
     let conv: Vec<f64> = data.states.iter().flat_map(|s| s.conv.clone()).collect();

@@ -1,4 +1,4 @@
-//! Loads and stores where they must not be.
+//! Loads and stores out of bounds.
 
 use mlx_llamba_emulator::{Buffer, Dtype, FaultKind, Kernel, Launch, run_offset};
 
@@ -23,7 +23,7 @@ fn write_before_an_output() {
         y[i] = 1.0f;
         y[int(i) - 1] = x[i];";
     let bad = Case::new(body).faults();
-    // Every other store goes to the neighbour's element.
+    // Every other store goes to the neighbor's element.
     assert!(bad.iter().any(|f| f.kind == FaultKind::DeviceBounds && f.place == "seeded.metal:4"));
     assert!(bad.iter().any(|f| f.kind == FaultKind::DeviceRace));
     Case::new(&body.replace("int(i) - 1", "i")).passes();
@@ -39,7 +39,7 @@ fn far_address() {
 
 #[test]
 fn beyond_a_threadgroup_array() {
-    // Of two arrays, the end of either is met by no element of the other.
+    // An access past the end of one of two arrays does not reach the other.
     for pointer in ["first", "second"] {
         let body = format!(
             "

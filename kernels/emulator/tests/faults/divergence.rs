@@ -1,4 +1,4 @@
-//! Threads and lanes that do not come along.
+//! Threads and lanes that do not reach a barrier or call.
 
 use mlx_llamba_emulator::FaultKind;
 

@@ -1,4 +1,4 @@
-//! Kernels that no device takes.
+//! Kernels that no device accepts.
 
 use mlx_llamba_emulator::{
     Buffer, Dtype, Error, FaultKind, Kernel, Launch, TemplateArg, check_types,
@@ -34,7 +34,7 @@ fn what_does_not_compile() {
     assert!(message.contains("seeded.metal:2"), "{message}");
 }
 
-/// Faults that only types show.
+/// Faults that only the type check finds.
 #[test]
 fn address_spaces_are_types() {
     let check = |to: &str| {

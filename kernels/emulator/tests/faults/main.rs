@@ -1,4 +1,4 @@
-//! A seeded mistake of each kind, and beside it the same kernel without the mistake.
+//! A seeded mistake of each kind, and the same kernel without it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bounds;
@@ -9,7 +9,7 @@ mod values;
 
 use mlx_llamba_emulator::{Buffer, Dtype, Error, Fault, FaultKind, Kernel, Launch, Run, run};
 
-/// One dispatch with input `x` (64 floats) and output `y`, of 64 floats unless said.
+/// One dispatch with input `x` (64 floats) and output `y`, of 64 floats by default.
 struct Case<'a> {
     body: &'a str,
     grid: u32,
@@ -42,7 +42,7 @@ impl<'a> Case<'a> {
         run(&kernel, &[x], &launch)
     }
 
-    /// The faults; a run without any, or an error of another sort, fails the test.
+    /// Returns the faults; a run without any, or another error, fails the test.
     fn faults(&self) -> Vec<Fault> {
         match self.run() {
             Err(Error::Faults(run)) => run.report.faults,
@@ -58,8 +58,8 @@ impl<'a> Case<'a> {
     }
 }
 
-/// `bad` has only faults of `kind`, one of them at `line` of the body (its first line is empty and
-/// counts); with `from` replaced by `to` it has none.
+/// Checks that `bad` has only faults of `kind`, one of them at `line` of the body (counting its
+/// empty first line), and none with `from` replaced by `to`.
 fn seeded(kind: FaultKind, line: u32, bad: &str, from: &str, to: &str) -> Vec<Fault> {
     assert!(bad.contains(from), "{from}");
     Case::new(&bad.replace(from, to)).passes();

@@ -1,4 +1,4 @@
-//! Accesses that nothing orders.
+//! Unordered accesses.
 
 use mlx_llamba_emulator::FaultKind;
 
@@ -23,7 +23,7 @@ fn race_without_a_barrier() {
         y[i] = tile[63 - i];";
     Case::new(&body.replace("BARRIER", BARRIER)).passes();
     let faults = Case::new(&body.replace("BARRIER", "")).faults();
-    // Whichever of the two comes second.
+    // The fault is at whichever of the two comes second.
     assert!(faults.iter().all(|f| f.kind == FaultKind::ThreadgroupRace), "{faults:#?}");
     expect(&faults, FaultKind::ThreadgroupRace, 6);
     let read = faults.iter().find(|f| f.place == "seeded.metal:6").unwrap();

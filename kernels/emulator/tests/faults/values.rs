@@ -1,4 +1,4 @@
-//! Values that nobody set, and operations without a value.
+//! Unset values, and operations without a result.
 
 use mlx_llamba_emulator::{Error, FaultKind};
 
@@ -11,14 +11,14 @@ fn variable_that_is_never_set() {
 }
 
 #[test]
-fn uninitialised_threadgroup_memory() {
+fn uninitialized_threadgroup_memory() {
     let body = "
         threadgroup float tile[65];
         uint i = thread_position_in_grid.x;
         tile[i] = x[i];
         threadgroup_barrier(mem_flags::mem_threadgroup);
         y[i] = tile[i + 1];";
-    let faults = seeded(FaultKind::ThreadgroupUninitialised, 6, body, "i + 1", "63 - i");
+    let faults = seeded(FaultKind::ThreadgroupUninitialized, 6, body, "i + 1", "63 - i");
     assert_eq!(faults[0].detail, "read of 4 bytes at byte 256 of 260 bytes");
 }
 
@@ -30,7 +30,7 @@ fn threadgroup_memory_of_the_threadgroup_before() {
         if (threadgroup_position_in_grid.x == 0) tile[i] = x[i];
         y[thread_position_in_grid.x] = tile[i];";
     let case = Case { threadgroup: 32, ..Case::new(body) };
-    expect(&case.faults(), FaultKind::ThreadgroupUninitialised, 5);
+    expect(&case.faults(), FaultKind::ThreadgroupUninitialized, 5);
     let body = body.replace("if (threadgroup_position_in_grid.x == 0)", "");
     Case { threadgroup: 32, ..Case::new(&body) }.passes();
 }
@@ -40,7 +40,7 @@ fn output_read_before_written() {
     let body = "
         uint i = thread_position_in_grid.x;
         y[i] += x[i];";
-    seeded(FaultKind::OutputUninitialised, 3, body, "+=", "=");
+    seeded(FaultKind::OutputUninitialized, 3, body, "+=", "=");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a kernel is given, and what is counted.
+//! Arguments of kernels, and counts.
 
 use mlx_llamba_emulator::{Buffer, Dtype, Kernel, Launch, TemplateArg};
 
@@ -20,7 +20,7 @@ fn what_mlx_passes() {
                + threadgroups_per_grid.y * 10000 + dispatch_threads_per_threadgroup.x * 100000;",
         header: "#include <metal_simdgroup_matrix>
         constant float factors[2] = {2.0f, 3.0f};
-        // A threadgroup pointer and a device one.
+        // A threadgroup pointer and a device pointer.
         template <typename T> T scaled(const device T* p, uint i) { return p[i] * factors[i % 2]; }
         template <typename P> void unused(threadgroup float* q, P p) { q[0] = p[0]; }",
         path: None,
@@ -56,7 +56,7 @@ fn what_mlx_passes() {
         .collect();
     assert_eq!(run.outputs[1].to_f64(), ids);
     assert_eq!(run.report.threadgroups, 4);
-    // Shapes are no traffic; what each of four threadgroups reads again is.
+    // Shapes are not traffic; data that each of four threadgroups reads again is.
     let few = run.report.buffer("few").unwrap();
     assert_eq!((few.read, few.read_once, few.raw_read), (4 * 4, 4, 10 * 4));
     assert_eq!(run.report.buffers.len(), 5);
@@ -96,7 +96,7 @@ fn traffic_of_a_threadgroup_counts_once() {
     let x = run.report.buffer("x").unwrap();
     assert_eq!((x.read, x.read_once, x.written), (24 * 4, 24 * 4, 0));
     assert!(x.raw_read >= 32 * 17 * 4, "{x:?}");
-    // What a thread reads back is no traffic.
+    // Reading back is not traffic.
     let y = run.report.buffer("y").unwrap();
     assert_eq!((y.read, y.written, y.written_once), (0, 32 * 4, 32 * 4));
 }
@@ -132,8 +132,8 @@ fn branches_that_a_template_argument_rules_out_cost_nothing() {
 }
 
 #[test]
-fn neighbouring_lanes_share_lines() {
-    // 128 bytes hold 32 floats; some lanes come to the second load twice.
+fn neighboring_lanes_share_lines() {
+    // 128 bytes hold 32 floats; some lanes execute the second load twice.
     let body = "
         uint i = thread_position_in_grid.x;
         float s = x[i * STEP % 1024];

@@ -1,4 +1,4 @@
-//! What kernels compute under the emulator is what Metal says.
+//! Kernels compute under the emulator what Metal specifies.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod launch;
