@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Conversion, Layout, convert};
+use mlx_llamba::{Conversion, Layout, convert_with};
 
 use crate::model::{DtypeArg, SourceArgs};
 use crate::output::show;
@@ -55,7 +55,7 @@ impl Args {
         };
         let checkpoint = self.source.builder().checkpoint()?;
         let path = rewrite::watched("converting", |on_progress| {
-            convert(&checkpoint, &self.output, &conversion, on_progress)
+            convert_with(&checkpoint, &self.output, &conversion, on_progress)
         })?;
         show(&format!("{} from {} to {}\n", path.display(), checkpoint.layout(), conversion.to))
     }

@@ -43,12 +43,15 @@ impl Args {
         }
         let checkpoint = builder.checkpoint()?;
         let summary = Summary::of(&checkpoint)?;
-        let tensors = || checkpoint.names().filter(|_| self.tensors);
+        let tensors = || checkpoint.tensors().filter(|_| self.tensors);
         if self.json {
             let mut all = serde_json::to_value(&summary)?;
-            let list = tensors().map(|t| {
-                let dtype = format!("{:?}", t.dtype).to_lowercase();
-                serde_json::json!({ "name": t.name, "file": t.file, "dtype": dtype, "shape": t.shape })
+            let list = tensors().map(|(name, tensor)| {
+                let file = tensor.path().file_name().unwrap_or(tensor.path().as_os_str());
+                serde_json::json!({
+                    "name": name, "file": file.to_string_lossy(),
+                    "dtype": tensor.dtype_name(), "shape": tensor.shape(),
+                })
             });
             if self.tensors {
                 all["tensors"] = list.collect();
@@ -56,9 +59,8 @@ impl Args {
             return show(&format!("{all:#}\n"));
         }
         show(&format!("{summary}\n"))?;
-        for tensor in tensors() {
-            let dtype = format!("{:?}", tensor.dtype).to_lowercase();
-            show(&format!("{dtype:>9} {:?} {}\n", tensor.shape, tensor.name))?;
+        for (name, tensor) in tensors() {
+            show(&format!("{:>9} {:?} {name}\n", tensor.dtype_name(), tensor.shape()))?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use mlx_llamba::{
-    Comparison, Llamba, Override, QuantizeOptions, Recipe, Window, compare, quantize,
+    Comparison, Llamba, Override, QuantizeOptions, Recipe, Window, compare, quantize_with,
 };
 use mlx_llamba_kernels::Mode;
 
@@ -97,7 +97,7 @@ impl Args {
         let ids = self.report.as_deref().map(|file| self.read(file)).transpose()?;
         let checkpoint = self.source.builder().checkpoint()?;
         let report = rewrite::watched("quantizing", |on_progress| {
-            quantize(&checkpoint, &self.output, &options, on_progress)
+            quantize_with(&checkpoint, &self.output, &options, on_progress)
         })?;
         let comparison = match ids {
             Some(ids) => Some(self.compare(&ids, &report.path)?),

@@ -83,7 +83,7 @@ fn gated_repositories_say_how_to_get_in() {
     hub.contents().access = Access::Gated("good".to_owned());
     let generate = [&GENERATE[..], &["Once"]].concat();
     let with = |token: &[(&str, &str)]| run(&hub, cache.path(), token, &generate);
-    with(&[]).fails(&[REPO, "gated", "licence", "HF_TOKEN"]);
+    with(&[]).fails(&[REPO, "gated", "license", "HF_TOKEN"]);
     let refused = with(&[("HF_TOKEN", "bad-secret")]).fails(&[REPO, "no access"]);
     assert!(!refused.contains("bad-secret"));
     let let_in = with(&[("HF_TOKEN", "good")]);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
-use mlx_llamba::files::TensorFiles;
+use mlx_llamba::files::{StoredTensor, TensorFiles};
 use mlx_llamba::{Backend, DtypePolicy, Error, TensorProblem, Weight};
 use mlx_rs::Dtype;
 use serde_json::Value;
@@ -79,10 +79,10 @@ impl Files {
         match self {
             Self::Directory { files, ignored, .. } => files
                 .tensors()
-                .filter(|(name, ..)| !ignored.contains(*name))
-                .map(|(name, dtype, shape)| {
-                    let bytes = files.bytes(name).map_or(0, <[u8]>::len);
-                    (name.to_owned(), dtype.to_string(), shape.to_vec(), bytes)
+                .filter(|tensor| !ignored.contains(tensor.name()))
+                .map(|tensor| {
+                    let (kind, shape) = (tensor.dtype().to_string(), tensor.shape().to_vec());
+                    (tensor.name().to_owned(), kind, shape, tensor.bytes().len())
                 })
                 .collect(),
             Self::Gguf(gguf) => gguf
@@ -121,20 +121,20 @@ fn open_directory(path: &Path) -> Result<Files> {
     };
     let config = LlamaConfig::from_json(config_path, text)?;
     let ignored = ignored(&files, &config);
-    let kept = || files.tensors().filter(|(name, ..)| !ignored.contains(*name));
-    check_shapes(path, &config, kept().map(|(name, _, shape)| (name, shape.to_vec())))?;
-    let problems: Vec<_> = kept().filter_map(|(name, dtype, _)| check_dtype(name, dtype)).collect();
+    let kept = || files.tensors().filter(|tensor| !ignored.contains(tensor.name()));
+    check_shapes(path, &config, kept().map(|tensor| (tensor.name(), tensor.shape().to_vec())))?;
+    let problems: Vec<_> = kept().filter_map(check_dtype).collect();
     if !problems.is_empty() {
         return Err(Error::Tensors { path: path.to_owned(), problems }.into());
     }
     Ok(Files::Directory { files, config, ignored })
 }
 
-fn check_dtype(name: &str, dtype: safetensors::Dtype) -> Option<TensorProblem> {
+fn check_dtype(tensor: &StoredTensor) -> Option<TensorProblem> {
     use safetensors::Dtype::{BF16, F16, F32};
-    (!matches!(dtype, F32 | F16 | BF16)).then(|| TensorProblem::Dtype {
-        name: name.to_owned(),
-        found: dtype.to_string(),
+    (!matches!(tensor.dtype(), F32 | F16 | BF16)).then(|| TensorProblem::Dtype {
+        name: tensor.name().to_owned(),
+        found: tensor.dtype().to_string(),
         expected: "F32, F16 or BF16".into(),
     })
 }
@@ -143,10 +143,11 @@ fn check_dtype(name: &str, dtype: safetensors::Dtype) -> Option<TensorProblem> {
 /// that is the embedding's to the bit.
 fn ignored(files: &TensorFiles, config: &LlamaConfig) -> BTreeSet<String> {
     let head = "lm_head.weight";
+    let bytes = |name: &str| files.tensor(name).map(StoredTensor::bytes);
     let twice = config.tie_word_embeddings
-        && files.bytes(head).is_some()
-        && files.bytes(head) == files.bytes("model.embed_tokens.weight");
+        && bytes(head).is_some()
+        && bytes(head) == bytes("model.embed_tokens.weight");
     let says_nothing = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == head && twice;
-    let names = files.tensors().map(|(name, ..)| name.to_owned());
+    let names = files.tensors().map(|tensor| tensor.name().to_owned());
     names.filter(|name| says_nothing(name)).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::{Output, Planned, WeightFiles, float_bytes};
+use mlx_llamba::files::{Output, TensorHeader, TokenizerFiles, WeightFiles, float_bytes};
 use mlx_llamba::floats;
 use safetensors::Dtype;
 
@@ -13,9 +13,8 @@ use crate::parameters::Parameters;
 /// Largest weight file.
 const SHARD_BYTES: usize = 4 << 30;
 
-/// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions` (names and
-/// contents, such as those of a tokenizer's files). The directory appears complete or not at all.
-/// Returns its path.
+/// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions`. The directory
+/// appears complete or not at all; returns its path.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`], [`mlx_llamba::Error::Io`]; those of
@@ -24,7 +23,7 @@ const SHARD_BYTES: usize = 4 << 30;
 pub fn save(
     config: &LlamaConfig,
     parameters: &Parameters,
-    companions: &[(String, Vec<u8>)],
+    companions: &TokenizerFiles,
     output: &Path,
     overwrite: bool,
 ) -> Result<PathBuf> {
@@ -33,16 +32,14 @@ pub fn save(
     });
     crate::check::check_shapes(output, config, shapes)?;
     let output = Output::create(output, overwrite)?;
-    let planned = config.tensors().into_iter();
-    let planned = planned.map(|(name, shape)| Planned { name, shape, dtype: Dtype::F32 }).collect();
-    let mut files = WeightFiles::create(output.directory(), planned, "pt", SHARD_BYTES)?;
+    let header = |(name, shape)| TensorHeader { name, shape, dtype: Dtype::F32 };
+    let headers = config.tensors().into_iter().map(header).collect();
+    let mut files = WeightFiles::create(output.directory(), headers, "pt", SHARD_BYTES)?;
     for (name, array) in parameters {
         files.append(name, &float_bytes(&floats(array)?))?;
     }
     files.finish()?;
     output.write("config.json", format!("{:#}\n", config.to_json()))?;
-    for (name, bytes) in companions {
-        output.write(name, bytes)?;
-    }
+    output.write_all(companions)?;
     Ok(output.publish()?)
 }

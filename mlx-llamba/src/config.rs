@@ -1,8 +1,9 @@
-//! The sizes and switches of a Llamba, from either published form.
+//! The configuration of a Llamba, from either published form.
 
 mod json;
 mod metadata;
 mod quantization;
+mod tensors;
 
 use std::path::Path;
 
@@ -12,17 +13,18 @@ use crate::error::{Error, FieldProblem, Result};
 pub use quantization::Quantization;
 
 pub(crate) use metadata::Tensors;
+pub(crate) use tensors::{TensorKind, TensorSpec, specs};
 
-/// Everything that decides a Llamba's shapes and maths.
+/// Everything that determines a Llamba's shapes and mathematics.
 ///
 /// A value of this type is valid: every size is at least 1 and so small that no product of
 /// sizes overflows, `n_qk_heads` divides `n_v_heads`, and `n_v_heads` divides `d_inner`.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Entries of the vocabulary that tokens may have.
+    /// The number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Embedding and head have rows up to the next multiple of this.
+    /// Embedding and head are padded to the next multiple of this many rows.
     pub pad_vocab_size_multiple: usize,
     /// The head uses the embedding's matrix.
     pub tie_embeddings: bool,
@@ -30,22 +32,22 @@ pub struct Config {
     pub lm_head_bias: bool,
     /// Width of the residual stream.
     pub d_model: usize,
-    /// Blocks, each a mixer and an MLP.
+    /// The number of blocks, each a mixer and an MLP.
     pub n_layer: usize,
-    /// Epsilon of the final norm only; the blocks' norms always use 1e-5.
+    /// Epsilon of the final norm; the blocks' norms always use 1e-5.
     pub norm_epsilon: f64,
     /// The MLPs.
     pub mlp: Mlp,
     /// The mixers.
     pub ssm: Ssm,
-    /// How matrices are quantized, in layout C.
+    /// The schemes of quantized matrices, in this library's own layout.
     pub quantization: Option<Quantization>,
-    /// The rows of `in_proj` that give `A_log` stand in a matrix of their own,
-    /// `mixer.A_log_proj`. Only in layout C.
+    /// The rows of `in_proj` that give `A_log` are a matrix of their own, `mixer.A_log_proj`. Only
+    /// in this library's own layout.
     pub split_a_log: bool,
-    /// Ids that end a text, where the checkpoint's configuration names them.
+    /// Ids that end a text, if the checkpoint's configuration names them.
     pub eos: Vec<u32>,
-    /// Repository of the tokenizer, where the checkpoint's configuration names one.
+    /// Repository of the tokenizer, if the checkpoint's configuration names one.
     pub tokenizer: Option<String>,
 }
 
@@ -53,7 +55,7 @@ pub struct Config {
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mlp {
-    /// Width inside.
+    /// Width of the hidden layer.
     pub intermediate_size: usize,
     /// The three projections have biases.
     pub bias: bool,
@@ -71,32 +73,32 @@ pub struct Ssm {
     pub n_qk_heads: usize,
     /// `d_inner / d_model`.
     pub expand: usize,
-    /// Chunk length that the model was trained with. The maths does not depend on it.
+    /// Chunk length that the model was trained with. Results do not depend on it.
     pub chunk_size: usize,
     /// Width of the convolution, `k`.
     pub d_conv: usize,
     /// The convolution has a bias.
     pub conv_bias: bool,
-    /// The projections have biases; then there is no `z_bias`.
+    /// The projections have biases; without them there is a `z_bias`.
     pub bias: bool,
     /// Activation after the convolution.
     pub activation: Activation,
 }
 
 impl Config {
-    /// Reads a `config.json` of the published PyTorch form, with the `quantization` block of
-    /// `mlx-lm` where there is one. `path` only names the text in errors.
+    /// Parses a `config.json` of the published PyTorch form, with the `quantization` block of
+    /// `mlx-lm` if there is one. `path` names the text in errors.
     ///
     /// # Errors
-    /// [`Error::Json`], or [`Error::Config`] with every bad field.
+    /// [`Error::Json`]; [`Error::Config`] lists every bad field.
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
-        let value = serde_json::from_str(text)
+        let value = crate::files::json::from_slice(text.as_bytes())
             .map_err(|source| Error::Json { path: path.to_owned(), source })?;
         json::parse(&value).map_err(|problems| bad(path, problems))
     }
 
-    /// Reads the flattened configuration in a Cartesia MLX file's header. Its keys may be stale,
-    /// so every size comes from the tensors and the keys are held against them.
+    /// Parses the flattened configuration in a Cartesia MLX file's header. Its keys may be stale, so
+    /// every size comes from the tensors, and the keys must agree with them.
     pub(crate) fn from_metadata(
         path: &Path,
         metadata: &std::collections::HashMap<String, String>,
@@ -105,13 +107,13 @@ impl Config {
         metadata::parse(metadata, tensors).map_err(|problems| bad(path, problems))
     }
 
-    /// The published `config.json` form: layout A's keys, those of its defaults that differ, and
-    /// for a quantized model the block that `mlx-lm` writes.
+    /// The configuration as a `config.json` of the published PyTorch form, with further keys where
+    /// their defaults do not apply, and `mlx-lm`'s block for a quantized model.
     pub fn to_json(&self) -> serde_json::Value {
         json::write(self)
     }
 
-    /// The mixer's sizes under the letters used in the kernels.
+    /// The sizes of the mixers, as the kernels name them.
     pub fn dims(&self) -> Dims {
         Dims {
             h: self.ssm.n_v_heads,
@@ -122,24 +124,24 @@ impl Config {
         }
     }
 
-    /// Canonical name and shape of every tensor of the dense model, in the order in which a
-    /// forward pass meets them.
+    /// The canonical name and the shape of every tensor of the dense model, in the order in which a
+    /// forward pass uses them.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        crate::checkpoint::slots(self).into_iter().map(|slot| (slot.name, slot.shape)).collect()
+        specs(self).into_iter().map(|spec| (spec.name, spec.shape)).collect()
     }
 
-    /// Width of the mixers' inside.
+    /// The inner width of the mixers.
     pub fn d_inner(&self) -> usize {
         self.d_model * self.ssm.expand
     }
 
-    /// Rows of the embedding and of the head.
+    /// The number of rows of the embedding and of the head.
     pub fn padded_vocab(&self) -> usize {
         self.vocab_size.next_multiple_of(self.pad_vocab_size_multiple)
     }
 
-    /// Bytes of one sequence's state: all layers' recurrent states in float32, and their
-    /// convolution states with `conv_bytes` an element.
+    /// The size of one sequence's state in bytes: all layers' recurrent states in float32, and their
+    /// convolution states with `conv_bytes` per element.
     pub fn state_bytes(&self, conv_bytes: usize) -> usize {
         self.n_layer * self.dims().state_bytes(conv_bytes)
     }
@@ -149,7 +151,7 @@ pub(crate) fn bad(path: &Path, problems: Vec<FieldProblem>) -> Error {
     Error::Config { path: path.to_owned(), problems }
 }
 
-/// Largest value of each size: far above any model, far below an overflow of their products.
+/// The largest value of each size: far above any model, far below an overflow of their products.
 mod limit {
     pub(super) const VOCAB: usize = 1 << 24;
     pub(super) const PAD: usize = 1 << 16;

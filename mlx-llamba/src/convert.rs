@@ -1,5 +1,6 @@
-//! Turns checkpoints of one layout into another.
+//! Converts checkpoints from one layout to another.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_rs::Dtype;
@@ -8,44 +9,51 @@ use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::Quantization;
 use crate::error::{Error, Result};
 use crate::quantize::SHARD_BYTES;
-use crate::store::{Job, OnProgress, stored, units};
+use crate::store::{OnProgress, Rewrite, plan, stored_float};
 
-/// What to convert to.
+/// Options of [`convert`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Conversion {
     /// The layout to write: [`Layout::MlxLlamba`] keeps quantized matrices as they are,
-    /// [`Layout::PyTorch`] makes all of them dense. Cartesia's is only read.
+    /// [`Layout::PyTorch`] dequantizes them. Cartesia's cannot be written.
     pub to: Layout,
-    /// Dtype of all dense tensors: float32, float16 or bfloat16. `None` keeps what is stored, and
+    /// Dtype of all dense tensors: float32, float16 or bfloat16. `None` keeps the stored dtype, and
     /// gives a dequantized matrix the dtype of its scales.
     pub dtype: Option<Dtype>,
-    /// Replace a checkpoint that stands where the output goes.
+    /// Replace an existing checkpoint at the output.
     pub overwrite: bool,
-    /// Largest weight file in bytes; more become shards with an index.
+    /// Largest weight file in bytes; a larger model is split into shards with an index.
     pub shard_bytes: usize,
 }
 
 impl Conversion {
-    /// To `layout`, with every dtype kept.
+    /// Options that convert to `layout` and keep every dtype.
     pub fn to(layout: Layout) -> Self {
         Self { to: layout, dtype: None, overwrite: false, shard_bytes: SHARD_BYTES }
     }
 }
 
-/// Converts a checkpoint into a new directory, a few rows at a time; gives the directory.
-///
-/// The output appears under its name when it is complete and on the disk.
+/// Converts a checkpoint into a new directory, a few rows at a time, and returns the directory.
+/// It appears under its name when it is complete and on the disk.
 ///
 /// # Errors
-/// [`Error::Option`] for a layout or dtype that is not written, [`Error::OutputExists`],
-/// [`Error::Io`], [`Error::Interrupted`].
-pub fn convert(
+/// [`Error::Option`] for a layout or dtype that cannot be written, [`Error::OutputExists`],
+/// [`Error::Io`].
+pub fn convert(source: &Checkpoint, output: &Path, conversion: &Conversion) -> Result<PathBuf> {
+    convert_with(source, output, conversion, &mut |_| ControlFlow::Continue(()))
+}
+
+/// [`convert`] with a progress callback, which can stop it.
+///
+/// # Errors
+/// Those of [`convert`], and [`Error::Interrupted`].
+pub fn convert_with(
     source: &Checkpoint,
     output: &Path,
     conversion: &Conversion,
     on_progress: OnProgress<'_>,
 ) -> Result<PathBuf> {
-    let dtype = conversion.dtype.map(stored).transpose()?;
+    let dtype = conversion.dtype.map(stored_float).transpose()?;
     let mut config = source.config().clone();
     let format = match conversion.to {
         Layout::MlxLlamba => "mlx",
@@ -61,18 +69,18 @@ pub fn convert(
             });
         }
     };
-    let mut units = units(source, &config);
+    let mut tensors = plan(source, &config);
     let mut schemes = std::collections::BTreeMap::new();
-    for unit in &mut units {
+    for tensor in &mut tensors {
         if conversion.to == Layout::PyTorch {
-            unit.scheme = None;
+            tensor.scheme = None;
         }
-        match (unit.scheme, dtype) {
-            // Scales and biases stay as they are: in another dtype they would be other values.
+        match (tensor.scheme, dtype) {
+            // Scales and biases keep their dtype: rounding them would change every value.
             (Some(scheme), _) => {
-                schemes.insert(unit.slot.prefix().to_owned(), scheme);
+                schemes.insert(tensor.spec.prefix().to_owned(), scheme);
             }
-            (None, Some(dtype)) => unit.dtype = dtype,
+            (None, Some(dtype)) => tensor.dtype = dtype,
             (None, None) => {}
         }
     }
@@ -80,15 +88,15 @@ pub fn convert(
         Some(block) => Quantization::with_default(block.scheme, &schemes),
         None => None,
     };
-    let job = Job {
+    let rewrite = Rewrite {
         source,
         config,
-        units,
+        tensors,
         output,
         overwrite: conversion.overwrite,
         shard_bytes: conversion.shard_bytes,
         made_from: "Converted from",
         format,
     };
-    job.run(on_progress)
+    rewrite.run(on_progress)
 }

@@ -1,10 +1,11 @@
-//! The small story-telling model that the library carries, so that it runs with nothing else.
+//! The built-in model, which writes small stories.
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
-use crate::tokenizer::{Tokenizer, TokenizerFiles};
+use crate::files::TokenizerFiles;
+use crate::tokenizer::Tokenizer;
 
-/// Its name, in messages and as a path that does not exist.
+/// The name of the built-in model, in messages and in place of a path.
 pub const NAME: &str = "llamba-stories";
 
 macro_rules! asset {
@@ -13,30 +14,23 @@ macro_rules! asset {
     };
 }
 
-const TOKENIZER: &[u8] = include_bytes!(asset!("tokenizer.json"));
-const TOKENIZER_CONFIG: &[u8] = include_bytes!(asset!("tokenizer_config.json"));
-const CHAT_TEMPLATE: &[u8] = include_bytes!(asset!("chat_template.jinja"));
-const GENERATION_CONFIG: &[u8] = include_bytes!(asset!("generation_config.json"));
+/// The files beside the weights.
+fn files() -> TokenizerFiles {
+    TokenizerFiles::default()
+        .with("tokenizer.json", &include_bytes!(asset!("tokenizer.json"))[..])
+        .with("tokenizer_config.json", &include_bytes!(asset!("tokenizer_config.json"))[..])
+        .with("generation_config.json", &include_bytes!(asset!("generation_config.json"))[..])
+        .with("chat_template.jinja", &include_bytes!(asset!("chat_template.jinja"))[..])
+}
 
 /// The checkpoint, in place: nothing is copied until MLX reads it.
 pub(crate) fn checkpoint() -> Result<Checkpoint> {
     let config = include_str!(asset!("config.json"));
     let weights = include_bytes!(asset!("model.safetensors"));
-    Ok(Checkpoint::from_static(NAME, config, weights)?.with_companions(&[
-        ("tokenizer.json", TOKENIZER),
-        ("tokenizer_config.json", TOKENIZER_CONFIG),
-        ("generation_config.json", GENERATION_CONFIG),
-        ("chat_template.jinja", CHAT_TEMPLATE),
-    ]))
+    Ok(Checkpoint::from_static(NAME, config, weights)?.with_tokenizer_files(files()))
 }
 
 /// Its tokenizer.
 pub(crate) fn tokenizer() -> Result<Tokenizer> {
-    let files = TokenizerFiles {
-        tokenizer: TOKENIZER.to_vec(),
-        tokenizer_config: Some(TOKENIZER_CONFIG.to_vec()),
-        generation_config: Some(GENERATION_CONFIG.to_vec()),
-        chat_template: Some(CHAT_TEMPLATE.to_vec()),
-    };
-    Tokenizer::from_files(NAME, &files)
+    Tokenizer::from_files(NAME, &files())
 }

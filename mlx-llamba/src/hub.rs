@@ -1,8 +1,8 @@
-//! Models and tokenizers by name from a hub, through the cache that all hub tools share.
+//! Models and tokenizers from a hub, through the cache that all hub tools share.
 //!
-//! The network is used only when a repository is asked for by name. Directories of the cache are
-//! those of the Python and Rust hub libraries, by way of `hf-hub`; the transfer is done here, so
-//! that it resumes, checks lengths and checksums, and reads certificates from a file.
+//! The network is used only for a repository's name. The cache has the layout of the Python and
+//! Rust hub libraries, through `hf-hub`; downloads are done here, so that they resume, check lengths
+//! and checksums, and read certificates from a file.
 
 mod cache;
 mod failure;
@@ -26,23 +26,24 @@ pub use removal::{Removal, clean_up};
 
 /// The hub, unless `HF_ENDPOINT` names another one.
 const PUBLIC: &str = "https://huggingface.co";
+/// The hosts of its pages.
+const PAGES: [&str; 2] = ["huggingface.co", "hf.co"];
 
-/// Finds a model: a local path as it is, or `owner/name` or `owner/name@revision` from the hub.
-///
-/// Gives a local path with the files that a model needs: configuration, safetensors, tokenizer.
+/// Finds a model, a local path or a repository's name (`owner/name`, `owner/name@revision`), and
+/// returns a local path. Of a repository, the configuration, weights and tokenizer are downloaded.
 ///
 /// # Errors
 /// [`Error::NotACheckpoint`] if `model` is neither a path that exists nor a repository's name;
-/// [`Error::Hub`] and [`Error::Io`] if it cannot be had, with what to do about it.
+/// [`Error::Hub`] and [`Error::Io`] if it cannot be downloaded.
 pub fn resolve(model: &str, options: &HubOptions) -> Result<PathBuf> {
     find(model, options, Wanted::Model)
 }
 
-/// Finds a tokenizer like [`resolve`], but fetches the tokenizer's files alone.
+/// Finds a tokenizer as [`resolve`] finds a model; only the tokenizer's files are downloaded.
 ///
 /// # Errors
 /// [`Error::TokenizerMissing`] if `tokenizer` is neither a path that exists nor a repository's
-/// name; else as [`resolve`].
+/// name; those of [`resolve`].
 pub fn resolve_tokenizer(tokenizer: &str, options: &HubOptions) -> Result<PathBuf> {
     find(tokenizer, options, Wanted::Tokenizer)
 }
@@ -53,8 +54,8 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let Some((repo, revision)) = repository(name) else {
-        let reason = "no such file or directory, and not a repository's name, which is owner/name \
-                      or owner/name@revision"
+        let reason = "no such file or directory, and not the name of a repository, which is \
+                      owner/name or owner/name@revision"
             .to_owned();
         return Err(match wanted {
             Wanted::Model => Error::NotACheckpoint { path: path.to_owned(), reason },
@@ -72,7 +73,7 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
             repo: repo.to_owned(),
             reason: format!(
                 "revision {revision} is not in the cache {}, and offline mode allows no download; \
-                 fetch it once without --offline and HF_HUB_OFFLINE",
+                 download it once without --offline and HF_HUB_OFFLINE",
                 options.cache.display()
             ),
         });
@@ -90,7 +91,7 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
     }
 }
 
-/// Brings the snapshot up to date and gives its directory.
+/// Downloads the files that the cache lacks and returns their directory.
 fn download(
     remote: &Remote,
     snapshots: &Snapshots,
@@ -127,22 +128,45 @@ fn download(
         drop(lock);
         snapshots.link(&blob, &place)?;
     }
-    snapshots.remember(&info.sha)?;
+    snapshots.remember(&info.sha);
     Ok(snapshots.directory(&info.sha))
 }
 
-/// Owner/name and revision, if `name` can be a repository's.
+/// The `owner/name` and the revision of a repository, if `name` can be one: `owner/name`,
+/// `owner/name@revision`, or the address of its page.
 pub fn repository(name: &str) -> Option<(&str, Option<&str>)> {
-    let (repo, revision) = match name.split_once('@') {
-        Some((repo, revision)) => (repo, Some(revision)),
-        None => (name, None),
+    let page = PAGES.iter().find_map(|page| {
+        let path = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://"));
+        path.unwrap_or(name).strip_prefix(page)?.strip_prefix('/')
+    });
+    let (repo, revision) = match page {
+        Some(page) => of_page(page)?,
+        None => match name.split_once('@') {
+            Some((repo, revision)) => (repo, Some(revision)),
+            None => (name, None),
+        },
     };
     let (owner, model) = repo.split_once('/')?;
     let good = |part| plain(part, "._-") && !part.contains("..") && !part.contains("--");
     (good(owner) && good(model)).then_some((repo, revision))
 }
 
-/// Whether `text` begins with an ASCII letter or digit and goes on with those and `others`.
+/// The repository and the revision in the path of a page: `owner/name`, then maybe `tree/REVISION`
+/// or `blob/REVISION/FILE`.
+fn of_page(path: &str) -> Option<(&str, Option<&str>)> {
+    let path = path.split(['?', '#']).next()?.trim_end_matches('/');
+    let Some((end, _)) = path.match_indices('/').nth(1) else {
+        return Some((path, None));
+    };
+    let mut parts = path[end + 1..].split('/');
+    let revision = match parts.next()? {
+        "tree" | "blob" | "resolve" => parts.next(),
+        _ => None,
+    };
+    Some((&path[..end], revision))
+}
+
+/// True if `text` begins with an ASCII letter or digit and consists of these and `others`.
 fn plain(text: &str, others: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
@@ -157,9 +181,32 @@ mod tests {
         let revision = |name| repository(name).map(|(repo, revision)| (repo.to_owned(), revision));
         assert_eq!(revision("a-b/C.d_1"), Some(("a-b/C.d_1".to_owned(), None)));
         assert_eq!(revision("a/b@v1/x"), Some(("a/b".to_owned(), Some("v1/x"))));
+        for page in ["https://huggingface.co/a/b", "hf.co/a/b/", "http://huggingface.co/a/b?x=1#y"]
+        {
+            assert_eq!(revision(page), Some(("a/b".to_owned(), None)), "{page}");
+        }
+        for (page, expected) in
+            [("tree/v1", Some("v1")), ("blob/v1/x.json", Some("v1")), ("discussions", None)]
+        {
+            let page = format!("https://huggingface.co/a/b/{page}");
+            assert_eq!(repository(&page), Some(("a/b", expected)), "{page}");
+        }
         for path in [
-            "a", "./a/b", "../a", "a/b/c", "/a/b", "~/a", "a/../b", "a/..", "a b/c", "a/", "/a",
-            "a/-b", "a\\b",
+            "a",
+            "./a/b",
+            "../a",
+            "a/b/c",
+            "/a/b",
+            "~/a",
+            "a/../b",
+            "a/..",
+            "a b/c",
+            "a/",
+            "/a",
+            "a/-b",
+            "a\\b",
+            "https://huggingface.co/a",
+            "https://example.com/a/b",
         ] {
             assert_eq!(repository(path), None, "{path}");
         }

@@ -1,44 +1,47 @@
-//! What a checkpoint is and what it takes to run it, without reading its weights.
+//! Summarizes a checkpoint without reading its weights.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use mlx_llamba_kernels::Backend;
-use mlx_rs::Dtype;
+use safetensors::Dtype;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Kind, slots};
+use crate::checkpoint::Checkpoint;
+use crate::config::specs;
 use crate::error::Result;
+use crate::files::StoredTensor;
 
-/// A summary for people and programs.
+/// A summary of a checkpoint, for people and programs.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// Directory or file.
     pub path: String,
-    /// Layout it is stored in.
+    /// The layout in which it is stored.
     pub layout: String,
-    /// The same for the same arrays in every layout.
+    /// A hash, the same for equal arrays in every layout.
     pub fingerprint: String,
     /// The configuration, in the published form.
     pub config: serde_json::Value,
-    /// Values of the model.
+    /// The number of values in the model.
     pub parameters: u64,
-    /// Bits a value takes on average.
+    /// Bits per weight on average.
     pub bits_per_weight: f64,
-    /// Bytes of all tensors.
+    /// The size of all tensors in bytes.
     pub tensor_bytes: u64,
     /// Weight files with their lengths in bytes.
     pub files: Vec<(String, u64)>,
-    /// Values by dtype; those of quantized matrices under their scheme.
+    /// The number of values per dtype, or per scheme for quantized matrices.
     pub dtypes: BTreeMap<String, u64>,
-    /// Bytes of one sequence's state on a CPU, all in float32. It does not grow with the text.
+    /// The size of one sequence's state on a CPU in bytes, all in float32. It does not grow with the
+    /// text.
     pub state_bytes: u64,
-    /// Bytes that running one sequence takes on a CPU, about, at the most, which is while it reads a
-    /// long prompt: weights as they are stored (by plain MLX operations with their floats in
-    /// float32), and [`Config::working_bytes`](crate::Config::working_bytes).
+    /// The approximate memory in bytes that running one sequence takes on a CPU at most, which is
+    /// during the prefill of a long prompt: weights as stored (floats in float32 with plain MLX
+    /// operations), and [`Config::working_bytes`](crate::Config::working_bytes).
     pub memory_bytes: u64,
-    /// What would compute it on the default device.
+    /// The back end on the default device.
     pub kernels: String,
 }
 
@@ -50,34 +53,35 @@ impl Summary {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let config = checkpoint.config();
         let mut dtypes = BTreeMap::new();
-        for slot in slots(config) {
-            let scheme = checkpoint.scheme(slot.prefix()).filter(|_| slot.kind == Kind::Matrix);
+        for spec in specs(config) {
+            let scheme = checkpoint.scheme(spec.prefix()).filter(|_| spec.is_matrix());
             let name = match scheme {
                 Some(s) => format!("{} bits, groups of {}, {}", s.bits, s.group_size, s.mode),
-                None => checkpoint
-                    .info(&slot.name)
-                    .map_or_else(String::new, |info| format!("{:?}", info.dtype).to_lowercase()),
+                None => {
+                    checkpoint.tensor(&spec.name).map_or_else(String::new, StoredTensor::dtype_name)
+                }
             };
-            *dtypes.entry(name).or_default() += slot.shape.iter().product::<usize>() as u64;
+            *dtypes.entry(name).or_default() += spec.len() as u64;
         }
         let file = |(path, bytes): (&std::path::Path, usize)| {
             let name = path.file_name().unwrap_or(path.as_os_str());
             (name.to_string_lossy().into_owned(), bytes as u64)
         };
-        let backend = Backend::select(Dtype::Float32)?;
+        let backend = Backend::select(mlx_rs::Dtype::Float32)?;
         let state_bytes = config.state_bytes(4) as u64;
         let weights: u64 = checkpoint
-            .names()
-            .map(|info| match info.dtype {
-                Dtype::Uint8 | Dtype::Uint32 => info.bytes as u64,
-                _ if backend.reads_stored_floats() => info.bytes as u64,
-                _ => 4 * info.shape.iter().product::<usize>() as u64,
+            .tensors()
+            .map(|(_, tensor)| match tensor.dtype() {
+                Dtype::F32 | Dtype::F16 | Dtype::BF16 if !backend.reads_stored_floats() => {
+                    4 * tensor.shape().iter().product::<usize>() as u64
+                }
+                _ => tensor.bytes().len() as u64,
             })
             .sum();
         Ok(Self {
             path: checkpoint.path().display().to_string(),
             layout: checkpoint.layout().to_string(),
-            fingerprint: checkpoint.fingerprint()?,
+            fingerprint: checkpoint.fingerprint(),
             config: config.to_json(),
             parameters: checkpoint.parameters(),
             bits_per_weight: checkpoint.bits_per_weight(),
@@ -91,7 +95,7 @@ impl Summary {
     }
 }
 
-/// Bytes for people.
+/// A size in decimal units.
 fn bytes(count: u64) -> String {
     let count = count as f64;
     match count {
@@ -137,7 +141,7 @@ impl fmt::Display for Summary {
         writeln!(f, "state        {} per sequence, at any length", bytes(self.state_bytes))?;
         writeln!(
             f,
-            "memory       about {} for one text on a CPU, at most: while it reads a long prompt",
+            "memory       about {} for one text on a CPU, at most: during prefill of a long prompt",
             bytes(self.memory_bytes)
         )?;
         write!(f, "kernels      {}", self.kernels)

@@ -78,6 +78,7 @@ mod linear;
 mod llamba;
 mod model;
 mod named;
+pub mod names;
 mod needs;
 mod pieces;
 mod prefix_cache;
@@ -100,10 +101,10 @@ mod weights;
 #[doc = include_str!("../../guide/src/rust.md")]
 struct Guide;
 
-pub use checkpoint::{Checkpoint, Layout, TensorInfo};
+pub use checkpoint::{Checkpoint, Layout};
 pub use config::{Config, Mlp, Quantization, Ssm};
 pub use context::Context;
-pub use convert::{Conversion, convert};
+pub use convert::{Conversion, convert, convert_with};
 /// Many generations in shared forward passes.
 pub mod batch {
     pub use crate::decode::batch::{Batch, BatchEvent, BatchRequest, RequestId, Step};
@@ -117,7 +118,7 @@ pub use decode::stream::Stream;
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use error::{Error, FieldProblem, Result, TensorProblem};
 pub use evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare};
-pub use files::FloatTensor;
+pub use files::{FloatTensor, TokenizerFiles};
 pub use follow::{Follow, FollowReport};
 pub use host::floats;
 pub use hub::{HubOptions, HubProgress};
@@ -133,7 +134,7 @@ pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
 pub use pieces::Pieces;
 pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
-pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize};
+pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with};
 pub use random::Preset;
 pub use row_layout::RowLayout;
 pub use sample::{Logprobs, Sampler, Sampling};
@@ -143,5 +144,5 @@ pub use session::{
 pub use snapshots::SnapshotBudget;
 pub use state::State;
 pub use store::{OnProgress, Progress};
-pub use template::{ChatOptions, Json, Message, Rendered, Template};
-pub use tokenizer::{Tokenizer, TokenizerFiles};
+pub use template::{ChatOptions, Json, Message, Template};
+pub use tokenizer::{Rendered, Tokenizer};

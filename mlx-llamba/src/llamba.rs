@@ -435,5 +435,5 @@ fn default_dtype(device: &DeviceType, checkpoint: &Checkpoint) -> Dtype {
 }
 
 fn stores_float16(checkpoint: &Checkpoint) -> bool {
-    checkpoint.names().any(|tensor| tensor.dtype == Dtype::Float16)
+    checkpoint.tensors().any(|(_, tensor)| tensor.dtype() == safetensors::Dtype::F16)
 }

@@ -108,7 +108,7 @@ impl Model {
         Ok(Self {
             compute,
             device: current_device()?,
-            fingerprint: checkpoint.fingerprint()?,
+            fingerprint: checkpoint.fingerprint(),
             embedding: Matrix::load(checkpoint, "backbone.embedding", compute)?,
             layers,
             final_layernorm: float("backbone.final_layernorm.weight")?,

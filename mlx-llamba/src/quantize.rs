@@ -1,41 +1,43 @@
 //! Quantizes a checkpoint, tensor by tensor, in bounded memory.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_kernels::{Mode, Scheme};
 use mlx_rs::Dtype;
 use serde::Serialize;
 
-use crate::checkpoint::{Checkpoint, Kind};
+use crate::checkpoint::Checkpoint;
 use crate::config::Quantization;
 use crate::error::{Error, Result, TensorProblem};
-use crate::store::{Job, OnProgress, Unit, stored, units};
+use crate::names;
+use crate::store::{OnProgress, Rewrite, TensorPlan, plan, stored_float};
 
-/// Which matrices get how many bits.
+/// Distribution of bits over the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Recipe {
-    /// The same for all.
+    /// All matrices have the same scheme.
     #[default]
     Uniform,
-    /// What a Llamba is most sensitive to gets more: the rows of `in_proj` that give `A_log`
-    /// stay dense (their errors add up over the whole text), and `out_proj` and `down_proj` of
-    /// the first and last eighth of the layers, and the head, get the next better coding.
+    /// The most sensitive weights get more bits: the rows of `in_proj` that give `A_log` stay
+    /// dense (their errors accumulate over the text), and `out_proj` and `down_proj` of the first
+    /// and last eighth of the layers, and the head, get the next finer scheme.
     Mixed,
 }
 
-/// A scheme for the matrices that a pattern names.
+/// A scheme for the matrices that a pattern matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// A path such as `backbone.layers.3.mlp.down_proj`, or its last parts (`down_proj`,
-    /// `mlp.down_proj`), with `*` for anything.
+    /// `mlp.down_proj`); `*` stands for any text.
     pub pattern: String,
     /// The scheme; `None` keeps the matrix dense.
     pub scheme: Option<Scheme>,
 }
 
 impl Override {
-    /// Reads `PATTERN=none`, `PATTERN=BITS`, `PATTERN=BITS:GROUP` or `PATTERN=MODE`; what is
-    /// left out is as in `base`.
+    /// Parses `PATTERN=none`, `PATTERN=BITS`, `PATTERN=BITS:GROUP` or `PATTERN=MODE`; the rest is
+    /// taken from `base`.
     ///
     /// # Errors
     /// [`Error::Option`].
@@ -65,51 +67,31 @@ impl Override {
     }
 
     fn matches(&self, path: &str) -> bool {
-        let tails = path.match_indices('.').map(|(dot, _)| &path[dot + 1..]);
-        std::iter::once(path).chain(tails).any(|tail| glob(&self.pattern, tail))
+        names::matches(&self.pattern, path)
     }
 }
 
-/// True if `text` is `pattern` with something, or nothing, for every `*`.
-fn glob(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
-}
-
-/// How to quantize.
+/// Options of [`quantize`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeOptions {
-    /// The scheme of all matrices that nothing else is said of.
+    /// The scheme of all matrices without an exception below.
     pub scheme: Scheme,
-    /// Quantize the embedding, which in a tied model is the head too.
+    /// Quantize the embedding, which in a tied model is also the head.
     pub embedding: bool,
     /// Quantize the head of an untied model.
     pub head: bool,
-    /// Exceptions; of several that match a matrix the last one counts.
+    /// Exceptions; if several match a matrix, the last one applies.
     pub overrides: Vec<Override>,
     /// Cast every float to this dtype first: float32, float16 or bfloat16. Scales and biases are
-    /// stored in it, so float16 makes a float32 model smaller. `None` keeps what is stored.
+    /// stored in it, so float16 makes a float32 model smaller. `None` keeps the stored dtype.
     pub dtype: Option<Dtype>,
-    /// What else gets another scheme.
+    /// Distribution of bits over the matrices.
     pub recipe: Recipe,
-    /// Quantize a checkpoint that is quantized already, from its dequantized values.
+    /// Quantize a quantized checkpoint again, from its dequantized values.
     pub requantize: bool,
-    /// Replace a checkpoint that stands where the output goes.
+    /// Replace an existing checkpoint at the output.
     pub overwrite: bool,
-    /// Largest weight file in bytes; more become shards with an index.
+    /// Largest weight file in bytes; a larger model is split into shards with an index.
     pub shard_bytes: usize,
 }
 
@@ -129,21 +111,21 @@ impl Default for QuantizeOptions {
     }
 }
 
-/// The customary largest weight file.
+/// The usual limit of a weight file.
 pub(crate) const SHARD_BYTES: usize = 5 << 30;
 
 impl QuantizeOptions {
-    /// The defaults with another scheme; what is not given is the mode's own.
+    /// The defaults with another scheme; bits and group size default to those of the mode.
     ///
     /// # Errors
-    /// [`Error::Option`] if MLX has no such scheme.
+    /// [`Error::Option`] if MLX does not support the scheme.
     pub fn new(mode: Mode, bits: Option<usize>, group_size: Option<usize>) -> Result<Self> {
         let (own_group, own_bits) = mode.defaults();
         let (bits, group_size) = (bits.unwrap_or(own_bits), group_size.unwrap_or(own_group));
         let scheme = Scheme::new(group_size, bits, mode).map_err(|error| Error::Option {
             option: "quantization",
             value: format!("mode {mode}, {bits} bits, group size {group_size}"),
-            expected: format!("a scheme of MLX: {error}"),
+            expected: format!("a scheme that MLX supports: {error}"),
         })?;
         Ok(Self { scheme, ..Self::default() })
     }
@@ -166,15 +148,15 @@ impl QuantizeOptions {
             at_edge && (path.ends_with(".out_proj") || path.ends_with(".down_proj"))
         };
         if self.recipe == Recipe::Mixed && sensitive {
-            Some(better(self.scheme))
+            Some(finer(self.scheme))
         } else {
             Some(self.scheme)
         }
     }
 }
 
-/// The next better coding.
-fn better(scheme: Scheme) -> Scheme {
+/// The next finer scheme.
+fn finer(scheme: Scheme) -> Scheme {
     match scheme.mode {
         Mode::Affine => {
             let bits = match scheme.bits {
@@ -191,21 +173,21 @@ fn better(scheme: Scheme) -> Scheme {
     }
 }
 
-/// What came of it.
+/// Summary of a quantized checkpoint.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize)]
 pub struct QuantizeReport {
     /// The new checkpoint.
     pub path: PathBuf,
-    /// Values of the model.
+    /// The number of values in the model.
     pub parameters: u64,
-    /// Bits a value takes on average, scales and biases included.
+    /// Bits per weight on average, scales and biases included.
     pub bits_per_weight: f64,
     /// Bytes of all tensors.
     pub bytes: u64,
     /// Bytes of all tensors of the original.
     pub source_bytes: u64,
-    /// Every matrix by its path, with its scheme; `None` if it is dense.
+    /// The path and scheme of every matrix; `None` for a dense one.
     pub matrices: Vec<(String, Option<Scheme>)>,
 }
 
@@ -223,16 +205,28 @@ impl std::fmt::Display for QuantizeReport {
 }
 
 /// Quantizes a checkpoint into a new directory, a few rows at a time, with MLX's own operation on
-/// the CPU: every array equals to the bit what `mx.quantize` makes of the stored tensor.
+/// the CPU: every array is bit-identical to `mx.quantize` of the stored tensor.
 ///
-/// The output appears under its name when it is complete and on the disk. The tokenizer's files
+/// The directory appears under its name when it is complete and on the disk. The tokenizer's files
 /// are copied, and a model card is written.
 ///
 /// # Errors
 /// [`Error::NotQuantizable`] if rows do not divide into groups, [`Error::AlreadyQuantized`],
-/// [`Error::Option`] for an override that names nothing, [`Error::OutputExists`], [`Error::Io`],
-/// [`Error::Interrupted`].
+/// [`Error::Option`] for an override that matches no matrix, [`Error::OutputExists`],
+/// [`Error::Io`].
 pub fn quantize(
+    source: &Checkpoint,
+    output: &Path,
+    options: &QuantizeOptions,
+) -> Result<QuantizeReport> {
+    quantize_with(source, output, options, &mut |_| ControlFlow::Continue(()))
+}
+
+/// [`quantize`] with a progress callback, which can stop it.
+///
+/// # Errors
+/// Those of [`quantize`], and [`Error::Interrupted`].
+pub fn quantize_with(
     source: &Checkpoint,
     output: &Path,
     options: &QuantizeOptions,
@@ -249,21 +243,20 @@ pub fn quantize(
         });
     }
     config.split_a_log |= options.recipe == Recipe::Mixed;
-    let dtype = options.dtype.map(stored).transpose()?;
-    let mut units = units(source, &config);
-    for unit in &mut units {
-        unit.dtype = dtype.unwrap_or(unit.dtype);
+    let dtype = options.dtype.map(stored_float).transpose()?;
+    let mut tensors = plan(source, &config);
+    for tensor in &mut tensors {
+        tensor.dtype = dtype.unwrap_or(tensor.dtype);
     }
-    check_patterns(options, &units)?;
+    check_patterns(options, &tensors)?;
     let mut problems = Vec::new();
     let mut schemes = std::collections::BTreeMap::new();
-    let matrices = units.iter_mut().filter(|unit| unit.slot.kind == Kind::Matrix);
-    for unit in matrices {
-        let path = unit.slot.prefix();
-        unit.scheme = options.scheme_for(path, config.n_layer, config.tie_embeddings);
-        let Some(scheme) = unit.scheme else { continue };
-        if let Err(error) = scheme.packed_columns(unit.slot.shape[1]) {
-            let (name, reason) = (unit.slot.name.clone(), error.to_string());
+    for matrix in tensors.iter_mut().filter(|tensor| tensor.spec.is_matrix()) {
+        let path = matrix.spec.prefix();
+        matrix.scheme = options.scheme_for(path, config.n_layer, config.tie_embeddings);
+        let Some(scheme) = matrix.scheme else { continue };
+        if let Err(error) = scheme.packed_columns(matrix.spec.shape[1]) {
+            let (name, reason) = (matrix.spec.name.clone(), error.to_string());
             problems.push(TensorProblem::Scheme { name, reason });
         }
         schemes.insert(path.to_owned(), scheme);
@@ -272,19 +265,19 @@ pub fn quantize(
         return Err(Error::NotQuantizable { path: source.path().to_owned(), problems });
     }
     config.quantization = Quantization::with_default(options.scheme, &schemes);
-    let matrices = units.iter().filter(|unit| unit.slot.kind == Kind::Matrix);
-    let matrices = matrices.map(|unit| (unit.slot.prefix().to_owned(), unit.scheme)).collect();
-    let job = Job {
+    let matrices = tensors.iter().filter(|tensor| tensor.spec.is_matrix());
+    let matrices = matrices.map(|m| (m.spec.prefix().to_owned(), m.scheme)).collect();
+    let rewrite = Rewrite {
         source,
         config,
-        units,
+        tensors,
         output,
         overwrite: options.overwrite,
         shard_bytes: options.shard_bytes,
         made_from: "Quantized from",
         format: "mlx",
     };
-    let path = job.run(on_progress)?;
+    let path = rewrite.run(on_progress)?;
     let written = Checkpoint::open(&path)?;
     Ok(QuantizeReport {
         path,
@@ -296,15 +289,15 @@ pub fn quantize(
     })
 }
 
-/// A pattern that names no matrix is a typing mistake.
-fn check_patterns(options: &QuantizeOptions, units: &[Unit]) -> Result<()> {
-    let matrices = || units.iter().filter(|unit| unit.slot.kind == Kind::Matrix);
+/// Refuses a pattern that matches no matrix: it is a typing mistake.
+fn check_patterns(options: &QuantizeOptions, tensors: &[TensorPlan]) -> Result<()> {
+    let matrices = || tensors.iter().filter(|tensor| tensor.spec.is_matrix());
     for exception in &options.overrides {
-        if !matrices().any(|unit| exception.matches(unit.slot.prefix())) {
+        if !matrices().any(|matrix| exception.matches(matrix.spec.prefix())) {
             return Err(Error::Option {
                 option: "override",
                 value: exception.pattern.clone(),
-                expected: "a pattern that names a matrix of this model".into(),
+                expected: "a pattern that matches a matrix of this model".into(),
             });
         }
     }
@@ -315,28 +308,6 @@ fn check_patterns(options: &QuantizeOptions, units: &[Unit]) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns_name_whole_paths_or_their_last_parts() {
-        let path = "backbone.layers.13.mlp.down_proj";
-        for (pattern, expected) in [
-            ("backbone.layers.13.mlp.down_proj", true),
-            ("down_proj", true),
-            ("mlp.down_proj", true),
-            ("backbone.layers.*.down_proj", true),
-            ("layers.1*.mlp.*", true),
-            ("*", true),
-            ("own_proj", false),
-            ("down", false),
-            ("layers.3.mlp.down_proj", false),
-            ("*.up_proj", false),
-            ("mlp*mlp", false),
-        ] {
-            let scheme = None;
-            let found = Override { pattern: pattern.into(), scheme }.matches(path);
-            assert_eq!(found, expected, "{pattern}");
-        }
-    }
 
     #[test]
     fn overrides_are_read_as_documented() {

@@ -1,13 +1,11 @@
 //! Models with random weights, for measuring speed and memory without a checkpoint.
 
 use std::collections::HashMap;
-use std::path::Path;
 
-use mlx_llamba_kernels::Scheme;
+use mlx_llamba_kernels::{Activation, Scheme};
 use mlx_rs::{Array, Dtype, random};
 
-use crate::checkpoint::{Kind, Slot, slots};
-use crate::config::Config;
+use crate::config::{Config, Mlp, Ssm, TensorSpec, specs};
 use crate::error::{Error, Result, TensorProblem};
 use crate::weights::Weights;
 
@@ -24,23 +22,37 @@ pub enum Preset {
 
 impl Preset {
     /// The configuration.
-    ///
-    /// # Errors
-    /// None in practice: it is parsed like any other.
-    pub fn config(self) -> Result<Config> {
-        let (d_model, n_layer, intermediate_size, tied) = match self {
+    pub fn config(self) -> Config {
+        let (d_model, n_layer, intermediate_size, tie_embeddings) = match self {
             Self::Llamba1B => (2048, 16, 8192, true),
             Self::Llamba3B => (3072, 28, 8192, true),
             Self::Llamba8B => (4096, 32, 14336, false),
         };
-        let json = serde_json::json!({
-            "model_type": "llamba", "vocab_size": 128_256, "tie_embeddings": tied,
-            "d_model": d_model, "n_layer": n_layer,
-            "mlp_cfg": { "intermediate_size": intermediate_size, "bias": false, "act_fn": "silu" },
-            "ssm_cfg": { "d_state": 64, "n_v_heads": 32, "n_qk_heads": 32, "expand": 1,
-                         "activation": "identity", "bias": false },
-        });
-        Config::from_json(Path::new("preset"), &json.to_string())
+        Config {
+            vocab_size: 128_256,
+            pad_vocab_size_multiple: 8,
+            tie_embeddings,
+            lm_head_bias: false,
+            d_model,
+            n_layer,
+            norm_epsilon: 1e-5,
+            mlp: Mlp { intermediate_size, bias: false },
+            ssm: Ssm {
+                d_state: 64,
+                n_v_heads: 32,
+                n_qk_heads: 32,
+                expand: 1,
+                chunk_size: 128,
+                d_conv: 4,
+                conv_bias: true,
+                bias: false,
+                activation: Activation::Identity,
+            },
+            quantization: None,
+            split_a_log: false,
+            eos: Vec::new(),
+            tokenizer: None,
+        }
     }
 }
 
@@ -48,14 +60,14 @@ impl Preset {
 pub(crate) struct RandomWeights {
     config: Config,
     scheme: Option<Scheme>,
-    slots: HashMap<String, Slot>,
+    specs: HashMap<String, TensorSpec>,
 }
 
 impl RandomWeights {
     /// All matrices in `scheme`, or dense.
     pub(crate) fn new(config: Config, scheme: Option<Scheme>) -> Self {
-        let slots = slots(&config).into_iter().map(|slot| (slot.name.clone(), slot)).collect();
-        Self { config, scheme, slots }
+        let specs = specs(&config).into_iter().map(|spec| (spec.name.clone(), spec)).collect();
+        Self { config, scheme, specs }
     }
 
     fn missing(name: &str) -> Error {
@@ -75,12 +87,12 @@ impl Weights for RandomWeights {
             let shape: Vec<i32> = shape.iter().map(|&s| s as i32).collect();
             Ok(random::uniform::<_, f32>(low, high, &shape, None)?)
         };
-        let slot = |name: &str| self.slots.get(name).ok_or_else(|| Self::missing(name));
-        let matrix = slot(&format!("{prefix}.weight")).ok();
-        let quantized = matrix.and_then(|slot| self.scheme(slot.prefix()).map(|s| (slot, s)));
+        let spec = |name: &str| self.specs.get(name).ok_or_else(|| Self::missing(name));
+        let matrix = spec(&format!("{prefix}.weight")).ok();
+        let quantized = matrix.and_then(|spec| self.scheme(spec.prefix()).map(|s| (spec, s)));
         match (quantized, part) {
-            (Some((slot, scheme)), "weight" | "scales" | "biases") => {
-                let [out, columns] = slot.shape[..] else {
+            (Some((spec, scheme)), "weight" | "scales" | "biases") => {
+                let [out, columns] = spec.shape[..] else {
                     return Err(Self::missing(name));
                 };
                 let packed = scheme
@@ -99,7 +111,7 @@ impl Weights for RandomWeights {
                 })
             }
             _ => {
-                let shape = &slot(name)?.shape;
+                let shape = &spec(name)?.shape;
                 // Keeps activations of the order of 1, through any width.
                 let width = shape.last().copied().unwrap_or(1) as f32;
                 let range = if shape.len() == 1 { 1.0 } else { (3.0 / width).sqrt() };
@@ -109,15 +121,15 @@ impl Weights for RandomWeights {
     }
 
     fn scheme(&self, prefix: &str) -> Option<Scheme> {
-        let slot = self.slots.get(&format!("{prefix}.weight"))?;
-        self.scheme.filter(|_| slot.kind == Kind::Matrix)
+        let spec = self.specs.get(&format!("{prefix}.weight"))?;
+        self.scheme.filter(|_| spec.is_matrix())
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.slots.contains_key(name)
+        self.specs.contains_key(name)
     }
 
-    fn fingerprint(&self) -> Result<String> {
-        Ok("random".to_owned())
+    fn fingerprint(&self) -> String {
+        "random".to_owned()
     }
 }

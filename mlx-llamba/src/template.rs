@@ -1,15 +1,13 @@
-//! Chat templates: from messages to the text that a model was trained to continue.
+//! Chat templates: they make the text that a model was trained to continue from messages.
 //!
-//! Templates are jinja2 programs that come with tokenizers. They run here as `transformers` runs
-//! them, with a bound on the work and memory they may take.
+//! Templates are jinja2 programs that come with tokenizers. They run as in `transformers`, within
+//! bounds of work and memory.
 
 mod builtin;
 mod environment;
 mod guard;
 mod json;
-mod rendered;
 mod scan;
-mod source;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -23,40 +21,40 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, printable};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{DEFAULT, Rendered, Tokenizer};
 use guard::Guard;
 pub use json::Json;
-pub use rendered::Rendered;
-pub(crate) use source::Sources;
 
-/// What a template may spend on any conversation, and for each byte of it: steps, or 64 bytes of
-/// memory.
+/// The name of a template for conversations with tools.
+const TOOLS: &str = "tool_use";
+/// The fuel of a rendering, and what each byte of the conversation adds to it. A unit pays for a
+/// step, or for 64 bytes of memory.
 const FUEL: u64 = 1_000_000;
-const FUEL_A_BYTE: u64 = 4;
-/// Bytes that a message counts for beside its text.
+const FUEL_PER_BYTE: u64 = 4;
+/// Bytes that a message counts for in addition to its text.
 const OVERHEAD: usize = 512;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant`, `tool`, or whatever else the template knows.
+    /// `system`, `user`, `assistant`, `tool`, or another role that the template knows.
     pub role: String,
-    /// Its text.
+    /// The text.
     #[serde(default)]
     pub content: String,
-    /// What else the template is to see of it: `name`, `tool_calls`, `tool_call_id`.
+    /// Further fields for the template: `name`, `tool_calls`, `tool_call_id`.
     #[serde(flatten)]
     pub fields: BTreeMap<String, Json>,
 }
 
 impl Message {
-    /// A message of text alone.
+    /// A message without further fields.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), fields: BTreeMap::new() }
     }
 }
 
-/// What a template sees beside the messages.
+/// Values for a template beside the messages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatOptions {
     /// `tools`: a list of JSON schemas.
@@ -65,16 +63,16 @@ pub struct ChatOptions {
     /// `documents`: a list of objects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents: Option<Json>,
-    /// Variables that this template knows, such as `enable_thinking`.
+    /// Further variables, such as `enable_thinking`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, Json>,
-    /// What `strftime_now` takes for now, in seconds since 1970. A conversation keeps its own:
-    /// else its text would change over night.
+    /// The time for `strftime_now`, in seconds since 1970. A conversation keeps its own, so that its
+    /// text does not change overnight.
     pub now: i64,
 }
 
 impl Default for ChatOptions {
-    /// Nothing, and the time of this moment.
+    /// No values, and the current time.
     fn default() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs() as i64);
         Self { tools: None, documents: None, variables: BTreeMap::new(), now }
@@ -85,42 +83,51 @@ impl Default for ChatOptions {
 #[derive(Debug, Clone)]
 pub struct Template(Arc<Compiled>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Compiled {
     name: String,
     source: String,
     special: Vec<(String, String)>,
-    /// Whose special tokens messages may not write.
+    /// The tokenizer whose special tokens messages cannot write.
     tokenizer: Option<Tokenizer>,
     env: Environment<'static>,
+    /// The template to use if there are tools.
+    tools: Option<Template>,
 }
 
 impl Template {
-    /// Names of the templates that this library carries: `chatml`, `llama-3`, `plain` (the texts
-    /// of all messages, one after the other, for models that were never taught to chat).
+    /// The names of the built-in templates: `chatml`, `llama-3`, and `plain`, which joins the texts
+    /// of all messages, for models without chat training.
     pub const BUILTIN: [&'static str; 3] = builtin::NAMES;
 
-    /// The template that comes with `tokenizer`: the one called `name` where it has several, else
-    /// its default one.
+    /// The template called `name` of a tokenizer. Without a name it is the default one, and the one
+    /// called `tool_use`, if there is one, for conversations with tools.
     ///
     /// # Errors
-    /// [`Error::TemplateMissing`], [`Error::Template`] if it does not compile.
+    /// [`Error::TemplateMissing`]; [`Error::Template`] if it does not compile.
     pub fn of(tokenizer: &Tokenizer, name: Option<&str>) -> Result<Self> {
         let path = tokenizer.path().display().to_string();
         let sources = tokenizer
             .templates()
             .map_err(|reason| Error::Template { name: path.clone(), reason: reason.to_owned() })?;
-        let wanted = name.unwrap_or(source::DEFAULT);
+        let wanted = name.unwrap_or(DEFAULT);
         let Some(text) = sources.get(wanted) else {
             let there: Vec<String> =
                 sources.templates.iter().map(|(name, _)| printable(name)).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
             return Err(Error::TemplateMissing { tokenizer: path, name: wanted.into(), there });
         };
-        Self::new(&format!("{wanted} of {path}"), text, tokenizer)
+        let named = |name: &str, text| Self::new(&format!("{name} of {path}"), text, tokenizer);
+        let template = named(wanted, text)?;
+        let Some(tools) = sources.get(TOOLS).filter(|_| name.is_none()) else {
+            return Ok(template);
+        };
+        let mut compiled = Arc::unwrap_or_clone(template.0);
+        compiled.tools = Some(named(TOOLS, tools)?);
+        Ok(Self(Arc::new(compiled)))
     }
 
-    /// One of [`BUILTIN`](Self::BUILTIN), or nothing if it is none of them.
+    /// The built-in template called `name`; `None` if there is none.
     ///
     /// # Errors
     /// Those of [`new`](Self::new).
@@ -128,7 +135,7 @@ impl Template {
         builtin::source(name).map(|source| Self::new(name, source, tokenizer)).transpose()
     }
 
-    /// Compiles `source`; `name` is what errors call it. The tokenizer's special tokens become
+    /// Compiles `source`; errors call it `name`. The tokenizer's special tokens become
     /// variables: `bos_token`, `eos_token` and so on.
     ///
     /// # Errors
@@ -150,27 +157,33 @@ impl Template {
     ) -> Result<Self> {
         let env = environment::compile(source).map_err(|e| failed(name, &e))?;
         let (name, source) = (name.to_owned(), source.to_owned());
-        Ok(Self(Arc::new(Compiled { name, source, special, tokenizer, env })))
+        Ok(Self(Arc::new(Compiled { name, source, special, tokenizer, env, tools: None })))
     }
 
-    /// The program.
+    /// The template's text.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.0.source
     }
 
-    /// What errors call it.
+    /// The name in errors.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The text of a conversation; with `reply`, up to where the assistant is to go on.
+    /// True if the template has a place for tools.
+    #[must_use]
+    pub fn takes_tools(&self) -> bool {
+        self.0.tools.is_some() || self.0.source.contains("tools")
+    }
+
+    /// Renders a conversation; with `reply`, up to where the assistant continues.
     ///
-    /// Special tokens that are spelled out in a message, or in what else the template is given,
-    /// stay text when it is encoded with
-    /// [`Tokenizer::encode_rendered`](crate::Tokenizer::encode_rendered): nobody ends a message,
-    /// or writes one of another role, by spelling the tokens for it.
+    /// Special tokens that are spelled out in a message, or in another value that the template is
+    /// given, are read as text by
+    /// [`Tokenizer::encode_rendered`](crate::Tokenizer::encode_rendered): a message cannot end
+    /// itself, or begin one of another role, by spelling the tokens for that.
     ///
     /// # Errors
     /// [`Error::Template`] with the template's own complaint, or if it takes too much work.
@@ -190,6 +203,10 @@ impl Template {
         reply: bool,
         options: &ChatOptions,
     ) -> Result<Rendered> {
+        let tools = options.tools.as_ref().filter(|tools| !tools.is_empty());
+        if let (Some(template), Some(_)) = (&self.0.tools, tools) {
+            return template.render_refs(messages, reply, options);
+        }
         let bad = |e: &minijinja::Error| failed(&self.0.name, e);
         let mut env = self.0.env.clone();
         let now = Timestamp::from_second(options.now).map_err(|e| Error::Option {
@@ -199,13 +216,13 @@ impl Template {
         })?;
         environment::set_clock(&mut env, now.to_zoned_datetime(TimeZone::system()));
         let bytes: usize = messages.iter().map(|m| m.content.len() + m.role.len() + OVERHEAD).sum();
-        env.set_fuel(Some(FUEL + FUEL_A_BYTE * bytes as u64));
+        env.set_fuel(Some(FUEL + FUEL_PER_BYTE * bytes as u64));
 
-        let list = |value: &Option<Json>| value.as_ref().map_or(Value::from(()), |v| v.0.clone());
+        let list = |value: Option<&Json>| value.map_or(Value::from(()), |v| v.0.clone());
         let (names, mut input): (Vec<&str>, Vec<Value>) =
             options.variables.iter().map(|(key, value)| (key.as_str(), value.0.clone())).unzip();
         input.push(messages.iter().map(|m| value(m)).collect());
-        input.extend([list(&options.tools), list(&options.documents)]);
+        input.extend([list(tools), list(options.documents.as_ref())]);
         let guard = Guard::new(self.0.tokenizer.as_ref(), &self.0.source, &input);
         let names = names.into_iter().chain(["messages", "tools", "documents"]);
         let given = names.zip(input.iter().map(|value| guard.marked(value)));
@@ -221,9 +238,11 @@ impl Template {
     }
 }
 
-/// A message as the template sees it.
+/// A message as the template gets it. No tool calls are the same as an empty list of them.
 fn value(message: &Message) -> Value {
-    let fields = message.fields.iter().map(|(key, value)| (key.clone(), value.0.clone()));
+    let fields = message.fields.iter();
+    let fields = fields.filter(|(key, value)| *key != "tool_calls" || !value.is_empty());
+    let fields = fields.map(|(key, value)| (key.clone(), value.0.clone()));
     let texts = [("role", &message.role), ("content", &message.content)];
     let texts = texts.map(|(key, text)| (key.to_owned(), Value::from(text)));
     Value::from_pairs(texts.into_iter().chain(fields))

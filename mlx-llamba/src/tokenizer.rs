@@ -1,24 +1,27 @@
-//! Text to token ids and back, with the special tokens that a model's files name.
+//! Converts text to token ids and back.
 
 mod files;
+mod rendered;
 mod spelled;
+mod templates;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::files::TokenizerFiles;
 use crate::files::hash;
-use crate::template::{Rendered, Sources};
 use crate::{Error, Result};
-pub use files::TokenizerFiles;
 use files::{SpecialTokens, Spelling};
+pub use rendered::Rendered;
 use spelled::Spelled;
+pub(crate) use templates::{ChatTemplates, DEFAULT};
 
-/// A tokenizer in the format of the `tokenizers` library: byte-level as Llama 3's, or
-/// SentencePiece's as Llama 2's.
+/// A tokenizer in the format of the `tokenizers` library: byte-level like Llama 3's, or
+/// SentencePiece's like Llama 2's.
 ///
-/// A clone shares everything. All methods take it by reference and from any thread.
+/// A clone shares everything. All methods can be called from any thread.
 #[derive(Debug, Clone)]
 pub struct Tokenizer(Arc<Loaded>);
 
@@ -29,47 +32,58 @@ struct Loaded {
     special: SpecialTokens,
     spelled: Spelled,
     spelling: Spelling,
+    /// Of the vocabulary without added tokens.
+    largest_id: u32,
     fingerprint: String,
 }
 
 impl Tokenizer {
     /// Loads a `tokenizer.json`, or the one in a directory.
     ///
-    /// `tokenizer_config.json` and `generation_config.json` beside it are used if they exist.
+    /// The files beside it, listed in [`TokenizerFiles::READ`], are used if they exist.
     ///
     /// # Errors
-    /// [`Error::TokenizerMissing`] says what to do if there is none; [`Error::Io`],
-    /// [`Error::Json`] and [`Error::Tokenizer`] name the file that cannot be used.
+    /// [`Error::TokenizerMissing`] if there is none; [`Error::Io`], [`Error::Json`] and
+    /// [`Error::Tokenizer`] for a file that cannot be used.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let (file, files) = TokenizerFiles::read(path.as_ref())?;
+        let (file, files) = files::read(path.as_ref())?;
         Self::from_files(&file, &files)
     }
 
-    /// Loads a tokenizer from memory; `path` is what errors call it.
+    /// Loads a tokenizer from memory; errors call it `path`.
     ///
     /// # Errors
     /// [`Error::Json`] and [`Error::Tokenizer`] as for [`Tokenizer::open`].
     pub fn from_files(path: impl AsRef<Path>, files: &TokenizerFiles) -> Result<Self> {
         let path = path.as_ref();
         let bad = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
-        let (mut inner, spelling) = files::parse(&files.tokenizer).map_err(bad)?;
-        // Some files carry the truncation and padding of their training.
+        let json = files::tokenizer_json(path, files)?;
+        let (mut inner, spelling, largest_id) = files::parse(json).map_err(bad)?;
+        // Some files still have the truncation and padding of their training.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
-        let special = SpecialTokens::find(&inner, path, files)?;
+        let special = SpecialTokens::find(&mut inner, path, files)?;
         let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
         let spelled = Spelled::new(&inner, &ends);
-        let fingerprint = hash::sha256(&files.tokenizer);
+        let fingerprint = hash::sha256(json);
         let path = path.to_owned();
-        Ok(Self(Arc::new(Loaded { inner, path, special, spelled, spelling, fingerprint })))
+        Ok(Self(Arc::new(Loaded {
+            inner,
+            path,
+            special,
+            spelled,
+            spelling,
+            largest_id,
+            fingerprint,
+        })))
     }
 
-    /// Token ids of `text`. Special tokens that are spelled out in it become their ids.
+    /// Returns the token ids of `text`. Special tokens that are spelled out in it become their ids.
     ///
-    /// With `special`, whatever the tokenizer puts around a text is added: for Llama 3 the
-    /// beginning-of-text token in front. `add_bos_token` in `tokenizer_config.json` overrules
-    /// `tokenizer.json` here, and a text that already starts with that token gets no second one.
-    /// Without, the ids are those of the text alone, as for a piece of a conversation.
+    /// With `special`, the tokens that the tokenizer puts around a text are added: for Llama 3 the
+    /// beginning-of-text token. `add_bos_token` in `tokenizer_config.json` overrides
+    /// `tokenizer.json`, and a text that already begins with that token gets no second one. Without
+    /// `special`, the ids are those of the text alone, as for a part of a conversation.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
@@ -92,9 +106,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of what a chat template made. Special tokens that the template wrote become their
-    /// ids; those that a message spells out stay text, as does what else the caller gave the
-    /// template. Without such, the ids are those of [`encode`](Self::encode) without `special`.
+    /// Returns the token ids of a rendered conversation. Special tokens that the template wrote
+    /// become their ids; those that a message or another input of the template spells out are read
+    /// as text. Otherwise, the ids are those of [`encode`](Self::encode) without `special`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
@@ -109,15 +123,16 @@ impl Tokenizer {
         self.encode(text, false)
     }
 
-    /// The characters of a text that must not become part of a special token.
+    /// Positions of the characters of a text that must not become part of a special token.
     pub(crate) fn guards(&self, text: &str) -> Vec<usize> {
         self.0.spelled.guards(&self.0.inner, text)
     }
 
-    /// Text of `ids`. Bytes that are no UTF-8 become U+FFFD; unknown ids are left out, and so are
-    /// special tokens with `skip_special`. For a stream of ids see [`crate::Detokenizer`].
+    /// Returns the text of `ids`. Bytes that are not UTF-8 become U+FFFD; unknown ids are left out,
+    /// and so are special tokens with `skip_special`. For a stream of ids see
+    /// [`crate::Detokenizer`].
     ///
-    /// The space that SentencePiece's tokenizers put in front of a text is taken away again.
+    /// The space that SentencePiece's tokenizers put before a text is removed.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot decode them.
@@ -125,7 +140,7 @@ impl Tokenizer {
         let Spelling::SentencePiece { prefix, .. } = self.0.spelling else {
             return self.0.inner.decode(ids, skip_special).map_err(|e| self.failed(e.to_string()));
         };
-        // The library gives up all characters of a run of byte tokens for a single bad one.
+        // The library drops all characters of a run of byte tokens if one byte is invalid.
         let mut bytes = Vec::new();
         for &id in ids {
             self.push_bytes(id, skip_special, &mut bytes);
@@ -134,8 +149,8 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(own).into_owned())
     }
 
-    /// Ids that end a text, in ascending order: those that `generation_config.json` and
-    /// `tokenizer_config.json` name, and the ones that Llama 3 uses, where they exist.
+    /// Ids that end a text, ascending: those that `generation_config.json` and the tokenizer's
+    /// configuration name, and those of Llama 3's tokens if they exist.
     #[must_use]
     pub fn eos_ids(&self) -> &[u32] {
         &self.0.special.eos
@@ -159,14 +174,14 @@ impl Tokenizer {
         self.0.inner.id_to_token(id)
     }
 
-    /// Tells tokenizers apart: a hash of `tokenizer.json`.
+    /// A hash of `tokenizer.json`, which identifies the tokenizer.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
 
-    /// The chat templates beside it; the error says what is wrong with them.
-    pub(crate) fn templates(&self) -> Result<&Sources, &str> {
+    /// The chat templates among its files; the error says what is wrong with them.
+    pub(crate) fn templates(&self) -> Result<&ChatTemplates, &str> {
         self.0.special.templates.as_ref().map_err(String::as_str)
     }
 
@@ -176,22 +191,34 @@ impl Tokenizer {
         &self.0.path
     }
 
-    /// Checks that this tokenizer can belong to a model of `vocab_size` entries, padding not
-    /// counted: all its ids have an entry, and it knows at least half of the entries.
+    /// Checks that this tokenizer can belong to a model with a vocabulary of `vocab_size` tokens,
+    /// padding not included: it has at least half as many ids, and those of its own vocabulary and
+    /// of the tokens that begin and end texts are all below `vocab_size`. Other added tokens with
+    /// higher ids, such as one for padding, give a warning: the model never writes them, and a
+    /// prompt with them is refused.
     ///
     /// # Errors
     /// [`Error::TokenizerMismatch`] if not.
     pub fn check_vocabulary(&self, vocab_size: usize) -> Result<()> {
-        let max_id = self.0.inner.get_vocab(true).into_values().max().unwrap_or(0);
-        let known = max_id as usize + 1;
-        if known <= vocab_size && known >= vocab_size / 2 {
-            return Ok(());
+        let added = self.0.inner.get_added_vocabulary().get_added_tokens_decoder();
+        let max_id = added.keys().copied().max().unwrap_or(0).max(self.0.largest_id);
+        let SpecialTokens { eos, bos, .. } = &self.0.special;
+        let mut needed = eos.iter().chain(bos).chain([&self.0.largest_id]);
+        let foreign = needed.any(|&id| id as usize >= vocab_size);
+        if foreign || (max_id as usize + 1) < vocab_size / 2 {
+            return Err(Error::TokenizerMismatch { path: self.0.path.clone(), max_id, vocab_size });
         }
-        Err(Error::TokenizerMismatch { path: self.0.path.clone(), max_id, vocab_size })
+        if max_id as usize >= vocab_size {
+            let path = self.0.path.display();
+            log::warn!(
+                "{path}: added tokens have ids up to {max_id}, the model {vocab_size} tokens"
+            );
+        }
+        Ok(())
     }
 
-    /// The bytes that a token stands for in a text, not always whole characters; special tokens
-    /// as they are spelled, unknown ids as nothing.
+    /// The bytes that a token stands for in a text, which may be a part of a character. Special
+    /// tokens stand for their spelling, unknown ids for nothing.
     #[must_use]
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -199,7 +226,7 @@ impl Tokenizer {
         bytes
     }
 
-    /// Adds the bytes of one token to `bytes`: what [`Tokenizer::decode`] puts together.
+    /// Appends the bytes of a token to `bytes`, as [`Tokenizer::decode`] does for each.
     pub(crate) fn push_bytes(&self, id: u32, skip_special: bool, bytes: &mut Vec<u8>) {
         let inner = &self.0.inner;
         let Some(token) = inner.id_to_token(id) else {
@@ -220,7 +247,7 @@ impl Tokenizer {
             if let Some(byte) = byte_of(c) {
                 bytes.push(byte);
             } else {
-                // An added token written as plain text.
+                // An added token, which is spelled as plain text.
                 bytes.truncate(start);
                 bytes.extend_from_slice(token.as_bytes());
                 return;
@@ -234,7 +261,7 @@ impl Tokenizer {
 }
 
 /// The byte that a character stands for in byte-level vocabularies: printable Latin-1 characters
-/// stand for themselves, and the other 68 bytes, in their order, for U+0100 and what follows.
+/// stand for their own, and the characters from U+0100 on for the other 68 bytes in order.
 fn byte_of(c: char) -> Option<u8> {
     let code = u32::from(c);
     let byte = match code {

@@ -18,7 +18,7 @@ pub(crate) trait Weights {
     /// Returns true if there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
     /// Identifies the weights.
-    fn fingerprint(&self) -> Result<String>;
+    fn fingerprint(&self) -> String;
 }
 
 impl Weights for Checkpoint {
@@ -38,7 +38,7 @@ impl Weights for Checkpoint {
         self.contains(name)
     }
 
-    fn fingerprint(&self) -> Result<String> {
+    fn fingerprint(&self) -> String {
         self.fingerprint()
     }
 }

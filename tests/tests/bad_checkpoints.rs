@@ -319,8 +319,7 @@ fn quantized(config: impl FnOnce(&mut Value), header: impl FnOnce(&mut Value)) -
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("q");
     let source = Checkpoint::open(fixtures::path("a_base")).unwrap();
-    let mut go = |_: mlx_llamba::Progress<'_>| std::ops::ControlFlow::Continue(());
-    mlx_llamba::quantize(&source, &output, &Default::default(), &mut go).unwrap();
+    mlx_llamba::quantize(&source, &output, &Default::default()).unwrap();
     let path = output.join("config.json");
     let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     config(&mut value);
@@ -460,7 +459,7 @@ fn a_stale_group_size_gives_way_to_the_shapes() {
     let checkpoint = Checkpoint::open(directory.path()).unwrap();
     let scheme = checkpoint.scheme("lm_head").unwrap();
     assert_eq!((scheme.group_size, scheme.bits), (64, 4));
-    let warning = warnings_of("the tensors count", directory.path());
+    let warning = warnings_of("which are used", directory.path());
     assert!(warning.contains("8 bits in groups of 128"), "{warning}");
 }
 
@@ -469,6 +468,34 @@ fn cartesia_shapes_that_fit_no_scheme() {
     let name = "model.layers.1.layer.gate_proj.scales";
     let error = with_header("m_mlx_4bit", |header| header[name]["shape"] = json!([1, 128]));
     assert!(error.to_string().contains("fit no group size and bits"), "{error}");
+}
+
+#[test]
+fn files_that_downloads_leave_in_place_of_weights() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n";
+    for (text, expected) in [(pointer, "Git LFS pointer"), ("<!DOCTYPE html>", "HTML page")] {
+        let reason = reason(with_bytes(|_| text.as_bytes().to_vec()));
+        assert!(reason.contains(expected), "{reason}");
+        let (directory, _) = copy("a_base");
+        std::fs::write(directory.path().join("config.json"), text).unwrap();
+        let error = fails(directory.path()).to_string();
+        assert!(error.contains("config.json") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn hidden_files_of_macos_are_no_weights() {
+    let (directory, file) = copy("a_base");
+    std::fs::rename(file, directory.path().join("llamba.safetensors")).unwrap();
+    std::fs::write(directory.path().join("._llamba.safetensors"), b"\0\x05\x16\x07").unwrap();
+    Checkpoint::open(directory.path()).unwrap();
+    std::fs::rename(
+        directory.path().join("llamba.safetensors"),
+        directory.path().join(".llamba.safetensors"),
+    )
+    .unwrap();
+    let error = fails(directory.path()).to_string();
+    assert!(error.contains("no other .safetensors file"), "{error}");
 }
 
 #[test]
@@ -506,7 +533,7 @@ fn damage_inside_the_program() {
     let weights: &'static [u8] = include_bytes!("../fixtures/a_base/model.safetensors");
     let sound = Checkpoint::from_static("built in", config, weights).unwrap();
     let file = Checkpoint::open(fixtures::path("a_base")).unwrap();
-    assert_eq!(sound.fingerprint().unwrap(), file.fingerprint().unwrap());
+    assert_eq!(sound.fingerprint(), file.fingerprint());
     let error = Checkpoint::from_static("built in", config, &weights[..5000]).unwrap_err();
     assert!(matches!(&error, Error::Header { path, .. } if path == Path::new("built in")));
     let error = Checkpoint::from_static("built in", "{}", weights).unwrap_err();
@@ -589,8 +616,8 @@ fn warnings_of(words: &str, path: &Path) -> String {
     let _ = log::set_logger(&LOG);
     log::set_max_level(log::LevelFilter::Warn);
     let checkpoint = Checkpoint::open(path).unwrap();
-    for info in checkpoint.names() {
-        checkpoint.array(&info.name).unwrap().eval().unwrap();
+    for (name, _) in checkpoint.tensors() {
+        checkpoint.array(name).unwrap().eval().unwrap();
     }
     let path = path.display().to_string();
     let log = LOG.0.lock().unwrap();

@@ -21,15 +21,14 @@ fn seeds() -> &'static [PathBuf] {
     static SEEDS: OnceLock<(TempDir, Vec<PathBuf>)> = OnceLock::new();
     let (_, seeds) = SEEDS.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
-        let mut go = |_: mlx_llamba::Progress<'_>| std::ops::ControlFlow::Continue(());
         let source = Checkpoint::open(fixtures::path("c_tied_exp2")).unwrap();
         let [mixed, sharded] = ["mixed", "sharded"].map(|name| directory.path().join(name));
         let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
-        mlx_llamba::quantize(&source, &mixed, &options, &mut go).unwrap();
+        mlx_llamba::quantize(&source, &mixed, &options).unwrap();
         let mut conversion = Conversion::to(Layout::MlxLlamba);
         conversion.shard_bytes = 30_000;
         let source = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
-        mlx_llamba::convert(&source, &sharded, &conversion, &mut go).unwrap();
+        mlx_llamba::convert(&source, &sharded, &conversion).unwrap();
         let fixtures = ["a_base", "m_mlx_f32", "m_mlx_4bit"].map(fixtures::path);
         (directory, fixtures.into_iter().chain([mixed, sharded]).collect())
     });
@@ -233,19 +232,18 @@ fn apply(directory: &Path, damage: &Damage) {
 /// Everything that is done with a checkpoint without running it.
 fn exercise(path: &Path) -> mlx_llamba::Result<()> {
     let checkpoint = Checkpoint::open(path)?;
-    for info in checkpoint.names() {
-        checkpoint.array(&info.name)?.eval()?;
+    for (name, _) in checkpoint.tensors() {
+        checkpoint.array(name)?.eval()?;
     }
     let summary = Summary::of(&checkpoint)?;
     let _ = summary.to_string();
     let text = summary.config.to_string();
     let again = Config::from_json(path, &text).expect("what is written is read");
     assert_eq!(&again, checkpoint.config());
-    let mut go = |_: mlx_llamba::Progress<'_>| std::ops::ControlFlow::Continue(());
     let mut conversion = Conversion::to(Layout::PyTorch);
     conversion.dtype = Some(mlx_rs::Dtype::Float16);
     let output = path.join("converted");
-    mlx_llamba::convert(&checkpoint, &output, &conversion, &mut go)?;
+    mlx_llamba::convert(&checkpoint, &output, &conversion)?;
     Ok(())
 }
 

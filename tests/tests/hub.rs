@@ -69,6 +69,24 @@ fn reason(result: Result<PathBuf, Error>) -> String {
     }
 }
 
+/// The references of a cache that others own are left alone if they are right, and a cache that
+/// cannot be written is read.
+#[test]
+fn a_cache_that_cannot_be_written_is_read() {
+    let (_hub, options, _cache) = setup();
+    let directory = resolve(REPO, &options).unwrap();
+    let references = options.cache.join("models--owner--model/refs");
+    let main = references.join("main");
+    let written = || std::fs::metadata(&main).unwrap().modified().unwrap();
+    let first = written();
+    assert_eq!(resolve(REPO, &options).unwrap(), directory);
+    assert_eq!(written(), first);
+    // Root may write read-only files: nothing can be written under a file.
+    std::fs::remove_dir_all(&references).unwrap();
+    std::fs::write(&references, b"").unwrap();
+    assert_eq!(resolve(REPO, &options).unwrap(), directory);
+}
+
 #[test]
 fn a_model_comes_with_its_useful_files_and_only_once() {
     let (hub, options, _cache) = setup();
@@ -134,7 +152,7 @@ fn an_interrupted_download_goes_on_where_it_stopped() {
     let (hub, options, _cache) = setup();
     hub.break_file(WEIGHTS, Fault::Cut { after: 1_000_000, times: 1 });
     let message = reason(resolve(REPO, &options));
-    assert!(message.contains("the next attempt goes on"), "{message}");
+    assert!(message.contains("will be resumed"), "{message}");
     let kept = std::fs::metadata(&parts(&options)[0]).unwrap().len();
     assert_eq!(kept, 1_000_000);
     assert_eq!(ranges(&hub), [None]);
@@ -222,11 +240,11 @@ fn gated_private_and_absent_repositories_say_what_to_do() {
     let page = format!("{}/{REPO}", hub.endpoint);
     hub.contents().access = Access::Gated("good".to_owned());
     let message = reason(resolve(REPO, &options));
-    for part in ["gated", "accept its licence", &page, "HF_TOKEN"] {
+    for part in ["gated", "accept its license", &page, "HF_TOKEN"] {
         assert!(message.contains(part), "{message}");
     }
     let message = reason(resolve(REPO, &with("other")));
-    for part in ["gated and the token has no access", "licence", &page] {
+    for part in ["gated and the token has no access", "license", &page] {
         assert!(message.contains(part), "{message}");
     }
     hub.take_requests(|_| true);

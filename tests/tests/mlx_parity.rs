@@ -50,8 +50,8 @@ fn every_matrix(check: impl Fn(&Case, &SafeTensors<'_>)) -> usize {
 fn of_file(prefix: &str) -> Quantized {
     let checkpoint = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
     let stored = format!("{prefix}.weight");
-    let info = checkpoint.names().find(|info| info.stored_name == stored).unwrap();
-    let name = info.name.strip_suffix(".weight").unwrap();
+    let (name, _) = checkpoint.tensors().find(|(_, tensor)| tensor.name() == stored).unwrap();
+    let name = name.strip_suffix(".weight").unwrap();
     let part = |part: &str| checkpoint.array(&format!("{name}.{part}")).unwrap();
     Quantized {
         weight: part("weight"),

@@ -95,7 +95,7 @@ impl ShapeArgs {
         let sizes = &self.sizes;
         let (path, mut json) = match shape {
             Shape::Published(preset, name) => {
-                (format!("--shape {name}"), preset.config()?.to_json())
+                (format!("--shape {name}"), preset.config().to_json())
             }
             Shape::Custom => ("--shape custom".to_owned(), sizes.custom()?),
             Shape::File(file) => {

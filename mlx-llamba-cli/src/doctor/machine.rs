@@ -117,7 +117,7 @@ fn memory(gpu: bool) -> Vec<Finding> {
     let mut lines = Vec::new();
     let sizes = [("1B", Preset::Llamba1B), ("3B", Preset::Llamba3B), ("8B", Preset::Llamba8B)];
     for (name, preset) in sizes {
-        let Ok(config) = preset.config() else { continue };
+        let config = preset.config();
         let forms = [("4 bit", Some(4), 2), ("bfloat16", None, 2), ("float32", None, 4)];
         let mut words = Vec::new();
         for (form, bits, float_bytes) in forms {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::{Output, Planned, WeightFiles, float_bytes};
+use mlx_llamba::files::{Output, TensorHeader, TokenizerFiles, WeightFiles, float_bytes};
 use mlx_llamba::{Backend, Checkpoint, Config, Model, floats};
 use mlx_rs::Dtype;
 use serde_json::json;
@@ -14,10 +14,9 @@ const SHARD_BYTES: usize = 4 << 30;
 
 const GENERATION: &str = "generation_config.json";
 
-/// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions` (names and
-/// contents, such as those of a tokenizer's files). If they have no `generation_config.json` and
-/// the configuration knows how a text ends, there is one that says it. The directory appears whole
-/// or not at all; gives its path.
+/// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions`. Without a
+/// `generation_config.json` among them, one is written if the configuration names the ids that end
+/// a text. The directory appears complete or not at all; returns its path.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`], [`mlx_llamba::Error::Io`];
@@ -25,22 +24,22 @@ const GENERATION: &str = "generation_config.json";
 pub fn save(
     config: &Config,
     parameters: &Parameters,
-    companions: &[(String, Vec<u8>)],
+    companions: &TokenizerFiles,
     output: &Path,
     overwrite: bool,
 ) -> Result<PathBuf> {
     Model::from_parameters(config, parameters, Dtype::Float32, Backend::PLAIN)?;
     let output = Output::create(output, overwrite)?;
     let tensors = config.tensors();
-    let planned = tensors.iter().map(|(name, shape)| {
+    let headers = tensors.iter().map(|(name, shape)| {
         let shape = match shape[..] {
             // PyTorch's convolutions have an axis for the channels of a group.
             [channels, k] if name.ends_with("conv1d.weight") => vec![channels, 1, k],
             _ => shape.clone(),
         };
-        Planned { name: name.clone(), shape, dtype: safetensors::Dtype::F32 }
+        TensorHeader { name: name.clone(), shape, dtype: safetensors::Dtype::F32 }
     });
-    let mut files = WeightFiles::create(output.directory(), planned.collect(), "pt", SHARD_BYTES)?;
+    let mut files = WeightFiles::create(output.directory(), headers.collect(), "pt", SHARD_BYTES)?;
     for (name, _) in &tensors {
         if let Some(array) = parameters.get(name) {
             files.append(name, &float_bytes(&floats(array)?))?;
@@ -48,12 +47,10 @@ pub fn save(
     }
     files.finish()?;
     output.write("config.json", format!("{:#}\n", config.to_json()))?;
-    if !config.eos.is_empty() && companions.iter().all(|(name, _)| name != GENERATION) {
+    if !config.eos.is_empty() && companions.get(GENERATION).is_none() {
         output.write(GENERATION, format!("{:#}\n", json!({ "eos_token_id": config.eos })))?;
     }
-    for (name, bytes) in companions {
-        output.write(name, bytes)?;
-    }
+    output.write_all(companions)?;
     Ok(output.publish()?)
 }
 

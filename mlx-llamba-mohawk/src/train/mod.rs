@@ -7,7 +7,6 @@ mod curves;
 mod gradient;
 mod log;
 mod muon;
-mod names;
 mod schedule;
 mod session;
 mod step;

@@ -9,7 +9,6 @@ use mlx_rs::{Array, memory};
 use serde::{Deserialize, Serialize};
 
 use super::muon;
-use super::names::{any_fits, fits};
 use super::watch::Place;
 use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
 use crate::data::{Position, Windows};
@@ -127,7 +126,8 @@ impl StageOptions {
     /// [`lr_factors`](Self::lr_factors) whose patterns fit.
     #[must_use]
     pub fn lr_factor(&self, name: &str) -> f64 {
-        let fitting = self.lr_factors.iter().filter(|(pattern, _)| fits(pattern, name));
+        let fitting =
+            self.lr_factors.iter().filter(|(pattern, _)| mlx_llamba::names::matches(pattern, name));
         fitting.map(|(_, factor)| factor).product()
     }
 
@@ -224,7 +224,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let mut owners = BTreeMap::new();
         for part in 0..objective.parts() {
             let mut names = objective.trains(part);
-            names.retain(|name| !any_fits(&options.freeze, name));
+            names.retain(|name| !matches_any(&options.freeze, name));
             for name in &names {
                 if !parameters.contains_key(name) {
                     return Err(Error::unknown(name));
@@ -353,7 +353,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let gradient = (gradient, factor);
             let (mut new, moments) =
                 self.adamw.update(self.backend, parameter, gradient, old, time)?;
-            if parameter.ndim() == 2 && any_fits(&self.options.muon, name) {
+            if parameter.ndim() == 2 && matches_any(&self.options.muon, name) {
                 let rows = self.options.muon_rows;
                 new = muon::step(parameter, gradient, &moments.m, &new, rows, time.1)?;
             }
@@ -396,4 +396,9 @@ impl Sum {
     fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.gradients.iter().chain([&self.loss])
     }
+}
+
+/// True if one of `patterns` matches the name of a parameter.
+fn matches_any(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| mlx_llamba::names::matches(pattern, name))
 }

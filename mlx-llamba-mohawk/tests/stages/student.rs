@@ -1,6 +1,6 @@
 //! The student that is made of a teacher.
 
-use mlx_llamba::{Checkpoint, floats};
+use mlx_llamba::{Checkpoint, TokenizerFiles, floats};
 use mlx_llamba_mohawk::student::{self, Init, Shape};
 use mlx_llamba_mohawk::{Error, Parameters};
 use mlx_llamba_teacher::{Llama, LlamaConfig, Wanted};
@@ -169,7 +169,7 @@ fn a_saved_student_is_read_again() {
     for variant in ["plain", "biases"] {
         let path = directory.path().join(variant);
         let (_, config, parameters) = made(variant, &Shape::default(), &Init::default());
-        let companions = [("tokenizer.json".to_owned(), b"{}".to_vec())];
+        let companions = TokenizerFiles::default().with("tokenizer.json", &b"{}"[..]);
         student::save(&config, &parameters, &companions, &path, false).unwrap();
         let (found, loaded) = student::load(&path).unwrap();
         assert_eq!(found, config);
@@ -181,12 +181,15 @@ fn a_saved_student_is_read_again() {
         let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
         assert_eq!(read("tokenizer.json"), "{}");
         assert!(read("generation_config.json").contains("eos_token_id"));
-        let again = student::save(&config, &parameters, &[], &path, false).unwrap_err();
+        let again = student::save(&config, &parameters, &TokenizerFiles::default(), &path, false)
+            .unwrap_err();
         assert!(again.to_string().contains("exists"), "{again}");
-        student::save(&config, &parameters, &[], &path, true).unwrap();
+        student::save(&config, &parameters, &TokenizerFiles::default(), &path, true).unwrap();
         let mut fewer = parameters.clone();
         fewer.remove("backbone.layers.0.mixer.D");
-        let error = student::save(&config, &fewer, &[], &path, true).unwrap_err().to_string();
+        let error = student::save(&config, &fewer, &TokenizerFiles::default(), &path, true)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("backbone.layers.0.mixer.D"), "{error}");
         student::load(&path).unwrap();
     }

@@ -181,7 +181,7 @@ fn prepare(
 
 /// True if a template uses tools.
 pub(crate) fn takes_tools(template: &Template) -> bool {
-    template.source().contains("tools")
+    template.takes_tools()
 }
 
 /// Checks that the template uses tools, if there are any.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mlx_llamba::files::{Fields, Problems, Source, floats_of, lazy};
+use mlx_llamba::files::{Fields, Problems, Source, StoredTensor, TensorHeader, floats_of};
 use mlx_llamba::{TensorProblem, Weight};
 use mlx_rs::Array;
 use mlx_rs::ops::swap_axes;
@@ -211,7 +211,8 @@ fn weight(
     let turned = name.contains("q_proj") || name.contains("k_proj");
     let k = config.head_dim;
     if let Some(dtype) = stored.kind.float() {
-        let array = lazy(source, name, dtype, &stored.shape, stored.range.clone())?;
+        let header = TensorHeader { name: name.to_owned(), dtype, shape: stored.shape.clone() };
+        let array = StoredTensor::new(source, header, stored.range.clone())?.array()?;
         return Ok(Weight::Dense(if turned { halves(&array, k as i32)? } else { array }));
     }
     let &[rows, columns] = stored.shape.as_slice() else {

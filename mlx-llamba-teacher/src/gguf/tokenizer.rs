@@ -90,12 +90,10 @@ pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<Tokeni
     }
     let ends = [get("eos_token_id"), get("eot_token_id")].into_iter().filter(|id| id.is_u64());
     let generation = json!({"eos_token_id": ends.collect::<Vec<_>>()});
-    Ok(TokenizerFiles {
-        tokenizer: tokenizer.to_string().into_bytes(),
-        tokenizer_config: Some(config.to_string().into_bytes()),
-        generation_config: Some(generation.to_string().into_bytes()),
-        chat_template: None, // it stands in tokenizer_config
-    })
+    Ok(TokenizerFiles::default()
+        .with("tokenizer.json", tokenizer.to_string().into_bytes())
+        .with("tokenizer_config.json", config.to_string().into_bytes())
+        .with("generation_config.json", generation.to_string().into_bytes()))
 }
 
 /// A character for each byte.
@@ -208,7 +206,7 @@ mod tests {
         let Value::Object(mut metadata) = values else { unreachable!() };
         change(&mut metadata);
         let files = files(Path::new("made/up.gguf"), &metadata).map_err(|e| e.to_string())?;
-        Ok(serde_json::from_slice(&files.tokenizer).unwrap())
+        Ok(serde_json::from_slice(files.get("tokenizer.json").unwrap()).unwrap())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! GGUF files against numbers made in PyTorch of what the `gguf` package reads in them.
 
-use mlx_llamba::{Backend, Dtype, Tokenizer, Weight};
+use mlx_llamba::{Backend, Dtype, Tokenizer, TokenizerFiles, Weight};
 use mlx_llamba_teacher::{
     Llama, Rope, TeacherSummary, Wanted, gguf_tokenizer, is_teacher, save, tokenizer_of,
 };
@@ -41,7 +41,7 @@ fn quantized_matrices_stay_quantized_and_give_exact_parameters() {
         check(&Llama::from_parameters(llama.config(), &parameters, Backend::PLAIN).unwrap(), name);
         let temporary = tempfile::tempdir().unwrap();
         let output = temporary.path().join("out");
-        save(llama.config(), &parameters, &[], &output, false).unwrap();
+        save(llama.config(), &parameters, &TokenizerFiles::default(), &output, false).unwrap();
         let again = Llama::open(&output, Dtype::Float32, Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);
@@ -79,7 +79,7 @@ fn the_tokenizer_is_in_the_metadata() {
     assert_eq!(special, [1, tokenizer.token_id("a").unwrap()]);
     assert_eq!(tokenizer.decode(&special, true).unwrap(), "a");
     let config: serde_json::Value =
-        serde_json::from_slice(files.tokenizer_config.as_ref().unwrap()).unwrap();
+        serde_json::from_slice(files.get("tokenizer_config.json").unwrap()).unwrap();
     assert_eq!(config["chat_template"], "{{ messages }}");
     let error = tokenizer_of(&fixture("factors.gguf")).unwrap_err().to_string();
     assert!(error.contains("null, expected byte-level BPE (gpt2) or SentencePiece"), "{error}");

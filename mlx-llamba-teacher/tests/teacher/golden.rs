@@ -1,6 +1,6 @@
 //! Logits, hidden states and attention against PyTorch in float64.
 
-use mlx_llamba::{Backend, Dtype};
+use mlx_llamba::{Backend, Dtype, TokenizerFiles};
 use mlx_llamba_teacher::{Llama, LlamaConfig, Wanted, Window, save};
 use mlx_rs::ops::stack;
 use safetensors::tensor::{SafeTensors, TensorView, serialize_to_file};
@@ -62,13 +62,13 @@ fn a_saved_llama_is_the_same() {
         let llama = open(name, Backend::PLAIN);
         let output = temporary.path().join(name);
         let parameters = llama.parameters().unwrap();
-        let companions = [("tokenizer.json".to_owned(), b"{}".to_vec())];
+        let companions = TokenizerFiles::default().with("tokenizer.json", &b"{}"[..]);
         save(llama.config(), &parameters, &companions, &output, false).unwrap();
         assert_eq!(std::fs::read(output.join("tokenizer.json")).unwrap(), b"{}");
         let again = Llama::open(&output, llama.dtype(), Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);
-        assert!(save(llama.config(), &parameters, &[], &output, false).is_err());
+        assert!(save(llama.config(), &parameters, &TokenizerFiles::default(), &output, false).is_err());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Holds the tensors of the files against the tensors that the configuration asks for.
+//! Matches the tensors that the files hold with those that the model needs.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,34 +6,27 @@ use mlx_llamba_kernels::{Mode, Scheme};
 use safetensors::Dtype;
 
 use super::Layout;
-use super::names::{Kind, Slot, cartesia, slots};
-use crate::config::Config;
+use super::cartesia;
+use crate::config::{Config, TensorKind, TensorSpec, specs};
 use crate::error::TensorProblem;
-use crate::files::header::Stored;
+use crate::files::StoredTensor;
 
-/// All tensors of all files, by the name they have there, with the number of their file.
-pub(crate) type Found = HashMap<String, (usize, Stored)>;
+/// The tensors of all files, by their names there.
+pub(super) type Found = HashMap<String, StoredTensor>;
 
-/// A tensor that has its place in the model.
-#[derive(Debug, Clone)]
-pub(crate) struct Placed {
-    pub(crate) name: String,
-    /// Canonical: the convolution's axis of 1 is gone.
-    pub(crate) shape: Vec<usize>,
-    pub(crate) file: usize,
-    pub(crate) stored: Stored,
-}
-
-/// The outcome: every tensor in the model's order, and how the quantized matrices are coded.
+/// The tensors of a sound checkpoint.
 #[derive(Debug)]
-pub(crate) struct Checked {
-    pub(crate) placed: Vec<Placed>,
-    pub(crate) schemes: BTreeMap<String, Scheme>,
+pub(super) struct Checked {
+    /// Canonical names with the tensors, in the model's order; the convolution's axis of 1 is
+    /// removed.
+    pub(super) tensors: Vec<(String, StoredTensor)>,
+    /// Schemes of the quantized matrices, by canonical name without `.weight`.
+    pub(super) schemes: BTreeMap<String, Scheme>,
 }
 
-/// Takes every tensor the configuration asks for out of `found`, checks its shape and dtype, and
-/// reports everything that is missing, wrong, or left over.
-pub(crate) fn check(
+/// Finds every tensor that the model needs in `found`, checks its shape and dtype, and reports
+/// everything that is missing, wrong, or unknown.
+pub(super) fn check(
     config: &Config,
     layout: Layout,
     found: Found,
@@ -43,13 +36,13 @@ pub(crate) fn check(
         layout,
         found,
         problems: Vec::new(),
-        checked: Checked { placed: Vec::new(), schemes: BTreeMap::new() },
+        checked: Checked { tensors: Vec::new(), schemes: BTreeMap::new() },
     };
-    for slot in slots(config) {
-        match check.scheme(&slot) {
-            Some(Ok(scheme)) => check.quantized(&slot, scheme),
-            Some(Err(problem)) => check.unreadable(&slot, problem),
-            None => check.dense(&slot),
+    for spec in specs(config) {
+        match check.scheme(&spec) {
+            Some(Ok(scheme)) => check.quantized(&spec, scheme),
+            Some(Err(problem)) => check.unreadable(&spec, problem),
+            None => check.dense(&spec),
         }
     }
     let mut unknown: Vec<String> = check.found.into_keys().collect();
@@ -67,41 +60,41 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The name that this checkpoint has for a canonical name.
+    /// The name in this checkpoint's layout of a canonical name.
     fn stored_name(&self, name: &str) -> String {
         match self.layout {
-            Layout::CartesiaMlx => cartesia(name),
+            Layout::CartesiaMlx => cartesia::stored_name(name),
             Layout::PyTorch | Layout::MlxLlamba => name.to_owned(),
         }
     }
 
-    fn peek(&self, name: &str) -> Option<&Stored> {
-        self.found.get(&self.stored_name(name)).map(|(_, stored)| stored)
+    fn peek(&self, name: &str) -> Option<&StoredTensor> {
+        self.found.get(&self.stored_name(name))
     }
 
-    /// How a matrix is quantized: `None` if it is dense.
-    fn scheme(&self, slot: &Slot) -> Option<Result<Scheme, TensorProblem>> {
-        if slot.kind != Kind::Matrix {
+    /// The scheme of a matrix; `None` for a dense one and for what is no matrix.
+    fn scheme(&self, spec: &TensorSpec) -> Option<Result<Scheme, TensorProblem>> {
+        if !spec.is_matrix() {
             return None;
         }
-        let packed = self.peek(&slot.name).is_some_and(|weight| weight.dtype == Dtype::U32);
-        let quantized = packed || self.peek(&format!("{}.scales", slot.prefix())).is_some();
+        let packed = self.peek(&spec.name).is_some_and(|weight| weight.dtype() == Dtype::U32);
+        let quantized = packed || self.peek(&format!("{}.scales", spec.prefix())).is_some();
         if self.layout == Layout::CartesiaMlx {
-            return quantized.then(|| self.derive(slot));
+            return quantized.then(|| self.derive(spec));
         }
         let block = self.config.quantization.as_ref()?;
-        match block.overrides.get(slot.prefix()) {
+        match block.overrides.get(spec.prefix()) {
             Some(scheme) => scheme.map(Ok),
             None => quantized.then_some(Ok(block.scheme)),
         }
     }
 
-    /// The only scheme that gives the shapes of a matrix's packed values and scales.
-    fn derive(&self, slot: &Slot) -> Result<Scheme, TensorProblem> {
-        let columns = slot.shape[1];
+    /// The only scheme that a matrix's packed values and scales can have, by their shapes.
+    fn derive(&self, spec: &TensorSpec) -> Result<Scheme, TensorProblem> {
+        let columns = spec.shape[1];
         let of = |suffix: &str| {
-            let stored = self.peek(&format!("{}.{suffix}", slot.prefix()))?;
-            stored.shape.get(1).copied().filter(|&n| n > 0)
+            let stored = self.peek(&format!("{}.{suffix}", spec.prefix()))?;
+            stored.shape().get(1).copied().filter(|&n| n > 0)
         };
         let (words, groups) = (of("weight"), of("scales"));
         let scheme = words.zip(groups).and_then(|(words, groups)| {
@@ -111,7 +104,7 @@ impl Check<'_> {
             scheme.filter(|_| whole)
         });
         scheme.ok_or_else(|| TensorProblem::Scheme {
-            name: self.stored_name(&slot.name),
+            name: self.stored_name(&spec.name),
             reason: format!(
                 "rows of {columns} values in {} words with {} scales fit no group size and bits",
                 words.unwrap_or(0),
@@ -120,37 +113,37 @@ impl Check<'_> {
         })
     }
 
-    /// The parts of a matrix whose scheme is unknown have been complained about as one.
-    fn unreadable(&mut self, slot: &Slot, problem: TensorProblem) {
+    /// Reports a matrix as a whole, not its parts, if its scheme is unknown.
+    fn unreadable(&mut self, spec: &TensorSpec, problem: TensorProblem) {
         self.problems.push(problem);
         for suffix in ["weight", "scales", "biases"] {
-            let name = self.stored_name(&format!("{}.{suffix}", slot.prefix()));
+            let name = self.stored_name(&format!("{}.{suffix}", spec.prefix()));
             self.found.remove(&name);
         }
     }
 
-    fn dense(&mut self, slot: &Slot) {
-        let shapes = match (slot.kind, slot.shape.as_slice()) {
-            // PyTorch keeps an axis of 1 in the middle, MLX at the end; the bytes are the same.
-            (Kind::Conv, &[c, k]) => vec![vec![c, 1, k], vec![c, k], vec![c, k, 1]],
-            _ => vec![slot.shape.clone()],
+    fn dense(&mut self, spec: &TensorSpec) {
+        let shapes = match (spec.kind, spec.shape.as_slice()) {
+            // PyTorch has an axis of 1 in the middle, MLX at the end; the bytes are the same.
+            (TensorKind::Conv, &[c, k]) => vec![vec![c, 1, k], vec![c, k], vec![c, k, 1]],
+            _ => vec![spec.shape.clone()],
         };
-        self.take(&slot.name, &slot.shape, &shapes, Expected::Float);
+        self.take(&spec.name, &spec.shape, &shapes, Expected::Float);
     }
 
-    fn quantized(&mut self, slot: &Slot, scheme: Scheme) {
-        let (rows, columns) = (slot.shape[0], slot.shape[1]);
+    fn quantized(&mut self, spec: &TensorSpec, scheme: Scheme) {
+        let (rows, columns) = (spec.shape[0], spec.shape[1]);
         let words = match scheme.packed_columns(columns) {
             Ok(words) => words,
             Err(error) => {
-                let name = self.stored_name(&slot.name);
+                let name = self.stored_name(&spec.name);
                 let problem = TensorProblem::Scheme { name, reason: error.to_string() };
-                return self.unreadable(slot, problem);
+                return self.unreadable(spec, problem);
             }
         };
-        let prefix = slot.prefix().to_owned();
+        let prefix = spec.prefix().to_owned();
         let (packed, grouped) = (vec![rows, words], vec![rows, columns / scheme.group_size]);
-        self.take(&slot.name, &packed, std::slice::from_ref(&packed), Expected::Only(Dtype::U32));
+        self.take(&spec.name, &packed, std::slice::from_ref(&packed), Expected::Only(Dtype::U32));
         let coded = scheme.mode != Mode::Affine;
         let expected = if coded { Expected::Only(Dtype::U8) } else { Expected::Float };
         let scales = self.take(
@@ -167,7 +160,7 @@ impl Check<'_> {
         self.checked.schemes.insert(prefix, scheme);
     }
 
-    /// Moves a tensor from the found ones to the placed ones; gives its dtype if that is legal.
+    /// Moves a tensor from the found to the checked ones and returns its dtype if that is legal.
     fn take(
         &mut self,
         name: &str,
@@ -176,16 +169,18 @@ impl Check<'_> {
         expected: Expected,
     ) -> Option<Dtype> {
         let stored_name = self.stored_name(name);
-        let Some((file, stored)) = self.found.remove(&stored_name) else {
+        let Some(stored) = self.found.remove(&stored_name) else {
             let expected = shapes.first().cloned().unwrap_or_default();
             self.problems.push(TensorProblem::Missing { name: stored_name, expected });
             return None;
         };
-        let dtype = stored.dtype;
-        if !shapes.contains(&stored.shape) {
+        let dtype = stored.dtype();
+        if shapes.iter().any(|shape| shape == stored.shape()) {
+            self.checked.tensors.push((name.to_owned(), stored.reshaped(canonical)));
+        } else {
             self.problems.push(TensorProblem::Shape {
                 name: stored_name.clone(),
-                found: stored.shape.clone(),
+                found: stored.shape().to_vec(),
                 expected: shapes.first().cloned().unwrap_or_default(),
             });
         }
@@ -197,13 +192,11 @@ impl Check<'_> {
                 expected: expected.to_string(),
             });
         }
-        let (name, shape) = (name.to_owned(), canonical.to_vec());
-        self.checked.placed.push(Placed { name, shape, file, stored });
         legal.then_some(dtype)
     }
 }
 
-/// Dtypes that a tensor may have.
+/// The dtypes that a tensor may have.
 #[derive(Clone, Copy)]
 enum Expected {
     Float,

@@ -24,7 +24,6 @@ pub(super) fn parse(value: &Value) -> Result<Config, Vec<FieldProblem>> {
 
 fn read(f: &Fields<'_>, problems: &Problems) -> Option<Config> {
     if let Some(found) = f.get("model_type").filter(|v| v.as_str() != Some("llamba")) {
-        // It can become one.
         let distill = if found == "llama" { ", which distill makes of a Llama" } else { "" };
         f.add("model_type", found, format!("\"llamba\"{distill}"));
     }
@@ -128,7 +127,7 @@ fn read_ssm(f: &Fields<'_>, d_model: Option<usize>) -> Option<Ssm> {
     Some(ssm)
 }
 
-/// `mlx-lm` writes the block twice, under two names.
+/// Reads the block, which `mlx-lm` writes twice, under two names.
 fn read_quantization(f: &Fields<'_>, problems: &Problems) -> Option<Quantization> {
     let (block, alias) = (f.get("quantization"), f.get("quantization_config"));
     if block.is_some() && alias.is_some() && block != alias {
@@ -141,7 +140,7 @@ fn read_quantization(f: &Fields<'_>, problems: &Problems) -> Option<Quantization
     }
 }
 
-/// MLX counts rows in 32 bits, and a matrix must be addressable.
+/// Checks that rows fit 31 bits, as MLX requires, and that matrices are addressable.
 fn check_products(config: &Config, problems: &Problems) {
     let (d, dims) = (config.d_model, config.dims());
     let rows = dims.in_proj_dim();
@@ -272,6 +271,13 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_python_are_read_where_they_do_not_matter() {
+        let text = PUBLISHED_3B.replacen('{', r#"{"limit":[0.0,Infinity],"x":NaN,"#, 1);
+        assert_eq!(parse_text(&text).unwrap(), parse_text(PUBLISHED_3B).unwrap());
+        assert_eq!(fields(&PUBLISHED_3B.replace("1e-05", "NaN")), ["norm_epsilon"]);
+    }
+
+    #[test]
     fn absent_fields_take_the_documented_defaults() {
         let config = parse_text(r#"{"vocab_size":100,"d_model":4096}"#).unwrap();
         assert_eq!(
@@ -307,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn maths_has_no_silent_default_inside_a_block() {
+    fn mathematics_has_no_silent_default_inside_a_block() {
         let text = PUBLISHED_3B.replace("\"activation\":\"identity\",", "");
         assert_eq!(fields(&text), ["ssm_cfg.activation"]);
         let text =

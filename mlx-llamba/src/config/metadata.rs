@@ -1,8 +1,8 @@
 //! The configuration in the header of a Cartesia MLX file.
 //!
-//! The header's keys repeat the sizes that the tensors have, and some of them are left over from
-//! other models. So every size is read off the tensors; the keys that the model itself was built
-//! from must agree with them, the others are not looked at.
+//! The header's keys repeat the sizes of the tensors, and some are left over from other models. So
+//! every size is taken from the tensors; the keys that the model was built from must agree with
+//! them, and the others are ignored.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::{Config, Mlp, Ssm, limit};
 use crate::error::FieldProblem;
 use crate::files::{Fields, Problems};
 
-/// Shapes of the file's tensors by name.
+/// The shapes of the file's tensors by name.
 pub(crate) type Tensors<'a> = HashMap<&'a str, &'a [usize]>;
 
 const MIXER: &str = "model.unique_layers.0.layer";
@@ -28,19 +28,19 @@ pub(super) fn parse(
         metadata.iter().map(|(key, text)| (key.clone(), scalar(text))).collect();
     let keys = Fields::new(&keys, &problems);
     let config = read(&keys, &Shapes { tensors, problems: &problems });
-    check_maths(&keys);
+    check_mathematics(&keys);
     if let Some(config) = &config {
         check_sizes(&keys, config);
     }
     problems.into_result(config)
 }
 
-/// A value of the header is JSON in a string, but for the infinities, which JSON does not have.
+/// Parses a value of the header: JSON in a string, except for infinities, which JSON does not have.
 fn scalar(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()))
 }
 
-/// Sizes read off tensors.
+/// Reads sizes from tensors.
 struct Shapes<'a> {
     tensors: &'a Tensors<'a>,
     problems: &'a Problems,
@@ -66,7 +66,7 @@ impl Shapes<'_> {
         legal
     }
 
-    /// Blocks alternate, so there are twice as many of them as layers.
+    /// The number of layers: half the number of blocks, in which mixers and MLPs alternate.
     fn layers(&self) -> Option<usize> {
         let index = |name: &&str| -> Option<usize> {
             name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
@@ -92,7 +92,7 @@ fn read(keys: &Fields<'_>, shapes: &Shapes<'_>) -> Option<Config> {
     Some(Config {
         vocab_size,
         pad_vocab_size_multiple,
-        // The head stands in the file even where the model is tied: it is quantized on its own.
+        // A tied model's file has a head of its own too: it is quantized separately.
         tie_embeddings: !shapes.has("head.linear.weight"),
         lm_head_bias: shapes.has("head.linear.bias"),
         d_model: d_model?,
@@ -112,7 +112,7 @@ fn read(keys: &Fields<'_>, shapes: &Shapes<'_>) -> Option<Config> {
 
 /// `in_proj` has `conv_dim + d_inner + h` rows, and `conv_dim = d_inner + 2 h n`.
 fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) -> Option<Ssm> {
-    // What is missing has been complained about; the rest is read to find all there is.
+    // A missing key has been reported; go on to find every problem.
     let swish = keys.flag(&format!("{MIXER}.conv_swish"), None).unwrap_or(false);
     let h = shapes.size("model.layers.0.layer.D", 0, limit::HEADS);
     let conv_dim = shapes.size("model.layers.0.layer.conv_weight", 0, limit::ROWS);
@@ -150,7 +150,7 @@ fn read_mixer(keys: &Fields<'_>, shapes: &Shapes<'_>, d_model: Option<usize>) ->
     })
 }
 
-/// Vocabulary and padding that give the embedding's `rows`.
+/// The vocabulary and the padding that give the embedding's `rows`.
 fn vocabulary(keys: &Fields<'_>, rows: usize) -> Option<(usize, usize)> {
     let n_tokens = keys.size("n_tokens", Some(rows), limit::VOCAB)?;
     let multiple = (0..=limit::PAD.ilog2())
@@ -162,8 +162,8 @@ fn vocabulary(keys: &Fields<'_>, rows: usize) -> Option<(usize, usize)> {
     Some((n_tokens, multiple?))
 }
 
-/// Keys that stand for other maths than this library's.
-fn check_maths(keys: &Fields<'_>) {
+/// Checks the keys that select mathematics: this library has one kind.
+fn check_mathematics(keys: &Fields<'_>) {
     let fixed = [
         ("_class_".to_owned(), Value::from("models.llamba.Llamba")),
         ("model.norm_type".to_owned(), "rms".into()),
@@ -185,7 +185,7 @@ fn check_maths(keys: &Fields<'_>) {
     let _ = keys.word(&format!("{MLP}.activation"), silu, |word| {
         matches!(word, "swish" | "silu").then_some(())
     });
-    // A limit on softplus(A_log), which is never negative: only what changes nothing.
+    // A limit on softplus(A_log), which is never negative: only one without effect is legal.
     let limits = [("dt_limit.0", "-Infinity", 0.0), ("dt_limit.1", "Infinity", f64::INFINITY)];
     for (key, word, bound) in limits {
         let key = format!("{MIXER}.{key}");
@@ -199,7 +199,7 @@ fn check_maths(keys: &Fields<'_>) {
     }
 }
 
-/// The keys that the model was built from, against the sizes of its tensors.
+/// Checks the keys that the model was built from against the sizes of its tensors.
 fn check_sizes(keys: &Fields<'_>, config: &Config) {
     let ssm = &config.ssm;
     let sizes = [
@@ -211,7 +211,7 @@ fn check_sizes(keys: &Fields<'_>, config: &Config) {
     ];
     for (key, expected) in sizes {
         if let Some(found) = keys.get(&key).filter(|v| v.as_u64() != Some(expected as u64)) {
-            keys.add(&key, found, format!("{expected}, as the tensors have it"));
+            keys.add(&key, found, format!("{expected}, the size of the tensors"));
         }
     }
     let ratios = [
@@ -224,13 +224,13 @@ fn check_sizes(keys: &Fields<'_>, config: &Config) {
         };
         if let Some(found) = keys.get(&key).filter(|v| !fits(v)) {
             let ratio = width as f64 / config.d_model as f64;
-            keys.add(&key, found, format!("{ratio}, as the tensors have it"));
+            keys.add(&key, found, format!("{ratio}, the size of the tensors"));
         }
     }
     let flags = [(format!("{MIXER}.bias"), ssm.bias), (format!("{MLP}.bias"), config.mlp.bias)];
     for (key, expected) in flags {
         if let Some(found) = keys.get(&key).filter(|v| v.as_bool() != Some(expected)) {
-            keys.add(&key, found, format!("{expected}, as the tensors have it"));
+            keys.add(&key, found, format!("{expected}, the size of the tensors"));
         }
     }
 }

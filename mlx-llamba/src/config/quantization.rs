@@ -7,28 +7,26 @@ use serde_json::{Map, Value, json};
 
 use crate::files::Problems;
 
-/// Which matrices are quantized, and how.
+/// The schemes of quantized matrices.
 ///
 /// A matrix without an entry in `overrides` is quantized with `scheme` if the files hold scales
 /// for it, and dense if not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
-    /// The scheme of all matrices that are not named.
+    /// The scheme of all matrices without an override.
     pub scheme: Scheme,
-    /// Matrices with a scheme of their own, or `None` if they stay dense; by tensor path without
-    /// `.weight`.
+    /// Schemes of single matrices, `None` for a dense one, by canonical name without `.weight`.
     pub overrides: BTreeMap<String, Option<Scheme>>,
 }
 
 impl Quantization {
-    /// The scheme that a quantized matrix of this path has; `None` if it must be dense.
+    /// The scheme of the matrix of this name, if it is quantized; `None` if it must be dense.
     pub fn scheme_of(&self, path: &str) -> Option<Scheme> {
         self.overrides.get(path).copied().unwrap_or(Some(self.scheme))
     }
 
-    /// The block that describes these schemes: the most common one, and the matrices whose own
-    /// differs. `None` if nothing is quantized. Dense matrices are not named, as `mlx-lm` does
-    /// not: they have no scales.
+    /// Describes these schemes: the most common one, and overrides for the others. `None` if nothing
+    /// is quantized. Dense matrices have no override, as with `mlx-lm`: they have no scales.
     pub(crate) fn of(schemes: &BTreeMap<String, Scheme>) -> Option<Self> {
         let mut counts: HashMap<Scheme, usize> = HashMap::new();
         for scheme in schemes.values() {
@@ -38,7 +36,7 @@ impl Quantization {
         Self::with_default(scheme, schemes)
     }
 
-    /// The block for these schemes with a default that is given.
+    /// Describes these schemes with a given default.
     pub(crate) fn with_default(scheme: Scheme, schemes: &BTreeMap<String, Scheme>) -> Option<Self> {
         if schemes.is_empty() {
             return None;
@@ -54,7 +52,7 @@ impl Quantization {
             return None;
         };
         let scheme = scheme(block, field, problems, |key| {
-            // In the block itself everything else is a tensor's path.
+            // In the block itself, every other key is the name of a matrix.
             !matches!(key, "group_size" | "bits" | "mode")
         });
         let mut overrides = BTreeMap::new();
@@ -99,7 +97,7 @@ fn scheme_to_json(scheme: Scheme) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Group size, bits and mode of one JSON object.
+/// Reads group size, bits and mode of a JSON object.
 fn scheme(
     object: &Map<String, Value>,
     field: &str,
@@ -140,7 +138,11 @@ fn scheme(
     let (group_size, bits, mode) = (group_size?, bits?, mode?);
     Scheme::new(group_size, bits, mode)
         .map_err(|error| {
-            problems.add(field, Value::Object(object.clone()), format!("a scheme of MLX: {error}"));
+            problems.add(
+                field,
+                Value::Object(object.clone()),
+                format!("a scheme that MLX supports: {error}"),
+            );
         })
         .ok()
 }

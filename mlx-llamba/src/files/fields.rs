@@ -1,4 +1,4 @@
-//! Reads fields of a JSON object and keeps a list of everything that is wrong with them.
+//! Reads the fields of a JSON object and collects everything that is wrong with them.
 
 use std::cell::RefCell;
 
@@ -6,12 +6,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{FieldProblem, printable};
 
-/// All that was found wrong so far.
+/// The problems found so far.
 #[derive(Default)]
 pub struct Problems(RefCell<Vec<FieldProblem>>);
 
 impl Problems {
-    /// Notes one more.
+    /// Adds a problem.
     pub fn add(&self, field: impl Into<String>, found: impl ToString, expected: impl Into<String>) {
         self.0.borrow_mut().push(FieldProblem {
             field: printable(&field.into()),
@@ -20,7 +20,7 @@ impl Problems {
         });
     }
 
-    /// `value` if there was no problem at all.
+    /// Returns `value` if there is no problem.
     ///
     /// # Errors
     /// All the problems.
@@ -33,7 +33,7 @@ impl Problems {
     }
 }
 
-/// Fields may hold anything: an error message must not.
+/// Limits the length of a value in an error message.
 fn shorten(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(60) {
         text.truncate(end);
@@ -42,7 +42,7 @@ fn shorten(mut text: String) -> String {
     text
 }
 
-/// One JSON object; `None` where it is absent and every field takes its default.
+/// The fields of a JSON object.
 #[derive(Clone, Copy)]
 pub struct Fields<'a> {
     object: Option<&'a Map<String, Value>>,
@@ -51,16 +51,15 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `object`; what is wrong with them goes to `problems`.
+    /// Reads the fields of `object` and adds problems to `problems`.
     pub fn new(object: &'a Map<String, Value>, problems: &'a Problems) -> Self {
         Self { object: Some(object), prefix: "", problems }
     }
 
-    /// The nested object `key`. Absent is legal; another type is a problem, and then its own
-    /// fields are not complained about.
+    /// The nested object `key`, or `None` if it is absent. Another type is a problem.
     ///
     /// # Errors
-    /// Nothing but the fact: what is wrong has been noted.
+    /// An empty error for another type; the problem was added.
     #[allow(clippy::result_unit_err)]
     pub fn nested(&self, key: &'a str) -> Result<Option<Fields<'a>>, ()> {
         match self.get(key) {
@@ -75,22 +74,22 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The same fields under dotted names, for error messages.
+    /// The dotted name of a field.
     pub fn name(&self, key: &str) -> String {
         if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
     }
 
-    /// Notes a problem with a field.
+    /// Adds a problem with a field.
     pub fn add(&self, key: &str, found: impl ToString, expected: impl Into<String>) {
         self.problems.add(self.name(key), found, expected);
     }
 
-    /// The value; absent and `null` are the same.
+    /// The value; `None` if it is absent or `null`.
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.object?.get(key).filter(|value| !value.is_null())
     }
 
-    /// A whole number from 1 to `max`.
+    /// Reads a whole number from 1 to `max`.
     pub fn size(&self, key: &str, default: Option<usize>, max: usize) -> Option<usize> {
         let expected = || format!("a whole number from 1 to {max}");
         let Some(value) = self.get(key) else {
@@ -109,7 +108,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn flag(&self, key: &str, default: Option<bool>) -> Option<bool> {
         match self.get(key) {
             Some(Value::Bool(flag)) => Some(*flag),
@@ -126,13 +125,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number above 0 and below 1.
+    /// Reads a number above 0 and below 1.
     pub fn epsilon(&self, key: &str, default: f64) -> Option<f64> {
         let legal = |e| e > 0.0 && e < 1.0;
         self.number(key, Some(default), "a number above 0 and below 1", legal)
     }
 
-    /// A number that `legal` accepts.
+    /// Reads a number that `legal` accepts.
     pub fn number(
         &self,
         key: &str,
@@ -153,7 +152,7 @@ impl<'a> Fields<'a> {
         number
     }
 
-    /// One of the words that `read` knows.
+    /// Reads one of the words that `read` knows.
     pub fn word<T>(
         &self,
         key: &str,
@@ -175,7 +174,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A token id or a list of them.
+    /// Reads a token id or a list of them.
     pub fn ids(&self, key: &str) -> Vec<u32> {
         let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
         let ids = match self.get(key) {

@@ -1,37 +1,27 @@
-//! The header of one safetensors file.
+//! The header of a safetensors file.
 //!
-//! Nothing behind this point sees a header that was not accepted here. MLX's own parser never
-//! sees a file's header at all: it is given one that [`lazy`](super::lazy) writes.
+//! No other code sees a header that was not accepted here. MLX's own parser never sees a file's
+//! header: [`lazy`](super::lazy) writes one for each tensor.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 
-use super::source::Source;
+use super::{Source, StoredTensor, TensorHeader, json};
 use crate::error::{Error, Result, printable};
 
-/// Dtype of a stored tensor, as far as a Llamba may have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    /// First byte in the file.
-    pub(crate) start: usize,
-    pub(crate) bytes: usize,
-}
-
-/// Metadata and tensors of a file, in the order of their bytes.
+/// The metadata and the tensors of a file, in the order of their bytes.
 #[derive(Debug)]
 pub(crate) struct Header {
     pub(crate) metadata: HashMap<String, String>,
-    pub(crate) tensors: Vec<Stored>,
+    pub(crate) tensors: Vec<StoredTensor>,
 }
 
 /// Reads and checks the header: its length (below 100 MB and inside the file), its JSON, and that
 /// the tensors' bytes follow each other without holes or overlaps from its end to the end of the
 /// file, each of the length that its shape and dtype ask for.
-pub(crate) fn read(source: &Source) -> Result<Header> {
+pub(crate) fn read(source: &Arc<Source>) -> Result<Header> {
     let bytes = source.bytes();
     let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| Error::Header {
         path: source.path.clone(),
@@ -39,36 +29,34 @@ pub(crate) fn read(source: &Source) -> Result<Header> {
     })?;
     let data = length + 8;
     let names = header.offset_keys();
-    // Names stand in messages and in headers written here.
+    // Names appear in messages.
     if let Some(name) =
         names.iter().find(|name| name.len() > 256 || name.contains(char::is_control))
     {
-        let reason = format!("a tensor is called {:?}", printable(name));
+        let reason = format!("a tensor's name is {:?}", printable(name));
         return Err(Error::Header { path: source.path.clone(), reason });
     }
-    let tensors = names
-        .into_iter()
-        .filter_map(|name| {
-            let info = header.info(&name)?;
-            let (start, end) = info.data_offsets;
-            Some(Stored {
-                name,
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                start: data + start,
-                bytes: end - start,
-            })
-        })
-        .collect();
+    let tensors = names.into_iter().filter_map(|name| {
+        let info = header.info(&name)?;
+        let (start, end) = info.data_offsets;
+        let found = TensorHeader { name, dtype: info.dtype, shape: info.shape.clone() };
+        Some(StoredTensor::new(source, found, data + start..data + end))
+    });
+    let tensors = tensors.collect::<Result<_>>()?;
     Ok(Header { metadata: header.metadata().clone().unwrap_or_default(), tensors })
 }
 
-/// The crate's message, with the file's length where the length is what is wrong.
+/// Describes what is wrong, with the file's length where that matters.
 fn explain(error: &safetensors::SafeTensorError, bytes: &[u8]) -> String {
     use safetensors::SafeTensorError as E;
+    if let Some(kind) = json::kind(bytes) {
+        return format!("it is {kind}");
+    }
     let declared = bytes.first_chunk::<8>().map(|&n| u64::from_le_bytes(n));
     match (error, declared) {
-        (E::HeaderTooSmall, _) => format!("{} bytes are no header", bytes.len()),
+        (E::HeaderTooSmall, _) => {
+            format!("{} bytes are too few for a header: truncated", bytes.len())
+        }
         (E::HeaderTooLarge, Some(n)) => format!("header of {n} bytes, at most 100000000 allowed"),
         (E::InvalidHeaderLength, Some(n)) => {
             format!("header of {n} bytes in a file of {}: truncated", bytes.len())

@@ -8,6 +8,7 @@ mod fields;
 mod floats;
 pub mod hash;
 pub(crate) mod header;
+pub mod json;
 mod lazy;
 mod map;
 pub(crate) mod open;
@@ -15,29 +16,19 @@ mod output;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 mod source;
+mod stored;
 mod tensors;
+mod tokenizer_files;
 mod weights;
 
 pub use atomic::AtomicFile;
 pub use fields::{Fields, Problems};
 pub use floats::{FloatTensor, float_bytes, floats_of};
-pub(crate) use lazy::{Tensor, array};
 pub use map::Map;
 pub use output::Output;
 pub use source::Source;
-pub use tensors::{TensorFiles, lazy};
-pub use weights::{Planned, WeightFiles};
-
-/// Files beside the weights that a user of the model needs.
-pub const COMPANIONS: [&str; 10] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-];
+pub(crate) use stored::mlx_dtype;
+pub use stored::{StoredTensor, TensorHeader};
+pub use tensors::TensorFiles;
+pub use tokenizer_files::TokenizerFiles;
+pub use weights::WeightFiles;

@@ -1,4 +1,4 @@
-//! Finds the files of a checkpoint and reads their headers.
+//! Finds the files of a model and reads their headers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -7,21 +7,22 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::header::{self, Header};
-use super::source::Source;
+use super::{Source, json};
 use crate::error::{Error, FieldProblem, Result, printable};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// No configuration and no index is longer.
+/// The largest configuration or index.
 const MAX_JSON: u64 = 64 << 20;
 
-/// A checkpoint's files: the configuration's text where there is one, and the weights.
+/// The files of a model.
 pub(crate) struct Files {
+    /// Path and text of `config.json`, if it exists.
     pub(crate) config: Option<(PathBuf, String)>,
     pub(crate) weights: Vec<(Arc<Source>, Header)>,
 }
 
-/// Finds configuration and weights at `path`, a directory or one weight file.
+/// Opens the configuration and the weights at `path`, a directory or a weight file.
 pub(crate) fn open(path: &Path) -> Result<Files> {
     let metadata = std::fs::metadata(path).map_err(|source| Error::Io {
         action: "open",
@@ -48,33 +49,37 @@ pub(crate) fn open(path: &Path) -> Result<Files> {
 }
 
 fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
-    let source = Source::open(path)?;
+    let source = Arc::new(Source::open(path)?);
     if source.bytes().starts_with(b"GGUF") {
-        let reason = "a GGUF file holds a Transformer; what is needed here is a Llamba, and distill makes one of it".into();
+        let reason =
+            "a GGUF file holds a Transformer; a Llamba is needed here, which distill makes of one"
+                .into();
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
     let header = header::read(&source)?;
-    Ok((Arc::new(source), header))
+    Ok((source, header))
 }
 
-/// A text file of a sensible length.
+/// The text of a file of at most [`MAX_JSON`] bytes.
 fn text(path: &Path) -> Result<String> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() || metadata.len() > MAX_JSON {
-        let reason = format!("no regular file of at most {MAX_JSON} bytes");
+        let reason = format!("it is not a regular file of at most {MAX_JSON} bytes");
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
     std::fs::read_to_string(path).map_err(io)
 }
 
-/// The directory's only weight file, whatever its name.
+/// The only weight file of a directory. Hidden files do not count: `._` files of macOS are no
+/// weights.
 fn only_file(directory: &Path) -> Result<PathBuf> {
     let io = |source| Error::Io { action: "list", path: directory.to_owned(), source };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io)? {
         let file = entry.map_err(io)?.path();
-        if file.extension().is_some_and(|extension| extension == "safetensors") {
+        let hidden = file.file_name().is_some_and(|name| name.as_encoded_bytes()[0] == b'.');
+        if !hidden && file.extension().is_some_and(|extension| extension == "safetensors") {
             files.push(file);
         }
     }
@@ -82,17 +87,17 @@ fn only_file(directory: &Path) -> Result<PathBuf> {
         Ok([file]) => Ok(file),
         Err(files) => Err(Error::NotACheckpoint {
             path: directory.to_owned(),
-            reason: format!(
-                "looked for {SINGLE}, {INDEX} or a single .safetensors file, found {} of the last",
-                files.len()
-            ),
+            reason: match files.len() {
+                0 => format!("there is no {SINGLE}, no {INDEX} and no other .safetensors file"),
+                n => format!("there are {n} .safetensors files, but no {SINGLE} and no {INDEX}"),
+            },
         }),
     }
 }
 
-/// All files that the index names, each holding exactly what the index says it holds.
+/// Opens all files that an index names; each must hold exactly the tensors that it lists.
 fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> {
-    let value: Value = serde_json::from_str(&text(index)?)
+    let value: Value = json::from_slice(text(index)?.as_bytes())
         .map_err(|source| Error::Json { path: index.to_owned(), source })?;
     let mut problems = Vec::new();
     let mut problem = |field: &str, found: String, expected: String| {
@@ -127,7 +132,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
             continue;
         }
         let shard = weights(&path)?;
-        let inside: BTreeSet<&str> = shard.1.tensors.iter().map(|t| t.name.as_str()).collect();
+        let inside: BTreeSet<&str> = shard.1.tensors.iter().map(|t| t.name()).collect();
         for tensor in tensors.difference(&inside) {
             problem(tensor, format!("not in {file}"), "what the index says".into());
         }
@@ -143,7 +148,7 @@ fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> 
     }
 }
 
-/// True for a name that cannot leave its directory.
+/// True for the name of a file in the same directory.
 fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)

@@ -1,15 +1,16 @@
-//! A directory that appears under its name only when it is whole.
+//! Directories that appear complete or not at all.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::TokenizerFiles;
 use super::atomic::{self, parent};
 use crate::error::{Error, Result};
 
-/// A directory in the making, hidden beside the place where it will stand. Dropped before
-/// [`Output::publish`], it is removed; a killed process leaves it under its hidden name.
+/// A directory being written: it has a hidden name beside its target until
+/// [`publish`](Self::publish). Dropping it earlier removes it; a killed process leaves it behind.
 pub struct Output {
     target: PathBuf,
     staging: TempDir,
@@ -17,10 +18,11 @@ pub struct Output {
 }
 
 impl Output {
-    /// Refuses a `target` that exists, unless `overwrite` is set and it is a checkpoint.
+    /// Creates the hidden directory. A `target` that exists is refused unless `overwrite` is set and
+    /// it is empty or a checkpoint.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::Io`]; [`Error::Option`] if it is no name.
+    /// [`Error::OutputExists`], [`Error::Io`]; [`Error::Option`] if it has no name.
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         // A trailing slash would make the hidden name a child of the target.
         let target: PathBuf = target.components().collect();
@@ -47,42 +49,38 @@ impl Output {
         Ok(Self { target, staging, overwrite })
     }
 
-    /// Where the files are put.
+    /// The hidden directory, for writing files.
     pub fn directory(&self) -> &Path {
         self.staging.path()
     }
 
-    /// Writes a small file.
+    /// Writes a small file; `name` may begin with a directory.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<()> {
         let path = self.directory().join(name);
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(Error::io("create", directory))?;
+        }
         fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
-    /// Copies a file under its own name.
+    /// Writes the files that a model has beside its weights.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn copy(&self, file: &Path) -> Result<()> {
-        let Some(name) = file.file_name() else {
-            return Ok(());
-        };
-        let path = self.directory().join(name);
-        fs::copy(file, &path).map(drop).map_err(Error::io("copy to", &path))
+    pub fn write_all(&self, files: &TokenizerFiles) -> Result<()> {
+        files.iter().try_for_each(|(name, bytes)| self.write(name, bytes))
     }
 
-    /// Flushes everything to the disk and gives the directory its name.
+    /// Flushes everything to the disk and gives the directory its name, which it returns.
     ///
     /// # Errors
-    /// [`Error::Io`]; then what stood there before stands there again.
+    /// [`Error::Io`]; then the target is as before.
     pub fn publish(self) -> Result<PathBuf> {
         let staging = self.staging.path();
-        for entry in fs::read_dir(staging).map_err(Error::io("list", staging))? {
-            sync(&entry.map_err(Error::io("list", staging))?.path())?;
-        }
-        sync(staging)?;
+        sync_all(staging)?;
         let old = self.set_aside()?;
         if let Err(error) = fs::rename(staging, &self.target) {
             if let Some(old) = old {
@@ -95,7 +93,7 @@ impl Output {
         Ok(self.target)
     }
 
-    /// Moves what stands under the name out of the way; it goes when the new one is there.
+    /// Moves an existing target aside; it is removed when the returned directory is dropped.
     fn set_aside(&self) -> Result<Option<TempDir>> {
         if !self.overwrite || fs::symlink_metadata(&self.target).is_err() {
             return Ok(None);
@@ -108,12 +106,21 @@ impl Output {
     }
 }
 
+/// Flushes a directory and everything in it to the disk.
+fn sync_all(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let path = entry.map_err(Error::io("list", directory))?.path();
+        if path.is_dir() { sync_all(&path)? } else { sync(&path)? }
+    }
+    sync(directory)
+}
+
 fn sync(path: &Path) -> Result<()> {
     atomic::sync(path).map_err(Error::io("flush", path))
 }
 
-/// True for an empty directory, or one of plain files with a model among them: overwriting must
-/// not be able to take anything else away.
+/// True for an empty directory, and for one that holds weights and nothing but files and chat
+/// templates: overwriting must not be able to delete anything else.
 fn replaceable(path: &Path) -> bool {
     if !fs::symlink_metadata(path).is_ok_and(|m| m.is_dir()) {
         return false;
@@ -124,7 +131,8 @@ fn replaceable(path: &Path) -> bool {
     let (mut empty, mut model) = (true, false);
     for entry in entries {
         let Ok(entry) = entry else { return false };
-        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        let file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !file && !TokenizerFiles::is_template_directory(&entry.path()) {
             return false;
         }
         empty = false;

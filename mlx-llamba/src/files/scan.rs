@@ -1,8 +1,10 @@
-//! Looks for NaN and infinity in bytes on their way to MLX.
+//! Detects NaN and infinity in tensors as they are read.
 
 use safetensors::Dtype;
 
-/// Floats whose exponent is all ones. Fed in pieces; an element never straddles two of them.
+use super::StoredTensor;
+
+/// Searches for floats whose exponent is all ones, in pieces that hold whole elements.
 pub(crate) struct Scan {
     dtype: Dtype,
     active: bool,
@@ -10,8 +12,8 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A scan that begins `offset` bytes into a tensor. Nothing is looked at if that is inside
-    /// an element, or if the dtype is not a float.
+    /// Begins `offset` bytes into a tensor. Nothing is searched if that is inside an element, or if
+    /// the dtype is no float.
     pub(crate) fn new(dtype: Dtype, offset: usize) -> Self {
         let size = match dtype {
             Dtype::F32 => 4,
@@ -21,7 +23,7 @@ impl Scan {
         Self { dtype, active: size != 0 && offset.is_multiple_of(size), found: false }
     }
 
-    /// Looks through the next bytes.
+    /// Searches the next bytes.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         if self.active && !self.found {
             self.found = match self.dtype {
@@ -32,15 +34,16 @@ impl Scan {
         }
     }
 
-    /// Says so in the log if anything was found.
-    pub(crate) fn warn(&self, path: &std::path::Path, tensor: &str) {
+    /// Logs a warning if a value was found.
+    pub(crate) fn warn(&self, tensor: &StoredTensor) {
         if self.found {
-            log::warn!("{}: tensor {tensor} holds NaN or infinity", path.display());
+            let path = tensor.path().display();
+            log::warn!("{path}: tensor {} holds NaN or infinity", tensor.name());
         }
     }
 }
 
-// Maxima instead of an early exit: the compiler makes vector code of them.
+// Maxima instead of an early exit, so that the compiler vectorizes them.
 fn any32(bytes: &[u8]) -> bool {
     let (words, _) = bytes.as_chunks::<4>();
     let largest = words.iter().fold(0, |m, &w| m.max(u32::from_le_bytes(w) & 0x7f80_0000));

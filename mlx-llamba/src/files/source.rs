@@ -1,4 +1,4 @@
-//! The bytes of a weight file: mapped, or part of the program.
+//! The bytes of a weight file, which is mapped or part of the program.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::map::Map;
 use crate::error::{Error, Result};
 
-/// Read-only bytes, shared by everything that reads from them.
+/// The read-only bytes of a file.
 #[derive(Debug)]
 pub struct Source {
     pub(crate) path: PathBuf,
@@ -20,12 +20,12 @@ enum Bytes {
 }
 
 impl Source {
-    /// Maps a file. Nothing is read yet. The file must not be shortened while it is mapped.
+    /// Maps a file without reading it. The file must not be shortened while it is mapped.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::NotACheckpoint`] for what is no regular file.
+    /// [`Error::Io`]; [`Error::NotACheckpoint`] if it is not a regular file.
     pub fn open(path: &Path) -> Result<Self> {
-        // Opening a pipe would wait for its other end.
+        // Opening a pipe would wait for a writer.
         let metadata = std::fs::metadata(path).map_err(Error::io("read", path))?;
         if !metadata.is_file() {
             return Err(Error::NotACheckpoint {
@@ -33,7 +33,7 @@ impl Source {
                 reason: "not a regular file".into(),
             });
         }
-        // An empty file cannot be mapped; it is refused as a header that is too short.
+        // An empty file cannot be mapped. Its header will be refused as too short.
         let bytes = match metadata.len() {
             0 => Bytes::Static(&[]),
             _ => Bytes::Mapped(Map::open(path)?),
@@ -41,12 +41,12 @@ impl Source {
         Ok(Self { path: path.to_owned(), bytes })
     }
 
-    /// Bytes that live in the program; `name` stands in for a path in messages.
+    /// Bytes that are part of the program, with a name in place of a path.
     pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Self {
         Self { path: name.into(), bytes: Bytes::Static(bytes) }
     }
 
-    /// All of them.
+    /// All bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Mapped(map) => map,
@@ -54,7 +54,7 @@ impl Source {
         }
     }
 
-    /// What it was opened from.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -64,8 +64,7 @@ impl Source {
         matches!(self.bytes, Bytes::Mapped(_))
     }
 
-    /// Tells the system that these bytes will not be needed again soon: whoever asked for them
-    /// has a copy. They stay readable.
+    /// Drops the pages of these bytes from memory: a copy has been made. They stay readable.
     pub fn release(&self, range: Range<usize>) {
         if let Bytes::Mapped(map) = &self.bytes {
             map.release(range);

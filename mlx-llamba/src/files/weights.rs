@@ -1,34 +1,17 @@
-//! Weight files whose headers are written first and whose tensors follow in any order.
+//! Writes weight files: headers first, then the tensors in any order.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
+use super::TensorHeader;
 use crate::error::{Error, Result};
 
-/// A tensor that will be written.
-#[derive(Debug, Clone)]
-pub struct Planned {
-    /// Its name.
-    pub name: String,
-    /// As safetensors spells it.
-    pub dtype: Dtype,
-    /// Its shape.
-    pub shape: Vec<usize>,
-}
-
-impl Planned {
-    fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
-    }
-}
-
-/// Files open for writing.
+/// The weight files of a model, open for writing.
 pub struct WeightFiles {
     files: Vec<(PathBuf, File)>,
     places: HashMap<String, Place>,
@@ -43,17 +26,17 @@ struct Place {
 
 impl WeightFiles {
     /// Creates `model.safetensors`, or shards of at most `shard_bytes` with their index, in
-    /// `directory`. `format` is what the headers say of the framework, as is the custom.
+    /// `directory`. `format` is the framework to name in the headers, such as "pt".
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn create(
         directory: &Path,
-        tensors: Vec<Planned>,
+        tensors: Vec<TensorHeader>,
         format: &str,
         shard_bytes: usize,
     ) -> Result<Self> {
-        let shards = deal(tensors, shard_bytes);
+        let shards = split(tensors, shard_bytes);
         let mut writer = Self { files: Vec::new(), places: HashMap::new() };
         let (mut map, mut total) = (serde_json::Map::new(), 0);
         for (i, shard) in shards.iter().enumerate() {
@@ -62,7 +45,7 @@ impl WeightFiles {
                 count => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
             };
             for tensor in shard {
-                total += tensor.bytes();
+                total += length(tensor);
                 map.insert(tensor.name.clone(), json!(name));
             }
             writer.begin(&directory.join(name), shard, format)?;
@@ -80,12 +63,12 @@ impl WeightFiles {
     }
 
     /// Creates one file and writes its header.
-    fn begin(&mut self, path: &Path, tensors: &[Planned], format: &str) -> Result<()> {
+    fn begin(&mut self, path: &Path, tensors: &[TensorHeader], format: &str) -> Result<()> {
         let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
         let mut end = 0;
         let infos = tensors.iter().map(|tensor| {
             let start = end;
-            end += tensor.bytes();
+            end += length(tensor);
             let info = TensorInfo {
                 dtype: tensor.dtype,
                 shape: tensor.shape.clone(),
@@ -98,7 +81,7 @@ impl WeightFiles {
             .map_err(|error| Error::Header { path: path.to_owned(), reason: error.to_string() })?;
         let mut json = serde_json::to_string(&header)
             .map_err(|source| Error::Json { path: path.to_owned(), source })?;
-        // Tensors begin at a multiple of 8, so that whoever maps the file finds them aligned.
+        // Tensors begin at a multiple of 8, so that they are aligned in a mapping.
         json.push_str(&" ".repeat(json.len().next_multiple_of(8) - json.len()));
         let file = File::create(path).map_err(io)?;
         file.write_all_at(&(json.len() as u64).to_le_bytes(), 0).map_err(io)?;
@@ -107,7 +90,7 @@ impl WeightFiles {
         for tensor in tensors {
             let info = header.info(&tensor.name);
             let start = data + info.map_or(0, |info| info.data_offsets.0) as u64;
-            let place = Place { file: self.files.len(), start, bytes: tensor.bytes(), written: 0 };
+            let place = Place { file: self.files.len(), start, bytes: length(tensor), written: 0 };
             self.places.insert(tensor.name.clone(), place);
         }
         self.files.push((path.to_owned(), file));
@@ -117,7 +100,7 @@ impl WeightFiles {
     /// Writes the next bytes of a tensor.
     ///
     /// # Errors
-    /// [`Error::Io`], for bytes that were not planned too.
+    /// [`Error::Io`], also for more bytes than the header announces.
     pub fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let Some(place) = self.places.get_mut(name) else {
             return Err(incomplete(name));
@@ -132,7 +115,7 @@ impl WeightFiles {
         Ok(())
     }
 
-    /// Makes sure that every tensor is complete.
+    /// Checks that every tensor is complete.
     ///
     /// # Errors
     /// [`Error::Io`] names one that is not.
@@ -144,19 +127,19 @@ impl WeightFiles {
     }
 }
 
-/// More or fewer bytes came than were planned: a mistake in this crate, caught before the output
-/// gets its name.
+/// The error for more or fewer bytes than a header announces: a mistake in this crate, caught before
+/// the output gets its name.
 fn incomplete(name: &str) -> Error {
-    let source = std::io::Error::other("its length is not the planned one");
+    let source = std::io::Error::other("its length is not the announced one");
     Error::Io { action: "write tensor", path: name.into(), source }
 }
 
-/// Deals tensors out to files in their order; inside a file, wide elements go first so that all
-/// are aligned.
-fn deal(tensors: Vec<Planned>, shard_bytes: usize) -> Vec<Vec<Planned>> {
+/// Splits tensors into files in their order. Within a file, wide elements come first so that all are
+/// aligned.
+fn split(tensors: Vec<TensorHeader>, shard_bytes: usize) -> Vec<Vec<TensorHeader>> {
     let (mut shards, mut filled) = (vec![Vec::new()], 0);
     for tensor in tensors {
-        let bytes = tensor.bytes();
+        let bytes = length(&tensor);
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -167,7 +150,11 @@ fn deal(tensors: Vec<Planned>, shard_bytes: usize) -> Vec<Vec<Planned>> {
         }
     }
     for shard in &mut shards {
-        shard.sort_by_key(|tensor: &Planned| std::cmp::Reverse(tensor.dtype.bitsize()));
+        shard.sort_by_key(|tensor: &TensorHeader| std::cmp::Reverse(tensor.dtype.bitsize()));
     }
     shards
+}
+
+fn length(tensor: &TensorHeader) -> usize {
+    tensor.bytes().unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! The cache on disk: blobs by etag, snapshots of links to them by commit, refs by revision.
+//! The cache on disk: blobs by etag, directories of links to them by commit, commits by revision.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,26 +7,17 @@ use hf_hub::{Cache, Repo, RepoType};
 use serde_json::Value;
 
 use super::failure::Failure;
+use crate::files::TokenizerFiles;
 
-/// Which files of a repository are of use.
+/// The files that are wanted of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     Model,
     Tokenizer,
 }
 
-/// What belongs to a tokenizer.
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
-
 impl Wanted {
-    /// Those of a repository's files to fetch; an error if the needed ones are not there.
+    /// The files to fetch among those of a repository; an error if a required one is missing.
     pub(super) fn choose<'a>(self, files: &[&'a str]) -> Result<Vec<&'a str>, String> {
         let safetensors = |file: &str| {
             file.ends_with(".safetensors") && !file.starts_with("consolidated") && is_name(file)
@@ -35,7 +26,7 @@ impl Wanted {
             let model = *file == "config.json"
                 || safetensors(file)
                 || (file.ends_with(".safetensors.index.json") && is_name(file));
-            TOKENIZER_FILES.contains(file) || (self == Self::Model && model)
+            TokenizerFiles::READ.contains(file) || (self == Self::Model && model)
         };
         let chosen: Vec<&str> = files.iter().copied().filter(wanted).collect();
         let (good, need) = match self {
@@ -46,7 +37,7 @@ impl Wanted {
     }
 }
 
-/// Whether `file` stands at the top of the repository, under a name that leads nowhere else.
+/// True for a file at the top of the repository that is not hidden.
 fn is_name(file: &str) -> bool {
     !file.starts_with('.') && !file.contains(['/', '\\', '\0'])
 }
@@ -68,7 +59,7 @@ impl Snapshots {
         }
     }
 
-    /// Directory of a commit's files.
+    /// The directory of a commit's files.
     pub(super) fn directory(&self, commit: &str) -> PathBuf {
         self.cache.pointer_path(commit)
     }
@@ -81,7 +72,7 @@ impl Snapshots {
         self.cache.blob_path(etag)
     }
 
-    /// Puts a link to `blob` at `place`, in the place of one that leads nowhere.
+    /// Creates a link to `blob` at `place`, replacing a broken one.
     pub(super) fn link(&self, blob: &Path, place: &Path) -> Result<(), Failure> {
         make_parent(place)?;
         if place.is_symlink() && !place.exists() {
@@ -99,20 +90,23 @@ impl Snapshots {
         }
     }
 
-    /// Notes that the revision is at `commit`.
-    pub(super) fn remember(&self, commit: &str) -> Result<(), Failure> {
-        if self.revision == commit {
-            return Ok(());
+    /// Records that the revision is at `commit`. A cache that cannot be written is no failure: the
+    /// files are there.
+    pub(super) fn remember(&self, commit: &str) {
+        let known = std::fs::read_to_string(self.reference());
+        if self.revision == commit || known.is_ok_and(|known| known.trim() == commit) {
+            return;
         }
-        let failed = |e| Failure::local("write", &self.reference(), e);
-        self.cache.create_ref(commit).map_err(failed)
+        if let Err(error) = self.cache.create_ref(commit) {
+            log::warn!("cannot write {}: {error}", self.reference().display());
+        }
     }
 
     fn reference(&self) -> PathBuf {
         self.root.join("refs").join(&self.revision)
     }
 
-    /// The revision's directory, if all that is wanted is in it.
+    /// The directory of the revision, if everything wanted is in it.
     pub(super) fn complete(&self, wanted: Wanted) -> Option<PathBuf> {
         let commit = std::fs::read_to_string(self.reference());
         let commit = commit.as_deref().map_or(self.revision.as_str(), str::trim);
@@ -121,7 +115,7 @@ impl Snapshots {
     }
 }
 
-/// Whether all that is wanted is in the directory of a revision.
+/// True if everything wanted is in the directory of a revision.
 pub(super) fn is_complete(directory: &Path, wanted: Wanted) -> bool {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     // A link to a blob that is gone does not exist.
@@ -145,7 +139,7 @@ fn shards(index: &Path) -> Option<Vec<String>> {
     Some(files.filter_map(|file| file.as_str().map(str::to_owned)).collect())
 }
 
-/// Waits until no other process downloads this blob; freed when dropped.
+/// Waits until no other process downloads this blob, and locks it until the file is dropped.
 pub(super) fn lock(blob: &Path) -> Result<File, Failure> {
     make_parent(blob)?;
     let path = blob.with_extension("lock");
@@ -154,7 +148,7 @@ pub(super) fn lock(blob: &Path) -> Result<File, Failure> {
     Ok(file)
 }
 
-/// Makes a finished part the blob.
+/// Renames a complete partial download to the blob.
 pub(super) fn finish(part: &Path, blob: &Path) -> Result<(), Failure> {
     std::fs::rename(part, blob).map_err(|e| Failure::local("rename", part, e))
 }

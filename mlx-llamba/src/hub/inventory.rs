@@ -1,4 +1,4 @@
-//! What the cache holds.
+//! Lists the repositories in the cache.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
@@ -7,20 +7,20 @@ use std::time::SystemTime;
 use super::cache::{Wanted, is_complete};
 use crate::{Error, Result};
 
-/// What the name of a repository's directory begins with.
+/// The prefix of the directory of a model's repository.
 const PREFIX: &str = "models--";
 
 /// A repository in the cache.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CachedRepo {
-    /// As the hub calls it, `owner/name`.
+    /// The name on the hub, `owner/name`.
     pub name: String,
     /// Its directory in the cache.
     pub path: PathBuf,
-    /// Bytes on the disk, unfinished downloads included.
+    /// Size on the disk in bytes, including partial downloads.
     pub bytes: u64,
-    /// Of these, bytes of unfinished downloads.
+    /// The size of partial downloads among these.
     pub unfinished: u64,
     /// Its revisions, in the order of their commits.
     pub revisions: Vec<CachedRevision>,
@@ -32,24 +32,24 @@ pub struct CachedRepo {
 pub struct CachedRevision {
     /// The commit.
     pub commit: String,
-    /// Branches and tags that are known to be at that commit.
+    /// Branches and tags that are at this commit.
     pub references: Vec<String>,
     /// Directory of its files.
     pub path: PathBuf,
     /// Bytes of its files. Other revisions may share them.
     pub bytes: u64,
-    /// When its last file was added.
+    /// The time at which its last file was added.
     pub modified: Option<SystemTime>,
-    /// All files of a model are there.
+    /// True if all files of a model are there.
     pub has_model: bool,
-    /// All files of a tokenizer are there.
+    /// True if all files of a tokenizer are there.
     pub has_tokenizer: bool,
     /// Names of the blobs that its files are links to.
     pub(super) blobs: BTreeSet<String>,
 }
 
-/// All repositories of models in a cache, in the order of their names; none if there is no such
-/// directory. Links are looked at, never followed out of the cache.
+/// Lists the repositories of models in a cache, by name; none if the directory does not exist. Links
+/// are never followed out of the cache.
 ///
 /// # Errors
 /// [`Error::Io`] if a directory cannot be read.
@@ -105,7 +105,7 @@ fn revision_at(
     Ok(revision)
 }
 
-/// Adds the files under a directory of a snapshot.
+/// Adds the files in a directory of a snapshot to the revision.
 fn read_files(directory: &Path, revision: &mut CachedRevision) -> Result<()> {
     for (_, path) in entries(directory)? {
         let Ok(metadata) = path.symlink_metadata() else { continue };
@@ -160,12 +160,12 @@ fn read_references(
     Ok(())
 }
 
-/// A directory, and no link to one.
+/// True for a directory that is not a link to one.
 pub(super) fn is_directory(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// What a directory has, in the order of the names; nothing if it is not there.
+/// The entries of a directory, by name; none if it does not exist.
 pub(super) fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
     let failed = |source| Error::Io { action: "list", path: directory.to_owned(), source };
     let entries = match std::fs::read_dir(directory) {

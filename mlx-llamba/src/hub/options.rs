@@ -1,41 +1,42 @@
-//! Where the hub and its cache are, and how to use them.
+//! Options of the hub and its cache.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::remote::is_loopback;
 use crate::{Error, Result};
 
-/// How far the download of one file is.
+/// The progress of the download of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubProgress<'a> {
     /// Name of the file in the repository.
     pub file: &'a str,
-    /// Bytes here so far, those of an earlier, interrupted download included.
+    /// Bytes downloaded so far, also by an earlier, interrupted download.
     pub bytes: u64,
     /// Length of the whole file in bytes.
     pub total: u64,
 }
 
-/// Whom to tell how downloads go.
+/// Progress callback of downloads.
 pub type OnHubProgress = Arc<dyn Fn(HubProgress<'_>) + Send + Sync>;
 
-/// How to reach a hub. [`HubOptions::from_env`] reads the variables that all hub tools read;
-/// [`HubOptions::new`] reads nothing.
+/// Options of downloads from a hub. [`HubOptions::from_env`] reads the variables that all hub tools
+/// read; [`HubOptions::new`] reads none.
 #[derive(Clone)]
 pub struct HubOptions {
-    /// Branch, tag or commit. `None`: `main`. A revision in the name itself goes first.
+    /// Branch, tag or commit; `None` for `main`. A revision in the name itself takes precedence.
     pub revision: Option<String>,
-    /// Directory of the cache; made if it does not exist.
+    /// Directory of the cache; created if it does not exist.
     pub cache: PathBuf,
-    /// Sent to the hub, and to nobody else.
+    /// Access token, sent to the hub only.
     pub token: Option<String>,
-    /// Address of the hub, without a slash at the end. `None`: the public one.
+    /// Address of the hub, without a slash at the end; `None` for the public one.
     pub endpoint: Option<String>,
-    /// Use only what is in the cache.
+    /// Use only the cache.
     pub offline: bool,
     /// Certificates (PEM) to trust instead of the built-in ones.
     pub certificates: Option<PathBuf>,
-    /// How many times in a row to go on after a transfer broke off without a byte.
+    /// The number of times in a row that a transfer is resumed after it broke off without a byte.
     pub retries: u32,
     /// Called when a file begins and whenever more of it has arrived.
     pub progress: Option<OnHubProgress>,
@@ -93,11 +94,12 @@ impl HubOptions {
 
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let directory = |name: &str| set(name).map(PathBuf::from);
+        let directory = |name: &str| set(name).map(|path| expand(&path, &variable));
         let cache_home =
             directory("XDG_CACHE_HOME").or_else(|| Some(directory("HOME")?.join(".cache")));
         let home = directory("HF_HOME").or_else(|| Some(cache_home?.join("huggingface")));
-        let cache = directory("HF_HUB_CACHE").or_else(|| Some(home.as_ref()?.join("hub")));
+        let cache = directory("HF_HUB_CACHE").or_else(|| directory("HUGGINGFACE_HUB_CACHE"));
+        let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
         let token_file = directory("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
         let Some(cache) = cache else {
             return Err(Error::Option {
@@ -110,17 +112,61 @@ impl HubOptions {
             let token = std::fs::read_to_string(token_file?).ok()?;
             Some(token.trim().to_owned()).filter(|token| !token.is_empty())
         };
-        let offline = set("HF_HUB_OFFLINE").is_some_and(|value| {
-            ["1", "true", "yes", "on"].contains(&value.trim().to_ascii_lowercase().as_str())
-        });
+        let flag = |name: &str| {
+            set(name).is_some_and(|value| {
+                ["1", "true", "yes", "on"].contains(&value.trim().to_ascii_lowercase().as_str())
+            })
+        };
+        let token = || {
+            let named = set("HF_TOKEN").or_else(|| set("HUGGING_FACE_HUB_TOKEN"));
+            named.map(|token| token.trim().to_owned()).or_else(token_from_file)
+        };
         Ok(Self {
-            token: set("HF_TOKEN").map(|t| t.trim().to_owned()).or_else(token_from_file),
-            endpoint: set("HF_ENDPOINT").map(|e| e.trim().trim_end_matches('/').to_owned()),
-            offline,
+            token: if flag("HF_HUB_DISABLE_IMPLICIT_TOKEN") { None } else { token() },
+            endpoint: set("HF_ENDPOINT").map(|endpoint| with_scheme(endpoint.trim())),
+            offline: flag("HF_HUB_OFFLINE"),
             certificates: directory("SSL_CERT_FILE"),
             ..Self::new(cache)
         })
     }
+}
+
+/// A path with `~` and `$NAME` or `${NAME}` replaced, as Python's hub library does. A variable that
+/// is not set stays as it is.
+fn expand(path: &str, variable: &impl Fn(&str) -> Option<String>) -> PathBuf {
+    let home = variable("HOME").filter(|_| path == "~" || path.starts_with("~/"));
+    let (mut out, mut rest) = match home {
+        Some(home) => (home, &path[1..]),
+        None => (String::new(), path),
+    };
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let name_end = |text: &str| {
+            let other = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+            text.find(other).unwrap_or(text.len())
+        };
+        let (name, end) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some((name, _)) => (name, at + 1 + name.len() + 2),
+            None => (&after[..name_end(after)], at + 1 + name_end(after)),
+        };
+        match variable(name) {
+            Some(value) => out.push_str(&value),
+            None => out.push_str(&rest[at..end]),
+        }
+        rest = &rest[end..];
+    }
+    PathBuf::from(out + rest)
+}
+
+/// An address with a scheme and without a slash at its end.
+fn with_scheme(endpoint: &str) -> String {
+    let endpoint = endpoint.trim_end_matches('/');
+    if endpoint.contains("://") {
+        return endpoint.to_owned();
+    }
+    let scheme = if is_loopback(&format!("http://{endpoint}")) { "http" } else { "https" };
+    format!("{scheme}://{endpoint}")
 }
 
 #[cfg(test)]
@@ -150,6 +196,20 @@ mod tests {
         assert_eq!(cache(&[hub]), Path::new("/c"));
         assert_eq!(cache(&[home, ("HF_HOME", "")]), Path::new("/home/a/.cache/huggingface/hub"));
         assert!(HubOptions::from_variables(|_| None).is_err());
+        let old = ("HUGGINGFACE_HUB_CACHE", "/old");
+        assert_eq!(cache(&[home, old]), Path::new("/old"));
+        assert_eq!(cache(&[home, old, hub]), Path::new("/c"));
+        for (value, expected) in [
+            ("~/hf", "/home/a/hf"),
+            ("~", "/home/a"),
+            ("~b/hf", "~b/hf"),
+            ("$HOME/hf", "/home/a/hf"),
+            ("${XDG_CACHE_HOME}y/$NONE/$", "/xy/$NONE/$"),
+            ("/${HOME", "/${HOME"),
+        ] {
+            let found = cache(&[home, xdg, ("HF_HUB_CACHE", value)]);
+            assert_eq!(found, Path::new(expected), "{value}");
+        }
     }
 
     #[test]
@@ -165,6 +225,10 @@ mod tests {
         let path = format!("{home}/token");
         let elsewhere = options(&[("HOME", "/nowhere"), ("HF_TOKEN_PATH", &path)]);
         assert_eq!(elsewhere.token.as_deref(), Some("from-file"));
+        let old = options(&[("HOME", "/nowhere"), ("HUGGING_FACE_HUB_TOKEN", "old")]);
+        assert_eq!(old.token.as_deref(), Some("old"));
+        let disabled = ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1");
+        assert_eq!(options(&[("HF_HOME", home), ("HF_TOKEN", "x"), disabled]).token, None);
     }
 
     #[test]
@@ -179,5 +243,13 @@ mod tests {
         ]);
         assert_eq!(found.endpoint.as_deref(), Some("http://127.0.0.1:1"));
         assert_eq!(found.certificates.as_deref(), Some(Path::new("/c.pem")));
+        for (given, expected) in [
+            ("hf-mirror.com/", "https://hf-mirror.com"),
+            ("localhost:8080", "http://localhost:8080"),
+            ("127.0.0.1", "http://127.0.0.1"),
+        ] {
+            let found = options(&[("HOME", "/h"), ("HF_ENDPOINT", given)]);
+            assert_eq!(found.endpoint.as_deref(), Some(expected));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the hub answers, and knows the token.
+//! Checks that the hub answers and accepts the token.
 
 use serde_json::Value;
 
@@ -7,11 +7,11 @@ use super::remote::{Follow, Remote};
 use super::{HubOptions, PUBLIC};
 use crate::Result;
 
-/// Asks the hub once, with the token if there is one, and gives the name of the token's account if
-/// the hub tells.
+/// Sends the hub a request, with the token if there is one, and returns the name of the token's
+/// account if the hub tells it.
 ///
 /// # Errors
-/// [`Error::Hub`](crate::Error::Hub) if it does not answer or refuses the token, and what to do.
+/// [`Error::Hub`](crate::Error::Hub) if it does not answer or refuses the token.
 pub fn reach(options: &HubOptions) -> Result<Option<String>> {
     let endpoint = options.endpoint.as_deref().unwrap_or(PUBLIC);
     let remote = Remote::new(endpoint, "main", options)?;
@@ -28,11 +28,11 @@ pub fn reach(options: &HubOptions) -> Result<Option<String>> {
         Err(Failure::Status { status: 401 | 403, .. }) if options.token.is_some() => Err(hub(
             endpoint,
             format!(
-                "the hub refuses the token; make one on {endpoint}/settings/tokens and set \
+                "the hub refuses the token; create one on {endpoint}/settings/tokens and set \
                  HF_TOKEN, or unset it"
             ),
         )),
-        // Whatever it says, it is there.
+        // It answers, whatever it says.
         Err(Failure::Status { status, .. }) if status < 500 => Ok(None),
         Err(failure) => Err(remote.explain(failure)),
     }

@@ -1,4 +1,4 @@
-//! Asking the hub: what a repository holds, and where its files are.
+//! Requests to the hub: the contents of a repository and the addresses of its files.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::failure::{Failure, hub, pause};
 use crate::{Error, Result};
 
 const CONNECT: Duration = Duration::from_secs(15);
-/// Longest silence of a server.
+/// The longest wait for a server to send something.
 const SILENCE: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 10;
 
@@ -39,10 +39,10 @@ pub(super) struct Remote {
     pub(super) retries: u32,
 }
 
-/// How far to go after redirects.
+/// The redirects to follow.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Follow {
-    /// On the hub's own host: its answer says more about a file than the storage behind it.
+    /// Those to the hub's own host: its answer tells more about a file than that of the storage.
     SameHost,
     All,
 }
@@ -74,7 +74,7 @@ impl Remote {
         Ok(Self { agent: config.build().into(), api, repo, name, token, retries: options.retries })
     }
 
-    /// What the revision holds, and its commit.
+    /// The files of the revision and its commit.
     pub(super) fn info(&self) -> Result<RepoInfo, Failure> {
         let request = self.api.repo(self.repo.clone()).info_request();
         let url = request.uri_ref().map(Uri::to_string).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Remote {
         })
     }
 
-    /// Etag and length of `file` at `commit`.
+    /// The etag and the length of `file` at `commit`.
     pub(super) fn look_up(&self, commit: &str, file: &str) -> Result<RemoteFile, Failure> {
         let at = Repo::with_revision(self.name.clone(), RepoType::Model, commit.to_owned());
         let url = self.api.repo(at).url(file);
@@ -105,8 +105,8 @@ impl Remote {
         Err(Failure::Nonsense(format!("{url} without an etag and a length")))
     }
 
-    /// Asks, and goes after redirects; any status but success is a failure, with
-    /// [`Follow::SameHost`] except a redirect to another host.
+    /// Sends a request and follows redirects. Every status but success is a failure; with
+    /// [`Follow::SameHost`], a redirect to another host is returned as the answer.
     pub(super) fn ask(
         &self,
         head: bool,
@@ -147,13 +147,13 @@ impl Remote {
         Err(nonsense())
     }
 
-    /// Tries again while the failure may pass.
+    /// Repeats a request that fails temporarily.
     fn again<T>(&self, attempt: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
         let mut failures = 0;
         loop {
             match attempt() {
-                // Whoever has no network should not wait long to hear that.
-                Err(failure) if failure.passing() && failures < self.retries.min(2) => {
+                // Without a network, the error should come soon.
+                Err(failure) if failure.is_temporary() && failures < self.retries.min(2) => {
                     failures += 1;
                     pause(failures);
                 }
@@ -161,9 +161,59 @@ impl Remote {
             }
         }
     }
+
+    /// The error that explains a failure and says what to do about it.
+    pub(super) fn explain(&self, failure: Failure) -> Error {
+        let files = self.api.repo(self.repo.clone()).url("");
+        let page = files.split("/resolve/").next().unwrap_or_default();
+        let reason = match failure {
+            Failure::Local(error) => return error,
+            Failure::Unreachable(cause) => format!(
+                "the hub cannot be reached ({cause}); check the network, HTTPS_PROXY and \
+                 SSL_CERT_FILE, or give a local directory. A partial download is kept and will be \
+                 resumed"
+            ),
+            Failure::Nonsense(what) => format!("the hub answered with {what}"),
+            Failure::Damaged(what) => format!("{what}; it was removed, try again"),
+            Failure::Status { status, code, message } => {
+                self.explain_status(status, &code, &message, page)
+            }
+        };
+        hub(&self.name, reason)
+    }
+
+    fn explain_status(&self, status: u16, code: &str, message: &str, page: &str) -> String {
+        match (status, code, &self.token) {
+            (401 | 403, "GatedRepo", None) => format!(
+                "this repository is gated; accept its license on {page}, create a token there and \
+                 set HF_TOKEN"
+            ),
+            (401 | 403, "GatedRepo", Some(_)) => format!(
+                "this repository is gated and the token has no access to it; accept the license \
+                 on {page} with the token's account, and let the token read gated repositories"
+            ),
+            (404, "RevisionNotFound", _) => {
+                format!("there is no revision {}; see {page}", self.repo.revision())
+            }
+            (401 | 403 | 404, _, None) => format!(
+                "there is no such repository at {page}, or it is private; check the name, and set \
+                 HF_TOKEN if it is private (status {status})"
+            ),
+            (401, _, Some(_)) => format!("{page} refused the token; check HF_TOKEN"),
+            (403 | 404, _, Some(_)) => format!(
+                "there is no such repository at {page}, or the token has no access to it \
+                 (status {status})"
+            ),
+            (429, ..) => {
+                "the hub limits the rate of requests (status 429); try again later".to_owned()
+            }
+            _ if message.is_empty() => format!("the hub answered with status {status}"),
+            _ => format!("the hub answered with status {status}: {message}"),
+        }
+    }
 }
 
-/// Where a redirect from `at` leads.
+/// The address of a redirect from `at`.
 fn join(at: &Uri, to: &str) -> Option<Uri> {
     if to.starts_with("http://") || to.starts_with("https://") {
         return to.parse().ok();
@@ -176,8 +226,8 @@ fn same_host(a: &Uri, b: &Uri) -> bool {
     (a.scheme(), a.authority()) == (b.scheme(), b.authority())
 }
 
-/// No proxy leads to this machine.
-fn is_loopback(endpoint: &str) -> bool {
+/// True for an address of this machine, which no proxy leads to.
+pub(super) fn is_loopback(endpoint: &str) -> bool {
     let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
     host.is_some_and(|host| {
         let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();

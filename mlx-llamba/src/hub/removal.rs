@@ -1,5 +1,5 @@
-//! Removing from the cache. What goes is renamed first and deleted then, so that whatever ends the
-//! process, nothing is left that looks whole and is not; what was left is deleted the next time.
+//! Removes repositories and revisions from the cache. They are renamed before they are deleted, so
+//! that a process that is killed leaves nothing that looks complete; the next removal deletes it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,22 +9,22 @@ use super::failure::hub;
 use super::inventory::{CachedRepo, entries, is_directory};
 use crate::{Error, Result};
 
-/// What the name of something ends with that is being deleted.
+/// The suffix of directories that are being deleted.
 const REMOVED: &str = ".removed";
 
-/// What removing deletes.
+/// A planned removal.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Removal {
-    /// Bytes that it frees.
+    /// The number of bytes that it frees.
     pub bytes: u64,
     repo: CachedRepo,
-    /// The snapshot that goes; none for the whole repository.
+    /// The revision to remove; `None` for the whole repository.
     commit: Option<String>,
 }
 
 impl Removal {
-    /// Of one revision, or of the whole repository. Blobs that another revision links to stay.
+    /// Plans the removal of one revision, or of the whole repository. Blobs of other revisions stay.
     ///
     /// # Errors
     /// [`Error::Option`] if there is no such revision, or several: `revision` is a branch, a tag or
@@ -67,14 +67,14 @@ impl Removal {
         gone.filter(|name| !kept.contains(name)).map(|name| blobs.join(name)).collect()
     }
 
-    /// Deletes it.
+    /// Removes the files.
     ///
     /// # Errors
-    /// [`Error::Hub`] if another process downloads the repository now; [`Error::Io`].
+    /// [`Error::Hub`] if another process is downloading the repository; [`Error::Io`].
     pub fn run(self) -> Result<()> {
         let repo = &self.repo;
         if !is_directory(&repo.path) {
-            return Err(hub(&repo.name, "it is not in the cache any more".to_owned()));
+            return Err(hub(&repo.name, "it is no longer in the cache".to_owned()));
         }
         let _locks = self.lock()?;
         let Some(commit) = &self.commit else {
@@ -95,11 +95,11 @@ impl Removal {
             remove(&blob)?;
             remove(&blob.with_extension("lock"))?;
         }
-        // Last: as long as it is there, blobs without a link may be left.
+        // Last: while it exists, blobs without a link may be left.
         delete(&away)
     }
 
-    /// Locks everything that a download of this repository would lock.
+    /// Takes the locks of all downloads of this repository.
     fn lock(&self) -> Result<Vec<File>> {
         let mut locks = Vec::new();
         for (name, path) in entries(&self.repo.path.join("blobs"))? {
@@ -112,7 +112,7 @@ impl Removal {
             match file.try_lock() {
                 Ok(()) => locks.push(file),
                 Err(std::fs::TryLockError::WouldBlock) => {
-                    let reason = "another process downloads it now; end that first".to_owned();
+                    let reason = "another process is downloading it; stop that first".to_owned();
                     return Err(hub(&self.repo.name, reason));
                 }
                 Err(std::fs::TryLockError::Error(source)) => return Err(failed(source)),
@@ -122,7 +122,7 @@ impl Removal {
     }
 }
 
-/// Deletes what removals left that did not come to their end.
+/// Deletes what interrupted removals left.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -138,7 +138,7 @@ pub fn clean_up(cache: &Path) -> Result<()> {
         left.retain(|(name, path)| removed(name) && is_directory(path));
         if !left.is_empty() {
             let whole = Removal { bytes: 0, repo, commit: None };
-            // What somebody downloads now may have no link yet.
+            // A download that is running may have no link yet.
             let Ok(_locks) = whole.lock() else { continue };
             let kept: BTreeSet<&String> =
                 whole.repo.revisions.iter().flat_map(|revision| &revision.blobs).collect();
@@ -155,7 +155,7 @@ pub fn clean_up(cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes a directory out of sight at once.
+/// Renames a directory to be deleted.
 fn set_aside(path: &Path, away: &Path) -> Result<()> {
     if is_directory(away) {
         delete(away)?;
@@ -164,7 +164,7 @@ fn set_aside(path: &Path, away: &Path) -> Result<()> {
     std::fs::rename(path, away).map_err(failed)
 }
 
-/// Links in it are deleted, not followed.
+/// Deletes a directory. Links in it are deleted, not followed.
 fn delete(directory: &Path) -> Result<()> {
     let failed = |source| Error::Io { action: "remove", path: directory.to_owned(), source };
     std::fs::remove_dir_all(directory).map_err(failed)

@@ -1,4 +1,4 @@
-//! Files from the hub, resumed where they broke off and checked.
+//! Downloads, resumed after an interruption and checked.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -8,9 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::failure::{Failure, pause};
 use super::remote::{Follow, Remote, RemoteFile};
+use crate::files::hash;
 
 impl Remote {
-    /// Fetches what `part` lacks of `file`, and checks the whole.
+    /// Downloads the bytes of `file` that `part` lacks and checks the complete file.
     pub(super) fn download(
         &self,
         file: &RemoteFile,
@@ -38,7 +39,7 @@ impl Remote {
             if end > start {
                 failures = 0;
             }
-            if failures >= self.retries || !failure.passing() {
+            if failures >= self.retries || !failure.is_temporary() {
                 return Err(failure);
             }
             failures += 1;
@@ -62,10 +63,12 @@ impl Remote {
     ) -> Result<(), Failure> {
         let local = |e| Failure::local("write", part, e);
         let response = match self.ask(false, &file.url, Follow::All, start) {
-            // What is here is of no use for going on.
+            // The partial download is of no use.
             Err(Failure::Status { status: 416, .. }) if start > 0 => {
                 out.set_len(0).map_err(local)?;
-                return Err(Failure::Unreachable("the hub would not go on".to_owned()));
+                return Err(Failure::Unreachable(
+                    "the hub refused to resume the download".to_owned(),
+                ));
             }
             response => response?,
         };
@@ -115,7 +118,7 @@ fn check(file: &RemoteFile, out: &mut File, part: &Path) -> Result<(), Failure> 
     out.seek(SeekFrom::Start(0)).map_err(read)?;
     let mut hasher = Sha256::new();
     std::io::copy(out, &mut hasher).map_err(read)?;
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hash::hex(&hasher.finalize());
     if found.eq_ignore_ascii_case(&file.etag) {
         return Ok(());
     }

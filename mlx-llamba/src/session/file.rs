@@ -183,7 +183,12 @@ impl<'m> Session<'m> {
         for (place, context) in contexts {
             snapshots.insert(place, &context)?;
         }
-        let template = Template::new(&saved.template.name, &saved.template.source, tokenizer)?;
+        // The tokenizer's own template also has one for tools.
+        let own = Template::of(tokenizer, None).ok();
+        let template = match own.filter(|own| own.source() == saved.template.source) {
+            Some(own) => own,
+            None => Template::new(&saved.template.name, &saved.template.source, tokenizer)?,
+        };
         Ok(Self {
             llamba,
             transcript: Transcript {

@@ -1,19 +1,17 @@
 //! The model card of a checkpoint written here.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use super::rewrite::Job;
 use crate::checkpoint::Checkpoint;
 
-/// A short README in the form that model hubs expect.
-pub(crate) fn card(job: &Job<'_>, written: &Checkpoint, bits_per_weight: f64) -> String {
+/// A short README, as model hubs expect one, for a checkpoint that will be called `output`.
+pub(super) fn card(made_from: &str, source: &Path, output: &Path, written: &Checkpoint) -> String {
     let config = written.config();
-    let name = |path: &std::path::Path| {
-        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-    };
-    let (source, own) = (name(job.source.path()), name(job.output));
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (source, own) = (name(source), name(output));
     let mut text = String::from("---\nlibrary_name: mlx-llamba\ntags: [llamba, mlx]\n---\n");
-    let _ = writeln!(text, "# {own}\n\n{} `{source}`.\n", job.made_from);
+    let _ = writeln!(text, "# {own}\n\n{made_from} `{source}`.\n");
     let _ = writeln!(
         text,
         "A Llamba of {} layers, width {}, {} heads of {} with a state of {}; {:.2} bits per weight.",
@@ -22,7 +20,7 @@ pub(crate) fn card(job: &Job<'_>, written: &Checkpoint, bits_per_weight: f64) ->
         config.ssm.n_v_heads,
         config.dims().p,
         config.ssm.d_state,
-        bits_per_weight
+        written.bits_per_weight()
     );
     if let Some(block) = &config.quantization {
         let _ = writeln!(
@@ -31,16 +29,12 @@ pub(crate) fn card(job: &Job<'_>, written: &Checkpoint, bits_per_weight: f64) ->
             block.scheme.bits,
             block.scheme.group_size,
             block.scheme.mode,
-            if block.overrides.is_empty() {
-                ""
-            } else {
-                ", some of them otherwise: see config.json"
-            }
+            if block.overrides.is_empty() { "" } else { ", with exceptions: see config.json" }
         );
     }
     if config.split_a_log {
         text.push_str(
-            "The rows of `in_proj` that decide how fast the state decays are kept dense, as \
+            "The rows of `in_proj` that give the state's decay (`A_log`) are dense, in \
              `mixer.A_log_proj.weight`.\n",
         );
     }

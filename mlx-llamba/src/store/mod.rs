@@ -1,9 +1,9 @@
-//! Writing checkpoints: whole directories that appear at once, streamed tensor by tensor.
+//! Writing checkpoints, tensor by tensor.
 
 mod card;
 mod rewrite;
 
-pub(crate) use rewrite::{Job, Unit, units};
+pub(crate) use rewrite::{Rewrite, TensorPlan, plan};
 
 use std::ops::ControlFlow;
 
@@ -11,24 +11,24 @@ use mlx_rs::Dtype;
 
 use crate::error::{Error, Result};
 
-/// How far a rewrite has come. Return [`ControlFlow::Break`] from the callback to stop it; then
-/// nothing is left behind.
+/// The progress of quantizing or converting.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// Canonical name of the tensor at hand.
+    /// Canonical name of the current tensor.
     pub tensor: &'a str,
-    /// Values dealt with so far.
+    /// Values written so far.
     pub done: u64,
     /// Values in the model.
     pub total: u64,
 }
 
-/// What a caller is told with, and can stop the work through.
+/// Progress callback. If it returns [`ControlFlow::Break`], the work stops and nothing is left
+/// behind.
 pub type OnProgress<'a> = &'a mut dyn FnMut(Progress<'_>) -> ControlFlow<()>;
 
-/// A dtype that dense tensors may be written in, as safetensors names it.
-pub(crate) fn stored(dtype: Dtype) -> Result<safetensors::Dtype> {
+/// The safetensors dtype of a float dtype that tensors can be written in.
+pub(crate) fn stored_float(dtype: Dtype) -> Result<safetensors::Dtype> {
     match dtype {
         Dtype::Float32 => Ok(safetensors::Dtype::F32),
         Dtype::Float16 => Ok(safetensors::Dtype::F16),

@@ -1,8 +1,8 @@
-//! Templates for tokenizers that bring none.
+//! Templates for tokenizers without one.
 
 pub(super) const NAMES: [&str; 3] = ["chatml", "llama-3", "plain"];
 
-/// A block a message, as many models since 2023 were taught.
+/// A block per message, which many models since 2023 were trained with.
 const CHATML: &str = "\
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -11,7 +11,7 @@ const CHATML: &str = "\
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}";
 
-/// Llama 3's headers, without its later additions for tools and dates.
+/// Llama 3's headers, without the later additions for tools and dates.
 const LLAMA_3: &str = "\
 {{- bos_token }}
 {%- for message in messages %}
@@ -22,7 +22,7 @@ const LLAMA_3: &str = "\
 {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}";
 
-/// A text that is written by turns.
+/// The texts of all messages in a row.
 const PLAIN: &str = "\
 {{- bos_token }}
 {%- for message in messages %}

@@ -1,23 +1,22 @@
-//! Special tokens that are spelled out in what a template is given are to stay text.
+//! Keeps special tokens that a template's input spells out from becoming tokens.
 //!
-//! What the template makes of its input cannot be followed. So each character that must not be
-//! part of a special token gets a mark before it, which stands nowhere else in the input and
-//! comes out of the template with it. Input that spells no special token gets no marks: it is
-//! what the template would see anyway.
+//! A template can change its input in any way. So a mark is put before each character that must not
+//! be part of a special token; the mark occurs nowhere else in the input, and comes out of the
+//! template with the character. Input without special tokens gets no marks.
 
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
 use crate::tokenizer::Tokenizer;
 
-/// What marks the characters, if there are any.
+/// The mark for the characters, if there are any.
 pub(super) struct Guard<'t> {
     tokenizer: Option<&'t Tokenizer>,
     mark: Option<String>,
 }
 
 impl<'t> Guard<'t> {
-    /// Looks through all of `input`; `source` is the template's.
+    /// Searches `input` for spelled tokens; `source` is the text of the template.
     pub(super) fn new(tokenizer: Option<&'t Tokenizer>, source: &str, input: &[Value]) -> Self {
         let mut guard = Self { tokenizer, mark: None };
         let mut needed = false;
@@ -36,7 +35,7 @@ impl<'t> Guard<'t> {
         self.mark.as_deref()
     }
 
-    /// `value` with marks in all its texts, where there are any to make.
+    /// A copy of `value` with the marks in its texts.
     pub(super) fn marked(&self, value: &Value) -> Value {
         let Some(mark) = &self.mark else { return value.clone() };
         match (value.kind(), value.try_iter()) {
@@ -67,7 +66,7 @@ impl<'t> Guard<'t> {
         self.tokenizer.map_or(Vec::new(), |tokenizer| tokenizer.guards(text))
     }
 
-    /// Shows all texts in `values`.
+    /// Calls `see` with every text in `values`.
     fn visit(&self, values: &[Value], see: &mut dyn FnMut(&str)) {
         for value in values {
             match (value.as_str(), value.kind()) {
@@ -87,8 +86,8 @@ impl<'t> Guard<'t> {
     }
 }
 
-/// JSON, HTML and URLs write it as it is, and no end of it is a beginning of it: where it stands
-/// between two texts without it, it stands once.
+/// A mark that JSON, HTML and URLs do not escape, and no end of which is its beginning: between two
+/// texts without it, it occurs once.
 fn mark(number: u64) -> String {
     format!("~{number}^")
 }

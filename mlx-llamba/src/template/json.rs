@@ -6,18 +6,23 @@ use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use serde::{Deserialize, Serialize};
 
-/// A JSON value. Objects keep the order of their keys: it shows in the text of a template.
+/// A JSON value. Objects keep the order of their keys, which templates show.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Json(pub(crate) Value);
 
 impl Json {
-    /// Reads JSON.
+    /// Parses JSON.
     ///
     /// # Errors
-    /// The line and column where it is none.
+    /// The line and column of a mistake.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
+    }
+
+    /// True for an empty list.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.kind() == ValueKind::Seq && self.0.len() == Some(0)
     }
 
     /// The text, if this is a string.
@@ -45,10 +50,10 @@ impl From<serde_json::Value> for Json {
     }
 }
 
-/// How deep values may be nested.
+/// The depth to which values can be nested.
 const DEPTH: usize = 128;
 
-/// The filter `tojson`, with the arguments that it has in `transformers`.
+/// The filter `tojson` with the arguments of `transformers`.
 pub(super) fn tojson(
     state: &State<'_, '_>,
     value: &Value,
@@ -82,7 +87,7 @@ pub(super) fn tojson(
     Ok(writer.out)
 }
 
-/// What one level is indented by.
+/// The indentation of one level.
 fn unit(indent: Option<Value>) -> Result<Option<String>, Error> {
     let Some(indent) = indent.filter(|indent| !indent.is_none() && !indent.is_undefined()) else {
         return Ok(None);
@@ -97,11 +102,11 @@ fn unit(indent: Option<Value>) -> Result<Option<String>, Error> {
 }
 
 struct Writer<'a> {
-    /// Pays for the work: a list can stand in another one any number of times.
+    /// Charges fuel: a list can be part of another one any number of times.
     state: &'a State<'a, 'a>,
     out: String,
     indent: Option<String>,
-    /// Between items; between a key and its value.
+    /// The separators between items and between a key and its value.
     separators: (String, String),
     ascii: bool,
     sort: bool,
@@ -110,7 +115,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > DEPTH {
-            return Err(invalid("tojson: the value is nested too deep".into()));
+            return Err(invalid("tojson: the value is nested too deeply".into()));
         }
         self.state.consume_fuel(1)?;
         match value.kind() {
@@ -136,7 +141,7 @@ impl Writer<'_> {
                     writer.value(&value.get_item(&key)?, depth + 1)
                 })?;
             }
-            kind => return Err(invalid(format!("tojson: a value that is {kind} has no JSON"))),
+            kind => return Err(invalid(format!("tojson: a value of kind {kind} has no JSON"))),
         }
         Ok(())
     }
@@ -215,8 +220,8 @@ fn number(value: &Value) -> String {
         let sign = if float < 0.0 { "-" } else { "" };
         return if float.is_nan() { "NaN".into() } else { format!("{sign}Infinity") };
     }
-    // The shortest digits that read back as the same number; Python writes an exponent for
-    // numbers below 1e-4 and from 1e16 on.
+    // The shortest digits that parse to the same number; Python writes an exponent below 1e-4 and
+    // from 1e16 on.
     let text = format!("{float:e}");
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     match exponent.parse::<i32>().unwrap_or(0) {

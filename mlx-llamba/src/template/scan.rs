@@ -1,25 +1,24 @@
-//! Rewrites a template so that what it makes is weighed: see [`weights`](super::weights).
+//! Rewrites a template so that it pays fuel for the values it builds: see [`weights`](super::weights).
 //!
 //! `a + b.c` becomes `(a)|weighed + (b.c)|weighed`, `[a, b]` becomes `(([a, b])|built)`, and
 //! `{% set n.x = a %}` becomes `{% set n.x = (a)|held %}`. Lines keep their numbers.
 
-/// Tokens between the two ends of a tag. Each can be a level of the expression's tree, which the
-/// engine walks by recursion.
+/// The most tokens in a tag. Each can be a level of the expression's tree, which the engine walks by
+/// recursion.
 const TOKENS: usize = 1500;
-/// Branches of all conditions: each is a level of the tree too.
+/// The most branches of all conditions; each is a level of the tree too.
 const BRANCHES: usize = 500;
 
-/// Why a source is not rewritten.
+/// The reason why a source is not rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It cannot be cut into tokens: the engine has its own words for that.
+    /// It cannot be split into tokens; the engine reports that.
     Tokens,
-    /// A tag, or a condition, is longer than any that a person writes.
+    /// A tag or a condition is too long.
     Long,
 }
 
-/// Puts the operands of every `+`, every literal and everything that is kept through their
-/// filters.
+/// Applies the filters to the operands of every `+`, to every literal and to every assigned value.
 pub(super) fn weigh(source: &str) -> Result<String, Refusal> {
     let mut scan = Scan { source, at: 0, inserts: Vec::new(), branches: 0, long: false };
     match scan.all() {
@@ -29,7 +28,7 @@ pub(super) fn weigh(source: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The length of a tag's rest, its end included, if the tag is `name` and nothing else.
+/// The length of the rest of a tag, its end included, if the tag is only `name`.
 fn basic_tag(rest: &str, name: &str) -> Option<usize> {
     let blank = |c: char| c.is_ascii_whitespace();
     let after = rest.trim_start_matches(blank).strip_prefix(name)?.trim_start_matches(blank);
@@ -37,48 +36,48 @@ fn basic_tag(rest: &str, name: &str) -> Option<usize> {
     Some(rest.len() - after.len())
 }
 
-/// What is known of an expression between two brackets, or of a whole tag.
+/// The state of an expression between two brackets, or of a whole tag.
 #[derive(Default)]
 struct Frame {
-    /// Where the operand began that is being read, and where it ends so far.
+    /// The start of the current operand and its end so far.
     operand: Option<(usize, usize)>,
-    /// There is a `+` before it.
+    /// A `+` comes before it.
     added: bool,
-    /// Where the literal begins that these brackets make, if they make one.
+    /// The start of the literal that these brackets make, if they make one.
     literal: Option<usize>,
-    /// They are round: a literal if there is a comma between them.
+    /// They are round; then a comma between them makes a literal.
     round: bool,
-    /// There is something, and a comma, between them.
+    /// Something is between them, and a comma.
     filled: bool,
     comma: bool,
 }
 
-/// Names before an `=` or an `in` are not expressions.
+/// The part of a tag that is no expression: names before an `=` or an `in`.
 #[derive(Default, PartialEq, Eq)]
 enum Target {
-    /// This kind of tag has none.
+    /// None.
     #[default]
     None,
     /// Up to `in`.
     For,
-    /// Up to `=`; whether it is a field of something.
+    /// Up to `=`; true for a field of something.
     Set { field: bool },
-    /// The whole tag is a macro's names and a call.
+    /// The whole tag: a macro's names and a call.
     Call,
 }
 
 struct Scan<'s> {
     source: &'s str,
     at: usize,
-    /// What is to be inserted, and where.
+    /// Texts to insert, with their positions.
     inserts: Vec<(usize, &'static str)>,
     branches: usize,
-    /// It was given up for its length.
+    /// True if it is too long.
     long: bool,
 }
 
 impl Scan<'_> {
-    /// Reads the whole source.
+    /// Scans the whole source.
     fn all(&mut self) -> Option<()> {
         let (source, bytes) = (self.source, self.source.as_bytes());
         while let Some(found) = source[self.at..].find('{') {
@@ -101,7 +100,7 @@ impl Scan<'_> {
         Some(())
     }
 
-    /// The source with all that is to be inserted.
+    /// The source with the insertions.
     fn rewritten(mut self) -> String {
         self.inserts.sort_by_key(|&(at, _)| at);
         let mut out = String::with_capacity(self.source.len() + 10 * self.inserts.len());
@@ -114,7 +113,7 @@ impl Scan<'_> {
         out + &self.source[done..]
     }
 
-    /// Skips to behind `{% endraw %}`.
+    /// Skips to the end of `{% endraw %}`.
     fn raw(&mut self) -> Option<()> {
         loop {
             self.at += self.source[self.at..].find("{%")? + 2;
@@ -127,11 +126,11 @@ impl Scan<'_> {
         }
     }
 
-    /// Reads a tag up to behind its `end`.
+    /// Scans a tag including its `end`.
     fn tag(&mut self, end: &str) -> Option<()> {
         let bytes = self.source.as_bytes();
         let mut frames = vec![Frame::default()];
-        // Whether the last token ended an operand; whether a name is one of something else.
+        // True if the last token ended an operand, and if a name belongs to something else.
         let (mut complete, mut access) = (false, false);
         let mut first = end == "%}";
         let (mut target, mut kept, mut last) = (Target::None, None, self.at);
@@ -165,7 +164,7 @@ impl Scan<'_> {
                 b'(' | b'[' | b'{' => {
                     extend(&mut frames, start, self.at);
                     let round = byte == b'(';
-                    // Behind an operand they are arguments or an index.
+                    // After an operand they are arguments or an index.
                     let literal = !(complete || round && target != Target::None);
                     let literal = literal.then_some(start);
                     frames.push(Frame { literal, round, ..Frame::default() });
@@ -258,7 +257,7 @@ impl Scan<'_> {
             last = self.at;
             let closed = matches!(byte, b')' | b']' | b'}');
             let opened = matches!(byte, b'(' | b'[' | b'{');
-            // An opening bracket is inside of the frame before its own.
+            // An opening bracket belongs to the frame outside its own.
             let inside = frames.len().saturating_sub(1 + usize::from(opened));
             if let Some(frame) = frames.get_mut(inside) {
                 frame.filled |= !closed || frame.operand.is_some();

@@ -152,35 +152,6 @@ fn objects_keep_their_order() {
     );
 }
 
-#[test]
-fn templates_of_a_tokenizer() {
-    let sources = |config: &str, file: Option<&str>| {
-        let files = crate::TokenizerFiles {
-            chat_template: file.map(|text| text.as_bytes().to_vec()),
-            ..Default::default()
-        };
-        Sources::find(&files, &serde_json::from_str(config).unwrap())
-    };
-    let get = |found: &Result<Sources, String>, name| {
-        found.as_ref().unwrap().get(name).map(ToOwned::to_owned)
-    };
-    let one = sources(r#"{"chat_template": "a", "bos_token": {"content": "<s>"}}"#, None);
-    assert_eq!(get(&one, "default").as_deref(), Some("a"));
-    assert_eq!(one.as_ref().unwrap().special, [("bos_token".to_owned(), "<s>".to_owned())]);
-    assert_eq!(get(&one, "tool_use"), None);
-    let list = r#"{"chat_template": [{"name": "default", "template": "a"},
-                                     {"name": "tool_use", "template": "b"}]}"#;
-    let named = sources(list, None);
-    assert_eq!(get(&named, "default").as_deref(), Some("a"));
-    assert_eq!(get(&named, "tool_use").as_deref(), Some("b"));
-    let beside = sources(list, Some("c"));
-    assert_eq!(get(&beside, "default").as_deref(), Some("c"));
-    assert_eq!(get(&beside, "tool_use").as_deref(), Some("b"));
-    assert_eq!(get(&sources("{}", None), "default"), None);
-    assert!(sources(r#"{"chat_template": 3}"#, None).unwrap_err().contains("a number"));
-    assert!(sources(r#"{"chat_template": [{"name": "x"}]}"#, None).is_err());
-}
-
 /// What a template makes is weighed wherever it stands, and nothing else changes.
 #[test]
 fn what_is_made_is_weighed() {
@@ -298,4 +269,57 @@ fn nothing_is_deeper_than_the_stack() {
     std::thread::Builder::new().stack_size(2 << 20).spawn(compile).unwrap().join().unwrap();
     assert!(rendered("{{ '{:99999999}'.format(1) }}").unwrap_err().to_string().contains("width"));
     assert_eq!(rendered("{{ '{:>4}'.format(1) }}").unwrap(), "   1");
+}
+
+#[test]
+fn tests_and_line_ends_are_those_of_jinja2() {
+    let yes = "{{ 'a' is iterable }}{{ [] is iterable }}{{ {} is iterable }}{{ x is iterable }}\
+        {{ 'a' is sequence }}{{ [] is sequence }}{{ {} is sequence }}{{ x is sequence }}";
+    assert_eq!(rendered(yes).unwrap(), "True".repeat(8));
+    let no = "{{ none is iterable }}{{ 1 is iterable }}{{ none is sequence }}{{ 1 is sequence }}";
+    assert_eq!(rendered(no).unwrap(), "False".repeat(4));
+    // As templates of Qwen3-Coder have it.
+    let tools = "{% if tools is iterable and tools | length > 0 %}T{% endif %}ok";
+    assert_eq!(rendered(tools).unwrap(), "ok");
+    assert_eq!(rendered("A\r\nB\rC\r\n").unwrap(), "A\nB\nC");
+}
+
+#[test]
+fn no_tools_and_no_calls_are_as_if_absent() {
+    let template = template(
+        "{{ 'tools' if tools is not none }}{% for m in messages %}\
+         {{ 'calls' if 'tool_calls' in m }}{{ m.content }}{% endfor %}",
+    )
+    .unwrap();
+    let render = |tools: &str, calls: &str| {
+        let mut message = Message::new("assistant", "x");
+        message.fields.insert("tool_calls".to_owned(), Json::parse(calls).unwrap());
+        let tools = Some(Json::parse(tools).unwrap());
+        let options = ChatOptions { tools, ..ChatOptions::default() };
+        template.render(&[message], true, &options).unwrap().into_text()
+    };
+    assert_eq!(render("[]", "[]"), "x");
+    assert_eq!(render("[1]", "[1]"), "toolscallsx");
+}
+
+#[test]
+fn conversations_with_tools_have_their_own_template() {
+    let config = r#"{"chat_template": [{"name": "default", "template": "D{{ tools | length if tools }}"},
+                                       {"name": "tool_use", "template": "T{{ tools | length }}"}]}"#;
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llamba-stories/tokenizer.json");
+    let files = crate::TokenizerFiles::default()
+        .with("tokenizer.json", std::fs::read(files).unwrap())
+        .with("tokenizer_config.json", config.as_bytes());
+    let tokenizer = Tokenizer::from_files("t", &files).unwrap();
+    let render = |name: Option<&str>, tools: &str| {
+        let tools = Some(Json::parse(tools).unwrap());
+        let options = ChatOptions { tools, ..ChatOptions::default() };
+        let template = Template::of(&tokenizer, name).unwrap();
+        template.render(&[Message::new("user", "x")], true, &options).unwrap().into_text()
+    };
+    assert_eq!(render(None, "[1]"), "T1");
+    assert_eq!(render(None, "[]"), "D");
+    assert_eq!(render(Some("default"), "[1]"), "D1");
+    assert_eq!(render(Some("tool_use"), "[1, 2]"), "T2");
+    assert!(Template::of(&tokenizer, None).unwrap().takes_tools());
 }

@@ -1,23 +1,22 @@
-//! What a template makes is paid for, and is no deeper than the engine can walk.
+//! Charges fuel for the values that a template builds, and limits their depth.
 //!
-//! The engine charges no fuel for a list that is the sum of two: one that is doubled in a loop
-//! would take all memory. Nor does it for a list that holds another one twice, which takes no memory
-//! but, doubled sixty times, for ever to be written or compared; and it walks values by recursion,
-//! which ends the process where one is too deep. So [`weigh`](super::scan::weigh) sends operands of
-//! `+`, literals and what is assigned through these filters, which pay for them and refuse what is
-//! too deep.
+//! The engine charges no fuel for the sum of two lists: one that is doubled in a loop would take all
+//! memory. Nor does it charge for a list that holds another one twice, which takes no memory, but
+//! doubled sixty times takes forever to print or compare. And it walks values by recursion, which
+//! ends the process for a value that is too deep. So [`weigh`](super::scan::weigh) applies these
+//! filters to operands of `+`, to literals and to assigned values.
 
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
-/// Items for one step of work.
-const ITEMS_A_STEP: u64 = 4;
-/// Bytes of text for one.
-const BYTES_A_STEP: u64 = 64;
-/// Values in values. What a request gives is bounded to less.
+/// Items of a list per unit of fuel.
+const ITEMS_PER_UNIT: u64 = 4;
+/// Bytes of text per unit of fuel.
+const BYTES_PER_UNIT: u64 = 64;
+/// The depth of nested values. A request's values are less deep.
 const DEPTH: usize = 160;
 
-/// Adds the filters, and bounds the other ways to join lists.
+/// Adds the filters and limits other ways to join lists.
 pub(super) fn add_to_environment(env: &mut Environment<'static>) {
     env.add_filter("weighed", weighed);
     env.add_filter("built", |state: &State<'_, '_>, value: Value| pay(state, value, false));
@@ -25,24 +24,24 @@ pub(super) fn add_to_environment(env: &mut Environment<'static>) {
     env.add_filter("kept", |state: &State<'_, '_>, value: Value| pay(state, value, true));
     env.add_filter("sum", sum);
     env.remove_filter("chain"); // not one of jinja2's
-    env.remove_global("cycler"); // they hold values of any depth
+    env.remove_global("cycler"); // they can hold values of any depth
     env.remove_global("joiner");
 }
 
-/// An operand of a sum.
+/// Charges for an operand of a sum.
 fn weighed(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         return Ok(value);
     }
     if let Some(items) = value.len() {
-        state.consume_fuel(items as u64 / ITEMS_A_STEP)?;
+        state.consume_fuel(items as u64 / ITEMS_PER_UNIT)?;
         return Ok(value);
     }
     listed(state, &value)
 }
 
-/// What a namespace keeps from one round of a loop to the next. A view of a view of a list becomes
-/// a list, or reading it would take longer with every round.
+/// Charges for a value that a namespace keeps between iterations of a loop. A lazy view of a list
+/// becomes a list: otherwise reading it would take longer with every iteration.
 fn held(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     let value = match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => listed(state, &value)?,
@@ -51,14 +50,14 @@ fn held(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     pay(state, value, false)
 }
 
-/// The items of a value, each paid for.
+/// The items of a value as a list, each charged for.
 fn listed(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     let pay = |item| state.consume_fuel(1).map(|()| item);
     value.try_iter()?.map(pay).collect()
 }
 
-/// Pays for all that is in a value. It may be a namespace itself, if `namespace` says so, but have
-/// none in it: one that holds itself has no end.
+/// Charges for everything in a value. With `namespace` it can be a namespace itself, but none can be
+/// inside it: one that holds itself has no end.
 fn pay(state: &State<'_, '_>, value: Value, namespace: bool) -> Result<Value, Error> {
     walk(state, &value, if namespace { 0 } else { 1 })?;
     Ok(value)
@@ -68,13 +67,13 @@ fn walk(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error>
     let refused = |reason: &str| Err(Error::new(ErrorKind::InvalidOperation, reason.to_owned()));
     let kind = value.kind();
     if let Some(text) = value.as_str() {
-        return state.consume_fuel(text.len() as u64 / BYTES_A_STEP);
+        return state.consume_fuel(text.len() as u64 / BYTES_PER_UNIT);
     }
     if !matches!(kind, ValueKind::Seq | ValueKind::Map) {
         return Ok(());
     }
     if depth > DEPTH {
-        return refused("a value is nested too deep");
+        return refused("a value is nested too deeply");
     }
     let namespace = value.as_object().is_some_and(|o| o.type_name().ends_with("::Namespace"));
     if namespace && depth > 0 {

@@ -1,72 +1,49 @@
-//! The files beside a `tokenizer.json` and the special tokens they name.
+//! Reads a tokenizer's files.
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use tokenizers::AddedToken;
 
-use crate::template::Sources;
+use super::templates::ChatTemplates;
+use crate::files::{TokenizerFiles, json};
 use crate::{Error, Result};
 
-/// What a missing tokenizer's error tells people to do.
+/// Advice for a missing tokenizer.
 const ADVICE: &str = "The published Llamba repositories carry no tokenizer: theirs is Llama 3's. \
     Give one with --tokenizer (in the library: `tokenizer(..)`): a tokenizer.json, a directory \
     that has one, or a repository such as meta-llama/Llama-3.2-1B-Instruct (gated: accept the \
-    licence on its page, then set HF_TOKEN)";
+    license on its page, then set HF_TOKEN)";
 
-/// Ends of text and of turn in the vocabularies of Llama 3.
+/// Tokens that end a text or a turn in the vocabularies of Llama 3.
 const LLAMA_3_EOS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 const LLAMA_3_BOS: &str = "<|begin_of_text|>";
 
-/// The bytes of a tokenizer's files.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TokenizerFiles {
-    /// `tokenizer.json`.
-    pub tokenizer: Vec<u8>,
-    /// `tokenizer_config.json`, if there is one.
-    pub tokenizer_config: Option<Vec<u8>>,
-    /// `generation_config.json`, if there is one.
-    pub generation_config: Option<Vec<u8>>,
-    /// `chat_template.jinja`, if there is one.
-    pub chat_template: Option<Vec<u8>>,
+/// Reads the tokenizer at `path`, a `tokenizer.json` or a directory with one. Returns the path of
+/// the `tokenizer.json`, its content, and the files beside it.
+pub(super) fn read(path: &Path) -> Result<(PathBuf, TokenizerFiles)> {
+    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+    Ok((file.clone(), TokenizerFiles::beside(&file)?))
 }
 
-impl TokenizerFiles {
-    /// Reads a `tokenizer.json`, or the one in a directory, and the files beside it. Also
-    /// gives the path of the `tokenizer.json`.
-    pub(crate) fn read(path: &Path) -> Result<(PathBuf, Self)> {
-        let missing = |reason: String| Error::TokenizerMissing {
-            model: path.display().to_string(),
-            reason: format!("{reason}. {ADVICE}"),
-        };
-        let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-        let Some(tokenizer) = read_if_there(&file)? else {
-            return Err(missing(format!("{} does not exist", file.display())));
-        };
-        let beside = |name| read_if_there(&file.with_file_name(name));
-        let files = Self {
-            tokenizer,
-            tokenizer_config: beside("tokenizer_config.json")?,
-            generation_config: beside("generation_config.json")?,
-            chat_template: beside("chat_template.jinja")?,
-        };
-        Ok((file, files))
-    }
+/// The content of the `tokenizer.json`, called `path` in errors.
+pub(super) fn tokenizer_json<'f>(path: &Path, files: &'f TokenizerFiles) -> Result<&'f [u8]> {
+    files.get("tokenizer.json").ok_or_else(|| Error::TokenizerMissing {
+        model: path.parent().unwrap_or(path).display().to_string(),
+        reason: format!("{} does not exist. {ADVICE}", path.display()),
+    })
 }
 
-fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { action: "read", path: path.to_owned(), source }),
-    }
-}
-
-/// The small parts of a `tokenizer.json`; a missing one is null.
-#[derive(serde::Deserialize)]
+/// The parts of a `tokenizer.json` that are read here; a missing one is null.
+#[derive(Deserialize)]
 struct Outline {
     #[serde(default)]
     decoder: Value,
-    // Parsed only because damaged strings in them are a panic in the `tokenizers` library.
+    #[serde(default)]
+    model: Model,
+    // Parsed because the `tokenizers` library panics on damaged strings in them.
     #[serde(default, rename = "added_tokens")]
     _added_tokens: Value,
     #[serde(default, rename = "normalizer")]
@@ -77,7 +54,47 @@ struct Outline {
     _post_processor: Value,
 }
 
-/// How the tokens of a vocabulary spell the bytes that they stand for.
+#[derive(Default, Deserialize)]
+struct Model {
+    #[serde(default)]
+    vocab: LargestId,
+}
+
+/// The largest id of a vocabulary, a map from tokens to ids or a list in the order of the ids.
+#[derive(Default)]
+struct LargestId(u32);
+
+impl<'de> Deserialize<'de> for LargestId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ids;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = LargestId;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map from tokens to ids, or a list of tokens")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<LargestId, M::Error> {
+                let mut largest = 0;
+                while let Some((IgnoredAny, id)) = map.next_entry::<IgnoredAny, u32>()? {
+                    largest = largest.max(id);
+                }
+                Ok(LargestId(largest))
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<LargestId, S::Error> {
+                let mut count: u32 = 0;
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(LargestId(count.saturating_sub(1)))
+            }
+        }
+        deserializer.deserialize_any(Ids)
+    }
+}
+
+/// The way in which tokens spell the bytes that they stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spelling {
     /// A character for each byte, as GPT-2 and Llama 3 do.
@@ -92,7 +109,7 @@ pub(crate) enum Spelling {
 }
 
 impl Spelling {
-    /// What a decoder of the `tokenizers` library undoes, if it is one that is known.
+    /// The spelling that a decoder of the `tokenizers` library undoes, if it is a known one.
     fn of(decoder: &Value) -> Option<Self> {
         let steps = match &decoder["decoders"] {
             Value::Array(steps) if decoder["type"] == "Sequence" => steps.as_slice(),
@@ -127,23 +144,25 @@ impl Spelling {
     }
 }
 
-/// Loads a `tokenizer.json`; the error says why that cannot be done.
-pub(crate) fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Spelling), String> {
+/// Loads a `tokenizer.json` and the largest id of its vocabulary, added tokens not included. The
+/// error says why that is impossible.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Spelling, u32), String> {
+    let bytes = bytes.strip_prefix(json::MARK).unwrap_or(bytes);
     let damaged = |e: &dyn std::fmt::Display| format!("not a tokenizer.json: {e}");
-    let outline: Outline = serde_json::from_slice(bytes).map_err(|e| damaged(&e))?;
+    let outline: Outline = json::from_slice(bytes).map_err(|e| damaged(&e))?;
     let spelling = Spelling::of(&outline.decoder).ok_or(
-        "its decoder is of an unknown kind; byte-level tokenizers, as Llama 3 has one, are \
-         supported, and SentencePiece's, as Llama 2 has one",
+        "its decoder is of an unknown kind; byte-level tokenizers, like Llama 3's, are supported, \
+         and SentencePiece's, like Llama 2's",
     )?;
     let load = || {
         let loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
-        loaded.encode_fast("a trial", true)?; // some mistakes show only now
+        loaded.encode_fast("a trial", true)?; // some mistakes are found only now
         Ok(loaded)
     };
-    Ok((guarded(load).map_err(|e| damaged(&e))?, spelling))
+    Ok((guarded(load).map_err(|e| damaged(&e))?, spelling, outline.model.vocab.0))
 }
 
-/// Runs a call into the `tokenizers` library, which panics on some malformed files.
+/// Calls the `tokenizers` library, which panics on some malformed files.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|e| e.to_string()),
@@ -151,38 +170,43 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result
     }
 }
 
-/// The tokens that begin and end texts.
+/// The tokens that begin and end texts, and the chat templates.
 #[derive(Debug)]
 pub(crate) struct SpecialTokens {
     pub(crate) bos: Option<u32>,
-    /// Whether to put `bos` in front; `None` leaves it to `tokenizer.json`.
+    /// True if `bos` is put in front; `None` leaves that to `tokenizer.json`.
     pub(crate) add_bos: Option<bool>,
     /// Ascending, each once.
     pub(crate) eos: Vec<u32>,
     /// The chat templates, or what is wrong with them.
-    pub(crate) templates: Result<Sources, String>,
+    pub(crate) templates: Result<ChatTemplates, String>,
 }
 
 impl SpecialTokens {
     pub(crate) fn find(
-        inner: &tokenizers::Tokenizer,
+        inner: &mut tokenizers::Tokenizer,
         path: &Path,
         files: &TokenizerFiles,
     ) -> Result<Self> {
-        let parse = |bytes: &Option<Vec<u8>>, name| match bytes {
+        let parse = |name| match files.get(name) {
             None => Ok(Value::Null),
-            Some(bytes) => serde_json::from_slice(bytes)
+            Some(bytes) => json::from_slice(bytes)
                 .map_err(|source| Error::Json { path: path.with_file_name(name), source }),
         };
-        let config = parse(&files.tokenizer_config, "tokenizer_config.json")?;
-        let generation = parse(&files.generation_config, "generation_config.json")?;
+        let config = parse("tokenizer_config.json")?;
+        let generation = parse("generation_config.json")?;
         let ids = |key: &'static str| {
             token_ids(&generation[key]).ok_or_else(|| Error::Tokenizer {
                 path: path.with_file_name("generation_config.json"),
                 reason: format!("{key} is {}, expected an id or a list of ids", generation[key]),
             })
         };
-        let by_name = |key: &str| token_name(&config[key]).and_then(|t| inner.token_to_id(t));
+        let more = parse("special_tokens_map.json")?;
+        add_tokens(inner, &config["added_tokens_decoder"], path);
+        let by_name = |key: &str| {
+            let name = token_name(&config[key]).or_else(|| token_name(&more[key]));
+            name.and_then(|token| inner.token_to_id(token))
+        };
 
         let bos = by_name("bos_token");
         let bos = bos.or(ids("bos_token_id")?.first().copied());
@@ -195,8 +219,59 @@ impl SpecialTokens {
             bos: bos.or_else(|| inner.token_to_id(LLAMA_3_BOS)),
             add_bos: config["add_bos_token"].as_bool(),
             eos,
-            templates: Sources::find(files, &config),
+            templates: ChatTemplates::find(files, &config),
         })
+    }
+}
+
+/// Adds the tokens that `tokenizer_config.json` lists, by id, and `tokenizer.json` does not: those
+/// that are a part of the vocabulary only, and those after its end.
+fn add_tokens(inner: &mut tokenizers::Tokenizer, listed: &Value, path: &Path) {
+    #[derive(Deserialize)]
+    struct Listed {
+        content: String,
+        #[serde(default)]
+        special: bool,
+        #[serde(default)]
+        single_word: bool,
+        #[serde(default)]
+        lstrip: bool,
+        #[serde(default)]
+        rstrip: bool,
+        normalized: Option<bool>,
+    }
+    let entries = listed.as_object().into_iter().flatten().filter_map(|(id, token)| {
+        Some((id.parse::<u32>().ok()?, Listed::deserialize(token).ok()?))
+    });
+    let mut tokens: Vec<(u32, Listed)> = entries.collect();
+    tokens.sort_by_key(|(id, _)| *id);
+    for (id, token) in tokens {
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+        let known = added.contains_key(&id);
+        let after = added.keys().max().map_or(0, |id| id + 1);
+        let next = after.max(inner.get_vocab_size(false) as u32);
+        let there = inner.token_to_id(&token.content);
+        // Another id would be given to a token that does not come next.
+        if known || token.content.is_empty() || there.unwrap_or(next) != id {
+            if !known {
+                let file = path.with_file_name("tokenizer_config.json");
+                log::warn!("{}: token {id} does not fit tokenizer.json", file.display());
+            }
+            continue;
+        }
+        let added = AddedToken {
+            content: token.content,
+            special: token.special,
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized.unwrap_or(!token.special),
+        };
+        if token.special {
+            inner.add_special_tokens(&[added]);
+        } else {
+            inner.add_tokens(&[added]);
+        }
     }
 }
 
@@ -210,7 +285,7 @@ fn token_ids(value: &Value) -> Option<Vec<u32>> {
     }
 }
 
-/// A token is written as a string, or as an object that holds the string and its flags.
+/// The text of a token, which is a string or an object with the string and its flags.
 fn token_name(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value["content"].as_str())
 }

@@ -1,4 +1,4 @@
-//! Special tokens that are spelled out in a text, and how to read them as plain text.
+//! Reads special tokens that are spelled out in a text as plain text.
 
 use std::ops::Range;
 
@@ -9,18 +9,19 @@ use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetTy
 #[derive(Debug)]
 pub(super) struct Spelled {
     texts: Vec<String>,
-    /// Finds all places of all of them.
+    /// Finds all occurrences of all of them.
     matcher: Option<AhoCorasick>,
-    /// As the tokenizer's own, but reads special tokens as text.
+    /// The tokenizer's added vocabulary, which reads special tokens as text.
     plain: AddedVocabulary,
     /// The length of the longest one.
     longest: usize,
-    /// The tokenizer may see a special token where another spelling stands.
+    /// True if the tokenizer may also find a special token in another spelling.
     normalized: bool,
 }
 
 impl Spelled {
-    /// All that are flagged as special, and `ends`: not every file flags what ends a turn.
+    /// Collects the tokens that are flagged as special, and `ends`: not every file flags the tokens
+    /// that end a turn.
     pub(super) fn new(inner: &tokenizers::Tokenizer, ends: &[u32]) -> Self {
         let added = inner.get_added_vocabulary();
         let decoder = added.get_added_tokens_decoder();
@@ -36,7 +37,7 @@ impl Spelled {
         let normalized = special.iter().any(|token| token.normalized);
         let mut texts: Vec<String> = special.into_iter().map(|token| token.content).collect();
         texts.sort_unstable();
-        // Without one, in the very worst case, the texts are looked for one by one.
+        // If it cannot be built, the texts are searched one by one.
         let matcher = AhoCorasick::new(&texts).ok();
         let longest = texts.iter().map(String::len).max().unwrap_or(0);
         let normalized = normalized && inner.get_normalizer().is_some();
@@ -55,8 +56,8 @@ impl Spelled {
         self.texts.binary_search_by(|known| known.as_str().cmp(text)).is_ok()
     }
 
-    /// Where the characters stand, in ascending order, that must not be part of a special token
-    /// lest one is read that this text spells, alone or with what stands before or behind it.
+    /// Positions, ascending, of the characters that must not be part of a special token: the last
+    /// ones of the tokens that this text spells, alone or with the text before or after it.
     pub(super) fn guards(&self, inner: &tokenizers::Tokenizer, text: &str) -> Vec<usize> {
         let mut guards = Vec::new();
         match &self.matcher {
@@ -75,7 +76,7 @@ impl Spelled {
             let found = self.matches(inner, text);
             guards.extend(found.into_iter().map(|(core, _)| last_char(text, core)));
         }
-        // The template may take blanks away.
+        // The template may trim the text.
         let trimmed = text.trim_end();
         let tail = trimmed.len().saturating_sub(self.longest);
         for at in (tail..trimmed.len()).filter(|&at| self.begins(trimmed.as_bytes()[at])) {
@@ -98,7 +99,7 @@ impl Spelled {
     }
 
     /// Token ids of a text in which the characters at `guards` (ascending) are part of no special
-    /// token; nothing if all special tokens in it are free of them.
+    /// token; `None` if no special token in it contains one.
     pub(super) fn encode(
         &self,
         inner: &tokenizers::Tokenizer,
@@ -113,8 +114,8 @@ impl Spelled {
         if !matches.iter().any(|(core, _)| guarded(core)) {
             return Ok(None);
         }
-        // Between special tokens, texts are read one by one: with a spelled one among them, as
-        // nothing but text, else as ever.
+        // Each text between special tokens is encoded alone: as plain text if it has a spelled
+        // token in it, else in the usual way.
         let mut ids = Vec::new();
         let (mut done, mut spelled) = (0, false);
         let mut read = |range: Range<usize>, spelled: bool| -> tokenizers::Result<()> {
@@ -154,7 +155,8 @@ impl Spelled {
         Ok(tokens.map(|token| token.id).collect())
     }
 
-    /// Where the tokenizer sees special tokens: without and with the blanks that some take in.
+    /// Ranges in which the tokenizer finds special tokens, without and with the blanks that some
+    /// absorb.
     fn matches(
         &self,
         inner: &tokenizers::Tokenizer,
@@ -175,7 +177,7 @@ impl Spelled {
     }
 }
 
-/// Where the last character of a part of a text begins.
+/// The position of the last character of a part of a text.
 fn last_char(text: &str, range: Range<usize>) -> usize {
     let start = range.start;
     text[range].char_indices().next_back().map_or(start, |(at, _)| start + at)

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use super::{Tokenizer, TokenizerFiles};
-use crate::{ChatOptions, Detokenizer, Error, Json, Message, Rendered, Template};
+use super::{Rendered, Tokenizer};
+use crate::{ChatOptions, Detokenizer, Error, Json, Message, Template, TokenizerFiles};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llamba-stories");
 
 fn stories() -> TokenizerFiles {
-    TokenizerFiles::read(Path::new(STORIES)).unwrap().1
+    TokenizerFiles::beside(&Path::new(STORIES).join("tokenizer.json")).unwrap()
 }
 
 /// A tokenizer of four letters with Llama 3's special tokens.
@@ -29,13 +29,15 @@ fn small(change: impl FnOnce(&mut Value), config: Value, generation: Value) -> T
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "\u{120}": 3}, "merges": ["a b"]},
     });
     change(&mut tokenizer);
-    let bytes = |value: &Value| (!value.is_null()).then(|| value.to_string().into_bytes());
-    TokenizerFiles {
-        tokenizer: tokenizer.to_string().into_bytes(),
-        tokenizer_config: bytes(&config),
-        generation_config: bytes(&generation),
-        chat_template: None,
-    }
+    let files = [
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", config),
+        ("generation_config.json", generation),
+    ];
+    let there = files.into_iter().filter(|(_, value)| !value.is_null());
+    there.fold(TokenizerFiles::default(), |files, (name, value)| {
+        files.with(name, value.to_string().into_bytes())
+    })
 }
 
 fn load(files: &TokenizerFiles) -> Result<Tokenizer, Error> {
@@ -144,6 +146,55 @@ fn a_vocabulary_of_another_model_is_noticed() {
             found => panic!("{found:?}"),
         }
     }
+}
+
+/// Fine-tunes add a token for padding after the end of the vocabulary.
+#[test]
+fn added_tokens_after_the_vocabulary_are_accepted() {
+    let change = |t: &mut Value| {
+        let mut padding = t["added_tokens"][0].clone();
+        (padding["id"], padding["content"]) = (json!(8), json!("<pad>"));
+        t["added_tokens"].as_array_mut().unwrap().push(padding);
+    };
+    let tokenizer = load(&small(change, Value::Null, Value::Null)).unwrap();
+    assert_eq!(tokenizer.token_id("<pad>"), Some(8));
+    tokenizer.check_vocabulary(8).unwrap();
+    tokenizer.check_vocabulary(9).unwrap();
+    assert!(tokenizer.check_vocabulary(7).is_err());
+}
+
+#[test]
+fn added_tokens_of_the_configuration_are_read() {
+    // A special token that `tokenizer.json` has in its vocabulary only.
+    let change = |t: &mut Value| {
+        t["model"]["vocab"]["<|eot_id|>"] = json!(4);
+        let added = t["added_tokens"].as_array_mut().unwrap();
+        added.remove(2);
+        added.iter_mut().enumerate().for_each(|(i, token)| token["id"] = json!(5 + i));
+    };
+    let ids = |listed: Value| {
+        let config = json!({"added_tokens_decoder": listed});
+        let tokenizer = load(&small(change, config, Value::Null)).unwrap();
+        (tokenizer.encode("a<|eot_id|><p>b", false).unwrap(), tokenizer)
+    };
+    assert_eq!(ids(json!({})).0, [0, 1]);
+    let token = |content: &str| json!({"content": content, "special": true});
+    let (found, tokenizer) = ids(json!({"8": token("<p>"), "4": token("<|eot_id|>")}));
+    assert_eq!(found, [0, 4, 8, 1]);
+    assert_eq!(tokenizer.decode(&found, true).unwrap(), "ab");
+    // Ids that the tokenizer would not give are passed over.
+    assert_eq!(ids(json!({"9": token("<p>"), "3": token("<|eot_id|>"), "x": 1})).0, [0, 1]);
+}
+
+#[test]
+fn special_tokens_may_be_named_in_their_own_file() {
+    let files = small(|_| {}, json!({"eos_token": "ab"}), Value::Null);
+    // With a byte-order mark.
+    let map = "\u{feff}{\"bos_token\": {\"content\": \"a\"}, \"eos_token\": \"b\"}";
+    let map = map.as_bytes();
+    let tokenizer = load(&files.with("special_tokens_map.json", map)).unwrap();
+    assert_eq!(tokenizer.bos_id(), Some(0));
+    assert_eq!(tokenizer.eos_ids()[0], 2);
 }
 
 #[test]
@@ -271,8 +322,9 @@ fn a_file_that_contradicts_itself_does_not_load() {
 #[test]
 fn malformed_files_are_named() {
     let message = |files: &TokenizerFiles| load(files).unwrap_err().to_string();
-    let with = |tokenizer: &[u8]| TokenizerFiles { tokenizer: tokenizer.to_vec(), ..stories() };
-    for bytes in [&b""[..], b"{", b"7", b"\xff\xfe", &stories().tokenizer[..5000]] {
+    let with = |tokenizer: &[u8]| stories().with("tokenizer.json", tokenizer.to_vec());
+    let cut = stories().get("tokenizer.json").unwrap()[..5000].to_vec();
+    for bytes in [&b""[..], b"{", b"7", b"\xff\xfe", &cut] {
         let message = message(&with(bytes));
         assert!(message.starts_with("tokenizer made/up/tokenizer.json: not a"), "{message}");
     }
@@ -300,11 +352,10 @@ fn malformed_files_are_named() {
     let one = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true});
     load(&small(decoder(sequence(json!([one]))), Value::Null, Value::Null)).unwrap();
 
-    let generation = Some(br#"{"eos_token_id": "1"}"#.to_vec());
-    let found = message(&TokenizerFiles { generation_config: generation, ..stories() });
+    let generation = &br#"{"eos_token_id": "1"}"#[..];
+    let found = message(&stories().with("generation_config.json", generation));
     assert!(found.contains("made/up/generation_config.json: eos_token_id is \"1\""), "{found}");
-    let config = Some(b"{".to_vec());
-    let found = message(&TokenizerFiles { tokenizer_config: config, ..stories() });
+    let found = message(&stories().with("tokenizer_config.json", &b"{"[..]));
     assert!(found.contains("made/up/tokenizer_config.json is not valid JSON"), "{found}");
 }
 
@@ -349,12 +400,13 @@ proptest! {
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let change = |t: &mut Value| with_bos(t);
-        let mut files = small(change, Value::Null, json!({"eos_token_id": [5, 6]}));
+        let files = small(change, Value::Null, json!({"eos_token_id": [5, 6]}));
+        let mut bytes = files.get("tokenizer.json").unwrap().to_vec();
         for (place, byte) in &edits {
-            let i = place.index(files.tokenizer.len());
-            files.tokenizer[i] = *byte;
+            let i = place.index(bytes.len());
+            bytes[i] = *byte;
         }
-        if let Ok(tokenizer) = load(&files) {
+        if let Ok(tokenizer) = load(&files.with("tokenizer.json", bytes)) {
             let ids = tokenizer.encode("ab ab<|eot_id|>", true).unwrap_or_default();
             let _ = tokenizer.decode(&ids, false);
         }

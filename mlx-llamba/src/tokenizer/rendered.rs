@@ -1,21 +1,21 @@
-//! What a template made of a conversation.
+//! Text in which some characters are no part of special tokens.
 
 use std::fmt;
 
-/// The text of a conversation, as a model is to read it.
+/// The text that a chat template made of a conversation.
 ///
-/// It knows which of its special tokens the template wrote and which are only spelled out in a
-/// message: [`Tokenizer::encode_rendered`](crate::Tokenizer::encode_rendered) tells them apart.
+/// It records which special tokens the template wrote and which are only spelled out in a message;
+/// [`Tokenizer::encode_rendered`](crate::Tokenizer::encode_rendered) reads the latter as text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
     text: String,
-    /// Where characters stand that are part of no special token, in ascending order.
+    /// Positions of the characters that are part of no special token, ascending.
     guards: Vec<usize>,
 }
 
 impl Rendered {
-    /// Takes every `mark` out of a text: the character behind it is part of no special token.
-    pub(super) fn without(mark: &str, marked: &str) -> Self {
+    /// Removes every `mark` from a text: the character after it is part of no special token.
+    pub(crate) fn without(mark: &str, marked: &str) -> Self {
         let mut made = Self::default();
         let mut parts = marked.split(mark);
         made.text.push_str(parts.next().unwrap_or_default());
@@ -26,8 +26,8 @@ impl Rendered {
         made
     }
 
-    /// A text in which nothing needs to be guarded.
-    pub(super) fn plain(text: String) -> Self {
+    /// A text without guarded characters.
+    pub(crate) fn plain(text: String) -> Self {
         Self { text, guards: Vec::new() }
     }
 
@@ -37,7 +37,7 @@ impl Rendered {
         &self.text
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
@@ -47,7 +47,7 @@ impl Rendered {
         &self.guards
     }
 
-    /// The part from `start` up to `end`, which are borders of characters.
+    /// The part from `start` to before `end`, which are character boundaries.
     pub(crate) fn part(&self, start: usize, end: usize) -> Self {
         let inside = self.guards.iter().filter(|&&at| (start..end).contains(&at));
         Self {
