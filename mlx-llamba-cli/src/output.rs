@@ -49,7 +49,7 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
     };
     let option = error.downcast_ref().or_else(passed);
     let mut text = match (option, error.downcast_ref()) {
-        (Some(Error::Option { option, value, expected }), _) => {
+        (Some(Error::Argument { name: option, value, expected }), _) => {
             format!("{}: expected {expected}", argument(option, value))
         }
         (_, Some(Error::OutputExists { .. })) => {

@@ -127,7 +127,7 @@ impl From<mlx_llamba::Error> for Error {
     fn from(error: mlx_llamba::Error) -> Self {
         use mlx_llamba::Error as E;
         match error {
-            E::Option { .. }
+            E::Argument { .. }
             | E::TokenOutOfRange { .. }
             | E::EmptyPrompt
             | E::Tokenizer { .. }

@@ -148,8 +148,8 @@ impl Problem {
         let text = error.to_string();
         match &error {
             Error::Request(cause) => match &**cause {
-                Library::Option { option, value, expected } => {
-                    Self::parameter(*option, format!("{value} instead of {expected}"))
+                Library::Argument { name, value, expected } => {
+                    Self::parameter(*name, format!("{value} instead of {expected}"))
                 }
                 Library::Template { .. } => {
                     Self::bad(text).param("messages").code("template_error")

@@ -57,7 +57,7 @@ impl Llama {
     ///
     /// # Errors
     /// [`mlx_llamba::Error::Tensors`] names all tensors that are missing, unknown or of the wrong
-    /// shape; [`mlx_llamba::Error::Option`] for a dtype that the back end does not take.
+    /// shape; [`mlx_llamba::Error::Argument`] for a dtype that the back end does not take.
     pub fn from_parameters(
         config: &LlamaConfig,
         parameters: &Parameters,

@@ -37,7 +37,7 @@ impl Conversion {
 /// It appears under its name when it is complete and on the disk.
 ///
 /// # Errors
-/// [`Error::Option`] for a layout or dtype that cannot be written, [`Error::OutputExists`],
+/// [`Error::Argument`] for a layout or dtype that cannot be written, [`Error::OutputExists`],
 /// [`Error::Io`].
 pub fn convert(source: &Checkpoint, output: &Path, conversion: &Conversion) -> Result<PathBuf> {
     convert_with(source, output, conversion, &mut |_| ControlFlow::Continue(()))
@@ -62,8 +62,8 @@ pub fn convert_with(
             "pt"
         }
         Layout::CartesiaMlx => {
-            return Err(Error::Option {
-                option: "to",
+            return Err(Error::Argument {
+                name: "to",
                 value: conversion.to.to_string(),
                 expected: format!("{} or {}", Layout::MlxLlamba, Layout::PyTorch),
             });

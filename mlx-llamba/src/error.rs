@@ -1,33 +1,33 @@
-//! Everything that can go wrong, one variant per cause.
+//! The errors of the library, one variant per cause.
 
 use std::path::{Path, PathBuf};
 
 /// Result of the library's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what was expected there.
+/// An error of the library: what was found, where, and what was expected.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried, as a verb: "read", "create", "rename".
+        /// The operation as a verb: "read", "create", "rename".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A JSON file does not parse.
+    /// A JSON file cannot be parsed.
     #[error("{path} is not valid JSON: {source}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Line and column.
+        /// The mistake, with line and column.
         source: serde_json::Error,
     },
-    /// A configuration cannot describe a Llamba; lists every bad field.
+    /// A configuration does not describe a Llamba; lists every bad field.
     #[error("{path} does not describe a Llamba: {list}", path = path.display(), list = list(problems))]
     Config {
         /// `config.json`, or the safetensors file whose metadata holds the configuration.
@@ -35,16 +35,16 @@ pub enum Error {
         /// All the bad fields.
         problems: Vec<FieldProblem>,
     },
-    /// A safetensors header is damaged or hostile.
-    #[error("{path} is not a sound safetensors file: {reason}", path = path.display())]
+    /// A safetensors file has a bad header.
+    #[error("{path} is not a valid safetensors file: {reason}", path = path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its header or length.
+        /// The problem with its header or its length.
         reason: String,
     },
-    /// The index of a sharded checkpoint is wrong; lists everything that is.
-    #[error("{path} does not fit its files: {list}", path = path.display(), list = list(problems))]
+    /// The index of a sharded checkpoint does not match its files; lists every difference.
+    #[error("{path} does not match its files: {list}", path = path.display(), list = list(problems))]
     Index {
         /// `model.safetensors.index.json`.
         path: PathBuf,
@@ -52,153 +52,153 @@ pub enum Error {
         problems: Vec<FieldProblem>,
     },
     /// Tensors are missing, unknown, or of the wrong shape or dtype; lists all of them.
-    #[error("{path} does not fit its configuration: {list}", path = path.display(), list = list(problems))]
+    #[error("{path} does not match its configuration: {list}", path = path.display(), list = list(problems))]
     Tensors {
         /// The checkpoint.
         path: PathBuf,
         /// All the bad tensors.
         problems: Vec<TensorProblem>,
     },
-    /// The path holds no checkpoint that this library reads.
+    /// The path holds no checkpoint that this library can read.
     #[error("no Llamba checkpoint at {path}: {reason}", path = path.display())]
     NotACheckpoint {
         /// The directory or file.
         path: PathBuf,
-        /// What was looked for.
+        /// The reason, and what to give instead.
         reason: String,
     },
-    /// No tokenizer was found, or it cannot be had.
+    /// There is no tokenizer.
     #[error("no tokenizer for {model}: {reason}")]
     TokenizerMissing {
         /// The model that needs one.
         model: String,
-        /// What was tried, and what to do.
+        /// What is missing, and what to do.
         reason: String,
     },
-    /// A tokenizer file does not load or fails on a text.
+    /// A tokenizer cannot be loaded, or cannot encode or decode a text.
     #[error("tokenizer {path}: {reason}", path = path.display())]
     Tokenizer {
         /// The `tokenizer.json`.
         path: PathBuf,
-        /// The tokenizer's own message.
+        /// The tokenizer's message.
         reason: String,
     },
-    /// The tokenizer knows ids that the model has no embedding for.
+    /// The tokenizer has ids that the model does not know, or far fewer than the model.
     #[error(
-        "tokenizer {path} has ids up to {max_id}, but the model's vocabulary has {vocab_size} entries: \
+        "tokenizer {path} has ids up to {max_id}, but the model's vocabulary has {vocab_size} tokens: \
          it belongs to another model",
         path = path.display()
     )]
     TokenizerMismatch {
         /// The `tokenizer.json`.
         path: PathBuf,
-        /// Largest id of the tokenizer.
+        /// The largest id of the tokenizer.
         max_id: u32,
-        /// Entries of the model's vocabulary, without padding.
+        /// The size of the model's vocabulary, without padding.
         vocab_size: usize,
     },
-    /// The tokenizer has no chat template of that name.
+    /// The tokenizer has no chat template of this name.
     #[error(
-        "{tokenizer} has no chat template called {name} (it has: {there}); give one: a file, or \
-         chatml, llama-3 or plain"
+        "{tokenizer} has no chat template called {name} (it has: {there}); give a file, or chatml, \
+         llama-3 or plain"
     )]
     TemplateMissing {
         /// The `tokenizer.json`.
         tokenizer: String,
         /// The template that was asked for.
         name: String,
-        /// The names of those it has.
+        /// The names of its templates.
         there: String,
     },
-    /// A chat template does not compile, or refuses a conversation.
+    /// A chat template cannot be compiled, or rejects a conversation.
     #[error("chat template {name}: {reason}")]
     Template {
         /// Its name or file.
         name: String,
-        /// The template's own complaint, and its line.
+        /// The template's message and its line.
         reason: String,
     },
-    /// A session cannot do what was asked of it.
+    /// A session cannot do this.
     #[error("{reason}")]
     Session {
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A token id outside the vocabulary.
+    /// A token id is outside the vocabulary.
     #[error("token id {id} at position {position} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {
         /// The id.
         id: u32,
-        /// Its place in the prompt, counted from 0.
+        /// Its position in the prompt, from 0.
         position: usize,
-        /// Entries of the vocabulary, without padding.
+        /// The size of the vocabulary, without padding.
         vocab_size: usize,
     },
-    /// The model cannot read on.
+    /// The model cannot read a longer text.
     #[error("the text cannot grow past {longest} tokens: {reason}")]
     TooLong {
-        /// Tokens that it can have.
+        /// The largest number of tokens.
         longest: usize,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
-    /// There is nothing to continue: no token was ever given.
+    /// There is nothing to continue: neither a prompt nor a state.
     #[error("the prompt has no tokens and there is no state to continue")]
     EmptyPrompt,
-    /// An option's value makes no sense.
-    #[error("{option} = {value}: expected {expected}")]
-    Option {
-        /// Name of the option, as the library spells it.
-        option: &'static str,
-        /// The value given.
+    /// An argument, an option or an environment variable has an invalid value.
+    #[error("{name} = {value}: expected {expected}")]
+    Argument {
+        /// The name, as the library or the environment spells it.
+        name: &'static str,
+        /// The value.
         value: String,
-        /// What is allowed.
+        /// The legal values.
         expected: String,
     },
-    /// The hub could not deliver.
+    /// A repository cannot be downloaded.
     #[error("{repo}: {reason}")]
     Hub {
-        /// Repository, as `owner/name`.
+        /// The repository, `owner/name`.
         repo: String,
-        /// What happened, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
-    /// A saved state cannot be used here.
+    /// A saved state or session cannot be used.
     #[error("state {path}: {reason}", path = path.display())]
     State {
         /// The file.
         path: PathBuf,
-        /// Why: damaged, of another model, of another version.
+        /// The reason: damaged, of another model, of another version.
         reason: String,
     },
-    /// Arrays given to the model have the wrong shape.
+    /// Arrays have the wrong shape.
     #[error(transparent)]
     Shape(#[from] mlx_llamba_kernels::ShapeError),
-    /// A weight cannot be quantized or read as asked.
+    /// A weight cannot be quantized or dequantized.
     #[error("tensor {tensor}: {source}")]
     Quantization {
         /// The weight.
         tensor: String,
-        /// Why.
+        /// The reason.
         source: mlx_llamba_kernels::QuantizationError,
     },
-    /// Some matrices cannot be quantized as asked; lists all of them.
-    #[error("cannot quantize {path} like this: {list}; another group size may fit, or an override that keeps them dense", path = path.display(), list = list(problems))]
+    /// Some matrices do not fit the scheme; lists all of them.
+    #[error("cannot quantize {path} in this scheme: {list}; try another group size, or overrides that keep these matrices dense", path = path.display(), list = list(problems))]
     NotQuantizable {
         /// The checkpoint.
         path: PathBuf,
         /// All the matrices that do not fit.
         problems: Vec<TensorProblem>,
     },
-    /// Quantizing what is quantized loses more than quantizing the original.
-    #[error("{path} is quantized already ({bits} bits); quantize the original, or ask for requantizing", path = path.display())]
+    /// The checkpoint is quantized: quantizing it again loses more than quantizing the original.
+    #[error("{path} is quantized already ({bits} bits); quantize the original, or allow requantizing", path = path.display())]
     AlreadyQuantized {
         /// The checkpoint.
         path: PathBuf,
         /// Bits of its first quantized matrix.
         bits: usize,
     },
-    /// The caller's callback asked to stop. Nothing was left behind.
+    /// The callback stopped the work. Nothing is left behind.
     #[error("interrupted")]
     Interrupted,
     /// The output already exists.
@@ -207,10 +207,10 @@ pub enum Error {
         /// The directory or file.
         path: PathBuf,
     },
-    /// MLX refused an operation.
+    /// An operation of MLX failed.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
-    /// No back end can be chosen.
+    /// No back end can be selected.
     #[error(transparent)]
     Backend(#[from] mlx_llamba_kernels::BackendError),
 }
@@ -231,31 +231,31 @@ impl From<mlx_llamba_kernels::MixerError> for Error {
     }
 }
 
-/// A field of a configuration with an impossible value.
+/// A field of a configuration with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {found}, expected {expected}")]
 pub struct FieldProblem {
-    /// Dotted name of the field.
+    /// The dotted name of the field.
     pub field: String,
-    /// What stands there ("missing" if nothing).
+    /// The value, or "missing".
     pub found: String,
-    /// What is allowed.
+    /// The legal values.
     pub expected: String,
 }
 
-/// A tensor that does not fit.
+/// A tensor that does not match the configuration.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorProblem {
-    /// The configuration asks for it, no file has it.
+    /// The configuration requires it, but no file has it.
     #[error("{name} is missing (expected shape {expected:?})")]
     Missing {
         /// Name in the checkpoint's own layout.
         name: String,
-        /// Shape that the configuration implies.
+        /// The shape that the configuration requires.
         expected: Vec<usize>,
     },
-    /// A file has it, nothing uses it.
+    /// A file has it, but the configuration does not.
     #[error("{name} is not part of this model")]
     Unknown {
         /// Name in the checkpoint's own layout.
@@ -268,7 +268,7 @@ pub enum TensorProblem {
         name: String,
         /// Shape in the file.
         found: Vec<usize>,
-        /// Shape that the configuration implies.
+        /// The shape that the configuration requires.
         expected: Vec<usize>,
     },
     /// Wrong dtype.
@@ -278,20 +278,20 @@ pub enum TensorProblem {
         name: String,
         /// Dtype in the file, as safetensors spells it.
         found: String,
-        /// What is allowed.
+        /// The legal dtypes.
         expected: String,
     },
-    /// It is quantized in a way that cannot be.
+    /// Its quantization is impossible.
     #[error("{name}: {reason}")]
     Scheme {
         /// Name in the checkpoint's own layout.
         name: String,
-        /// What does not fit.
+        /// The problem.
         reason: String,
     },
 }
 
-/// A name out of a file, fit for a message: files may hold terminal codes and whole novels.
+/// Text from a file for use in a message: control characters are escaped, and long text is cut.
 pub(crate) fn printable(name: &str) -> String {
     const SHOWN: usize = 120;
     let mut text: String = name.chars().take(SHOWN).flat_map(char::escape_debug).collect();
@@ -301,8 +301,8 @@ pub(crate) fn printable(name: &str) -> String {
     text
 }
 
-/// Joins problems into one readable line. The error's own list has all of them; a model with the
-/// wrong configuration has thousands, and nobody reads more than the first.
+/// Joins the first problems into one line. A model with the wrong configuration has thousands; the
+/// error itself lists all of them.
 fn list<T: std::fmt::Display>(problems: &[T]) -> String {
     const SHOWN: usize = 12;
     let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();

@@ -65,7 +65,7 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
     let revision = revision.or(options.revision.as_deref()).unwrap_or("main");
     if !plain(revision, "._-/+") || revision.contains("..") {
         let expected = "a branch, a tag or a commit".to_owned();
-        return Err(Error::Option { option: "revision", value: revision.to_owned(), expected });
+        return Err(Error::Argument { name: "revision", value: revision.to_owned(), expected });
     }
     let snapshots = Snapshots::new(&options.cache, repo, revision);
     if options.offline {

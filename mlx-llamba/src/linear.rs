@@ -21,7 +21,7 @@ impl DtypePolicy {
     /// Checks that there is such a combination.
     ///
     /// # Errors
-    /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16, or one that the
+    /// [`Error::Argument`] for a dtype that is not float32, float16 or bfloat16, or one that the
     /// back end does not take.
     pub fn new(backend: Backend, dtype: Dtype) -> Result<Self> {
         let expected = match backend.takes(dtype) {
@@ -31,7 +31,7 @@ impl DtypePolicy {
             Err(reason) => format!("another one or another back end: {reason}"),
             Ok(()) => return Ok(Self { backend, dtype }),
         };
-        Err(Error::Option { option: "dtype", value: format!("{dtype:?}"), expected })
+        Err(Error::Argument { name: "dtype", value: format!("{dtype:?}"), expected })
     }
 
     /// A float array as matrix products take it: as it is where the back end reads every float

@@ -58,7 +58,7 @@ impl Llamba {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::TokenizerMissing`] for a text
-    /// without a tokenizer, [`Error::Option`] for an impossible option.
+    /// without a tokenizer, [`Error::Argument`] for an impossible option.
     pub fn generate<'p>(
         &self,
         prompt: impl Into<Prompt<'p>>,
@@ -171,14 +171,14 @@ impl Compute {
     /// Returns the kind of device that this names.
     ///
     /// # Errors
-    /// [`Error::Option`] if there is no GPU, or this build cannot use it.
+    /// [`Error::Argument`] if there is no GPU, or this build cannot use it.
     pub fn device(self) -> Result<DeviceType> {
         match self {
             Self::Auto => Ok(current_device()?),
             Self::Cpu => Ok(DeviceType::Cpu),
             Self::Gpu if is_available(DeviceType::Gpu)? => Ok(DeviceType::Gpu),
-            Self::Gpu => Err(Error::Option {
-                option: "device",
+            Self::Gpu => Err(Error::Argument {
+                name: "device",
                 value: "gpu".into(),
                 expected: "cpu: MLX finds no GPU here, or was built without one".into(),
             }),
@@ -189,7 +189,7 @@ impl Compute {
     /// is named, and returns its kind. A model keeps the device that it was loaded for.
     ///
     /// # Errors
-    /// [`Error::Option`] if there is no GPU, or this build cannot use it.
+    /// [`Error::Argument`] if there is no GPU, or this build cannot use it.
     pub fn select(self) -> Result<DeviceType> {
         let device = self.device()?;
         if self != Self::Auto {

@@ -47,7 +47,7 @@ impl Model {
     /// see [`materialize`](Self::materialize).
     ///
     /// # Errors
-    /// [`Error::Option`] for a dtype that is not float32, float16 or bfloat16.
+    /// [`Error::Argument`] for a dtype that is not float32, float16 or bfloat16.
     /// [`Error::Backend`] if the environment asks for kernels that there are not.
     pub fn new(checkpoint: &Checkpoint, dtype: Dtype) -> Result<Self> {
         Self::load(checkpoint, dtype, Backend::select(dtype)?)
@@ -261,7 +261,7 @@ impl Model {
     /// block's new state.
     ///
     /// # Errors
-    /// [`Error::Option`] if there is no such block; [`Error::Shape`] if `state` is of another
+    /// [`Error::Argument`] if there is no such block; [`Error::Shape`] if `state` is of another
     /// batch size.
     pub fn block(
         &self,
@@ -291,8 +291,8 @@ impl Model {
 
     /// Block `i`, and the norm of its input.
     fn before(&self, i: usize, x: &Array) -> Result<(&Block, Array)> {
-        let layer = self.layers.get(i).ok_or_else(|| Error::Option {
-            option: "block",
+        let layer = self.layers.get(i).ok_or_else(|| Error::Argument {
+            name: "block",
             value: i.to_string(),
             expected: format!("less than {}", self.layers.len()),
         })?;

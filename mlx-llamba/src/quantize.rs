@@ -40,10 +40,10 @@ impl Override {
     /// taken from `base`.
     ///
     /// # Errors
-    /// [`Error::Option`].
+    /// [`Error::Argument`].
     pub fn parse(text: &str, base: Scheme) -> Result<Self> {
-        let bad = |expected: String| Error::Option {
-            option: "override",
+        let bad = |expected: String| Error::Argument {
+            name: "override",
             value: text.to_owned(),
             expected,
         };
@@ -118,12 +118,12 @@ impl QuantizeOptions {
     /// The defaults with another scheme; bits and group size default to those of the mode.
     ///
     /// # Errors
-    /// [`Error::Option`] if MLX does not support the scheme.
+    /// [`Error::Argument`] if MLX does not support the scheme.
     pub fn new(mode: Mode, bits: Option<usize>, group_size: Option<usize>) -> Result<Self> {
         let (own_group, own_bits) = mode.defaults();
         let (bits, group_size) = (bits.unwrap_or(own_bits), group_size.unwrap_or(own_group));
-        let scheme = Scheme::new(group_size, bits, mode).map_err(|error| Error::Option {
-            option: "quantization",
+        let scheme = Scheme::new(group_size, bits, mode).map_err(|error| Error::Argument {
+            name: "quantization",
             value: format!("mode {mode}, {bits} bits, group size {group_size}"),
             expected: format!("a scheme that MLX supports: {error}"),
         })?;
@@ -212,7 +212,7 @@ impl std::fmt::Display for QuantizeReport {
 ///
 /// # Errors
 /// [`Error::NotQuantizable`] if rows do not divide into groups, [`Error::AlreadyQuantized`],
-/// [`Error::Option`] for an override that matches no matrix, [`Error::OutputExists`],
+/// [`Error::Argument`] for an override that matches no matrix, [`Error::OutputExists`],
 /// [`Error::Io`].
 pub fn quantize(
     source: &Checkpoint,
@@ -294,8 +294,8 @@ fn check_patterns(options: &QuantizeOptions, tensors: &[TensorPlan]) -> Result<(
     let matrices = || tensors.iter().filter(|tensor| tensor.spec.is_matrix());
     for exception in &options.overrides {
         if !matrices().any(|matrix| exception.matches(matrix.spec.prefix())) {
-            return Err(Error::Option {
-                option: "override",
+            return Err(Error::Argument {
+                name: "override",
                 value: exception.pattern.clone(),
                 expected: "a pattern that matches a matrix of this model".into(),
             });
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(scheme("a=8:128").unwrap(), Some(Scheme::new(128, 8, Mode::Affine).unwrap()));
         assert_eq!(scheme("a=mxfp8").unwrap(), Some(Scheme::new(32, 8, Mode::Mxfp8).unwrap()));
         for bad in ["a", "a=", "a=7", "a=4:33", "a=x"] {
-            assert!(matches!(scheme(bad), Err(Error::Option { .. })), "{bad}");
+            assert!(matches!(scheme(bad), Err(Error::Argument { .. })), "{bad}");
         }
     }
 

@@ -43,7 +43,7 @@ impl Sampler {
     /// A sampler for a vocabulary of `vocab` entries, padding not counted.
     ///
     /// # Errors
-    /// [`Error::Option`] if [`Sampling::validate`] refuses the options.
+    /// [`Error::Argument`] if [`Sampling::validate`] refuses the options.
     pub fn new(sampling: &Sampling, vocab: usize) -> Result<Self> {
         sampling.validate(vocab)?;
         let seed = sampling.seed.unwrap_or_else(entropy);

@@ -172,7 +172,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::Template`] if the template refuses the messages, [`Error::EmptyPrompt`] if there
-    /// is nothing to answer, [`Error::Option`] for an impossible option.
+    /// is nothing to answer, [`Error::Argument`] for an impossible option.
     pub fn reply<'s>(&'s mut self, options: &Generation) -> Result<Reply<'s, 'm>> {
         let work = self.next_reply(options)?;
         Ok(Reply::new(self, work, options))

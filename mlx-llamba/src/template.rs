@@ -209,8 +209,8 @@ impl Template {
         }
         let bad = |e: &minijinja::Error| failed(&self.0.name, e);
         let mut env = self.0.env.clone();
-        let now = Timestamp::from_second(options.now).map_err(|e| Error::Option {
-            option: "now",
+        let now = Timestamp::from_second(options.now).map_err(|e| Error::Argument {
+            name: "now",
             value: options.now.to_string(),
             expected: e.to_string(),
         })?;

@@ -417,9 +417,9 @@ fn rows_that_do_not_divide_into_groups_are_all_named() {
 #[test]
 fn unknown_schemes_and_patterns_are_refused() {
     let bad = |mode, bits, group| QuantizeOptions::new(mode, Some(bits), Some(group)).unwrap_err();
-    assert!(matches!(bad(Mode::Affine, 7, 64), Error::Option { .. }));
-    assert!(matches!(bad(Mode::Affine, 4, 48), Error::Option { .. }));
-    assert!(matches!(bad(Mode::Mxfp4, 4, 64), Error::Option { .. }));
+    assert!(matches!(bad(Mode::Affine, 7, 64), Error::Argument { .. }));
+    assert!(matches!(bad(Mode::Affine, 4, 48), Error::Argument { .. }));
+    assert!(matches!(bad(Mode::Mxfp4, 4, 64), Error::Argument { .. }));
     let (_directory, output) = pair();
     let nothing = Override { pattern: "q_proj".into(), scheme: None };
     let options = QuantizeOptions { overrides: vec![nothing], ..Default::default() };
@@ -446,5 +446,5 @@ fn cartesia_files_are_only_read() {
     let (_directory, output) = pair();
     let conversion = Conversion::to(Layout::CartesiaMlx);
     let error = convert(&source, &output, &conversion).unwrap_err();
-    assert!(matches!(error, Error::Option { option: "to", .. }), "{error}");
+    assert!(matches!(error, Error::Argument { name: "to", .. }), "{error}");
 }

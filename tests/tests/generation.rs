@@ -441,7 +441,7 @@ fn models_compute_on_their_own_devices() {
     assert!(matches!(cpu.model().device(), DeviceType::Cpu));
     match Llamba::embedded().compute(Compute::Gpu).load() {
         Ok(gpu) => assert!(matches!(gpu.model().device(), DeviceType::Gpu)),
-        Err(error) => assert!(matches!(error, Error::Option { option: "device", .. }), "{error}"),
+        Err(error) => assert!(matches!(error, Error::Argument { name: "device", .. }), "{error}"),
     }
     assert_eq!(default(), before, "a load moved the default device");
 

@@ -312,7 +312,7 @@ fn local_paths_and_other_names_never_reach_the_network() {
     }
     for revision in ["../../x", "v/../../../x", "-x", "a b", ""] {
         let name = format!("{REPO}@{revision}");
-        assert!(matches!(resolve(&name, &options), Err(Error::Option { .. })), "{revision}");
+        assert!(matches!(resolve(&name, &options), Err(Error::Argument { .. })), "{revision}");
     }
     assert!(hub.take_requests(|_| true).is_empty());
 }
@@ -379,7 +379,7 @@ fn unreadable_certificates_are_named() {
     let with = HubOptions { certificates: Some(file.clone()), ..options };
     assert!(matches!(resolve(REPO, &with), Err(Error::Io { action: "read", .. })));
     std::fs::write(&file, "nothing").unwrap();
-    assert!(matches!(resolve(REPO, &with), Err(Error::Option { option: "SSL_CERT_FILE", .. })));
+    assert!(matches!(resolve(REPO, &with), Err(Error::Argument { name: "SSL_CERT_FILE", .. })));
 }
 
 #[test]

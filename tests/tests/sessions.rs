@@ -433,7 +433,7 @@ fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let error = session.reply(&options(1)).err().unwrap().to_string();
     assert_eq!(error, "chat template picky: no tools (line 1)");
     let bad = options(1).prefill(0);
-    assert!(matches!(session.reply(&bad).err(), Some(Error::Option { .. })));
+    assert!(matches!(session.reply(&bad).err(), Some(Error::Argument { .. })));
     session.rewind(2).unwrap();
     let before = session.fork();
     assert_same(&session, &before);

@@ -56,7 +56,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// [`Error::TooLong`] of a length over the teacher's context; [`Error::NoBeginning`] if a text
-    /// begins with no token; [`mlx_llamba::Error::Option`] for options that cannot be.
+    /// begins with no token; [`mlx_llamba::Error::Argument`] for options that cannot be.
     pub fn new(
         llama: &'a Llama,
         tokenizer: &'a Tokenizer,
@@ -66,8 +66,8 @@ impl<'a> Writer<'a> {
         let (vocab, context) = (llama.config().vocab_size, llama.config().max_position_embeddings);
         tokenizer.check_vocabulary(vocab)?;
         options.sampling.validate(vocab)?;
-        let number = |option, value: usize, expected: &str| mlx_llamba::Error::Option {
-            option,
+        let number = |option, value: usize, expected: &str| mlx_llamba::Error::Argument {
+            name: option,
             value: value.to_string(),
             expected: expected.to_owned(),
         };

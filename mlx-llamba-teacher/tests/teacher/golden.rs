@@ -68,7 +68,9 @@ fn a_saved_llama_is_the_same() {
         let again = Llama::open(&output, llama.dtype(), Backend::PLAIN).unwrap();
         assert_eq!(again.config(), llama.config());
         check(&again, name);
-        assert!(save(llama.config(), &parameters, &TokenizerFiles::default(), &output, false).is_err());
+        assert!(
+            save(llama.config(), &parameters, &TokenizerFiles::default(), &output, false).is_err()
+        );
     }
 }
 

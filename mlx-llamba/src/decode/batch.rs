@@ -39,11 +39,11 @@ impl<'m> Batch<'m> {
     /// An empty batch that reads prompts in chunks of `chunk` tokens.
     ///
     /// # Errors
-    /// [`Error::Option`] for a chunk of no tokens, [`Error::Mlx`] without a device.
+    /// [`Error::Argument`] for a chunk of no tokens, [`Error::Mlx`] without a device.
     pub fn new(llamba: &'m Llamba, chunk: usize) -> Result<Self> {
         if chunk == 0 || chunk > 1 << 20 {
             let (value, expected) = (chunk.to_string(), "1 to 1048576 tokens".to_owned());
-            return Err(Error::Option { option: "prefill", value, expected });
+            return Err(Error::Argument { name: "prefill", value, expected });
         }
         let gpu = matches!(llamba.model().device(), DeviceType::Gpu);
         Ok(Self {

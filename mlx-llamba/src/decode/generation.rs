@@ -92,7 +92,7 @@ impl Generation {
     pub(crate) fn validate(&self, vocab_size: usize) -> Result<()> {
         self.sampling.validate(vocab_size)?;
         let bad = |option, value: String, expected: &str| {
-            Err(Error::Option { option, value, expected: expected.to_owned() })
+            Err(Error::Argument { name: option, value, expected: expected.to_owned() })
         };
         if self.prefill == 0 || self.prefill > 1 << 20 {
             return bad("prefill", self.prefill.to_string(), "1 to 1048576 tokens");

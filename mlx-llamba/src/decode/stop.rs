@@ -21,12 +21,12 @@ impl StopMatcher {
     /// A matcher for `stops`; without any, all text passes.
     ///
     /// # Errors
-    /// [`Error::Option`] if one of them is empty.
+    /// [`Error::Argument`] if one of them is empty.
     pub fn new(stops: impl IntoIterator<Item = impl Into<String>>) -> Result<Self> {
         let stops: Vec<String> = stops.into_iter().map(Into::into).collect();
         if stops.iter().any(String::is_empty) {
             let (value, expected) = ("an empty string".to_owned(), "at least one character".into());
-            return Err(Error::Option { option: "stop", value, expected });
+            return Err(Error::Argument { name: "stop", value, expected });
         }
         Ok(Self { stops, ..Self::default() })
     }

@@ -50,7 +50,7 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
     /// Continues from `context` with the ids of `prompt`.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::Option`].
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::Argument`].
     pub fn new(
         model: &'m M,
         tokenizer: Option<&'m Tokenizer>,

@@ -107,7 +107,7 @@ impl<R: Reader> Evaluation<R> {
     /// Starts without a text. If a text begins with the token `bos`, so does every window.
     ///
     /// # Errors
-    /// [`Error::Option`] if the window is impossible.
+    /// [`Error::Argument`] if the window is impossible.
     pub fn new(reader: R, window: Window, bos: Option<u32>) -> Result<Self> {
         let window = window.within(reader.context_length())?;
         let piece = (LOGITS / reader.vocab_size().max(1)).clamp(SHORTEST, PIECE);
@@ -189,7 +189,7 @@ impl<R: Reader> Evaluation<R> {
 /// read, total).
 ///
 /// # Errors
-/// [`Error::Option`] if the text has fewer than two tokens or the vocabularies differ.
+/// [`Error::Argument`] if the text has fewer than two tokens or the vocabularies differ.
 pub fn compare<R: LanguageModel, M: LanguageModel>(
     reference: &R,
     other: &M,
@@ -198,8 +198,8 @@ pub fn compare<R: LanguageModel, M: LanguageModel>(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Comparison> {
     if ids.len() < 2 {
-        return Err(Error::Option {
-            option: "text",
+        return Err(Error::Argument {
+            name: "text",
             value: format!("{} tokens", ids.len()),
             expected: "at least 2 tokens".into(),
         });

@@ -47,12 +47,12 @@ impl<'m, R: LanguageModel, M: LanguageModel> Pair<'m, R, M> {
     /// Starts with empty states.
     ///
     /// # Errors
-    /// [`Error::Option`] if the vocabularies differ.
+    /// [`Error::Argument`] if the vocabularies differ.
     pub fn new(reference: &'m R, other: &'m M) -> Result<Self> {
         let vocab = reference.vocab_size();
         if other.vocab_size() != vocab {
-            return Err(Error::Option {
-                option: "vocab_size",
+            return Err(Error::Argument {
+                name: "vocab_size",
                 value: other.vocab_size().to_string(),
                 expected: format!("{vocab}, as in the reference"),
             });

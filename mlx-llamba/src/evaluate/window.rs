@@ -26,7 +26,7 @@ impl Window {
     /// Returns the window for models that read at most `context` tokens; `None` if none is needed.
     pub(super) fn within(self, context: Option<usize>) -> Result<Option<Sliding>> {
         let wrong = |option, value: usize, expected: String| {
-            Err(Error::Option { option, value: value.to_string(), expected })
+            Err(Error::Argument { name: option, value: value.to_string(), expected })
         };
         let Some(length) = self.length.or(context) else {
             let Some(stride) = self.stride else { return Ok(None) };

@@ -22,7 +22,7 @@ impl Output {
     /// it is empty or a checkpoint.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::Io`]; [`Error::Option`] if it has no name.
+    /// [`Error::OutputExists`], [`Error::Io`]; [`Error::Argument`] if it has no name.
     pub fn create(target: &Path, overwrite: bool) -> Result<Self> {
         // A trailing slash would make the hidden name a child of the target.
         let target: PathBuf = target.components().collect();
@@ -30,8 +30,8 @@ impl Output {
         if exists && !(overwrite && replaceable(&target)) {
             return Err(Error::OutputExists { path: target });
         }
-        let name = target.file_name().ok_or_else(|| Error::Option {
-            option: "output",
+        let name = target.file_name().ok_or_else(|| Error::Argument {
+            name: "output",
             value: target.display().to_string(),
             expected: "the name of a directory".into(),
         })?;

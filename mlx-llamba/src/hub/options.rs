@@ -87,7 +87,7 @@ impl HubOptions {
     /// options.
     ///
     /// # Errors
-    /// [`Error::Option`] if nothing says where the cache is.
+    /// [`Error::Argument`] if nothing says where the cache is.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
@@ -102,8 +102,8 @@ impl HubOptions {
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
         let token_file = directory("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
         let Some(cache) = cache else {
-            return Err(Error::Option {
-                option: "HF_HOME",
+            return Err(Error::Argument {
+                name: "HF_HOME",
                 value: "not set, and neither is HOME".to_owned(),
                 expected: "a directory for the hub's cache".to_owned(),
             });

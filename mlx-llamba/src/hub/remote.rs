@@ -244,8 +244,8 @@ fn certificates(path: &PathBuf) -> Result<RootCerts> {
     });
     let certificates: Vec<_> = items.collect();
     if certificates.is_empty() {
-        return Err(Error::Option {
-            option: "SSL_CERT_FILE",
+        return Err(Error::Argument {
+            name: "SSL_CERT_FILE",
             value: path.display().to_string(),
             expected: "a file with certificates in PEM".to_owned(),
         });

@@ -27,7 +27,7 @@ impl Removal {
     /// Plans the removal of one revision, or of the whole repository. Blobs of other revisions stay.
     ///
     /// # Errors
-    /// [`Error::Option`] if there is no such revision, or several: `revision` is a branch, a tag or
+    /// [`Error::Argument`] if there is no such revision, or several: `revision` is a branch, a tag or
     /// the beginning of a commit.
     pub fn plan(repo: &CachedRepo, revision: Option<&str>) -> Result<Self> {
         let whole = Self { bytes: repo.bytes, repo: repo.clone(), commit: None };
@@ -45,7 +45,7 @@ impl Removal {
             let there = there.collect::<Vec<_>>().join(", ");
             let number = if found.is_empty() { "one" } else { "only one" };
             let expected = format!("{number} of those in the cache: {there}");
-            return Err(Error::Option { option: "revision", value: wanted.to_owned(), expected });
+            return Err(Error::Argument { name: "revision", value: wanted.to_owned(), expected });
         };
         if repo.revisions.len() == 1 {
             return Ok(whole);

@@ -97,7 +97,7 @@ impl Sampling {
     /// Checks every option against a vocabulary of `vocab` entries, padding not counted.
     ///
     /// # Errors
-    /// [`Error::Option`] names the first option that cannot be used.
+    /// [`Error::Argument`] names the first option that cannot be used.
     pub fn validate(&self, vocab: usize) -> Result<()> {
         let number = |option, value: f32, good: bool, expected: &str| {
             check(option, value.to_string(), good, expected)
@@ -133,5 +133,9 @@ impl Sampling {
 }
 
 fn check(option: &'static str, value: String, good: bool, expected: &str) -> Result<()> {
-    if good { Ok(()) } else { Err(Error::Option { option, value, expected: expected.to_owned() }) }
+    if good {
+        Ok(())
+    } else {
+        Err(Error::Argument { name: option, value, expected: expected.to_owned() })
+    }
 }

@@ -393,7 +393,7 @@ fn impossible_options_are_named() {
         let mut sampling = Sampling::plain();
         change(&mut sampling);
         match sampling.validate(3) {
-            Err(Error::Option { option, .. }) => option,
+            Err(Error::Argument { name: option, .. }) => option,
             other => panic!("{other:?} for {sampling:?}"),
         }
     };

@@ -101,7 +101,7 @@ impl Session<'_> {
     /// generate. The session must be as it was when its draft was made.
     ///
     /// # Errors
-    /// [`Error::Option`](crate::Error::Option) for an impossible option,
+    /// [`Error::Argument`](crate::Error::Argument) for an impossible option,
     /// [`Error::Session`](crate::Error::Session) if the session has changed since.
     pub fn begin(&self, plan: TurnPlan, options: &Generation) -> Result<(Turn, BatchRequest)> {
         options.validate(self.llamba.model().config().vocab_size)?;

@@ -33,8 +33,8 @@ pub(crate) fn stored_float(dtype: Dtype) -> Result<safetensors::Dtype> {
         Dtype::Float32 => Ok(safetensors::Dtype::F32),
         Dtype::Float16 => Ok(safetensors::Dtype::F16),
         Dtype::Bfloat16 => Ok(safetensors::Dtype::BF16),
-        other => Err(Error::Option {
-            option: "dtype",
+        other => Err(Error::Argument {
+            name: "dtype",
             value: format!("{other:?}"),
             expected: "float32, float16 or bfloat16".into(),
         }),
