@@ -31,12 +31,15 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Address to listen on; port 0 chooses a free port
-    #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = Options::default().bind)]
+    /// Address to listen on: a host, a port, or both; port 0 chooses a free port
+    #[arg(short, long, value_name = "HOST:PORT", default_value_t = Options::default().bind, value_parser = mlx_llamba_server::parse_address)]
     bind: SocketAddr,
-    /// Name of the model in requests [default: as --model]
+    /// Name of the model in answers [default: as --model]; given again, another name for it
     #[arg(long, value_name = "NAME")]
-    served_name: Option<String>,
+    served_name: Vec<String>,
+    /// Refuse unknown parameters and other models' names, instead of ignoring them
+    #[arg(long)]
+    strict: bool,
     /// Require this API key; may be given more than once
     #[arg(long, value_name = "KEY", env = "MLX_LLAMBA_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
@@ -56,6 +59,9 @@ pub(crate) struct Args {
     /// Also keep states of prompts and replies in this directory, for later runs of the server
     #[arg(long, value_name = "DIR")]
     cache_directory: Option<PathBuf>,
+    /// Share cached prompts between API keys, and hide how many tokens of a prompt were cached
+    #[arg(long)]
+    share_cache: bool,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -196,12 +202,17 @@ impl Args {
         engine.session_memory = mebibytes(limits.session_memory);
         engine.session_idle = duration(limits.session_idle);
         engine.request_timeout = duration(limits.request_timeout);
+        let mut names = self.served_name.iter();
+        let model = names.next().map_or_else(|| self.model.name().to_owned(), Clone::clone);
         Ok(Options {
             bind: self.bind,
-            model: self.served_name.clone().unwrap_or_else(|| self.model.name().to_owned()),
+            model,
+            aliases: names.cloned().collect(),
+            strict: self.strict,
             api_keys,
             cors: self.cors.clone(),
             log_prompts: self.log_prompts,
+            share_cache: self.share_cache,
             engine,
             limits: Limits {
                 body: limits.max_body,

@@ -45,7 +45,11 @@ impl Loaded {
 /// A handle to a model that serves many requests at once. Clones are handles to the same model,
 /// which is unloaded with the last of them.
 #[derive(Clone)]
-pub struct Engine(pub(crate) Arc<Shared>);
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    /// The name of the tenant; empty for the first handle.
+    pub(crate) tenant: Arc<str>,
+}
 
 pub(crate) struct Shared {
     pub(crate) commands: Sender<Command>,
@@ -88,7 +92,7 @@ impl Engine {
         let thread = thread.map_err(|error| Error::Thread(Arc::new(error)))?;
         let Facts { preparer, state } = loaded.await.map_err(|_| Error::Ended)??;
         metrics.slots.set(preparer.slots as i64);
-        Ok(Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             commands,
             threads: Threads::new(options.threads),
             options,
@@ -97,7 +101,8 @@ impl Engine {
             backlog,
             metrics,
             thread: Mutex::new(Some(thread)),
-        })))
+        });
+        Ok(Self { shared, tenant: "".into() })
     }
 
     /// Runs [`start`](Self::start) and blocks the thread until the model is loaded.
@@ -109,6 +114,14 @@ impl Engine {
         options: Options,
     ) -> Result<Self> {
         wait(Self::start(load, options))
+    }
+
+    /// Returns a handle for one of several tenants who must not learn about each other: its sessions
+    /// and its cached prefixes are its own, and tenants take turns. The handle that
+    /// [`start`](Self::start) returns is the tenant without a name.
+    #[must_use]
+    pub fn tenant(&self, name: &str) -> Self {
+        Self { shared: self.shared.clone(), tenant: name.into() }
     }
 
     /// Queues a request and returns its events.
@@ -151,9 +164,10 @@ impl Engine {
             };
             claimed.push((request, session));
         }
-        let preparer = self.0.preparer.clone();
+        let tenant = self.tenant.clone();
+        let preparer = Preparer { tenant, ..self.shared.preparer.clone() };
         let prepare = move |(request, session)| preparer.prepare(request, session);
-        self.0.threads.run(move || claimed.into_iter().map(prepare).collect()).await
+        self.shared.threads.run(move || claimed.into_iter().map(prepare).collect()).await
     }
 
     /// Queues prepared requests: all of them or none.
@@ -161,7 +175,7 @@ impl Engine {
     /// # Errors
     /// [`Error::QueueFull`] or [`Error::Closed`].
     pub fn enqueue(&self, requests: Vec<Prepared>) -> Result<Events> {
-        let Shared { commands, options, preparer, backlog, metrics, .. } = &*self.0;
+        let Shared { commands, options, preparer, backlog, metrics, .. } = &*self.shared;
         let count: usize = requests.iter().map(Prepared::choices).sum();
         backlog.enter(count, options.queue, preparer.slots).inspect_err(|_| {
             metrics.refused.inc();
@@ -180,67 +194,67 @@ impl Engine {
     /// [`Error::Request`] if the tokenizer fails.
     pub async fn decode(&self, ids: Vec<u32>) -> Result<String> {
         let tokenizer = self.tokenizer().clone();
-        self.0.threads.run(move || Ok(tokenizer.decode(&ids, false)?)).await
+        self.shared.threads.run(move || Ok(tokenizer.decode(&ids, false)?)).await
     }
 
     /// The model's tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.0.preparer.tokenizer
+        &self.shared.preparer.tokenizer
     }
 
     /// The model's chat template.
     #[must_use]
     pub fn template(&self) -> Option<&Template> {
-        self.0.preparer.template.as_ref()
+        self.shared.preparer.template.as_ref()
     }
 
     /// The number of entries in the model's vocabulary.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.0.preparer.vocab
+        self.shared.preparer.vocab
     }
 
     /// The number of continuations that can be computed at once.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.0.preparer.slots
+        self.shared.preparer.slots
     }
 
     /// The number of bytes that a saved session may have.
     #[must_use]
     pub fn session_bytes(&self) -> usize {
-        (64 << 20) + 32 * self.0.state
+        (64 << 20) + 32 * self.shared.state
     }
 
     /// The engine's counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+        &self.shared.metrics
     }
 
     /// False once the model thread has ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.0.commands.send(Command::Start(Vec::new())).is_ok()
+        self.shared.commands.send(Command::Start(Vec::new())).is_ok()
     }
 
     /// Refuses waiting and new requests with [`Error::Closed`]; running ones go on.
     pub fn close(&self) {
         // A thread that has ended accepts nothing anyway.
-        let _ = self.0.commands.send(Command::Close);
+        let _ = self.shared.commands.send(Command::Close);
     }
 
     /// Ends running requests with [`Error::Closed`].
     pub fn abort(&self) {
-        let _ = self.0.commands.send(Command::Abort);
+        let _ = self.shared.commands.send(Command::Abort);
     }
 
     /// Unloads the model, whatever runs, and blocks until that is done. Cached states are written
     /// to the cache directory.
     pub fn shutdown(&self) {
-        let _ = self.0.commands.send(Command::End);
-        let thread = self.0.thread.lock().ok().and_then(|mut thread| thread.take());
+        let _ = self.shared.commands.send(Command::End);
+        let thread = self.shared.thread.lock().ok().and_then(|mut thread| thread.take());
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the model thread panicked");
         }
@@ -295,6 +309,7 @@ fn facts(loaded: &Loaded, options: &Options) -> Result<Facts> {
         vocab: config.vocab_size,
         longest: options.prompt_tokens,
         slots,
+        tenant: "".into(),
     };
     Ok(Facts { preparer, state })
 }

@@ -4,11 +4,15 @@
 //! request of the conversation begins with, and those at the end of the longest prefix that a
 //! prompt shares with a recent one. So a first request pays nothing, and a prefix that prompts
 //! share is not read again from the third prompt on.
+//!
+//! Tenants, and requests with different salts, share no states: the number of cached tokens would
+//! tell one of them the prompts of another.
 
 use std::collections::VecDeque;
 
 use mlx_llamba::batch::{BatchRequest, Step};
 use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
+use sha2::{Digest, Sha256};
 
 use crate::options::Options;
 use crate::request::Settings;
@@ -21,14 +25,15 @@ const WORTH: usize = 16;
 /// A cache, and the recent prompts that tell which states are worth caching.
 pub(crate) struct Prefixes {
     cache: Option<PrefixCache>,
+    /// Keys of recent prompts.
     recent: VecDeque<Vec<u32>>,
 }
 
 /// A running request whose states may be cached.
 pub(crate) struct Keep {
-    /// The prompt and, if `reply` is set, the generated tokens.
-    tokens: Vec<u32>,
-    /// Tokens found in the cache.
+    /// The scope, the prompt and, if `reply` is set, the generated tokens.
+    key: Vec<u32>,
+    /// Length of the part of the key that was found in the cache, or of the scope.
     known: usize,
     /// The state at the end of the reply is cached too.
     reply: bool,
@@ -68,9 +73,10 @@ impl Prefixes {
         llamba: &Llamba,
         prompt: &[u32],
         chat: bool,
+        tenant: &str,
         settings: &Settings,
     ) -> Result<(BatchRequest, Option<Keep>, usize), Error> {
-        let Settings { generation, choices, prompt_logprobs, .. } = settings;
+        let Settings { generation, choices, prompt_logprobs, cache_salt, .. } = settings;
         let request = |context, prompt: &[u32]| {
             BatchRequest::new(context, prompt.to_vec(), generation.clone())
                 .choices(*choices)
@@ -82,24 +88,26 @@ impl Prefixes {
         let Some(cache) = cache else {
             return Ok((request(llamba.context()?, prompt), None, 0));
         };
-        let (context, known) = match cache.find(llamba.model(), prompt)? {
-            Some(hit) => (Context::after(hit.state, &prompt[..hit.length]), hit.length),
-            None => (llamba.context()?, 0),
+        let scope = scope(if settings.shared_cache { "" } else { tenant }, cache_salt);
+        let key = [&scope, prompt].concat();
+        let (context, known) = match cache.find(llamba.model(), &key)? {
+            Some(hit) => (Context::after(hit.state, &key[scope.len()..hit.length]), hit.length),
+            None => (llamba.context()?, scope.len()),
         };
-        let mut request = request(context, &prompt[known..]);
-        let alike = |other: &Vec<u32>| other.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let mut request = request(context, &key[known..]);
+        let alike = |other: &Vec<u32>| other.iter().zip(&key).take_while(|(a, b)| a == b).count();
         let shared = self.recent.iter().map(alike).max().unwrap_or(0);
         // A row needs at least one token to read.
-        let shared = shared.min(prompt.len() - 1);
+        let shared = shared.min(key.len() - 1);
         if shared >= known + WORTH {
             request.snapshots = vec![shared + 1 - known];
         }
-        self.recent.push_back(prompt.to_vec());
+        self.recent.push_back(key.clone());
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
         let reply = chat && *choices == 1;
-        Ok((request, Some(Keep { tokens: prompt.to_vec(), known, reply }), known))
+        Ok((request, Some(Keep { key, known, reply }), known - scope.len()))
     }
 
     /// Caches the states that a row hands out.
@@ -107,20 +115,32 @@ impl Prefixes {
         let Some(cache) = &mut self.cache else { return Ok(()) };
         match step {
             Step::Snapshot { read, context } => {
-                cache.insert(&keep.tokens[..keep.known + read - 1], context.state())
+                cache.insert(&keep.key[..keep.known + read - 1], context.state())
             }
             Step::Token { id, .. } if keep.reply => {
-                keep.tokens.push(*id);
+                keep.key.push(*id);
                 Ok(())
             }
             Step::End { reason, context, .. } if keep.reply => {
-                let read = keep.tokens.len() - context.pending().len().min(keep.tokens.len());
+                let read = keep.key.len() - context.pending().len().min(keep.key.len());
                 if *reason != Reason::Cancelled && read >= WORTH {
-                    return cache.insert(&keep.tokens[..read], context.state());
+                    return cache.insert(&keep.key[..read], context.state());
                 }
                 Ok(())
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Returns ids that begin the keys of a scope; none for the tenant without a name and salt. They
+/// are a hash: keys of different scopes have no beginning in common.
+fn scope(tenant: &str, salt: &str) -> Vec<u32> {
+    if tenant.is_empty() && salt.is_empty() {
+        return Vec::new();
+    }
+    let length = (tenant.len() as u64).to_le_bytes();
+    let sum = Sha256::new().chain_update(length).chain_update(tenant).chain_update(salt).finalize();
+    let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+    sum.chunks(4).map(word).collect()
 }

@@ -1,5 +1,7 @@
 //! Requests whose prompts are tokens.
 
+use std::sync::Arc;
+
 use mlx_llamba::{ChatOptions, Message, Template, Tokenizer, TurnDraft, TurnPlan};
 
 use crate::error::{Error, Result};
@@ -11,6 +13,7 @@ use crate::sessions::Claim;
 pub struct Prepared {
     pub(crate) source: Source,
     pub(crate) settings: Settings,
+    pub(crate) tenant: Arc<str>,
     text: Option<String>,
 }
 
@@ -64,6 +67,8 @@ pub(crate) struct Preparer {
     pub(crate) longest: usize,
     /// Continuations that can be computed at once.
     pub(crate) slots: usize,
+    /// The tenant that requests come from.
+    pub(crate) tenant: Arc<str>,
 }
 
 impl Preparer {
@@ -89,7 +94,7 @@ impl Preparer {
             }
             (Prompt::Session { id, .. }, None) => return Err(Error::UnknownSession { id }),
         };
-        Ok(Prepared { source, settings, text })
+        Ok(Prepared { source, settings, tenant: self.tenant.clone(), text })
     }
 
     fn tokens(&self, ids: Vec<u32>, chat: bool) -> Result<Source> {

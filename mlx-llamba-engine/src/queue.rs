@@ -35,6 +35,12 @@ impl Job {
         (jobs, Events::new(receiver, choices))
     }
 
+    /// The client, who is the tenant unless the request names one.
+    pub(crate) fn client(&self) -> String {
+        let (tenant, client) = (&self.prepared.tenant, &self.prepared.settings.client);
+        if client.is_empty() { tenant.to_string() } else { client.clone() }
+    }
+
     /// True once the stream of events was dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
@@ -98,92 +104,154 @@ impl Backlog {
     }
 }
 
-/// Waiting jobs by client.
-pub(crate) struct FairQueue<T> {
-    waiting: HashMap<String, VecDeque<T>>,
-    /// Clients with waiting jobs, in the order of their turns.
-    turns: VecDeque<String>,
+/// Waiting jobs: clients take turns, and the users of a client take turns within it.
+pub(crate) type FairQueue<T> = Turns<Turns<VecDeque<T>>>;
+
+/// Lines that take turns.
+pub(crate) struct Turns<L> {
+    lines: HashMap<String, L>,
+    /// Names of the lines, none of which is empty, in the order of their turns.
+    order: VecDeque<String>,
 }
 
-impl<T> Default for FairQueue<T> {
+/// Jobs in the order in which they are taken.
+pub(crate) trait Line<T> {
+    /// The next job.
+    fn front(&self) -> Option<&T>;
+    /// Takes the next job.
+    fn pop(&mut self) -> Option<T>;
+    /// Moves the jobs that are not to be kept to `taken`.
+    fn sort_out(&mut self, keep: &dyn Fn(&T) -> bool, taken: &mut Vec<T>);
+    fn is_empty(&self) -> bool;
+}
+
+impl<T> Line<T> for VecDeque<T> {
+    fn front(&self) -> Option<&T> {
+        self.front()
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        self.pop_front()
+    }
+
+    fn sort_out(&mut self, keep: &dyn Fn(&T) -> bool, taken: &mut Vec<T>) {
+        for job in std::mem::take(self) {
+            if keep(&job) { self.push_back(job) } else { taken.push(job) }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl<L> Default for Turns<L> {
     fn default() -> Self {
-        Self { waiting: HashMap::new(), turns: VecDeque::new() }
+        Self { lines: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+impl<L: Default> Turns<L> {
+    /// The line of that name, which gets its turn after the others if it is new.
+    fn line(&mut self, name: &str) -> &mut L {
+        if !self.lines.contains_key(name) {
+            self.order.push_back(name.to_owned());
+        }
+        self.lines.entry(name.to_owned()).or_default()
+    }
+}
+
+impl<T, L: Line<T>> Line<T> for Turns<L> {
+    fn front(&self) -> Option<&T> {
+        self.lines.get(self.order.front()?)?.front()
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let name = self.order.pop_front()?;
+        let line = self.lines.get_mut(&name)?;
+        let job = line.pop();
+        if line.is_empty() {
+            self.lines.remove(&name);
+        } else {
+            self.order.push_back(name);
+        }
+        job
+    }
+
+    fn sort_out(&mut self, keep: &dyn Fn(&T) -> bool, taken: &mut Vec<T>) {
+        self.lines.values_mut().for_each(|line| line.sort_out(keep, taken));
+        self.lines.retain(|_, line| !line.is_empty());
+        let lines = &self.lines;
+        self.order.retain(|name| lines.contains_key(name));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 }
 
 impl<T> FairQueue<T> {
-    pub(crate) fn push(&mut self, client: &str, job: T) {
-        if let Some(jobs) = self.waiting.get_mut(client) {
-            jobs.push_back(job);
-            return;
-        }
-        self.waiting.insert(client.to_owned(), VecDeque::from([job]));
-        self.turns.push_back(client.to_owned());
+    pub(crate) fn push(&mut self, client: &str, user: &str, job: T) {
+        self.line(client).line(user).push_back(job);
     }
 
     /// Takes the next job if it `fits`. Smaller jobs do not overtake one that does not fit, or a
     /// large job might wait forever.
-    pub(crate) fn pop(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
-        let client = self.turns.front()?;
-        let jobs = self.waiting.get_mut(client)?;
-        if !jobs.front().is_some_and(fits) {
-            return None;
-        }
-        let job = jobs.pop_front();
-        let client = self.turns.pop_front()?;
-        if jobs.is_empty() {
-            self.waiting.remove(&client);
-        } else {
-            self.turns.push_back(client);
-        }
-        job
+    pub(crate) fn pop_if(&mut self, fits: impl Fn(&T) -> bool) -> Option<T> {
+        if self.front().is_some_and(fits) { self.pop() } else { None }
     }
 
     /// Removes and returns the jobs that are not to be kept.
     pub(crate) fn take(&mut self, keep: impl Fn(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
-        for jobs in self.waiting.values_mut() {
-            for job in std::mem::take(jobs) {
-                if keep(&job) { jobs.push_back(job) } else { taken.push(job) }
-            }
-        }
-        self.waiting.retain(|_, jobs| !jobs.is_empty());
-        let waiting = &self.waiting;
-        self.turns.retain(|client| waiting.contains_key(client));
+        self.sort_out(&keep, &mut taken);
         taken
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::FairQueue;
+    use super::{FairQueue, Line};
 
     fn drain(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
-        std::iter::from_fn(|| queue.pop(|_| true)).collect()
+        std::iter::from_fn(|| queue.pop_if(|_| true)).collect()
     }
 
     #[test]
     fn clients_take_turns_and_keep_their_order() {
         let mut queue = FairQueue::default();
         for (client, job) in [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1"), ("c", "c1")] {
-            queue.push(client, job);
+            queue.push(client, "", job);
         }
-        assert_eq!(queue.pop(|_| true), Some("a1"));
-        queue.push("b", "b2");
+        assert_eq!(queue.pop_if(|_| true), Some("a1"));
+        queue.push("b", "", "b2");
         assert_eq!(drain(&mut queue), ["b1", "c1", "a2", "b2", "a3"]);
+        assert!(queue.is_empty());
+    }
+
+    /// A client does not get more turns by naming more users.
+    #[test]
+    fn users_take_turns_within_a_client() {
+        let mut queue = FairQueue::default();
+        for (client, user, job) in [
+            ("a", "x", "ax1"),
+            ("a", "x", "ax2"),
+            ("a", "y", "ay1"),
+            ("b", "", "b1"),
+            ("b", "", "b2"),
+        ] {
+            queue.push(client, user, job);
+        }
+        assert_eq!(drain(&mut queue), ["ax1", "b1", "ay1", "b2", "ax2"]);
         assert!(queue.is_empty());
     }
 
     #[test]
     fn a_job_that_does_not_fit_is_not_overtaken() {
         let mut queue = FairQueue::default();
-        queue.push("a", "large");
-        queue.push("b", "small");
-        assert_eq!(queue.pop(|&job| job == "small"), None);
+        queue.push("a", "", "large");
+        queue.push("b", "", "small");
+        assert_eq!(queue.pop_if(|&job| job == "small"), None);
         assert_eq!(drain(&mut queue), ["large", "small"]);
     }
 
@@ -191,7 +259,7 @@ mod tests {
     fn jobs_can_be_taken_out() {
         let mut queue = FairQueue::default();
         for (client, job) in [("a", "a1"), ("b", "b1"), ("a", "a2")] {
-            queue.push(client, job);
+            queue.push(client, "", job);
         }
         assert_eq!(queue.take(|&job| job != "b1"), ["b1"]);
         assert_eq!(drain(&mut queue), ["a1", "a2"]);

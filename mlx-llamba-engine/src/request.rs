@@ -65,6 +65,9 @@ pub(crate) struct Settings {
     pub(crate) generation: Generation,
     pub(crate) choices: usize,
     pub(crate) client: String,
+    pub(crate) user: String,
+    pub(crate) cache_salt: String,
+    pub(crate) shared_cache: bool,
     pub(crate) prompt_logprobs: bool,
     pub(crate) deadline: Option<Instant>,
 }
@@ -76,6 +79,9 @@ impl Request {
             generation: Generation::default(),
             choices: 1,
             client: String::new(),
+            user: String::new(),
+            cache_salt: String::new(),
+            shared_cache: false,
             prompt_logprobs: false,
             deadline: None,
         };
@@ -115,10 +121,33 @@ impl Request {
         self
     }
 
-    /// Sets the client that the request counts for: clients take turns.
+    /// Sets the client that the request counts for, by default the engine's tenant: clients take
+    /// turns.
     #[must_use]
     pub fn client(mut self, client: impl Into<String>) -> Self {
         self.settings.client = client.into();
+        self
+    }
+
+    /// Sets the user: the users of a client take turns within its turns.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.settings.user = user.into();
+        self
+    }
+
+    /// Shares cached prefixes only with requests that have the same salt.
+    #[must_use]
+    pub fn cache_salt(mut self, salt: impl Into<String>) -> Self {
+        self.settings.cache_salt = salt.into();
+        self
+    }
+
+    /// Shares cached prefixes with other tenants, who then can learn what the prompts have in
+    /// common with theirs from the number of cached tokens.
+    #[must_use]
+    pub fn shared_cache(mut self, shared: bool) -> Self {
+        self.settings.shared_cache = shared;
         self
     }
 

@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::prefixes::{Keep, Prefixes};
 use crate::prepared::Source;
-use crate::queue::{Backlog, FairQueue, Job};
+use crate::queue::{Backlog, FairQueue, Job, Line};
 use crate::sessions::{Open, Sessions};
 
 /// State of the model thread.
@@ -114,8 +114,8 @@ impl<'m> Worker<'m> {
             Command::Start(jobs) if self.closing => self.refuse(jobs),
             Command::Start(jobs) => {
                 for job in jobs {
-                    let client = job.prepared.settings.client.clone();
-                    self.queue.push(&client, job);
+                    let (client, user) = (job.client(), job.prepared.settings.user.clone());
+                    self.queue.push(&client, &user, job);
                 }
             }
             Command::Sessions(task) => task(&mut self.sessions),
@@ -172,7 +172,7 @@ impl<'m> Worker<'m> {
     fn admit(&mut self) {
         loop {
             let free = self.slots.saturating_sub(self.rows());
-            let Some(job) = self.queue.pop(|job| job.prepared.choices() <= free) else { return };
+            let Some(job) = self.queue.pop_if(|job| job.prepared.choices() <= free) else { return };
             self.backlog.leave(job.prepared.choices());
             self.begin(job);
         }
@@ -208,8 +208,9 @@ impl<'m> Worker<'m> {
         let settings = &job.prepared.settings;
         match source {
             Source::Tokens { ids, chat } => {
+                let tenant = &job.prepared.tenant;
                 let (request, keep, cached) =
-                    self.prefixes.request(self.llamba, &ids, chat, settings)?;
+                    self.prefixes.request(self.llamba, &ids, chat, tenant, settings)?;
                 Ok((self.batch.add(request)?, None, keep, ids.len(), cached))
             }
             Source::Session { claim, plan } => {
@@ -275,7 +276,7 @@ impl<'m> Worker<'m> {
                 if running.left == 0 {
                     log::info!(
                         "done client={} prompt_tokens={} generated_tokens={} queued_ms={} ms={}",
-                        job.prepared.settings.client,
+                        job.client(),
                         running.prompt,
                         running.generated,
                         (running.started - job.arrived).as_millis(),

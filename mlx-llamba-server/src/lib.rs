@@ -17,6 +17,8 @@ mod http;
 mod openapi;
 mod options;
 mod problem;
+mod request;
+mod routes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 pub use mlx_llamba_engine::Loaded;
 
 pub use error::{Error, Result};
-pub use options::{Limits, Options};
+pub use options::{Limits, Options, parse_address};
 
 use api::App;
 use mlx_llamba_engine::Engine;
@@ -58,7 +60,7 @@ pub fn serve(
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(bind)?;
         let app = Arc::new(App::new(engine.clone(), options.clone()));
-        let router = http::router(app.clone());
+        let router = routes::router(app.clone());
         ready(address);
         http::serve(listener, app, router, stop).await;
         Ok::<(), Error>(())

@@ -1,6 +1,7 @@
 //! Errors as clients see them: an HTTP status, and a body in the shape that OpenAI's clients read.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use axum::Json;
@@ -19,7 +20,7 @@ pub(crate) struct Problem {
     param: Option<Cow<'static, str>>,
     code: Option<&'static str>,
     retry_after: Option<u64>,
-    allow: Option<&'static str>,
+    allow: Option<String>,
 }
 
 /// An error, as every endpoint reports it.
@@ -32,14 +33,14 @@ pub(crate) struct Body {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "ErrorDetail")]
 struct Detail {
-    /// What is wrong, for people.
+    /// A message for people.
     message: String,
     /// `invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]
     kind: &'static str,
-    /// The parameter that is wrong.
+    /// The parameter that was refused.
     param: Option<Cow<'static, str>>,
-    /// What is wrong, for programs.
+    /// A code for programs.
     code: Option<&'static str>,
 }
 
@@ -63,13 +64,6 @@ impl Problem {
         Self::bad(format!("{name}: {message}")).param(name).code("invalid_value")
     }
 
-    /// 400: a known parameter that this server does not support.
-    pub(crate) fn unsupported(name: &str) -> Self {
-        Self::bad(format!("{name} is not supported by this server"))
-            .param(name.to_owned())
-            .code("unsupported_parameter")
-    }
-
     /// 400: an unknown parameter.
     pub(crate) fn unknown(name: &str) -> Self {
         let shown: String = name.chars().take(80).collect();
@@ -88,7 +82,7 @@ impl Problem {
     }
 
     /// 405
-    pub(crate) fn method(allow: &'static str) -> Self {
+    pub(crate) fn method(allow: String) -> Self {
         let message = format!("this address takes {allow} only");
         let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, message);
         Self { allow: Some(allow), ..problem.code("method_not_allowed") }
@@ -186,12 +180,23 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        if let Some(allow) = self.allow.as_deref().and_then(|allow| allow.parse().ok()) {
+            headers.insert(ALLOW, allow);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For the log.
+        response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl fmt::Display for Problem {
+    /// Writes the parameter, the code and the reason on one line of a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { param, code, message, .. } = self;
+        let (param, code) = (param.as_deref().unwrap_or("-"), code.unwrap_or("-"));
+        write!(f, "param={param:?} code={code} reason={message:?}")
     }
 }

@@ -46,6 +46,7 @@ fn said(output: &Output) -> String {
 fn server() -> Server {
     Server::start(|options| {
         options.api_keys = vec![KEY.to_owned()];
+        options.strict = true;
         options.engine.rows = 16;
         options.limits.max_tokens = 1000;
     })

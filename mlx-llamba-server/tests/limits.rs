@@ -186,7 +186,8 @@ fn keys_hosts_and_origins() {
     // Such a page also reads when to come back, and the name of the answer, also of a refusal.
     for refused in ["", "authorization: Bearer first\r\n"] {
         let head = with(&format!("{refused}origin: https://a.example\r\n")).head;
-        let exposed = "access-control-expose-headers: retry-after, x-request-id\r\n";
+        let exposed =
+            "access-control-expose-headers: retry-after, x-request-id, x-ignored-parameters\r\n";
         assert!(head.contains(exposed) && head.contains("x-request-id: req-"), "{head}");
     }
 
@@ -201,6 +202,12 @@ fn keys_hosts_and_origins() {
         server.send(&ask).ok();
     }
     assert!(!server.get("/health").head.contains("access-control"));
+    // One host, of text; an old client need not name any.
+    for hosts in ["", "host: localhost\r\nhost: localhost\r\n", "host: local\u{e9}\r\n"] {
+        let ask = format!("GET /v1/models HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        server.send(&ask).is_error(400, None, "one Host");
+    }
+    server.send("GET /v1/models HTTP/1.0\r\n\r\n").ok();
 }
 
 #[test]

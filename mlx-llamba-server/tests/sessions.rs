@@ -119,6 +119,7 @@ fn a_turn_that_fails_has_never_been() {
     let server = Server::start(|options| {
         options.engine.sessions = 2;
         options.engine.prompt_tokens = 60;
+        options.strict = true;
     });
     let id = server.post("/v1/sessions", &json!({ "model": MODEL })).ok()["id"].clone();
     let path = format!("/v1/sessions/{}", id.as_str().unwrap());
@@ -144,7 +145,7 @@ fn a_turn_that_fails_has_never_been() {
     two["n"] = 2.into();
     server.post(&chat, &two).is_error(400, Some("n"), "one next message");
     let mut tools = say("Then");
-    tools["tools"] = json!([]);
+    tools["tools"] = json!([{}]);
     server.post(&chat, &tools).is_error(400, Some("tools"), "at its beginning");
     assert_eq!(server.get(&path).ok(), before);
     let rewind = format!("{path}/rewind");
@@ -304,6 +305,67 @@ fn sessions_have_room_and_make_room() {
     for path in [first, fourth] {
         server.get(&path).ok();
     }
+}
+
+/// What one API key's prompts are, another one cannot find out by asking.
+#[test]
+fn keys_share_nothing() {
+    let cached = |server: &Server, key: &str, more: Value| {
+        let prompt = "Lily and Tom went to the park with their red ball. ".repeat(4);
+        let mut body = json!({ "prompt": prompt, "max_tokens": 1 });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let usage = server.send(&with_key(key, "POST", "/v1/completions", &body)).ok();
+        usage["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let start = |share: bool| {
+        Server::start(|options| {
+            options.api_keys = vec!["first".to_owned(), "second".to_owned()];
+            options.share_cache = share;
+        })
+    };
+    let server = start(false);
+    let plain = json!({});
+    for _ in 0..2 {
+        assert_eq!(cached(&server, "first", plain.clone()), 0);
+    }
+    assert!(cached(&server, "first", plain.clone()) > 40);
+    assert_eq!(cached(&server, "first", json!({ "cache_salt": "x" })), 0);
+    for _ in 0..2 {
+        assert_eq!(cached(&server, "second", plain.clone()), 0);
+    }
+    assert!(cached(&server, "second", plain.clone()) > 40);
+
+    // A session is its key's; to others there is none.
+    let made = server.send(&with_key("first", "POST", "/v1/sessions", &plain)).ok();
+    let path = format!("/v1/sessions/{}", made["id"].as_str().unwrap());
+    let chat = format!("{path}/chat/completions");
+    let undo = format!("{path}/undo");
+    for (method, path) in [("GET", &path), ("DELETE", &path), ("POST", &undo), ("POST", &chat)] {
+        let refused = server.send(&with_key("second", method, path, &say("Hi")));
+        refused.is_error(404, Some("id"), "no session");
+    }
+    server.send(&with_key("first", "POST", &chat, &say("Hi"))).ok();
+    server.send(&with_key("first", "GET", &path, &plain)).ok();
+
+    // Where the operator lets keys share, nobody sees what was there.
+    let server = start(true);
+    for _ in 0..3 {
+        assert_eq!(cached(&server, "first", plain.clone()), 0);
+    }
+    let before = metric(&server, "mlx_llamba_cached_tokens_total");
+    assert_eq!(cached(&server, "second", plain.clone()), 0);
+    assert!(metric(&server, "mlx_llamba_cached_tokens_total") > before + 40.0);
+}
+
+fn with_key(key: &str, method: &str, path: &str, body: &Value) -> String {
+    let request = common::post(path, &body.to_string()).replacen("POST", method, 1);
+    request.replacen("\r\n", &format!("\r\nauthorization: Bearer {key}\r\n"), 1)
+}
+
+fn metric(server: &Server, name: &str) -> f64 {
+    let text = server.send(&with_key("first", "GET", "/metrics", &json!({}))).body;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap().parse().unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mlx_llamba::{ChatOptions, Message, SessionFile, TurnDraft};
 use tokio::sync::oneshot;
 
-use super::{Claim, SessionView, Sessions};
+use super::{Claim, Name, SessionView, Sessions};
 use crate::command::Command;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -20,7 +20,8 @@ impl Engine {
         messages: Vec<Message>,
         options: ChatOptions,
     ) -> Result<SessionView> {
-        self.sessions(|sessions| sessions.create(messages, options)).await
+        let tenant = self.tenant.clone();
+        self.sessions(|sessions| sessions.create(tenant, messages, options)).await
     }
 
     /// Describes a session.
@@ -28,8 +29,8 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownSession`].
     pub async fn session(&self, id: impl Into<String>) -> Result<SessionView> {
-        let id = id.into();
-        self.sessions(move |sessions| sessions.view(&id)).await
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.view(&name)).await
     }
 
     /// Copies a session: both go on from the same state, independently.
@@ -37,8 +38,8 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownSession`], [`Error::SessionBusy`], or [`Error::SessionsFull`].
     pub async fn fork_session(&self, id: impl Into<String>) -> Result<SessionView> {
-        let id = id.into();
-        self.sessions(move |sessions| sessions.fork(&id)).await
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.fork(&name)).await
     }
 
     /// Removes the last question and its reply.
@@ -47,8 +48,8 @@ impl Engine {
     /// [`Error::UnknownSession`], [`Error::SessionBusy`], or [`Error::SessionState`] if there is
     /// nothing to undo.
     pub async fn undo_session(&self, id: impl Into<String>) -> Result<SessionView> {
-        let id = id.into();
-        self.sessions(move |sessions| sessions.undo(&id)).await
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.undo(&name)).await
     }
 
     /// Removes all but the first `messages` messages.
@@ -61,8 +62,8 @@ impl Engine {
         id: impl Into<String>,
         messages: usize,
     ) -> Result<SessionView> {
-        let id = id.into();
-        self.sessions(move |sessions| sessions.rewind(&id, messages)).await
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.rewind(&name, messages)).await
     }
 
     /// Deletes a session.
@@ -70,8 +71,8 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownSession`].
     pub async fn delete_session(&self, id: impl Into<String>) -> Result<()> {
-        let id = id.into();
-        self.sessions(move |sessions| sessions.delete(&id)).await
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.delete(&name)).await
     }
 
     /// Saves a session with its states, for [`import_session`](Self::import_session) or
@@ -80,9 +81,9 @@ impl Engine {
     /// # Errors
     /// [`Error::UnknownSession`], [`Error::SessionBusy`], or [`Error::Failed`].
     pub async fn export_session(&self, id: impl Into<String>) -> Result<Vec<u8>> {
-        let id = id.into();
-        let file = self.sessions(move |sessions| sessions.export(&id)).await?;
-        self.0.threads.run(move || Ok(file.to_bytes()?)).await
+        let name = self.name(id);
+        let file = self.sessions(move |sessions| sessions.export(&name)).await?;
+        self.shared.threads.run(move || Ok(file.to_bytes()?)).await
     }
 
     /// Creates a session from a saved one. `name` stands for the bytes in errors.
@@ -105,18 +106,23 @@ impl Engine {
                 Err(Error::SessionTemplate)
             }
         };
-        let file = self.0.threads.run(read).await?;
-        self.sessions(move |sessions| sessions.import(file)).await
+        let file = self.shared.threads.run(read).await?;
+        let tenant = self.tenant.clone();
+        self.sessions(move |sessions| sessions.import(tenant, file)).await
     }
 
     /// Claims a session for one reply.
     pub(crate) async fn claim(&self, id: String) -> Result<(Claim, TurnDraft)> {
-        let commands = self.0.commands.clone();
+        let (commands, name) = (self.shared.commands.clone(), self.name(id));
         self.sessions(move |sessions| {
-            let (number, draft) = sessions.claim(&id)?;
-            Ok((Claim::new(commands, id, number), draft))
+            let (number, draft) = sessions.claim(&name)?;
+            Ok((Claim::new(commands, name, number), draft))
         })
         .await
+    }
+
+    fn name(&self, id: impl Into<String>) -> Name {
+        Name { tenant: self.tenant.clone(), id: id.into() }
     }
 
     /// Runs a task on the thread that owns the sessions.
@@ -130,7 +136,7 @@ impl Engine {
             let _ = done.send(task(sessions));
         };
         let command = Command::Sessions(Box::new(task));
-        self.0.commands.send(command).map_err(|_| Error::Closed)?;
+        self.shared.commands.send(command).map_err(|_| Error::Closed)?;
         result.await.map_err(|_| Error::Closed)?
     }
 }

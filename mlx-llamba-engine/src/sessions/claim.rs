@@ -3,25 +3,26 @@
 use std::fmt;
 use std::sync::mpsc::Sender;
 
+use super::Name;
 use crate::command::Command;
 
 /// Keeps others from using a session until it is dropped: with its request, however that ends.
 pub(crate) struct Claim {
     commands: Sender<Command>,
-    pub(crate) id: String,
+    pub(crate) name: Name,
     pub(crate) number: u64,
 }
 
 impl Claim {
-    pub(crate) fn new(commands: Sender<Command>, id: String, number: u64) -> Self {
-        Self { commands, id, number }
+    pub(crate) fn new(commands: Sender<Command>, name: Name, number: u64) -> Self {
+        Self { commands, name, number }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let (id, number) = (std::mem::take(&mut self.id), self.number);
-        let release = Command::Sessions(Box::new(move |sessions| sessions.release(&id, number)));
+        let (name, number) = (self.name.clone(), self.number);
+        let release = Command::Sessions(Box::new(move |sessions| sessions.release(&name, number)));
         // Without a model thread there are no sessions.
         let _ = self.commands.send(release);
     }

@@ -29,9 +29,16 @@ pub(crate) struct Sessions<'m> {
     limit: usize,
     /// The time after which an idle session may be dropped for another one.
     idle: Duration,
-    kept: HashMap<String, Kept<'m>>,
+    kept: HashMap<Name, Kept<'m>>,
     /// The number of claims so far.
     claims: u64,
+}
+
+/// A session of a tenant. To other tenants there is no such session.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Name {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) id: String,
 }
 
 struct Kept<'m> {
@@ -83,6 +90,7 @@ impl<'m> Sessions<'m> {
 
     pub(crate) fn create(
         &mut self,
+        tenant: Arc<str>,
         messages: Vec<Message>,
         options: ChatOptions,
     ) -> Result<SessionView> {
@@ -91,60 +99,60 @@ impl<'m> Sessions<'m> {
         for message in messages {
             session.push(message);
         }
-        self.keep(session)
+        self.keep(tenant, session)
     }
 
-    pub(crate) fn import(&mut self, file: SessionFile) -> Result<SessionView> {
+    pub(crate) fn import(&mut self, tenant: Arc<str>, file: SessionFile) -> Result<SessionView> {
         let session =
             Session::from_file(self.llamba, file).map_err(|e| Error::SessionFile(Arc::new(e)))?;
-        self.keep(session)
+        self.keep(tenant, session)
     }
 
-    pub(crate) fn export(&mut self, id: &str) -> Result<SessionFile> {
-        Ok(self.idle(id)?.to_file()?)
+    pub(crate) fn export(&mut self, name: &Name) -> Result<SessionFile> {
+        Ok(self.idle(name)?.to_file()?)
     }
 
-    pub(crate) fn view(&mut self, id: &str) -> Result<SessionView> {
-        let session = &self.find(id)?.session;
-        Ok(view(id, session))
+    pub(crate) fn view(&mut self, name: &Name) -> Result<SessionView> {
+        let session = &self.find(name)?.session;
+        Ok(view(&name.id, session))
     }
 
-    pub(crate) fn fork(&mut self, id: &str) -> Result<SessionView> {
-        let fork = self.idle(id)?.fork();
-        self.keep(fork)
+    pub(crate) fn fork(&mut self, name: &Name) -> Result<SessionView> {
+        let fork = self.idle(name)?.fork();
+        self.keep(name.tenant.clone(), fork)
     }
 
-    pub(crate) fn rewind(&mut self, id: &str, messages: usize) -> Result<SessionView> {
-        let session = self.idle(id)?;
+    pub(crate) fn rewind(&mut self, name: &Name, messages: usize) -> Result<SessionView> {
+        let session = self.idle(name)?;
         // Keeping all messages changes nothing, and is allowed.
         if messages != session.messages().len() {
             session.rewind(messages).map_err(state)?;
         }
-        Ok(view(id, session))
+        Ok(view(&name.id, session))
     }
 
-    pub(crate) fn undo(&mut self, id: &str) -> Result<SessionView> {
-        let session = self.idle(id)?;
+    pub(crate) fn undo(&mut self, name: &Name) -> Result<SessionView> {
+        let session = self.idle(name)?;
         session.undo().map_err(state)?;
-        Ok(view(id, session))
+        Ok(view(&name.id, session))
     }
 
-    pub(crate) fn delete(&mut self, id: &str) -> Result<()> {
-        self.kept.remove(id).map(drop).ok_or_else(|| unknown(id))
+    pub(crate) fn delete(&mut self, name: &Name) -> Result<()> {
+        self.kept.remove(name).map(drop).ok_or_else(|| unknown(&name.id))
     }
 
     /// Claims a session for one reply.
-    pub(crate) fn claim(&mut self, id: &str) -> Result<(u64, TurnDraft)> {
-        let draft = self.idle(id)?.draft();
+    pub(crate) fn claim(&mut self, name: &Name) -> Result<(u64, TurnDraft)> {
+        let draft = self.idle(name)?.draft();
         self.claims += 1;
         let number = self.claims;
-        self.find(id)?.claimed = Some(number);
+        self.find(name)?.claimed = Some(number);
         Ok((number, draft))
     }
 
     /// Ends a claim.
-    pub(crate) fn release(&mut self, id: &str, number: u64) {
-        if let Some(kept) = self.kept.get_mut(id).filter(|kept| kept.claimed == Some(number)) {
+    pub(crate) fn release(&mut self, name: &Name, number: u64) {
+        if let Some(kept) = self.kept.get_mut(name).filter(|kept| kept.claimed == Some(number)) {
             kept.claimed = None;
         }
     }
@@ -156,7 +164,7 @@ impl<'m> Sessions<'m> {
         plan: TurnPlan,
         options: &Generation,
     ) -> Result<(Open<'m>, BatchRequest)> {
-        let session = self.find(&claim.id)?.session.fork();
+        let session = self.find(&claim.name)?.session.fork();
         let (turn, request) = session.begin(plan, options)?;
         Ok((Open { claim, session, turn }, request))
     }
@@ -167,16 +175,16 @@ impl<'m> Sessions<'m> {
         if whole {
             session.settle(turn)?;
             // The session may have been deleted in the meantime.
-            if let Some(kept) = self.kept.get_mut(&claim.id) {
+            if let Some(kept) = self.kept.get_mut(&claim.name) {
                 kept.session = session;
             }
         }
         // Before the client learns of the end: its next request must not find the session busy.
-        self.release(&claim.id, claim.number);
+        self.release(&claim.name, claim.number);
         Ok(())
     }
 
-    fn keep(&mut self, mut session: Session<'m>) -> Result<SessionView> {
+    fn keep(&mut self, tenant: Arc<str>, mut session: Session<'m>) -> Result<SessionView> {
         let bytes = SNAPSHOTS * session.stats().state_bytes;
         if self.kept.len() >= self.limit {
             self.forget()?;
@@ -184,7 +192,8 @@ impl<'m> Sessions<'m> {
         session.set_snapshot_budget(SnapshotBudget { bytes });
         let id = new_id()?;
         let view = view(&id, &session);
-        self.kept.insert(id, Kept { session, claimed: None, used: Instant::now() });
+        self.kept
+            .insert(Name { tenant, id }, Kept { session, claimed: None, used: Instant::now() });
         Ok(view)
     }
 
@@ -192,12 +201,12 @@ impl<'m> Sessions<'m> {
     fn forget(&mut self) -> Result<()> {
         let idle = self.kept.iter().filter(|(_, kept)| kept.claimed.is_none());
         let oldest = idle.min_by_key(|(_, kept)| kept.used);
-        let oldest = oldest.map(|(id, kept)| (id.clone(), kept.used.elapsed()));
+        let oldest = oldest.map(|(name, kept)| (name.clone(), kept.used.elapsed()));
         let (count, idle) = (self.kept.len(), self.idle);
         match oldest {
-            Some((id, time)) if time >= idle => {
+            Some((name, time)) if time >= idle => {
                 log::info!("dropped the session that was idle for the longest, of {count}");
-                self.kept.remove(&id);
+                self.kept.remove(&name);
                 Ok(())
             }
             oldest => {
@@ -207,15 +216,15 @@ impl<'m> Sessions<'m> {
         }
     }
 
-    fn find(&mut self, id: &str) -> Result<&mut Kept<'m>> {
-        let kept = self.kept.get_mut(id).ok_or_else(|| unknown(id))?;
+    fn find(&mut self, name: &Name) -> Result<&mut Kept<'m>> {
+        let kept = self.kept.get_mut(name).ok_or_else(|| unknown(&name.id))?;
         kept.used = Instant::now();
         Ok(kept)
     }
 
     /// Finds a session that no request has claimed.
-    fn idle(&mut self, id: &str) -> Result<&mut Session<'m>> {
-        let kept = self.find(id)?;
+    fn idle(&mut self, name: &Name) -> Result<&mut Session<'m>> {
+        let kept = self.find(name)?;
         if kept.claimed.is_some() {
             return Err(Error::SessionBusy);
         }

@@ -2,25 +2,27 @@
 
 mod answer;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use mlx_llamba_engine::{Prepared, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::fields::{Fields, fields};
-use super::sampling::{Common, Stop, StreamOptions, choices, max_tokens};
-use super::{App, Client, stream};
+use super::answer::Answer;
+use super::{App, Call, stream};
 use crate::problem::Problem;
-use answer::Answer;
+use crate::request::body::{Body, part};
+use crate::request::common::Common;
 pub(crate) use answer::Completion;
+use answer::Text;
 
-/// What to complete.
+/// The tokens that a request generates without saying how many.
+const DEFAULT_TOKENS: usize = 16;
+
+/// Texts to complete.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a string, token ids, or a list of either")]
 enum Prompt {
@@ -30,67 +32,51 @@ enum Prompt {
     TokenLists(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<Vec<u32>>),
 }
 
-/// A request for completions.
+/// The fields of a completion request that chat requests do not have.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CompletionRequest {
-    model: String,
+struct Fields {
     prompt: Prompt,
-    /// Default: 16.
-    #[schemars(range(min = 0))]
-    max_tokens: Option<u32>,
-    #[schemars(range(min = 0.0, max = 2.0))]
-    temperature: Option<f32>,
-    #[schemars(range(min = 0.0, max = 1.0))]
-    top_p: Option<f32>,
-    #[schemars(range(min = 0))]
-    top_k: Option<u32>,
-    #[schemars(range(min = 0.0, max = 1.0))]
-    min_p: Option<f32>,
-    #[schemars(range(min = 0.1, max = 10.0))]
-    repetition_penalty: Option<f32>,
-    #[schemars(range(min = -2.0, max = 2.0))]
-    presence_penalty: Option<f32>,
-    #[schemars(range(min = -2.0, max = 2.0))]
-    frequency_penalty: Option<f32>,
-    logit_bias: Option<BTreeMap<String, f32>>,
-    /// Equal seeds give equal texts; continuation `i` draws from `seed + i`.
-    seed: Option<i64>,
-    stop: Option<Stop>,
-    /// Continuations of each prompt.
-    #[schemars(range(min = 1))]
-    n: Option<u32>,
-    /// Give the prompt back before its continuation.
+    /// Return the prompt before its continuation.
     echo: Option<bool>,
-    /// So many likeliest tokens.
+    /// The number of most likely tokens to report.
     #[schemars(range(min = 0, max = 20))]
     logprobs: Option<u32>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    /// Clients of one address with different users take turns.
-    user: Option<String>,
 }
 
-fields!(CompletionRequest, unsupported: &["best_of", "suffix"]);
+/// A request for completions. It generates 16 tokens by default.
+#[derive(Debug, JsonSchema)]
+pub(crate) struct CompletionRequest {
+    #[serde(flatten)]
+    common: Common,
+    #[serde(flatten)]
+    completion: Fields,
+}
+
+impl Body for CompletionRequest {
+    const FREE: &'static [&'static str] = &["model", "prompt"];
+
+    fn read(object: &Value) -> Result<Self, Problem> {
+        Ok(Self { common: part(object)?, completion: part(object)? })
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.common.model.as_deref()
+    }
+}
 
 /// `POST /v1/completions`
 pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    Extension(client): Extension<Client>,
-    body: Bytes,
+    app: Arc<App>,
+    call: Call<CompletionRequest>,
 ) -> Result<Response, Problem> {
-    let mut request = CompletionRequest::parse(&body)?;
-    app.check_model(&request.model)?;
-    let streams = request.stream.unwrap_or(false);
-    let usage = request.stream_options.take().map(|o| o.include_usage.unwrap_or(false));
-    if usage.is_some() && !streams {
-        return Err(Problem::parameter("stream_options", "only for streams"));
-    }
-    let (echo, logprobs) = (request.echo.unwrap_or(false), request.logprobs.is_some());
-    let requests = prepare(&app, client, request)?;
-    let prepared = app.engine.prepare(requests).await?;
+    let streams = call.body.common.stream.unwrap_or(false);
+    let usage = call.body.common.usage_wanted();
+    let fields = &call.body.completion;
+    let (echo, logprobs) = (fields.echo.unwrap_or(false), fields.logprobs.is_some());
+    let engine = call.client.engine.clone();
+    let prepared = engine.prepare(requests(&app, call)?).await?;
     let echo = if echo { texts(&app, &prepared).await? } else { Vec::new() };
-    let answer = Answer::start(app.clone(), prepared, echo, logprobs, usage.unwrap_or(false))?;
+    let answer = Answer::<Text>::start(app.clone(), &engine, prepared, echo, logprobs, usage)?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
@@ -109,44 +95,27 @@ async fn texts(app: &App, prepared: &[Prepared]) -> Result<Vec<String>, Problem>
     Ok(texts)
 }
 
-/// Checks a request's fields and makes the engine's requests of them, one for each prompt.
-fn prepare(app: &App, client: Client, request: CompletionRequest) -> Result<Vec<Request>, Problem> {
+/// Makes the engine's requests, one for each prompt.
+fn requests(app: &App, call: Call<CompletionRequest>) -> Result<Vec<Request>, Problem> {
+    let Call { client, body: CompletionRequest { common, completion }, .. } = call;
     let limits = &app.options.limits;
-    let prompts: Vec<mlx_llamba_engine::Prompt> = match request.prompt {
+    let prompts: Vec<mlx_llamba_engine::Prompt> = match completion.prompt {
         Prompt::Text(text) => vec![text.into()],
         Prompt::Texts(texts) => texts.into_iter().map(Into::into).collect(),
         Prompt::Tokens(ids) => vec![ids.into()],
         Prompt::TokenLists(lists) => lists.into_iter().map(Into::into).collect(),
     };
-    let count = prompts.len();
+    let (count, n) = (prompts.len(), common.n.unwrap_or(1) as usize);
     if count == 0 || count > limits.choices {
         let message = format!("{count} prompts, not 1 to {}", limits.choices);
         return Err(Problem::parameter("prompt", message));
     }
-    let n = choices(request.n, count, limits, app.engine.slots())?;
-    let logprobs = request.logprobs.map(|n| n as usize);
-    if let Some(n) = logprobs.filter(|&n| n > 20) {
-        return Err(Problem::parameter("logprobs", format!("{n} is more than 20")));
+    if n * count > limits.choices {
+        let message = format!("{count} prompts times {n}: more than {} choices", limits.choices);
+        return Err(Problem::parameter("n", message));
     }
-    let max_tokens = max_tokens("max_tokens", request.max_tokens, 16, limits)?;
-    let common = Common {
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        repetition_penalty: request.repetition_penalty,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        logit_bias: request.logit_bias,
-        seed: request.seed,
-        stop: request.stop,
-    };
-    let options = common.generation(app.engine.vocab_size(), max_tokens, logprobs)?;
-    let client = client.with_user(request.user);
-    let prompt_logprobs = request.echo.unwrap_or(false) && logprobs.is_some();
-    let one = |prompt| {
-        let request = Request::new(prompt).generation(options.clone()).choices(n);
-        request.client(client.clone()).prompt_logprobs(prompt_logprobs)
-    };
-    Ok(prompts.into_iter().map(one).collect())
+    let prompt_logprobs = completion.echo.unwrap_or(false) && completion.logprobs.is_some();
+    let request = common.request(app, &client, DEFAULT_TOKENS, completion.logprobs)?;
+    let request = |prompt| request(prompt).prompt_logprobs(prompt_logprobs);
+    Ok(prompts.into_iter().map(request).collect())
 }

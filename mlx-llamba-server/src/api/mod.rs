@@ -1,15 +1,13 @@
 //! The endpoints.
 
+pub(crate) mod answer;
+pub(crate) mod call;
 pub(crate) mod chat;
 pub(crate) mod completions;
-pub(crate) mod fields;
-pub(crate) mod messages;
 pub(crate) mod models;
-pub(crate) mod sampling;
 pub(crate) mod sessions;
 pub(crate) mod stream;
 pub(crate) mod tokens;
-mod unique;
 pub(crate) mod usage;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,38 +15,36 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlx_llamba::Reason;
 use mlx_llamba_engine::Engine;
+use serde_json::{Map, Value};
+
+pub(crate) use call::Call;
 
 use crate::http::Metrics;
+use crate::openapi;
 use crate::options::Options;
 use crate::problem::Problem;
 
-/// What every endpoint works with.
+/// The state that endpoints share.
 pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
-    /// When the server started, in seconds since 1970.
+    /// The published description; bodies are checked against its schemas.
+    pub(crate) openapi: Value,
+    /// The server's start, in seconds since 1970.
     pub(crate) started: u64,
-    /// Tells this run's ids from another's.
+    /// A number that other runs do not have.
     run: u64,
     next: AtomicU64,
 }
 
-/// Whose request it is; clients take turns.
+/// The client of a request: an API key or, without keys, an address.
 #[derive(Debug, Clone)]
-pub(crate) struct Client(pub(crate) String);
-
-impl Client {
-    /// With the name that a request gives for its user.
-    fn with_user(self, user: Option<String>) -> String {
-        match user {
-            Some(user) => {
-                let user: String = user.chars().take(64).flat_map(char::escape_debug).collect();
-                format!("{}/{user}", self.0)
-            }
-            None => self.0,
-        }
-    }
+pub(crate) struct Client {
+    /// The engine as the client sees it: sessions and cached prompts belong to an API key.
+    pub(crate) engine: Engine,
+    /// The name in the log, and in the queue, where clients take turns.
+    pub(crate) name: String,
 }
 
 impl App {
@@ -56,21 +52,27 @@ impl App {
         let metrics = Metrics::new(engine.metrics());
         let started = now();
         let run = started << 20 | u64::from(std::process::id());
-        Self { engine, options, metrics, started, run, next: AtomicU64::new(1) }
+        let openapi = openapi::describe(&engine, &options);
+        Self { engine, options, metrics, openapi, started, run, next: AtomicU64::new(1) }
     }
 
-    /// A name that no other answer of this server has.
+    /// The schemas by name.
+    pub(crate) fn schemas(&self) -> Option<&Map<String, Value>> {
+        self.openapi["components"]["schemas"].as_object()
+    }
+
+    /// Returns an id that no other answer has.
     pub(crate) fn id(&self, kind: &str) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{kind}-{:x}{n:06x}", self.run)
     }
 
-    /// Refuses requests for other models.
+    /// Refuses the names of other models.
     ///
     /// # Errors
     /// 404
     pub(crate) fn check_model(&self, name: &str) -> Result<(), Problem> {
-        if name == self.options.model {
+        if self.options.names().any(|own| own == name) {
             return Ok(());
         }
         let shown: String = name.chars().take(100).collect();
@@ -78,7 +80,7 @@ impl App {
         Err(Problem::not_found(message, "model_not_found").param("model"))
     }
 
-    /// Notes a text, if texts are to be noted.
+    /// Logs a text, if the options say so.
     pub(crate) fn log_text(&self, what: &str, id: &str, text: impl FnOnce() -> String) {
         if self.options.log_prompts {
             log::info!("{what} id={id} text={:?}", text());

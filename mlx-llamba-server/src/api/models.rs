@@ -19,27 +19,28 @@ pub(crate) struct Model {
     owned_by: &'static str,
 }
 
-/// The models of this server: one.
+/// The names of this server's model.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ModelList {
     object: &'static str,
     data: Vec<Model>,
 }
 
-/// That the server is alive.
+/// The health of the server.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Health {
     status: &'static str,
 }
 
-fn model(app: &App) -> Model {
-    let (id, created) = (app.options.model.clone(), app.started);
+fn model(app: &App, name: &str) -> Model {
+    let (id, created) = (name.to_owned(), app.started);
     Model { id, object: "model", created, owned_by: "mlx-llamba" }
 }
 
 /// `GET /v1/models`
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
-    Json(ModelList { object: "list", data: vec![model(&app)] })
+    let data = app.options.names().map(|name| model(&app, name)).collect();
+    Json(ModelList { object: "list", data })
 }
 
 /// `GET /v1/models/{model}`
@@ -48,7 +49,7 @@ pub(crate) async fn get(
     Path(name): Path<String>,
 ) -> Result<Json<Model>, Problem> {
     app.check_model(&name)?;
-    Ok(Json(model(&app)))
+    Ok(Json(model(&app, &name)))
 }
 
 /// `GET /health`

@@ -1,4 +1,4 @@
-//! `/v1/sessions`: conversations whose old text is never read again.
+//! `/v1/sessions`: conversations that the server keeps, so that each message is read once.
 
 use std::sync::Arc;
 
@@ -7,39 +7,54 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use mlx_llamba::ChatOptions;
 use mlx_llamba_engine::{Error, SessionView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::chat::{self, Tool};
-use super::fields::{Fields, fields};
-use super::messages::{ChatMessage, messages};
-use super::{App, Client};
+use super::chat::TemplateFields;
+use super::{App, Call, Client};
 use crate::problem::Problem;
+use crate::request::body::{Body, part};
+use crate::request::messages::{ChatMessage, messages};
 
 /// A request for a new session.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct SessionRequest {
-    model: String,
-    /// How the conversation begins. Nothing is read yet.
+    /// The model. There is one, which answers to any name unless the server is strict.
+    model: Option<String>,
+    /// The beginning of the conversation. Nothing is read yet.
     messages: Option<Vec<ChatMessage>>,
-    /// Handed to the chat template with every message.
-    #[schemars(length(max = 128))]
-    tools: Option<Vec<Tool>>,
+    #[serde(flatten)]
+    template: TemplateFields,
 }
 
-/// How far to go back.
+/// A request to go back in a session.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct RewindRequest {
-    /// So many messages stay.
+    /// The number of messages to keep.
     messages: u32,
 }
 
-fields!(SessionRequest, unsupported: &[]);
-fields!(RewindRequest, unsupported: &[]);
+impl Body for SessionRequest {
+    const FREE: &'static [&'static str] = &["chat_template_kwargs", "messages", "model", "tools"];
+
+    fn read(object: &Value) -> Result<Self, Problem> {
+        part(object)
+    }
+
+    fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+}
+
+impl Body for RewindRequest {
+    const FREE: &'static [&'static str] = &[];
+
+    fn read(object: &Value) -> Result<Self, Problem> {
+        part(object)
+    }
+}
 
 /// A message of a session.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -56,15 +71,15 @@ pub(crate) struct SessionAnswer {
     object: &'static str,
     model: String,
     messages: Vec<SessionMessage>,
-    /// Tokens that were read and generated.
+    /// Tokens read and generated.
     tokens: usize,
-    /// After how many tokens there are states to go back to.
+    /// Token counts at which there are states to rewind to.
     snapshots: Vec<usize>,
     /// Bytes of all its states.
     bytes: usize,
 }
 
-/// That a session is no more.
+/// The confirmation that a session was deleted.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Deleted {
     id: String,
@@ -88,95 +103,78 @@ fn answer(app: &App, view: SessionView) -> Json<SessionAnswer> {
 }
 
 /// `POST /v1/sessions`
-pub(crate) async fn create(
-    State(app): State<Arc<App>>,
-    body: Bytes,
-) -> Result<Json<SessionAnswer>, Problem> {
-    let request = SessionRequest::parse(&body)?;
-    app.check_model(&request.model)?;
-    let first = request.messages.unwrap_or_default();
-    let first = messages(first)?;
-    let tools = chat::tools(app.engine.template(), request.tools)?;
-    let options = ChatOptions { tools, ..ChatOptions::default() };
-    let view = app.engine.create_session(first, options).await?;
-    Ok(answer(&app, view))
+pub(crate) async fn create(app: Arc<App>, call: Call<SessionRequest>) -> Result<Response, Problem> {
+    let first = messages(call.body.messages.unwrap_or_default());
+    let options = call.body.template.options(app.engine.template())?;
+    let view = call.client.engine.create_session(first, options).await?;
+    Ok(answer(&app, view).into_response())
 }
 
 /// `GET /v1/sessions/{id}`
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.session(id).await?;
+    let view = client.engine.session(id).await?;
     Ok(answer(&app, view))
 }
 
 /// `DELETE /v1/sessions/{id}`
 pub(crate) async fn delete(
-    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<Deleted>, Problem> {
-    app.engine.delete_session(&id).await?;
+    client.engine.delete_session(&id).await?;
     Ok(Json(Deleted { id, object: "session.deleted", deleted: true }))
 }
 
 /// `POST /v1/sessions/{id}/fork`
 pub(crate) async fn fork(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.fork_session(id).await?;
+    let view = client.engine.fork_session(id).await?;
     Ok(answer(&app, view))
 }
 
 /// `POST /v1/sessions/{id}/undo`
 pub(crate) async fn undo(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.undo_session(id).await?;
+    let view = client.engine.undo_session(id).await?;
     Ok(answer(&app, view))
 }
 
 /// `POST /v1/sessions/{id}/rewind`
-pub(crate) async fn rewind(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Json<SessionAnswer>, Problem> {
-    let count = RewindRequest::parse(&body)?.messages as usize;
-    let view = app.engine.rewind_session(id, count).await.map_err(|error| {
+pub(crate) async fn rewind(app: Arc<App>, call: Call<RewindRequest>) -> Result<Response, Problem> {
+    let (id, count) = (call.id.unwrap_or_default(), call.body.messages as usize);
+    let view = call.client.engine.rewind_session(id, count).await.map_err(|error| {
         let in_messages = matches!(error, Error::SessionState(_));
         let problem = Problem::from(error);
         if in_messages { problem.param("messages") } else { problem }
     })?;
-    Ok(answer(&app, view))
+    Ok(answer(&app, view).into_response())
 }
 
 /// `GET /v1/sessions/{id}/export`
 pub(crate) async fn export(
-    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let bytes = app.engine.export_session(id).await?;
+    let bytes = client.engine.export_session(id).await?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
 /// `POST /v1/sessions/import`
 pub(crate) async fn import(
     State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    let view = app.engine.import_session(body, "sent").await?;
+    let view = client.engine.import_session(body, "sent").await?;
     Ok(answer(&app, view))
-}
-
-/// `POST /v1/sessions/{id}/chat/completions`
-pub(crate) async fn reply(
-    State(app): State<Arc<App>>,
-    Extension(client): Extension<Client>,
-    Path(id): Path<String>,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    chat::answer(app, client, &body, Some(id)).await
 }

@@ -10,14 +10,14 @@ use serde::Serialize;
 use super::App;
 use crate::problem::Problem;
 
-/// What makes the chunks of a stream, one call after the other.
+/// A source of a stream's chunks.
 pub(crate) trait Chunks: Send + 'static {
-    /// The next chunks as JSON; nothing at the end.
+    /// Returns the next chunks as JSON; `None` at the end.
     fn next(&mut self) -> impl Future<Output = Result<Option<Vec<String>>, Problem>> + Send;
 }
 
-/// The answer to a request for a stream. A failure on the way becomes its last event, in the
-/// shape of any other error; `[DONE]` stands at the end of whole streams only.
+/// Makes the answer of a stream. An error becomes the last event, in the shape of any other error;
+/// only a complete stream ends with `[DONE]`.
 pub(crate) fn respond(app: &App, chunks: impl Chunks) -> Response {
     let keep_alive = KeepAlive::new().interval(app.options.limits.keep_alive).text("keep-alive");
     Sse::new(events(chunks)).keep_alive(keep_alive).into_response()
@@ -37,8 +37,8 @@ fn events(chunks: impl Chunks) -> impl Stream<Item = Result<Event, Infallible>> 
     futures_util::StreamExt::flatten(batches)
 }
 
-/// A value of ours as JSON.
+/// Writes a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> String {
-    // Strings, numbers and lists of them: nothing that could fail.
+    // Strings, numbers and lists of them cannot fail.
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -6,11 +6,20 @@ use mlx_llamba::{TokenLogprobs, Tokenizer};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// A completion's tokens, one entry a token in each list.
+/// A list of log-probabilities in the form of an endpoint.
+pub(crate) trait Logprobs: Clone + Default + Send + 'static {
+    /// Adds a token. The first one of a prompt has no log-probabilities.
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>);
+    fn is_empty(&self) -> bool;
+    /// Takes the tokens that were added since the last time.
+    fn take(&mut self) -> Self;
+}
+
+/// A completion's tokens, one entry per token in each list.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub(crate) struct CompletionLogprobs {
     tokens: Vec<String>,
-    /// `null` for the first token of a prompt: nothing foretells it.
+    /// `null` for the first token of a prompt.
     token_logprobs: Vec<Option<f32>>,
     top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Characters of the text before each token.
@@ -19,8 +28,8 @@ pub(crate) struct CompletionLogprobs {
     offset: usize,
 }
 
-impl CompletionLogprobs {
-    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
+impl Logprobs for CompletionLogprobs {
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
         let text = spelled(tokenizer, id);
         self.text_offset.push(self.offset);
         self.offset += text.chars().count();
@@ -28,17 +37,16 @@ impl CompletionLogprobs {
         self.token_logprobs.push(found.map(|found| finite(found.chosen)));
         self.top_logprobs.push(found.map(|found| {
             let entry = |&(id, value): &(u32, f32)| (spelled(tokenizer, id), finite(value));
-            // Of two tokens with one spelling the likelier one counts: it comes last.
+            // The more likely of two tokens with one spelling counts: it comes last.
             found.top.iter().rev().map(entry).collect()
         }));
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// What was pushed since the last time.
-    pub(crate) fn take(&mut self) -> Self {
+    fn take(&mut self) -> Self {
         let rest = Self { offset: self.offset, ..Self::default() };
         std::mem::replace(self, rest)
     }
@@ -48,7 +56,7 @@ impl CompletionLogprobs {
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub(crate) struct ChatLogprobs {
     content: Vec<ChatToken>,
-    /// Always `null`: this server refuses nothing.
+    /// Always `null`.
     refusal: Option<()>,
 }
 
@@ -77,12 +85,17 @@ impl Likely {
     }
 }
 
-impl ChatLogprobs {
-    pub(crate) fn is_empty(&self) -> bool {
+impl Logprobs for ChatLogprobs {
+    fn is_empty(&self) -> bool {
         self.content.is_empty()
     }
 
-    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: &TokenLogprobs) {
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
+        let Some(found) = found else { return };
         let likely = |&(id, value): &(u32, f32)| Likely::new(tokenizer, id, value);
         self.content.push(ChatToken {
             chosen: Likely::new(tokenizer, id, found.chosen),
@@ -91,7 +104,8 @@ impl ChatLogprobs {
     }
 }
 
-/// A token's text; bytes that are no characters of their own as OpenAI's completions write them.
+/// Returns a token's text. Bytes that are not whole characters are written as OpenAI's completions
+/// write them.
 fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
     let bytes = tokenizer.bytes(id);
     match String::from_utf8(bytes) {
@@ -103,7 +117,7 @@ fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
     }
 }
 
-/// JSON knows no infinity.
+/// Replaces infinity, which JSON does not have.
 fn finite(value: f32) -> f32 {
     value.max(-9999.0)
 }

@@ -12,7 +12,7 @@ pub(crate) struct Usage {
     pub(crate) prompt_tokens_details: PromptDetails,
 }
 
-/// How the prompt was read.
+/// Details of the prompt.
 #[derive(Debug, Clone, Copy, Default, Serialize, JsonSchema)]
 pub(crate) struct PromptDetails {
     /// Tokens that were not read again: the state after them was kept.

@@ -1,10 +1,10 @@
-//! Bodies: in time, not too large, and said to be JSON.
+//! Bodies: limits of time and size, and content types.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,12 +13,13 @@ use hyper::body::Body as _;
 
 use crate::api::App;
 use crate::problem::Problem;
+use crate::routes::IMPORT;
 
-/// Where saved sessions are sent to.
-pub(super) const IMPORT: &str = "/v1/sessions/import";
+/// The relation of a page to the address that it sends to, as browsers tell it.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Reads the whole body before anything looks at it.
-pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let limits = &app.options.limits;
     let (parts, body) = request.into_parts();
     // A saved session has states in it, which are larger than any text.
@@ -56,24 +57,20 @@ fn refuse(problem: Problem) -> Response {
     response
 }
 
-/// Refuses what is sent as something else than JSON: a browser may send that to any server,
-/// without asking it first.
-pub(super) async fn check_json(request: Request, next: Next) -> Response {
-    check("application/json", request, next).await
-}
-
-/// Refuses what is sent as something else than bytes, for the same reason.
-pub(super) async fn check_bytes(request: Request, next: Next) -> Response {
-    check("application/octet-stream", request, next).await
-}
-
-async fn check(expected: &str, request: Request, next: Next) -> Response {
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
-    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case(expected)) {
-        let message = format!("the body must be sent as Content-Type: {expected}");
+/// Refuses a body of another content type if a page of another origin may have sent it: a browser
+/// sends those to any server without asking it first. Programs may leave the content type out.
+///
+/// # Errors
+/// 415
+pub(crate) fn check_type(request: &Request, expected: &str) -> Result<(), Problem> {
+    let header = |name| request.headers().get(name).and_then(|text| text.to_str().ok());
+    let kind = header(CONTENT_TYPE).and_then(|kind| kind.split(';').next()).map(str::trim);
+    let from_page = request.headers().contains_key(ORIGIN)
+        || header(FETCH_SITE).is_some_and(|site| site != "none");
+    if from_page && !kind.is_some_and(|kind| kind.eq_ignore_ascii_case(expected)) {
+        let message = format!("a page must send the body as Content-Type: {expected}");
         let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
-        return problem.code("content_type").into_response();
+        return Err(problem.code("content_type"));
     }
-    next.run(request).await
+    Ok(())
 }

@@ -1,10 +1,11 @@
-//! Connections: so many at once, and none for ever.
+//! Connections: a bounded number, each with time limits.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,16 +17,16 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
+use super::paths::normalize;
 use crate::api::App;
+use crate::api::stream::json;
+use crate::problem::Problem;
 
-/// Bytes of a request's head.
+/// The maximum size of a request's head, in bytes.
 const HEAD: usize = 64 << 10;
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-    retry-after: 5\r\nconnection: close\r\ncontent-length: 126\r\n\r\n";
-const FULL_BODY: &[u8] = br#"{"error":{"message":"too many connections; try again later","type":"server_error","param":null,"code":"too_many_connections"}}"#;
 
-/// Serves until `stop` comes up, then lets running requests end: in good order for the time of
-/// grace, after that with an error.
+/// Serves until `stop` is ready. Running requests then have the grace period to end, and get an
+/// error after it.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Arc<App>,
@@ -61,6 +62,9 @@ pub(crate) async fn serve(
         let router = router.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(peer);
+            if let Some(uri) = normalize(request.uri()) {
+                *request.uri_mut() = uri;
+            }
             router.clone().oneshot(request.map(axum::body::Body::new) as Request)
         });
         let connection = http1::Builder::new()
@@ -87,15 +91,22 @@ pub(crate) async fn serve(
     if tokio::time::timeout(limits.grace, &mut end).await.is_err() {
         log::warn!("running requests are cut off after {} s", limits.grace.as_secs());
         app.engine.abort();
-        // They get to know; whoever does not listen is not waited for.
+        // Time for the errors to be sent; a client that does not read them is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(2), &mut end).await;
     }
 }
 
 async fn refuse(mut stream: TcpStream) {
+    let message = "too many connections; try again later";
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, message);
+    let body = json(&problem.code("too_many_connections").body());
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 5\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let write = async {
-        stream.write_all(FULL).await?;
-        stream.write_all(FULL_BODY).await?;
+        stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), write).await;

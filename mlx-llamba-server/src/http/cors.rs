@@ -1,4 +1,4 @@
-//! Pages of other origins, where they are allowed.
+//! Cross-origin requests from browsers.
 
 use std::sync::Arc;
 
@@ -14,20 +14,19 @@ use axum::response::{IntoResponse, Response};
 
 use crate::api::App;
 
-/// What such a page may read of an answer beside its body: when to come back, and which line of the
-/// log it is.
-const EXPOSED: HeaderValue = HeaderValue::from_static("retry-after, x-request-id");
+/// Headers that a page of another origin may read.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("retry-after, x-request-id, x-ignored-parameters");
 
-/// Answers a browser's question beforehand, and marks answers for the origins that are allowed.
-pub(super) async fn allow(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Answers preflight requests, and marks answers for the allowed origins.
+pub(crate) async fn allow(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(ORIGIN).cloned();
     let Some(origin) = origin.filter(|origin| is_allowed(origin, &app.options.cors)) else {
         return next.run(request).await;
     };
     let asks = request.method() == Method::OPTIONS
         && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    // Clients for browsers send headers about themselves. None of them does anything here, so those
-    // that a page asks for are those that it may send.
+    // Clients in browsers send headers about themselves, which do nothing here: a page may send any.
     let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let mut response = if asks {
         let mut response = StatusCode::NO_CONTENT.into_response();

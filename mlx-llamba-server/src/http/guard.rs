@@ -1,12 +1,12 @@
-//! Who may ask, and a note of every answer.
+//! API keys, host names, and the log of answers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
@@ -14,41 +14,65 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::api::{App, Client};
 use crate::problem::Problem;
 
-/// Asks for a key, where there are keys; without any, a server for this machine alone answers only
-/// to its names, so that no web page reaches it through a name of its own.
-pub(super) async fn authorize(
+/// Checks the API key, if the server has keys. Without keys, a server on a loopback address answers
+/// to names of this machine only, so that no web page reaches it through a name of its own.
+pub(crate) async fn authorize(
     State(app): State<Arc<App>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Err(problem) = check_host(&request) {
+        return problem.into_response();
+    }
     let peer = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
     let open = matches!(request.uri().path(), "/health" | "/openapi.json");
     let keys = &app.options.api_keys;
+    let key = find_key(&request, keys);
     if keys.is_empty() {
         if app.options.bind.ip().is_loopback() && !names_this_machine(&request) {
             let message = "this server answers to localhost only; give it an API key, or another \
                            address to listen on";
             return Problem::new(StatusCode::FORBIDDEN, message).code("host").into_response();
         }
-    } else if !open && !has_key(&request, keys) {
+    } else if !open && key.is_none() {
         return Problem::unauthorized().into_response();
     }
-    let client = peer.map_or_else(|| "unknown".to_owned(), |ip: IpAddr| ip.to_string());
-    request.extensions_mut().insert(Client(client));
+    // The key itself stays out of the log.
+    let client = match key {
+        Some(index) => {
+            Client { engine: app.engine.tenant(&keys[index]), name: format!("key-{}", index + 1) }
+        }
+        None => {
+            let name = peer.map_or_else(|| "unknown".to_owned(), |ip: IpAddr| ip.to_string());
+            Client { engine: app.engine.clone(), name }
+        }
+    };
+    request.extensions_mut().insert(client);
     next.run(request).await
 }
 
-/// Takes as long for a wrong key as for the right one, whichever character is wrong.
-fn has_key(request: &Request, keys: &[String]) -> bool {
+/// Returns the index of the request's key, comparing all keys in constant time.
+fn find_key(request: &Request, keys: &[String]) -> Option<usize> {
     let header = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let Some((scheme, given)) = header.and_then(|header| header.split_at_checked(7)) else {
-        return false;
-    };
+    let (scheme, given) = header.and_then(|header| header.split_at_checked(7))?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return false;
+        return None;
     }
-    let all = keys.iter().map(|key| key.as_bytes().ct_eq(given.trim_ascii()));
-    all.fold(Choice::from(0), |found, equal| found | equal).into()
+    let given = given.trim_ascii();
+    let equal: Vec<Choice> = keys.iter().map(|key| key.as_bytes().ct_eq(given)).collect();
+    equal.into_iter().position(bool::from)
+}
+
+/// Refuses a request with no host, two hosts, or one that is not text: a proxy and this server might
+/// read different ones.
+fn check_host(request: &Request) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let needless = request.version() < Version::HTTP_11 || request.uri().host().is_some();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if host.to_str().is_ok() => Ok(()),
+        (None, _) if needless => Ok(()),
+        _ => Err(Problem::bad("one Host header is needed, of visible characters").code("host")),
+    }
 }
 
 fn names_this_machine(request: &Request) -> bool {
@@ -58,12 +82,26 @@ fn names_this_machine(request: &Request) -> bool {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
     };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    is_this_machine(name.trim_start_matches('[').trim_end_matches(']'))
 }
 
-/// Logs and counts every answer, by the server's own names of addresses.
-pub(super) async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// True for loopback addresses and for names that lead to this machine on every network: those of
+/// `localhost`, of multicast DNS, of Docker's host, and the machine's own.
+fn is_this_machine(name: &str) -> bool {
+    static OWN: LazyLock<String> =
+        LazyLock::new(|| gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let ends = |end| name.strip_suffix(end).is_some_and(|before: &str| !before.is_empty());
+    name == "localhost"
+        || ends(".localhost")
+        || ends(".local")
+        || name == "host.docker.internal"
+        || name == *OWN
+        || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
+/// Logs and counts every answer, by the path of its route.
+pub(crate) async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("other", MatchedPath::as_str).to_owned();
@@ -78,6 +116,9 @@ pub(super) async fn note(State(app): State<Arc<App>>, request: Request, next: Ne
         peer.as_deref().unwrap_or("unknown"),
         start.elapsed().as_millis()
     );
+    if let Some(problem) = response.extensions().get::<Problem>() {
+        log::info!("refused id={id} {problem}");
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
     }

@@ -14,7 +14,8 @@ use prometheus_client::registry::Registry;
 use crate::api::App;
 use crate::problem::Problem;
 
-const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type.
+pub(crate) const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Counters of the server, and the registry of all counters.
 pub(crate) struct Metrics {

@@ -62,7 +62,7 @@ def fails(kind, call, param=None, status=None):
 chat = client.chat.completions.create
 fails(openai.NotFoundError, lambda: chat(model="gpt-4", messages=story), "model", 404)
 fails(openai.BadRequestError, lambda: chat(model=model, messages=story, temperature=7), "temperature")
-fails(openai.BadRequestError, lambda: chat(model=model, messages=story, tool_choice="none"), "tool_choice")
+fails(openai.BadRequestError, lambda: chat(model=model, messages=story, tool_choice="required"), "tool_choice")
 # This model's template has no place for them.
 fails(openai.BadRequestError, lambda: chat(model=model, messages=story, tools=tools), "tools")
 fails(

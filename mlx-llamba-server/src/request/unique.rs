@@ -1,12 +1,11 @@
-//! JSON that says everything once.
+//! JSON parsing that rejects duplicate keys.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// A JSON value in which no object names a field twice: which of the two counts, readers do not
-/// agree on.
+/// A JSON value without duplicate keys: programs differ in which of two they take.
 pub(super) struct Unique(pub(super) Value);
 
 impl<'de> Deserialize<'de> for Unique {
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_twice() {
+    fn duplicate_keys_are_rejected() {
         for text in [r#"{"a":1,"b":2,"a":1}"#, r#"[{"x":{"a":null,"\u0061":1}}]"#] {
             let error = serde_json::from_str::<Unique>(text).err().unwrap().to_string();
             assert!(error.starts_with("\"a\" is given twice"), "{error}");

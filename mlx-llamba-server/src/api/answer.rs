@@ -1,0 +1,211 @@
+//! Answers on their way: collected whole, or as the chunks of a stream.
+
+use std::sync::Arc;
+
+use mlx_llamba::{TokenLogprobs, Tokenizer};
+use mlx_llamba_engine::{Engine, Event, Events, Prepared};
+use serde::Serialize;
+
+use super::stream::Chunks;
+use super::tokens::Logprobs;
+use super::usage::Usage;
+use super::{App, finish, now};
+use crate::problem::Problem;
+use crate::request::common::UsageWanted;
+
+/// The form of an endpoint's answers.
+pub(crate) trait Form: Send + 'static {
+    /// The kind of the answer's id.
+    const ID: &'static str;
+    type Logprobs: Logprobs;
+    type Whole: Serialize;
+
+    /// The whole answer.
+    fn whole(head: Head, choices: Vec<Choice<Self::Logprobs>>, usage: Usage) -> Self::Whole;
+
+    /// The chunks, as JSON, that add to a choice.
+    fn chunks(head: &Head, choice: Choice<Self::Logprobs>, usage: Option<Usage>) -> Vec<String>;
+
+    /// The last chunk, as JSON, which reports the usage.
+    fn last(head: &Head, usage: Usage) -> String;
+}
+
+/// The beginning of an answer and of its chunks.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+}
+
+/// A choice, or an addition to it.
+pub(crate) struct Choice<L> {
+    pub(crate) index: usize,
+    /// Nothing of the choice was sent before.
+    pub(crate) first: bool,
+    pub(crate) text: String,
+    pub(crate) logprobs: Option<L>,
+    pub(crate) finish: Option<&'static str>,
+}
+
+/// An answer on its way.
+pub(crate) struct Answer<F: Form> {
+    app: Arc<App>,
+    head: Head,
+    tokenizer: Tokenizer,
+    /// Choices of each request.
+    n: usize,
+    choices: Vec<Open<F::Logprobs>>,
+    usage: Usage,
+    usage_wanted: UsageWanted,
+    events: Events,
+    /// Choices that have not ended.
+    left: usize,
+}
+
+/// A choice that grows; text and tokens that were sent are taken out.
+#[derive(Clone, Default)]
+struct Open<L> {
+    begun: bool,
+    text: String,
+    logprobs: Option<L>,
+    finish: Option<&'static str>,
+    /// Tokens of the prompt whose log-probabilities are still to come, the last one first.
+    prompt: Vec<u32>,
+}
+
+impl<F: Form> Answer<F> {
+    /// Submits requests; `echo` holds the texts that begin their choices.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(crate) fn start(
+        app: Arc<App>,
+        engine: &Engine,
+        requests: Vec<Prepared>,
+        echo: Vec<String>,
+        logprobs: bool,
+        usage_wanted: UsageWanted,
+    ) -> Result<Self, Problem> {
+        let head = Head { id: app.id(F::ID), created: now(), model: app.options.model.clone() };
+        let tokenizer = engine.tokenizer().clone();
+        let mut choices = Vec::new();
+        let mut echo = echo.into_iter();
+        for request in &requests {
+            let mut open = Open { text: echo.next().unwrap_or_default(), ..Open::default() };
+            open.logprobs = logprobs.then(F::Logprobs::default);
+            if let Some(logprobs) = open.logprobs.as_mut().filter(|_| request.prompt_logprobs()) {
+                logprobs.push(&tokenizer, request.tokens()[0], None);
+                open.prompt.extend(request.tokens()[1..].iter().rev());
+            }
+            choices.extend(std::iter::repeat_n(open, request.choices()));
+            app.log_text("prompt", &head.id, || match request.text() {
+                Some(text) => text.to_owned(),
+                None => tokenizer.decode(request.tokens(), false).unwrap_or_default(),
+            });
+        }
+        Ok(Self {
+            head,
+            tokenizer,
+            n: requests.first().map_or(1, Prepared::choices),
+            left: choices.len(),
+            choices,
+            usage: Usage::default(),
+            usage_wanted,
+            events: engine.enqueue(requests)?,
+            app,
+        })
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub(crate) async fn whole(mut self) -> Result<F::Whole, Problem> {
+        while self.left > 0 {
+            self.take().await?;
+        }
+        let choices = (0..self.choices.len()).filter_map(|i| self.news(i)).collect();
+        Ok(F::whole(self.head, choices, self.usage))
+    }
+
+    /// Takes one event; returns the choices that it changed.
+    async fn take(&mut self) -> Result<std::ops::Range<usize>, Problem> {
+        let Some(event) = self.events.next().await else { return Ok(0..0) };
+        match event? {
+            Event::Started { prompt_tokens, cached_tokens, .. } => {
+                // Shared between keys, it would tell one of them the prompts of another.
+                let cached = if self.app.options.share_cache { 0 } else { cached_tokens };
+                self.usage.prompt(prompt_tokens, cached);
+                Ok(0..0)
+            }
+            Event::Prefill { request, logprobs } => {
+                let changed = request * self.n..(request + 1) * self.n;
+                for open in &mut self.choices[changed.clone()] {
+                    open.read(&self.tokenizer, &logprobs);
+                }
+                Ok(changed)
+            }
+            Event::Token { request, choice, text, id, logprobs } => {
+                self.usage.token();
+                let index = request * self.n + choice;
+                let open = &mut self.choices[index];
+                open.text.push_str(&text);
+                if let Some(all) = &mut open.logprobs {
+                    all.push(&self.tokenizer, id, logprobs.as_ref());
+                }
+                Ok(index..index + 1)
+            }
+            Event::End { request, choice, text, reason } => {
+                let index = request * self.n + choice;
+                let open = &mut self.choices[index];
+                open.text.push_str(&text);
+                open.finish = Some(finish(&reason));
+                self.left -= 1;
+                Ok(index..index + 1)
+            }
+            _ => Ok(0..0),
+        }
+    }
+
+    /// The addition to a choice since the last time, if there is any.
+    fn news(&mut self, index: usize) -> Option<Choice<F::Logprobs>> {
+        let open = &mut self.choices[index];
+        let tokens = open.logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_empty());
+        if open.text.is_empty() && !tokens && open.finish.is_none() {
+            return None;
+        }
+        let text = std::mem::take(&mut open.text);
+        self.app.log_text("text", &self.head.id, || text.clone());
+        let first = !std::mem::replace(&mut open.begun, true);
+        let logprobs = open.logprobs.as_mut().map(Logprobs::take);
+        Some(Choice { index, first, text, logprobs, finish: open.finish })
+    }
+}
+
+impl<L: Logprobs> Open<L> {
+    /// Adds log-probabilities of the prompt.
+    fn read(&mut self, tokenizer: &Tokenizer, found: &[TokenLogprobs]) {
+        for logprobs in found {
+            if let (Some(id), Some(all)) = (self.prompt.pop(), &mut self.logprobs) {
+                all.push(tokenizer, id, Some(logprobs));
+            }
+        }
+    }
+}
+
+impl<F: Form> Chunks for Answer<F> {
+    async fn next(&mut self) -> Result<Option<Vec<String>>, Problem> {
+        while self.left > 0 {
+            let changed = self.take().await?;
+            let choices: Vec<_> = changed.filter_map(|index| self.news(index)).collect();
+            if !choices.is_empty() {
+                let usage = self.usage_wanted.every.then_some(self.usage);
+                let chunks = |choice| F::chunks(&self.head, choice, usage);
+                return Ok(Some(choices.into_iter().flat_map(chunks).collect()));
+            }
+        }
+        let last = std::mem::take(&mut self.usage_wanted.last);
+        Ok(last.then(|| vec![F::last(&self.head, self.usage)]))
+    }
+}

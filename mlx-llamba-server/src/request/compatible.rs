@@ -1,0 +1,101 @@
+//! Parameters of other servers, accepted where they would change nothing.
+//!
+//! The one rule for all endpoints: a parameter at its default, `null` or empty, or asking for what
+//! this server does anyway, is accepted. A known one that would change the answer, and cannot be
+//! honored, is refused by name. An unknown one is ignored, and named in a header of the answer and
+//! in the log, or refused by a strict server.
+
+use serde_json::{Map, Value, json};
+
+/// The accepted values of a parameter.
+enum Accepts {
+    /// All: none of them changes the answer.
+    Anything,
+    /// Only these, as JSON, which ask for what happens anyway.
+    Only(&'static [&'static str]),
+}
+
+use Accepts::{Anything, Only};
+
+/// Parameters of OpenAI's and other servers that a request type may lack. A field of a request type
+/// takes precedence over its entry here.
+const PARAMETERS: &[(&str, Accepts)] = &[
+    ("add_generation_prompt", Only(&["true"])),
+    ("audio", Only(&[])),
+    ("best_of", Only(&["1"])),
+    ("chat_template_kwargs", Anything),
+    ("context_length_exceeded_behavior", Anything),
+    ("continue_final_message", Only(&["false"])),
+    ("early_stopping", Only(&["false"])),
+    ("echo", Only(&["false"])),
+    ("format", Only(&[])),
+    ("function_call", Only(&["\"none\"", "\"auto\""])),
+    ("functions", Only(&[])),
+    ("grammar", Only(&[])),
+    ("guided_choice", Only(&[])),
+    ("guided_grammar", Only(&[])),
+    ("guided_json", Only(&[])),
+    ("guided_regex", Only(&[])),
+    ("include_stop_str_in_output", Only(&["false"])),
+    ("json_schema", Only(&[])),
+    ("keep_alive", Anything),
+    ("length_penalty", Only(&["1"])),
+    ("metadata", Anything),
+    ("min_tokens", Only(&["0"])),
+    ("mirostat", Only(&["0"])),
+    ("modalities", Only(&["[\"text\"]"])),
+    ("parallel_tool_calls", Anything),
+    // A guess at the answer, with which other servers answer sooner.
+    ("prediction", Anything),
+    ("prompt_cache_key", Anything),
+    ("prompt_cache_retention", Anything),
+    ("reasoning_effort", Anything),
+    ("response_format", Only(&[r#"{"type":"text"}"#])),
+    ("safety_identifier", Anything),
+    ("service_tier", Anything),
+    ("skip_special_tokens", Only(&["true"])),
+    ("spaces_between_special_tokens", Anything),
+    ("store", Anything),
+    ("structured_outputs", Only(&[])),
+    ("suffix", Only(&[])),
+    ("thinking", Only(&[r#"{"type":"disabled"}"#])),
+    ("tool_choice", Only(&["\"none\"", "\"auto\""])),
+    ("tools", Only(&[])),
+    ("use_beam_search", Only(&["false"])),
+    ("verbosity", Only(&["\"medium\""])),
+    ("web_search_options", Only(&[])),
+];
+
+/// Adds the parameters to the properties of a request's schema.
+pub(crate) fn complete(properties: &mut Map<String, Value>) {
+    for (name, accepts) in PARAMETERS {
+        let schema = match accepts {
+            Anything => json!({ "description": "Accepted and ignored." }),
+            Only(values) => {
+                let given = values.iter().filter_map(|value| serde_json::from_str(value).ok());
+                let empty = [Value::Null, json!(""), json!([]), json!({})];
+                let values: Vec<Value> = empty.into_iter().chain(given).collect();
+                json!({ "description": "Not supported.", "enum": values })
+            }
+        };
+        properties.entry(*name).or_insert(schema);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Accepts, PARAMETERS};
+
+    #[test]
+    fn the_table_is_sorted_and_its_values_are_json() {
+        assert!(PARAMETERS.is_sorted_by_key(|(name, _)| name));
+        for (name, accepts) in PARAMETERS {
+            if let Accepts::Only(values) = accepts {
+                for value in *values {
+                    let parsed = serde_json::from_str::<serde_json::Value>(value);
+                    assert!(parsed.is_ok(), "{name}: {value}");
+                }
+            }
+        }
+    }
+}

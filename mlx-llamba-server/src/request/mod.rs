@@ -1,0 +1,9 @@
+//! Requests: their fields, and how a body becomes one.
+
+pub(crate) mod body;
+pub(crate) mod check;
+pub(crate) mod common;
+mod compatible;
+pub(crate) mod messages;
+pub(crate) mod schemas;
+mod unique;
