@@ -16,6 +16,8 @@ pub(crate) struct Attention {
     pub(crate) k_proj: Linear,
     pub(crate) v_proj: Linear,
     pub(crate) o_proj: Linear,
+    /// Weights (k,) of the norms of queries and keys, head by head.
+    pub(crate) qk_norm: Option<(Array, Array)>,
 }
 
 /// What is the same for all layers of a forward pass.
@@ -55,11 +57,18 @@ impl Attention {
         let heads = |x: Array, count: i32| -> mlx_rs::error::Result<Array> {
             swap_axes(&x.reshape(&[b, l, count, k])?, 1, 2) // (b, count, l, k)
         };
+        let epsilon = pass.config.rms_norm_eps as f32;
+        let norm = |x: Array, weight: Option<&Array>| match weight {
+            None => Ok(x),
+            Some(weight) => pass.backend.rms_norm(&x.reshape(&[b, l, -1, k])?, weight, epsilon),
+        };
+        let (q_norm, k_norm) =
+            (self.qk_norm.as_ref()).map_or((None, None), |(q, k)| (Some(q), Some(k)));
         let turn = |x: Array| -> mlx_rs::error::Result<Array> {
             fast::rope(&x, k, false, None, 1.0, read as i32, pass.wavelengths)
         };
-        let queries = turn(heads(self.q_proj.forward(u)?, h)?)?; // (b, h, l, k)
-        let keys = turn(heads(self.k_proj.forward(u)?, g)?)?; // (b, g, l, k)
+        let queries = turn(heads(norm(self.q_proj.forward(u)?, q_norm)?, h)?)?; // (b, h, l, k)
+        let keys = turn(heads(norm(self.k_proj.forward(u)?, k_norm)?, g)?)?; // (b, g, l, k)
         let values = heads(self.v_proj.forward(u)?, g)?; // (b, g, l, k)
         let (pair, keys, values) = match pass.cache {
             None => (None, keys, values),

@@ -1,4 +1,7 @@
-//! The sizes and switches of a Llama.
+//! The sizes and switches of a Llama, and of the families that differ from it in a few of them.
+//!
+//! Mistral has a sliding window, Qwen2 biases of queries, keys and values, Qwen3 norms of queries
+//! and keys; Phi-3 keeps projections that others have apart in one matrix.
 
 use std::path::Path;
 
@@ -7,18 +10,8 @@ use mlx_llamba::files::{Fields, Problems};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::rope::Rope;
-
-/// Largest sizes: far above any model, and so small that no product overflows.
-pub(crate) mod limit {
-    pub(crate) const VOCAB: usize = 1 << 24;
-    pub(crate) const WIDTH: usize = 1 << 20;
-    pub(crate) const LAYERS: usize = 1 << 12;
-    pub(crate) const HEADS: usize = 1 << 12;
-    pub(crate) const CONTEXT: usize = 1 << 28;
-    /// MLX counts the elements of an array in 31 bits in places.
-    pub(crate) const ELEMENTS: usize = i32::MAX as usize;
-}
 
 /// Everything that decides a Llama's shapes and maths, under the names of Hugging Face's
 /// `config.json`.
@@ -51,8 +44,14 @@ pub struct LlamaConfig {
     pub max_position_embeddings: usize,
     /// The head uses the embedding's matrix.
     pub tie_word_embeddings: bool,
-    /// The four projections of the attention have biases.
-    pub attention_bias: bool,
+    /// The projections to queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// The projection from the heads to the residual stream has a bias.
+    pub out_bias: bool,
+    /// Queries and keys of every head are normed before they are turned.
+    pub qk_norm: bool,
+    /// Tokens that a token attends to at most, itself among them; `None`: all before it.
+    pub sliding_window: Option<usize>,
     /// The three projections of the MLP have biases.
     pub mlp_bias: bool,
     /// Id that begins a text.
@@ -65,7 +64,7 @@ impl LlamaConfig {
     /// Reads a `config.json`; `path` only names it in errors.
     ///
     /// # Errors
-    /// [`Error::Architecture`] for any model but a Llama; [`Error::Config`] with every bad field;
+    /// [`Error::Architecture`] for families that are not read; [`Error::Config`] with every bad field;
     /// [`mlx_llamba::Error::Json`].
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text)
@@ -73,10 +72,12 @@ impl LlamaConfig {
         let problems = Problems::default();
         let config = match &value {
             Value::Object(object) => {
-                if let Some(found) = architecture(&value) {
-                    return Err(Error::Architecture { path: path.to_owned(), found });
-                }
-                read(&Fields::new(object, &problems), &problems)
+                let family = family(&value).map_err(|found| Error::Architecture {
+                    path: path.to_owned(),
+                    reason: refusal(&found),
+                    found,
+                })?;
+                read(family, &Fields::new(object, &problems), &problems)
             }
             other => {
                 problems.add("config", other, "an object");
@@ -93,9 +94,18 @@ impl LlamaConfig {
             [one] => json!(one),
             more => json!(more),
         };
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+        let (class, kind) = if self.qk_norm {
+            ("Qwen3ForCausalLM", "qwen3")
+        } else if self.qkv_bias && !self.out_bias {
+            ("Qwen2ForCausalLM", "qwen2")
+        } else if self.sliding_window.is_some() {
+            ("MistralForCausalLM", "mistral")
+        } else {
+            ("LlamaForCausalLM", "llama")
+        };
+        let mut json = json!({
+            "architectures": [class],
+            "model_type": kind,
             "hidden_act": "silu",
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -109,11 +119,15 @@ impl LlamaConfig {
             "rope_scaling": self.rope.to_json(),
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": self.tie_word_embeddings,
-            "attention_bias": self.attention_bias,
+            "attention_bias": self.qkv_bias && self.out_bias,
             "mlp_bias": self.mlp_bias,
             "bos_token_id": self.bos,
             "eos_token_id": eos,
-        })
+        });
+        if self.sliding_window.is_some() {
+            json["sliding_window"] = self.sliding_window.into();
+        }
+        json
     }
 
     /// Names and shapes of all tensors, in the order in which a forward pass meets them.
@@ -132,13 +146,17 @@ impl LlamaConfig {
                     add(&format!("{name}.bias"), vec![rows]);
                 }
             };
-            matrix("self_attn.q_proj", query, d, self.attention_bias);
-            matrix("self_attn.k_proj", key, d, self.attention_bias);
-            matrix("self_attn.v_proj", key, d, self.attention_bias);
-            matrix("self_attn.o_proj", d, query, self.attention_bias);
+            matrix("self_attn.q_proj", query, d, self.qkv_bias);
+            matrix("self_attn.k_proj", key, d, self.qkv_bias);
+            matrix("self_attn.v_proj", key, d, self.qkv_bias);
+            matrix("self_attn.o_proj", d, query, self.out_bias);
             matrix("mlp.gate_proj", m, d, self.mlp_bias);
             matrix("mlp.up_proj", m, d, self.mlp_bias);
             matrix("mlp.down_proj", d, m, self.mlp_bias);
+            if self.qk_norm {
+                add("self_attn.q_norm.weight", vec![self.head_dim]);
+                add("self_attn.k_norm.weight", vec![self.head_dim]);
+            }
             add("input_layernorm.weight", vec![d]);
             add("post_attention_layernorm.weight", vec![d]);
         }
@@ -169,9 +187,9 @@ impl LlamaConfig {
             problems.add("head_dim", self.head_dim, "an even number: positions turn pairs");
         }
         let widest = self.vocab_size.max(h * self.head_dim).max(self.intermediate_size);
-        if widest * self.hidden_size > limit::ELEMENTS {
+        if widest * self.hidden_size > limits::ELEMENTS {
             let found = format!("{} beside {widest} rows", self.hidden_size);
-            problems.add("hidden_size", found, format!("at most {} elements", limit::ELEMENTS));
+            problems.add("hidden_size", found, format!("at most {} elements", limits::ELEMENTS));
         }
     }
 }
@@ -181,41 +199,103 @@ pub(crate) fn bad(path: &Path, problems: Vec<FieldProblem>) -> Error {
     Error::Config { path: path.to_owned(), problems }
 }
 
-/// What the file says it is, unless that is a Llama.
-fn architecture(config: &Value) -> Option<String> {
+/// The families that are read, with the names of their classes.
+const FAMILIES: [(&str, &str); 5] = [
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+];
+
+/// Returns the family that a configuration names.
+///
+/// # Errors
+/// The name, if it is none of [`FAMILIES`].
+fn family(config: &Value) -> Result<&'static str, String> {
     let kind = config["model_type"].as_str().unwrap_or("nameless");
-    let class = config["architectures"][0].as_str().filter(|&class| class != "LlamaForCausalLM");
-    match (kind, class) {
-        ("llama", None) => None,
-        ("llama", Some(class)) => Some(class.to_owned()),
-        (other, _) => Some(other.to_owned()),
+    let Some((family, expected)) = FAMILIES.into_iter().find(|(family, _)| *family == kind) else {
+        return Err(kind.to_owned());
+    };
+    match config["architectures"][0].as_str() {
+        Some(class) if class != expected => Err(class.to_owned()),
+        _ => Ok(family),
     }
 }
 
-fn read(f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig> {
-    use limit::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
+/// Explains why a family is not read.
+pub(crate) fn refusal(found: &str) -> &'static str {
+    let found = found.to_lowercase();
+    let reasons = [
+        ("moe", "its MLPs are mixtures of experts, which a Llamba does not have"),
+        ("mixtral", "its MLPs are mixtures of experts, which a Llamba does not have"),
+        ("gemma", "its norms and its scaling of embeddings and logits differ from Llama's"),
+        ("gpt2", "it has learned positions and LayerNorm instead of rotary positions and RMSNorm"),
+        ("gpt_neox", "its blocks run attention and MLP in parallel, with LayerNorm"),
+        ("falcon", "its blocks run attention and MLP in parallel, with LayerNorm"),
+        ("phimoe", "its MLPs are mixtures of experts, which a Llamba does not have"),
+        ("mamba", "it is no Transformer and has no attention to distill"),
+        ("smollm3", "some of its layers have no positions"),
+        ("granite", "it multiplies embeddings, residuals and logits by factors of its own"),
+        ("classification", "it has no head that predicts tokens"),
+    ];
+    let reason = reasons.into_iter().find(|(part, _)| found.contains(part));
+    reason.map_or("it is no family that is known here", |(_, reason)| reason)
+}
+
+fn read(family: &str, f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig> {
+    use limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
     let vocab_size = f.size("vocab_size", None, VOCAB);
     let hidden_size = f.size("hidden_size", None, WIDTH);
     let intermediate_size = f.size("intermediate_size", None, WIDTH);
     let num_hidden_layers = f.size("num_hidden_layers", None, LAYERS);
     let heads = f.size("num_attention_heads", None, HEADS);
     let kv_heads = f.size("num_key_value_heads", heads, HEADS);
-    let derived = hidden_size.zip(heads).map(|(d, h)| (d / h).max(1));
+    let derived = match family {
+        "qwen3" => Some(128), // the default of its configuration
+        _ => hidden_size.zip(heads).map(|(d, h)| (d / h).max(1)),
+    };
     let head_dim = f.size("head_dim", derived, WIDTH);
     if let (None, Some((d, h))) = (f.get("head_dim"), hidden_size.zip(heads))
+        && family != "qwen3"
         && !d.is_multiple_of(h)
     {
         f.add("num_attention_heads", h, format!("a divisor of hidden_size = {d}"));
     }
-    let rms_norm_eps = f.epsilon("rms_norm_eps", 1e-6);
-    let max_position_embeddings = f.size("max_position_embeddings", Some(2048), CONTEXT);
+    let rms_norm_eps = f.epsilon("rms_norm_eps", if family == "phi3" { 1e-5 } else { 1e-6 });
+    let context = match family {
+        "mistral" => 1 << 17,
+        "qwen2" | "qwen3" => 1 << 15,
+        "phi3" => 4096,
+        _ => 2048,
+    };
+    let max_position_embeddings = f.size("max_position_embeddings", Some(context), CONTEXT);
     let tie_word_embeddings = f.flag("tie_word_embeddings", Some(false));
-    let attention_bias = f.flag("attention_bias", Some(false));
-    let mlp_bias = f.flag("mlp_bias", Some(false));
-    for (key, legal) in [("hidden_act", json!("silu")), ("partial_rotary_factor", json!(1.0))] {
-        if let Some(found) = f.get(key).filter(|&found| *found != legal) {
-            f.add(key, found, legal.to_string());
+    // Each family has its own switches; those of others mean nothing to it.
+    let switch = |key: &str, families: &[&str]| match families.contains(&family) {
+        true => f.flag(key, Some(false)),
+        false => Some(false),
+    };
+    let attention_bias = switch("attention_bias", &["llama", "qwen3"]);
+    let mlp_bias = switch("mlp_bias", &["llama"]);
+    let sliding_window = match family {
+        "mistral" | "phi3" if f.get("sliding_window").is_some() => {
+            f.size("sliding_window", None, CONTEXT).map(Some)
         }
+        _ => Some(None),
+    };
+    if switch("use_sliding_window", &["qwen2", "qwen3"]) == Some(true) {
+        f.add("use_sliding_window", true, "false: windows of some layers only are not known here");
+    }
+    if let Some(found) = f
+        .get("hidden_act")
+        .filter(|found| !["silu", "swish"].contains(&found.as_str().unwrap_or("")))
+    {
+        f.add("hidden_act", found, "\"silu\"");
+    }
+    if let Some(found) = f.get("partial_rotary_factor").filter(|found| found.as_f64() != Some(1.0))
+    {
+        f.add("partial_rotary_factor", found, "1: a Llamba's teacher turns whole heads");
     }
     if let Some(found) = f.get("quantization_config") {
         let method = &found["quant_method"];
@@ -248,7 +328,10 @@ fn read(f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig> {
         rope: rope?,
         max_position_embeddings: max_position_embeddings?,
         tie_word_embeddings: tie_word_embeddings?,
-        attention_bias: attention_bias?,
+        qkv_bias: attention_bias? || family == "qwen2",
+        out_bias: attention_bias?,
+        qk_norm: family == "qwen3",
+        sliding_window: sliding_window?,
         mlp_bias: mlp_bias?,
         bos: f.ids("bos_token_id").first().copied(),
         eos: f.ids("eos_token_id"),

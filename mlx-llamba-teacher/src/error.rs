@@ -11,13 +11,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The model is a Transformer of another kind, or no Transformer.
-    #[error("{path} is of the architecture {found}; models are llamba, their teachers llama", path = path.display())]
+    /// The model is of a family that is not supported, or no Transformer.
+    #[error(
+        "{path}: the architecture {found} is not supported: {reason}. Models are llamba; llama, \
+         mistral, qwen2, qwen3 and phi3 as teachers",
+        path = path.display()
+    )]
     Architecture {
         /// `config.json`, or the GGUF file.
         path: PathBuf,
-        /// What it calls itself.
+        /// The name that it has in the file.
         found: String,
+        /// The reason.
+        reason: &'static str,
     },
     /// A configuration cannot describe a Llama; lists every bad field.
     #[error("{path} does not describe a Llama: {list}", path = path.display(), list = list(problems))]

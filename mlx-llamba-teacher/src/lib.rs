@@ -1,4 +1,4 @@
-//! Llama Transformers, the models that Llambas are distilled from.
+//! Transformers that Llambas are distilled from: Llama, Mistral, Qwen2, Qwen3 and Phi-3.
 //!
 //! RMSNorm, attention with grouped key/value heads and rotary positions, SwiGLU.
 //!
@@ -16,6 +16,7 @@ mod gguf;
 mod init;
 mod inspect;
 mod language;
+mod limits;
 mod llama;
 mod mask;
 mod open;

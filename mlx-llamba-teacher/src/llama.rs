@@ -104,12 +104,14 @@ impl Llama {
                 let bias = if bias { Some(vector(take()?)?) } else { None };
                 Ok(Linear::new(matrix, bias))
             };
-            let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
-            let self_attn = Attention {
-                q_proj: linear(attention_bias)?,
-                k_proj: linear(attention_bias)?,
-                v_proj: linear(attention_bias)?,
-                o_proj: linear(attention_bias)?,
+            let (qkv_bias, out_bias, mlp_bias) =
+                (config.qkv_bias, config.out_bias, config.mlp_bias);
+            let mut self_attn = Attention {
+                q_proj: linear(qkv_bias)?,
+                k_proj: linear(qkv_bias)?,
+                v_proj: linear(qkv_bias)?,
+                o_proj: linear(out_bias)?,
+                qk_norm: None,
             };
             let mlp = Mlp {
                 backend: compute.backend,
@@ -117,6 +119,9 @@ impl Llama {
                 up_proj: linear(mlp_bias)?,
                 down_proj: linear(mlp_bias)?,
             };
+            if config.qk_norm {
+                self_attn.qk_norm = Some((vector(take()?)?, vector(take()?)?));
+            }
             layers.push(Block {
                 self_attn,
                 mlp,
@@ -139,16 +144,17 @@ impl Llama {
             norm,
             lm_head,
             wavelengths: config.rope.array(config.head_dim, config.rope_theta, 0),
-            window: None,
+            window: config.sliding_window.map(|size| Window { size, sinks: 0 }),
             weights,
             config,
         })
     }
 
-    /// The same model that attends to a window of its text only. The cache keeps all of it.
+    /// Limits attention to a window of the text, in place of the model's own if it has one. `None`
+    /// changes nothing. The cache keeps the whole text.
     #[must_use]
     pub fn with_window(self, window: Option<Window>) -> Self {
-        Self { window, ..self }
+        Self { window: window.or(self.window), ..self }
     }
 
     /// Sizes and switches.

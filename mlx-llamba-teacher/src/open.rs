@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use mlx_llamba::files::{StoredTensor, TensorFiles};
 use mlx_llamba::{Backend, DtypePolicy, Error, TensorProblem, Weight};
 use mlx_rs::Dtype;
+use mlx_rs::ops::split_at_indices;
 use serde_json::Value;
 
-use crate::check::check_shapes;
+use crate::check::{check_shapes, missing};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::gguf::{Gguf, MAGIC};
@@ -69,7 +71,16 @@ impl Files {
     /// A tensor by its canonical name.
     fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
         match self {
-            Self::Directory { files, .. } => Ok(Weight::Dense(files.array(name)?)),
+            Self::Directory { files, config, .. } => {
+                let Some((whole, rows)) = part_of(config, name).filter(|_| !has(files, name))
+                else {
+                    return Ok(Weight::Dense(files.array(name)?));
+                };
+                let (from, to) = (rows.start as i32, rows.end as i32);
+                let parts = split_at_indices(files.array(&whole)?, &[from, to], 0)?;
+                let part = parts.into_iter().nth(1);
+                Ok(Weight::Dense(part.ok_or_else(|| missing(files.path(), name))?))
+            }
             Self::Gguf(gguf) => gguf.weight(name),
         }
     }
@@ -122,12 +133,62 @@ fn open_directory(path: &Path) -> Result<Files> {
     let config = LlamaConfig::from_json(config_path, text)?;
     let ignored = ignored(&files, &config);
     let kept = || files.tensors().filter(|tensor| !ignored.contains(tensor.name()));
-    check_shapes(path, &config, kept().map(|tensor| (tensor.name(), tensor.shape().to_vec())))?;
+    let parts: Vec<_> = kept().flat_map(|t| parts_of(&config, t.name(), t.shape())).collect();
+    let parts = parts.iter().map(|(name, shape)| (name.as_str(), shape.clone()));
+    check_shapes(path, &config, parts)?;
     let problems: Vec<_> = kept().filter_map(check_dtype).collect();
     if !problems.is_empty() {
         return Err(Error::Tensors { path: path.to_owned(), problems }.into());
     }
     Ok(Files::Directory { files, config, ignored })
+}
+
+/// True if a file has a tensor of that name.
+fn has(files: &TensorFiles, name: &str) -> bool {
+    files.tensor(name).is_some()
+}
+
+/// The matrices that some families keep in one, one below the other: Phi-3's queries, keys and
+/// values, and its gate and input of the MLP.
+fn fused(config: &LlamaConfig) -> [(&'static str, Vec<(&'static str, usize)>); 2] {
+    let query = config.num_attention_heads * config.head_dim;
+    let key = config.num_key_value_heads * config.head_dim;
+    let m = config.intermediate_size;
+    [
+        ("self_attn.qkv_proj.weight", vec![("q_proj", query), ("k_proj", key), ("v_proj", key)]),
+        ("mlp.gate_up_proj.weight", vec![("gate_proj", m), ("up_proj", m)]),
+    ]
+}
+
+/// The matrix that a canonical tensor may be a part of, and its rows there.
+fn part_of(config: &LlamaConfig, name: &str) -> Option<(String, Range<usize>)> {
+    for (whole, parts) in fused(config) {
+        let module = whole.split('.').next().unwrap_or_default();
+        let mut from = 0;
+        for (part, rows) in parts {
+            if let Some(layer) = name.strip_suffix(&format!("{module}.{part}.weight")) {
+                return Some((format!("{layer}{whole}"), from..from + rows));
+            }
+            from += rows;
+        }
+    }
+    None
+}
+
+/// Canonical names and shapes of a stored tensor: several for one that holds several matrices.
+fn parts_of(config: &LlamaConfig, name: &str, shape: &[usize]) -> Vec<(String, Vec<usize>)> {
+    for (whole, parts) in fused(config) {
+        let rows = parts.iter().map(|(_, rows)| rows).sum::<usize>();
+        if let (Some(layer), &[found, columns]) = (name.strip_suffix(whole), shape)
+            && found == rows
+        {
+            let module = whole.split('.').next().unwrap_or_default();
+            let part =
+                |(part, rows)| (format!("{layer}{module}.{part}.weight"), vec![rows, columns]);
+            return parts.into_iter().map(part).collect();
+        }
+    }
+    vec![(name.to_owned(), shape.to_vec())]
 }
 
 fn check_dtype(tensor: &StoredTensor) -> Option<TensorProblem> {

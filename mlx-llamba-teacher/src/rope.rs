@@ -8,6 +8,7 @@ use mlx_llamba::files::{Fields, Problems};
 use mlx_rs::Array;
 use serde_json::{Map, Value, json};
 
+use crate::limits::CONTEXT;
 use crate::yarn::Yarn;
 
 /// How a pair's wavelength follows from the base.
@@ -121,8 +122,7 @@ impl Rope {
                 let part = |key| f.number(key, None, "a number above 0", |x| x > 0.0);
                 let (factor, low, high) =
                     (factor(), part("low_freq_factor"), part("high_freq_factor"));
-                let original_context =
-                    f.size("original_max_position_embeddings", None, crate::config::limit::CONTEXT);
+                let original_context = f.size("original_max_position_embeddings", None, CONTEXT);
                 if low? >= high? {
                     f.add("high_freq_factor", high?, format!("more than {}", low?));
                 }

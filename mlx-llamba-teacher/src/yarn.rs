@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 use mlx_llamba::files::Fields;
 use serde_json::{Value, json};
 
-use crate::config::limit::CONTEXT;
+use crate::limits::CONTEXT;
 
 /// YaRN's scaling.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -82,9 +82,7 @@ pub fn init(
                 }
                 "in_proj.bias" => {
                     let xBC = match &attention {
-                        Some(heads) if teacher.attention_bias => {
-                            heads.xBC(parameters, &layer, "bias")?
-                        }
+                        Some(heads) if teacher.qkv_bias => heads.xBC(parameters, &layer, "bias")?,
                         _ => Array::zeros::<f32>(&[dims.conv_dim() as i32])?,
                     };
                     let A_log = Array::zeros::<f32>(&[h])?;
@@ -98,7 +96,7 @@ pub fn init(
                         None => drawn,
                     }
                 }
-                "out_proj.bias" if attention.is_some() && teacher.attention_bias => {
+                "out_proj.bias" if attention.is_some() && teacher.out_bias => {
                     own(&format!("{layer}.self_attn.o_proj.bias"))?.clone()
                 }
                 "conv1d.weight" => {

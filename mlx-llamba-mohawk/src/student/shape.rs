@@ -67,7 +67,7 @@ pub fn config(teacher: &LlamaConfig, shape: &Shape) -> Result<Config> {
             "expand": d_inner / d,
             "d_conv": shape.d_conv,
             "activation": "identity",
-            "bias": shape.bias || teacher.attention_bias,
+            "bias": shape.bias || teacher.qkv_bias,
         },
         "eos_token_id": teacher.eos,
     });

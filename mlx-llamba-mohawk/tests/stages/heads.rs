@@ -21,7 +21,10 @@ fn random(heads: [usize; 4], bias: bool) -> (LlamaConfig, Parameters) {
         num_attention_heads: h,
         num_key_value_heads: g,
         head_dim: k,
-        attention_bias: bias,
+        qkv_bias: bias,
+        out_bias: bias,
+        qk_norm: false,
+        sliding_window: None,
         // No position turns anything that a float could show.
         rope: Rope::Linear { factor: 1e12 },
         rms_norm_eps: 1e-5,

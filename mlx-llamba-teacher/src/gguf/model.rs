@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::file::{File, Stored, shown};
 use crate::check::check_shapes;
-use crate::config::{LlamaConfig, bad, limit};
+use crate::config::{LlamaConfig, bad, refusal};
 use crate::error::{Error, Result};
 use crate::rope::Rope;
 
@@ -95,11 +95,11 @@ fn canonical(name: &str) -> Option<String> {
 }
 
 fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig> {
-    use limit::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
+    use crate::limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
     let kind = file.metadata.get("general.architecture").and_then(Value::as_str);
     if kind != Some("llama") {
         let found = shown(kind.unwrap_or("nameless"));
-        return Err(Error::Architecture { path: path.to_owned(), found });
+        return Err(Error::Architecture { path: path.to_owned(), reason: refusal(&found), found });
     }
     let problems = Problems::default();
     let f = Fields::new(&file.metadata, &problems);
@@ -149,7 +149,10 @@ fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig>
             rope: rope?,
             max_position_embeddings: max_position_embeddings?,
             tie_word_embeddings: !has("output.weight"),
-            attention_bias: has("blk.0.attn_q.bias"),
+            qkv_bias: has("blk.0.attn_q.bias"),
+            out_bias: has("blk.0.attn_output.bias"),
+            qk_norm: has("blk.0.attn_q_norm.weight"),
+            sliding_window: None,
             mlp_bias: has("blk.0.ffn_gate.bias"),
             bos: id("tokenizer.ggml.bos_token_id"),
             eos,

@@ -27,7 +27,9 @@ fn config(change: impl FnOnce(&mut Value)) -> String {
 #[test]
 fn other_architectures_are_refused_by_name() {
     for (key, value, found) in [
-        ("model_type", json!("mistral"), "mistral"),
+        ("model_type", json!("mistral"), "LlamaForCausalLM"),
+        ("model_type", json!("mixtral"), "mixtures of experts"),
+        ("model_type", json!("gpt2"), "learned positions"),
         ("model_type", Value::Null, "nameless"),
         ("architectures", json!(["LlamaForSequenceClassification"]), "SequenceClass"),
     ] {

@@ -7,7 +7,8 @@ use mlx_llamba_teacher::Llama;
 use mlx_rs::Array;
 use safetensors::SafeTensors;
 
-pub(crate) const VARIANTS: [&str; 3] = ["plain", "biases", "linear"];
+pub(crate) const VARIANTS: [&str; 7] =
+    ["plain", "biases", "linear", "mistral", "qwen2", "qwen3", "phi3"];
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

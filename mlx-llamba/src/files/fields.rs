@@ -98,7 +98,10 @@ impl<'a> Fields<'a> {
             }
             return default;
         };
-        let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        // Some tools write sizes as floats: 4096.0.
+        let whole = |n: &f64| n.fract() == 0.0 && (0.0..9e15).contains(n);
+        let number = value.as_u64().or_else(|| value.as_f64().filter(whole).map(|n| n as u64));
+        let size = number.and_then(|n| usize::try_from(n).ok());
         match size.filter(|n| (1..=max).contains(n)) {
             Some(size) => Some(size),
             None => {
