@@ -15,7 +15,7 @@ use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, chec
 use crate::operations::{Activations, Operations, Plain};
 use crate::{Activation, Dims, QuantizationError, Weight, plain};
 
-/// Back ends with kernels of their own. The first that is made for the default device is chosen.
+/// Back ends with kernels of their own. The first that is made for the current device is chosen.
 pub(crate) const KERNELS: [Backend; 2] = [Backend::CPU, Backend::METAL];
 
 /// An implementation of the operations of a model; a small value.

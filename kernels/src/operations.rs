@@ -34,8 +34,8 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// See [`Backend::describe`](crate::Backend::describe).
     fn describe(&self) -> String;
 
-    /// Returns true if MLX's default device is of the kind that this is made for.
-    fn is_for_default_device(&self) -> Result<bool>;
+    /// Returns true if operations built now run on the kind of device that this is made for.
+    fn is_for_current_device(&self) -> Result<bool>;
 
     /// See [`Backend::takes`](crate::Backend::takes).
     fn takes(&self, dtype: Dtype) -> Result<(), String>;
@@ -143,7 +143,7 @@ impl Operations for Plain {
         PLAIN.into()
     }
 
-    fn is_for_default_device(&self) -> Result<bool> {
+    fn is_for_current_device(&self) -> Result<bool> {
         Ok(true)
     }
 

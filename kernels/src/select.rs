@@ -1,4 +1,4 @@
-//! The choice of a back end, by the default device and the environment.
+//! The choice of a back end, by the device and the environment.
 
 use mlx_rs::Dtype;
 
@@ -52,8 +52,8 @@ pub enum BackendError {
 }
 
 impl Backend {
-    /// Returns the kernels for the default device and activations in `dtype`, unless [`VARIABLE`]
-    /// says otherwise: `plain` takes MLX's operations, `custom` refuses to run without kernels.
+    /// Returns the kernels for the [current device](crate::mlx::current_device) and activations in
+    /// `dtype`, unless [`VARIABLE`] says otherwise: `plain` takes MLX's operations, `custom` refuses to run without kernels.
     /// `MLX_LLAMBA_ACTIVATIONS` chooses the [`Activations`].
     ///
     /// # Errors
@@ -98,17 +98,17 @@ impl Backend {
         }
     }
 
-    /// Returns the kernels for the default device, or the reason why there are none.
+    /// Returns the kernels for the current device, or the reason why there are none.
     fn custom(dtype: Dtype) -> mlx_rs::error::Result<Result<Self, String>> {
         for backend in KERNELS {
-            if backend.0.is_for_default_device()? {
+            if backend.0.is_for_current_device()? {
                 return Ok(backend.takes(dtype).map(|()| backend));
             }
         }
         Ok(Err("there are no kernels for this kind of GPU".into()))
     }
 
-    /// Returns the fastest back end for the default device whose results have gradients, in
+    /// Returns the fastest back end for the current device whose results have gradients, in
     /// float32; plain operations if [`VARIABLE`] is `plain`.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ impl Operations for Cpu {
         format!("{what}CPU kernels ({}, {} threads{int8})", raw::simd(), raw::threads())
     }
 
-    fn is_for_default_device(&self) -> Result<bool> {
+    fn is_for_current_device(&self) -> Result<bool> {
         Ok(matches!(current_device()?, DeviceType::Cpu))
     }
 

@@ -174,7 +174,7 @@ impl Operations for Gpu {
         format!("{} kernels", self.name)
     }
 
-    fn is_for_default_device(&self) -> Result<bool> {
+    fn is_for_current_device(&self) -> Result<bool> {
         let device = current_device()?;
         Ok(matches!(device, DeviceType::Gpu) && (self.available)()?)
     }

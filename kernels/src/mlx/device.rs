@@ -3,7 +3,7 @@
 use mlx_rs::error::Exception;
 use mlx_rs::{Device, DeviceType, Stream, thread_local_default_stream, with_stream};
 
-use super::{Result, check, install_error_handler};
+use super::status::{Result, check, install_error_handler};
 
 /// Returns the kind of device on which operations built now on this thread will run: that of
 /// [`on_device`], else the default device of the process.

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Result;
 
-use super::{c_string, check, install_error_handler};
+use super::status::{c_string, check, install_error_handler};
 
 /// Declares owned handles, freed when dropped; those with a constructor begin empty.
 macro_rules! handles {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mlx_rs::{Array, Stream};
 
 use super::handles::{ArrayMap, IoReader, TextMap, one};
-use super::{Result, check, install_error_handler};
+use super::status::{Result, check, install_error_handler};
 
 /// The elements of an array, little-endian and in row-major order.
 pub trait Bytes: Send + Sync + 'static {

@@ -5,7 +5,7 @@ use mlx_rs::error::Exception;
 
 use super::closure::failure_or;
 use super::handles::{Closure, GradientClosure};
-use super::{check, install_error_handler};
+use super::status::{check, install_error_handler};
 
 /// Computes `f(inputs)` such that a gradient through it keeps only `inputs` in memory and computes
 /// the rest again.
