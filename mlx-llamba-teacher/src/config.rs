@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use mlx_llamba::FieldProblem;
-use mlx_llamba::files::{Fields, Problems};
+use mlx_llamba::files::{Fields, Problems, json};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl LlamaConfig {
     /// [`Error::Architecture`] for families that are not read; [`Error::Config`] with every bad field;
     /// [`mlx_llamba::Error::Json`].
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
+        let value: Value = json::from_slice(text.as_bytes())
             .map_err(|source| mlx_llamba::Error::Json { path: path.to_owned(), source })?;
         let problems = Problems::default();
         let config = match &value {

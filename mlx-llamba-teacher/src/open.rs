@@ -5,7 +5,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use mlx_llamba::files::{StoredTensor, TensorFiles};
+use mlx_llamba::files::{StoredTensor, TensorFiles, json};
 use mlx_llamba::{Backend, DtypePolicy, Error, TensorProblem, Weight};
 use mlx_rs::Dtype;
 use mlx_rs::ops::split_at_indices;
@@ -108,8 +108,8 @@ impl Files {
 /// Llamba's: what is to be opened as a Llama, and refused as such.
 pub fn is_teacher(path: &Path) -> bool {
     let kind = || -> Option<String> {
-        let text = std::fs::read_to_string(path.join("config.json")).ok()?;
-        Some(serde_json::from_str::<Value>(&text).ok()?["model_type"].as_str()?.to_owned())
+        let text = std::fs::read(path.join("config.json")).ok()?;
+        Some(json::from_slice::<Value>(&text).ok()?["model_type"].as_str()?.to_owned())
     };
     is_gguf(path) || (path.is_dir() && kind().is_some_and(|kind| kind != "llamba"))
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::sealed::{Kind, Metadata};
-use crate::files::{FloatTensor, atomic};
+use crate::files::{self, FloatTensor, atomic};
 use crate::language::LanguageModel;
 use crate::model::Model;
 use crate::state::State;
@@ -151,7 +151,7 @@ impl Context {
         if size > limit {
             return Err(bad(path, format!("{size} bytes, more than a state of this model has")));
         }
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read(path).map_err(Error::io("read", path))?;
         let (metadata, file) = KIND.open(&bytes).map_err(|reason| bad(path, reason))?;
         let text = |key: &str| metadata.get(key).map_or("", String::as_str);
         if text("model") != model.fingerprint() {

@@ -1,4 +1,4 @@
-//! Models with random weights, for measuring speed and memory without a checkpoint.
+//! Models with random weights, for benchmarks without a checkpoint.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::config::{Config, Mlp, Ssm, TensorSpec, specs};
 use crate::error::{Error, Result, TensorProblem};
 use crate::weights::Weights;
 
-/// Sizes of the published models.
+/// The published models, by size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preset {
     /// Llamba-1B.
@@ -64,7 +64,7 @@ pub(crate) struct RandomWeights {
 }
 
 impl RandomWeights {
-    /// All matrices in `scheme`, or dense.
+    /// Weights for `config`, with all matrices in `scheme`, or dense.
     pub(crate) fn new(config: Config, scheme: Option<Scheme>) -> Self {
         let specs = specs(&config).into_iter().map(|spec| (spec.name.clone(), spec)).collect();
         Self { config, scheme, specs }
@@ -100,7 +100,7 @@ impl Weights for RandomWeights {
                     .map_err(|source| Error::Quantization { tensor: name.to_owned(), source })?;
                 let groups = columns / scheme.group_size;
                 Ok(match (part, scheme.mode.has_biases()) {
-                    // Bit patterns of random floats: as good as any for timing.
+                    // Bit patterns of random floats are good enough for timing.
                     ("weight", _) => {
                         uniform(0.0, 1.0, &[out, packed])?.view_dtype(Dtype::Uint32)?
                     }
@@ -112,7 +112,7 @@ impl Weights for RandomWeights {
             }
             _ => {
                 let shape = &spec(name)?.shape;
-                // Keeps activations of the order of 1, through any width.
+                // Keeps activations near 1 at any width.
                 let width = shape.last().copied().unwrap_or(1) as f32;
                 let range = if shape.len() == 1 { 1.0 } else { (3.0 / width).sqrt() };
                 uniform(-range, range, shape)

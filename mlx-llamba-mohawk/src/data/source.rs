@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::files::json;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -217,7 +218,7 @@ fn lines(path: &Path, file: File, field: &str, start: u64) -> impl Iterator<Item
             }
             let bad =
                 |reason| Error::Document { path: path.to_owned(), line: Some(number), reason };
-            let text = match serde_json::from_slice::<Value>(line) {
+            let text = match json::from_slice::<Value>(line) {
                 Err(_) if is_no_text(line) => {
                     skipped.push(number);
                     continue;
@@ -327,6 +328,10 @@ mod tests {
         bytes.extend(b"{\"text\": \"\\udc00\", \"n\": [1, 2.5, \"\\n\"]}\n{\"text\": \"b\"}");
         fs::write(&path, bytes).unwrap();
         assert_eq!(texts(&path, "text").unwrap(), ["a", "\u{1f600} \\ud83d", "b"]);
+        // Python writes numbers that are not JSON.
+        fs::write(&path, "{\"text\": \"a\", \"score\": NaN}\n{\"text\": \"b\", \"x\": -Infinity}")
+            .unwrap();
+        assert_eq!(texts(&path, "text").unwrap(), ["a", "b"]);
         // A line that is no JSON is an error, with a surrogate too.
         fs::write(&path, "{\"text\": \"\\ud83d\"").unwrap();
         assert!(texts(&path, "text").unwrap_err().to_string().contains("not JSON"));

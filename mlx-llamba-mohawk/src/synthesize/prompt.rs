@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mlx_llamba::files::json;
 use mlx_llamba::{ChatOptions, Message, Template, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
@@ -86,7 +87,8 @@ enum Line {
 }
 
 fn parse(line: &str, field: &str) -> Result<Line, String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
+    let value: Value =
+        json::from_slice(line.as_bytes()).map_err(|error| format!("not JSON: {error}"))?;
     match (&value[field], &value["messages"]) {
         (Value::String(text), _) => Ok(Line::Text(text.clone())),
         (Value::Null, Value::Null) => {

@@ -39,6 +39,14 @@ fn other_architectures_are_refused_by_name() {
 }
 
 #[test]
+fn numbers_of_python_are_read_where_they_do_not_matter() {
+    let text = std::fs::read_to_string(fixture("plain/config.json")).unwrap();
+    let more = text.replacen('{', "{\"time_step_limit\": [0.0, Infinity], \"x\": NaN,", 1);
+    let parse = |text: &str| LlamaConfig::from_json(Path::new("config.json"), text).unwrap();
+    assert_eq!(parse(&more), parse(&text));
+}
+
+#[test]
 fn bad_fields_are_named() {
     for (key, value, message) in [
         ("vocab_size", Value::Null, "vocab_size is missing"),

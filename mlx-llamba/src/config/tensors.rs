@@ -2,7 +2,7 @@
 
 use super::Config;
 
-/// How a tensor can be stored.
+/// The kinds of tensors, which differ in how they can be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TensorKind {
     /// A projection or an embedding, (out, in); can be quantized.

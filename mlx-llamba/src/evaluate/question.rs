@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::files::json;
+
 /// A text, its possible continuations, and the right one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -31,7 +33,7 @@ impl Question {
     /// A description of the first problem.
     pub fn parse(line: &[u8], fields: &Fields) -> Result<Self, String> {
         let line: Value =
-            serde_json::from_slice(line).map_err(|error| format!("not valid JSON: {error}"))?;
+            json::from_slice(line).map_err(|error| format!("not valid JSON: {error}"))?;
         let field = |name: &str| match line.get(name) {
             Some(value) => Ok(value),
             None => Err(format!("it has no field {name:?}")),

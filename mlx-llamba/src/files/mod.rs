@@ -27,6 +27,7 @@ pub use floats::{FloatTensor, float_bytes, floats_of};
 pub use map::Map;
 pub use output::Output;
 pub use source::Source;
+pub(crate) use source::read;
 pub(crate) use stored::mlx_dtype;
 pub use stored::{StoredTensor, TensorHeader};
 pub use tensors::TensorFiles;

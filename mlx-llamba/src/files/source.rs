@@ -1,10 +1,19 @@
 //! The bytes of a weight file, which is mapped or part of the program.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::map::Map;
 use crate::error::{Error, Result};
+
+/// Reads a file. Pipes and devices are refused: they may never end.
+pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    std::fs::read(path)
+}
 
 /// The read-only bytes of a file.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use super::{Source, lazy};
 use crate::error::{Error, Result};
 
-/// What the header of a safetensors file says of a tensor.
+/// Name, dtype and shape of a tensor in the header of a safetensors file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorHeader {
     /// Name in the file.

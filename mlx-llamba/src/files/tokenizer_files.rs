@@ -99,7 +99,7 @@ impl TokenizerFiles {
     }
 
     fn read(&mut self, name: &str, path: &Path) -> Result<()> {
-        match std::fs::read(path) {
+        match super::read(path) {
             Ok(bytes) => {
                 self.0.insert(name.to_owned(), bytes.into());
                 Ok(())

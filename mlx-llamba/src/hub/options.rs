@@ -72,7 +72,7 @@ impl HubOptions {
         }
     }
 
-    /// What the environment says.
+    /// Reads the options from the environment.
     ///
     /// | variable | meaning |
     /// |---|---|

@@ -81,7 +81,7 @@ impl Remote {
             (206, _) => return Err(Failure::Nonsense(format!("another part of {}", file.name))),
             _ if start == 0 => 0,
             _ => {
-                out.set_len(0).map_err(local)?; // the whole file, although a part was asked for
+                out.set_len(0).map_err(local)?; // the whole file, although only a part was requested
                 0
             }
         };

@@ -13,7 +13,7 @@ const TEMPLATES: [(&str, &str); 3] = [
     ("features", include_str!("golden/features.jinja")),
 ];
 
-/// What jinja2 made of a conversation, as `golden/make_golden.py` wrote it.
+/// The text that jinja2 made of a conversation, written by `golden/make_golden.py`.
 #[derive(Deserialize)]
 struct Golden {
     template: String,
@@ -152,7 +152,7 @@ fn objects_keep_their_order() {
     );
 }
 
-/// What a template makes is weighed wherever it stands, and nothing else changes.
+/// Values that a template builds are charged for wherever they are, and nothing else changes.
 #[test]
 fn what_is_made_is_weighed() {
     let weighed = |source: &str| scan::weigh(source).unwrap();

@@ -210,6 +210,21 @@ fn a_missing_tokenizer_says_what_to_do() {
     }
 }
 
+/// A pipe would be waited for, and a device may never end.
+#[test]
+#[cfg(unix)]
+fn only_regular_files_are_read() {
+    for device in ["/dev/zero", "/dev/null"] {
+        let error = Tokenizer::open(device).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tokenizer.json");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let error = Tokenizer::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("not a regular file"), "{error}");
+}
+
 #[test]
 fn plain_text_tokens_keep_their_characters() {
     // Half of its characters also stand for bytes, the blank and the last one do not.
