@@ -237,7 +237,7 @@ fn what_is_downloaded_now_is_not_removed() {
     let lock = names(&setup.repo().join("blobs")).into_iter().find(|n| n.ends_with(".lock"));
     let lock = std::fs::File::open(setup.repo().join("blobs").join(lock.unwrap())).unwrap();
     lock.lock().unwrap();
-    setup.run(&["rm", REPO, "--yes"]).fails(&[REPO, "another process downloads it"]);
+    setup.run(&["rm", REPO, "--yes"]).fails(&[REPO, "another process is downloading it"]);
     assert_eq!(setup.list()[0]["complete"], true);
     drop(lock);
     setup.ok(&["rm", REPO, "--yes"]);

@@ -297,7 +297,7 @@ fn check_patterns(options: &QuantizeOptions, tensors: &[TensorPlan]) -> Result<(
             return Err(Error::Argument {
                 name: "override",
                 value: exception.pattern.clone(),
-                expected: "a pattern that matches a matrix of this model".into(),
+                expected: "a pattern that names a matrix of this model".into(),
             });
         }
     }
