@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, TensorProblem};
 use crate::weights::Weights;
 
-/// The dense arrays that a configuration asks for, by canonical name.
+/// The dense arrays that a configuration requires, by canonical name.
 pub(crate) struct NamedWeights<'a> {
     config: &'a Config,
     arrays: HashMap<String, &'a Array>,

@@ -1,7 +1,7 @@
 //! Patterns for the dotted names of tensors.
 
 /// True if `pattern` matches a whole dotted name, or its last parts (`down_proj`, `mlp.*`). `*`
-/// stands for any text, also for none. Takes time proportional to pattern times name.
+/// stands for any text, including none. Takes time proportional to pattern times name.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let tails = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
     std::iter::once(name).chain(tails).any(|tail| glob(pattern, tail))

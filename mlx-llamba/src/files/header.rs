@@ -20,7 +20,7 @@ pub(crate) struct Header {
 
 /// Reads and checks the header: its length (below 100 MB and inside the file), its JSON, and that
 /// the tensors' bytes follow each other without holes or overlaps from its end to the end of the
-/// file, each of the length that its shape and dtype ask for.
+/// file, each of the length that its shape and dtype require.
 pub(crate) fn read(source: &Arc<Source>) -> Result<Header> {
     let bytes = source.bytes();
     let (length, header) = SafeTensors::read_metadata(bytes).map_err(|error| Error::Header {

@@ -57,7 +57,7 @@ impl std::fmt::Debug for HubOptions {
 }
 
 impl HubOptions {
-    /// The public hub without a token, with this directory as cache.
+    /// Options for the public hub, without a token, with this directory as the cache.
     #[must_use]
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
@@ -81,13 +81,15 @@ impl HubOptions {
     /// | `HF_TOKEN` | the token; else the content of the file `HF_TOKEN_PATH`, or of the one above |
     /// | `HF_ENDPOINT` | address of the hub |
     /// | `HF_HUB_OFFLINE` | 1, true, yes or on: use only the cache |
+    /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | 1, true, yes or on: send no token |
     /// | `SSL_CERT_FILE` | certificates to trust |
     ///
-    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured too, whatever the
-    /// options.
+    /// Directories can begin with `~` and contain `$NAME`. The old names `HUGGINGFACE_HUB_CACHE` and
+    /// `HUGGING_FACE_HUB_TOKEN` are read too. `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
+    /// `NO_PROXY` always apply.
     ///
     /// # Errors
-    /// [`Error::Argument`] if nothing says where the cache is.
+    /// [`Error::Argument`] if no variable names the directory of the cache.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }
