@@ -263,7 +263,7 @@ fn questions_in_json() {
         assert_eq!(parse(&line).unwrap(), question);
     }
     for (line, expected) in [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("[]", "no field \"q\""),
         (r#"{"q": 1}"#, "\"q\" is no text"),
         (r#"{"q": "", "c": "x"}"#, "\"c\" is no list of texts"),
