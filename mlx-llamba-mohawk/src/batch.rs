@@ -1,4 +1,4 @@
-//! What a training step reads.
+//! The input of a training step.
 
 use mlx_rs::Array;
 
@@ -13,8 +13,8 @@ use mlx_rs::Array;
 pub struct Batch {
     /// The windows.
     pub tokens: Array,
-    /// What follows each token.
+    /// The token that follows each token.
     pub next: Array,
-    /// Where documents begin.
+    /// True at the first token of a document.
     pub starts: Option<Array>,
 }

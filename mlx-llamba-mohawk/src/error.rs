@@ -1,18 +1,18 @@
-//! Everything that can go wrong, one variant per cause.
+//! Errors, one variant per cause.
 
 use std::path::{Path, PathBuf};
 
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and what was expected there.
+/// An error of data, recipes, runs or models: its place, and what was expected there.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused a file operation.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Io {
-        /// What was tried, as a verb: "read", "write", "create".
+        /// The operation, as a verb: "read", "write", "create".
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum Error {
     NoDocuments {
         /// The file or directory.
         path: PathBuf,
-        /// What was looked for.
+        /// The kinds of files that were looked for.
         reason: &'static str,
     },
     /// A document cannot be read.
@@ -34,7 +34,7 @@ pub enum Error {
         path: PathBuf,
         /// Its line, counted from 1, if it has a document in each.
         line: Option<usize>,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// The training text is shorter than a window.
@@ -66,7 +66,7 @@ pub enum Error {
     Cache {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
     /// An objective trains what the model does not have.
@@ -87,14 +87,14 @@ pub enum Error {
         /// The stage.
         stage: String,
     },
-    /// A step came to something that is no number.
+    /// A loss or gradient is not finite.
     #[error(
         "the {what} is {value} in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
     )]
     NotFinite {
         /// The loss, or the norm of its gradient.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         value: f32,
         /// The stage.
         stage: String,
@@ -105,7 +105,7 @@ pub enum Error {
         /// The first parameter that it trains.
         parameter: String,
     },
-    /// The loss is far above what it was.
+    /// The loss exploded.
     #[error(
         "the loss is {loss}, far above the last ones (median {median}), in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
     )]
@@ -128,15 +128,15 @@ pub enum Error {
     Checkpoint {
         /// The checkpoint's directory.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// The run to go on with computes something else.
+    /// The run to resume computes something else.
     #[error("the run in {path} is another one: {list}", path = path.display(), list = differences.join("; "))]
     OtherRun {
         /// The run's directory.
         path: PathBuf,
-        /// What differs: key, what it was, what it is.
+        /// The differences: key, old value, new value.
         differences: Vec<String>,
     },
     /// Texts would have no first token.
@@ -144,19 +144,19 @@ pub enum Error {
         "the tokenizer begins no text with a token of its own: name one with --begin, or give --prompts"
     )]
     NoBeginning,
-    /// There is a run already.
+    /// The directory holds a run already.
     #[error("{path} holds a run already; resume it, or choose another output", path = path.display())]
     RunExists {
         /// The run's directory.
         path: PathBuf,
     },
-    /// Another process trains here.
-    #[error("another process is at work in {path}", path = path.display())]
+    /// Another process trains in the directory.
+    #[error("another process trains in {path}: wait for it, or choose another output", path = path.display())]
     Busy {
         /// The run's directory.
         path: PathBuf,
     },
-    /// There is no run.
+    /// The directory holds no run to resume.
     #[error("{path} holds no run to resume: none was begun, or it ended before its first checkpoint; begin without resuming", path = path.display())]
     NothingToResume {
         /// The directory.
@@ -187,7 +187,7 @@ pub enum Error {
         origin: String,
         /// The key, or the line.
         key: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// There is no recipe of that name.
@@ -199,7 +199,7 @@ pub enum Error {
     /// A picture cannot be drawn.
     #[error("cannot draw the plot: {reason}")]
     Plot {
-        /// What the drawing library says.
+        /// The drawing library's message.
         reason: String,
     },
     /// Loading, tokenizing or running a model failed.
@@ -230,7 +230,7 @@ pub enum Error {
         field: &'static str,
         /// Its value.
         found: String,
-        /// What a Llamba needs.
+        /// The values that a Llamba can have.
         expected: String,
     },
     /// Quantized parameters cannot be trained.

@@ -1,4 +1,4 @@
-//! How well a student predicts held-out text, and how far it is from its teacher.
+//! Evaluation of a student on held-out text: perplexity, and divergence from its teacher.
 
 pub use mlx_llamba::evaluate::Document;
 use mlx_llamba::evaluate::{NegativeLogLikelihood, agreements, divergences, log_probs, losses};
@@ -50,7 +50,7 @@ struct Sums {
 /// padding behind the shorter ones is read and not counted.
 ///
 /// # Errors
-/// What the two report.
+/// Those of the two models.
 pub fn evaluate(
     documents: &[Document],
     vocab: usize,

@@ -1,4 +1,4 @@
-//! What a training run makes small.
+//! The loss that a training run minimizes.
 
 use mlx_rs::Array;
 
@@ -9,20 +9,20 @@ use crate::{Batch, Parameters, Result};
 /// Parts share no trained parameter, so that they may be trained together or one after the other,
 /// in the memory of one.
 pub trait Objective {
-    /// What the parts need and parameters do not change, such as the teacher's outputs; computed
+    /// The constants that the parts are compared with, such as the teacher's outputs; computed
     /// once a batch.
     type Targets;
 
-    /// How many parts there are.
+    /// The number of parts.
     fn parts(&self) -> usize;
 
     /// Names of the parameters that part `part` trains, in their order; empty past the last part.
     fn trains(&self, part: usize) -> Vec<String>;
 
-    /// What the parts of this batch are held against.
+    /// Computes the constants of a batch.
     ///
     /// # Errors
-    /// What the teacher reports of the batch.
+    /// Those of the teacher.
     fn targets(&self, batch: &Batch) -> Result<Self::Targets>;
 
     /// The loss of part `part`: a scalar in float32, a mean over the batch's tokens.
@@ -31,7 +31,7 @@ pub trait Objective {
     /// part trains; the others are constants. Lazy.
     ///
     /// # Errors
-    /// What the model or MLX report of shapes that do not fit.
+    /// Those of the model and of MLX for shapes that do not fit.
     fn loss(
         &self,
         part: usize,

@@ -50,7 +50,7 @@ pub struct Recipe {
     pub checkpoint: CheckpointOptions,
 }
 
-/// What the teacher leaves open about the student.
+/// Options of the student that the teacher's sizes do not decide.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StudentOptions {
@@ -62,9 +62,9 @@ pub struct StudentOptions {
     pub bias: bool,
     /// C, B, x and out_proj begin as Q, K, V and O; else they are random.
     pub copy_qkvo: bool,
-    /// What copied C and B are multiplied with; 0 is `head_dim^(-1/4)`.
+    /// The factor of the copied C and B; 0 is `head_dim^(-1/4)`.
     pub copy_scale: f32,
-    /// What D, the skip connection, begins as.
+    /// The first value of D, the skip connection.
     pub skip: f32,
     /// Tokens in which the first heads forget half, to begin with; the others begin as they are
     /// drawn, at about one token.
@@ -85,7 +85,7 @@ impl Default for StudentOptions {
     }
 }
 
-/// What is read, and how.
+/// The text that is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataOptions {
@@ -117,7 +117,7 @@ impl Default for DataOptions {
     }
 }
 
-/// What is measured on held-out text.
+/// Evaluation on held-out text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationOptions {
@@ -185,7 +185,7 @@ impl StageName {
     /// Reads `all`, or numbers from 1 to 3 in rising order: `2+3`.
     ///
     /// # Errors
-    /// What is allowed.
+    /// A message that says what is allowed.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
         let stages: Option<Vec<Self>> = match text {
             "all" => Some(Self::MOHAWK.to_vec()),

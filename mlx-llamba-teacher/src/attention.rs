@@ -20,7 +20,7 @@ pub(crate) struct Attention {
     pub(crate) qk_norm: Option<(Array, Array)>,
 }
 
-/// What is the same for all layers of a forward pass.
+/// The inputs that all layers of a forward pass share.
 pub(crate) struct Pass<'a> {
     pub(crate) config: &'a LlamaConfig,
     pub(crate) backend: Backend,
@@ -28,17 +28,17 @@ pub(crate) struct Pass<'a> {
     pub(crate) wavelengths: &'a Array,
     /// See [`crate::mask::visible`].
     pub(crate) mask: Option<Array>,
-    /// The memory of what came before, if the pass is to remember.
+    /// The cache of the text before, if the pass keeps one.
     pub(crate) cache: Option<&'a KvCache>,
 }
 
-/// What a layer's attention gives.
+/// The result of a layer's attention.
 pub(crate) struct Attended {
     /// (b, l, d)
     pub(crate) y: Array,
     /// (b, h, l, t), the weights of each query, which sum to 1.
     pub(crate) weights: Array,
-    /// The layer's memory, if the pass remembers.
+    /// The layer's new keys and values, if the pass keeps a cache.
     pub(crate) pair: Option<Pair>,
 }
 
@@ -78,7 +78,7 @@ impl Attention {
             }
         };
 
-        // Query heads of a group stand beside each other: the group's rows of one product.
+        // Query heads of a group are adjacent: the group's rows of one matrix multiplication.
         let t = keys.dim(2);
         let factor = pass.config.rope.attention_factor().powi(2) as f32;
         let scale = Array::from_f32(factor * (pass.config.head_dim as f32).powf(-0.5));
@@ -101,7 +101,7 @@ impl Attention {
     }
 }
 
-/// Attention weights as they are handed out.
+/// Attention weights as callers get them, in float32.
 pub(crate) fn handed_out(weights: &Array) -> mlx_rs::error::Result<Array> {
     weights.as_dtype(Dtype::Float32)
 }

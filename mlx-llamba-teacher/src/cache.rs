@@ -1,4 +1,4 @@
-//! What a Llama remembers of a text: the keys and values of all its tokens.
+//! The key/value cache: a Llama's state after a text.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp, take_axis};
@@ -13,7 +13,7 @@ const STEP: usize = 256;
 pub struct KvCache {
     layers: Vec<Pair>,
     read: usize,
-    /// Where each text begins (b,); `None`: all at 0.
+    /// The first position of each text (b,); `None`: all at 0.
     first: Option<Array>,
 }
 
@@ -44,7 +44,7 @@ impl KvCache {
     /// The cache of some of its texts alone, in this order.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// Those of MLX.
     pub fn rows(&self, rows: &[u32]) -> mlx_rs::error::Result<Self> {
         let rows = Array::from_slice(rows, &[rows.len() as i32]);
         let part = |pair: &Pair| -> mlx_rs::error::Result<Pair> {

@@ -38,7 +38,7 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary wavelengths.
     pub rope_theta: f64,
-    /// What is done to those wavelengths.
+    /// The scaling of those wavelengths.
     pub rope: Rope,
     /// Tokens of the longest text that it was trained on.
     pub max_position_embeddings: usize,
@@ -87,7 +87,8 @@ impl LlamaConfig {
         problems.into_result(config).map_err(|problems| bad(path, problems))
     }
 
-    /// What [`from_json`](Self::from_json) reads, as the libraries of Hugging Face read it too.
+    /// The configuration as a `config.json` that [`from_json`](Self::from_json) and Hugging Face's
+    /// libraries read.
     pub fn to_json(&self) -> Value {
         let eos = match self.eos.as_slice() {
             [] => Value::Null,

@@ -38,7 +38,7 @@ pub enum Error {
     Gguf {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// A tensor is quantized in a way that MLX has no matrices for.
@@ -56,9 +56,9 @@ pub enum Error {
     TokenizerKind {
         /// The file.
         path: PathBuf,
-        /// What the file says.
+        /// The kind in the file.
         found: String,
-        /// What is known.
+        /// The kinds that are read.
         expected: &'static str,
     },
     /// Loading, tokenizing or generating failed.

@@ -1,4 +1,4 @@
-//! The forward pass, and what it leaves behind.
+//! The forward pass and its outputs.
 
 use mlx_rs::ops::{concatenate, minimum};
 use mlx_rs::{Array, Dtype};
@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::llama::{Llama, Mlp};
 use crate::mask::visible;
 
-/// What [`Llama::trace`] is to give beside nothing.
+/// The outputs that [`Llama::trace`] is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// The residual stream before and after every block.
@@ -20,7 +20,7 @@ pub struct Wanted {
     pub logits: bool,
 }
 
-/// What a forward pass leaves behind.
+/// The outputs of a forward pass.
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     /// `n_layer + 1` of (b, l, d) in the dtype of the activations: `hidden[i]` is what block `i`
@@ -44,7 +44,7 @@ impl Llama {
     /// Positions go on over the start of a document. Ids past the vocabulary read its last row.
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit.
+    /// Those of MLX for shapes that do not fit.
     pub fn trace(&self, tokens: &Array, starts: Option<&Array>, wanted: Wanted) -> Result<Trace> {
         let mut trace = Trace::default();
         let mask = visible(tokens.dim(1) as usize, 0, None, starts, self.window)?;
@@ -59,7 +59,7 @@ impl Llama {
     /// (b, l, d), and the cache after them. Lazy.
     ///
     /// # Errors
-    /// What MLX reports of shapes that do not fit; [`mlx_llamba::Error::TooLong`] past the context
+    /// Those of MLX for shapes that do not fit; [`mlx_llamba::Error::TooLong`] past the context
     /// of a model whose positions are scaled as [`Dynamic`](crate::Rope::Dynamic).
     pub fn hidden(&self, tokens: &Array, cache: &KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
         let l = tokens.dim(1) as usize;
@@ -88,7 +88,7 @@ impl Llama {
     /// Hidden states after the final norm (.., d) to logits (.., vocab), float32.
     ///
     /// # Errors
-    /// What MLX reports of another last axis.
+    /// Those of MLX for another last axis.
     pub fn logits(&self, hidden: &Array) -> mlx_llamba::Result<Array> {
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
         Ok(head.matmul(hidden)?.as_dtype(Dtype::Float32)?)

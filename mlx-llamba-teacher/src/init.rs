@@ -1,4 +1,4 @@
-//! A Llama that has learned nothing yet.
+//! Random first parameters of a Llama.
 
 use mlx_rs::{Array, random};
 
@@ -16,7 +16,7 @@ const DEVIATION: f32 = 0.02;
 /// Source: GPT-2 (Radford et al. 2019), section 2.3.
 ///
 /// # Errors
-/// What MLX reports.
+/// Those of MLX.
 pub fn init(config: &LlamaConfig, seed: u64) -> Result<Parameters> {
     let mut key = random::key(seed)?;
     let residual = DEVIATION / (2.0 * config.num_hidden_layers as f32).sqrt();

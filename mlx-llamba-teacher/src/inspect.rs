@@ -1,4 +1,4 @@
-//! What a teacher is and what it takes to run it, without reading its weights.
+//! A summary of a teacher's sizes and memory, from headers alone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::open::{Files, is_gguf};
 pub struct TeacherSummary {
     /// Directory or file.
     pub path: String,
-    /// How it is stored.
+    /// The storage layout.
     pub layout: &'static str,
     /// The configuration, as Hugging Face writes it.
     pub config: serde_json::Value,

@@ -167,7 +167,7 @@ impl Llama {
         self.compute.dtype
     }
 
-    /// What computes it.
+    /// The back end.
     pub fn backend(&self) -> Backend {
         self.compute.backend
     }
@@ -192,7 +192,7 @@ impl Llama {
     /// All tensors as dense float32 arrays by canonical name. Lazy.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// Those of MLX.
     pub fn parameters(&self) -> Result<Parameters> {
         let dense = |(name, weight): &(String, Weight)| {
             let array = match weight {

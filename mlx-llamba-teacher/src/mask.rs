@@ -1,4 +1,4 @@
-//! Which earlier tokens a token sees.
+//! Attention masks.
 
 use mlx_llamba_kernels::scan::{cummax, cumsum};
 use mlx_rs::ops::{arange, expand_dims, select};
@@ -16,7 +16,7 @@ pub struct Window {
     pub sinks: usize,
 }
 
-/// What queries at `offset..offset + l` see of keys at `0..offset + l`: (1 or b, 1, l, offset + l)
+/// The keys at `0..offset + l` that queries at `offset..offset + l` see: (1 or b, 1, l, offset + l)
 /// bool, true where they see. `None` if they see everything. `starts` (b, l) goes with an offset
 /// of 0 only. Texts begin at `first` (b,): what stands before is padding and sees itself alone, so
 /// that its numbers stay finite.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::limits::CONTEXT;
 use crate::yarn::Yarn;
 
-/// How a pair's wavelength follows from the base.
+/// The rule by which a pair's wavelength follows from the base.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Rope {
     /// `base^(2i/k)`.
@@ -65,7 +65,7 @@ impl Rope {
         }
     }
 
-    /// What queries and keys are multiplied with, each, as they are turned.
+    /// The factor of queries and of keys as they are turned.
     pub fn attention_factor(self) -> f64 {
         match self {
             Self::Yarn(yarn) => yarn.attention_factor,

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 const MAGIC: &[u8; 8] = b"MLtokens";
 const VERSION: u32 = 1;
 
-/// What a cache was made of: nothing else changes what is in it. For files, it is their content
+/// The inputs that decide the content of a cache. For files, these are their content
 /// and the encoder; for text that is made up, whatever decides it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key(pub Value);
@@ -40,7 +40,7 @@ impl Key {
         Ok(Self(key))
     }
 
-    /// Where such a cache lies.
+    /// The path of such a cache.
     #[must_use]
     pub fn path(&self, directory: &Path) -> PathBuf {
         let hash = format!("{:x}", Sha256::digest(self.0.to_string()));
@@ -199,13 +199,13 @@ impl Corpus {
         self.footer.key == key.0
     }
 
-    /// What stands for its content: two corpora with the same hash have the same documents.
+    /// A hash of the content: two corpora with the same hash have the same documents.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.footer.sha256
     }
 
-    /// How many documents there are, empty ones among them.
+    /// The number of documents, empty ones included.
     #[must_use]
     pub fn documents(&self) -> usize {
         self.footer.documents as usize

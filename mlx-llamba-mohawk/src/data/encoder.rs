@@ -48,7 +48,7 @@ impl Encoder {
         self.vocab
     }
 
-    /// What stands for the tokenizer and its choices.
+    /// Identifies the tokenizer and its options.
     pub(crate) fn name(&self) -> serde_json::Value {
         serde_json::json!({ "tokenizer": self.hash, "begin": self.begin, "end": self.end })
     }
@@ -56,7 +56,7 @@ impl Encoder {
     /// The ids of a document; none of an empty text.
     ///
     /// # Errors
-    /// What the tokenizer reports.
+    /// Those of the tokenizer.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         if text.is_empty() {
             return Ok(Vec::new());

@@ -69,7 +69,7 @@ pub fn tokenize(
     writer.finish(sources.path())
 }
 
-/// Which documents of a corpus are held out: numbers 0, `every`, 2 `every` and so on; none for 0.
+/// True for a document that is held out: numbers 0, `every`, 2 `every` and so on; none for 0.
 #[must_use]
 pub fn is_held_out(document: usize, every: usize) -> bool {
     every > 0 && document.is_multiple_of(every)

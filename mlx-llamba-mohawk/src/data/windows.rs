@@ -10,10 +10,10 @@ use super::Corpus;
 use super::shuffle::{Stream, permutation};
 use crate::{Batch, Error, Result};
 
-/// Where reading goes on.
+/// The position of the next window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// How often all windows were read.
+    /// The number of times that all windows were read.
     pub epoch: u64,
     /// Windows of this epoch that were read.
     pub index: u64,
@@ -122,7 +122,7 @@ impl Windows {
         Ok((batch, at))
     }
 
-    /// Where the next window begins; moves on.
+    /// Returns the start of the next window and moves on.
     fn take(&self, at: &mut Position) -> u64 {
         let mut epoch = self.epoch.borrow_mut();
         loop {

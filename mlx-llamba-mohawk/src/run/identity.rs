@@ -12,7 +12,7 @@ use crate::Result;
 use crate::error::io;
 use crate::train::Identity;
 
-/// Adds what a value says to an identity, under dotted names.
+/// Adds the fields of a value to an identity, under dotted names.
 pub(crate) fn identify(identity: &mut Identity, name: &str, value: &impl Serialize) {
     fn add(identity: &mut Identity, name: String, value: Value) {
         match value {
@@ -29,7 +29,7 @@ pub(crate) fn identify(identity: &mut Identity, name: &str, value: &impl Seriali
     add(identity, name.to_owned(), serde_json::to_value(value).unwrap_or_default());
 }
 
-/// What stands for a model's files: their lengths, and a hash over samples of each.
+/// A fingerprint of a model's files: their lengths, and a hash over samples of each.
 pub(crate) fn fingerprint(path: &Path) -> Result<String> {
     const SAMPLE: u64 = 1 << 20;
     let mut files = Vec::new();

@@ -43,7 +43,7 @@ impl Alignment {
 }
 
 impl Objective for Alignment {
-    /// What each layer reads and gives, (b, l, d).
+    /// The input and output of each layer, (b, l, d).
     type Targets = Vec<(Array, Array)>;
 
     fn parts(&self) -> usize {

@@ -1,4 +1,4 @@
-//! How far arrays are apart.
+//! Distances between arrays.
 
 use mlx_rs::Array;
 use mlx_rs::error::Result;

@@ -30,7 +30,7 @@ pub struct Distillation {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Losses {
-    /// What is trained: see [`Distillation`].
+    /// The loss that is minimized: see [`Distillation`].
     pub mixed: Array,
     /// Of the student with the teacher's softmax at the temperature.
     pub cross_entropy: Array,

@@ -22,7 +22,7 @@ pub(super) struct Head {
     pub(super) vocab: usize,
 }
 
-/// What the logits are compared with; the losses are mixed as `(1 - w) KL + w NLL`.
+/// The targets of the logits; the losses are mixed as `(1 - w) KL + w NLL`.
 #[derive(Clone, Copy)]
 pub(super) struct Goal<'a> {
     /// A teacher's logits (b, l, vocab), if there is one; else `w` is 1.
@@ -31,7 +31,7 @@ pub(super) struct Goal<'a> {
     pub(super) next: &'a Array,
     /// `w`
     pub(super) next_weight: f32,
-    /// What both logits are divided by.
+    /// The divisor of both logits.
     pub(super) temperature: f32,
 }
 
@@ -68,7 +68,7 @@ impl Head {
 
     /// Compares the logits of `hidden` (b, l, d).
     ///
-    /// What depends on the vocabulary is computed for a piece of the positions, and so is its
+    /// Everything of the vocabulary's size is computed for a piece of the positions, and so is its
     /// gradient with respect to the hidden states and the matrix, G W and G^T h with
     /// G = d loss / d logits. They stand in the result as `<h - h', G W> + <W - W', G^T h>`, where
     /// h' and W' are constants of the same values: terms of value 0 with these very gradients. So

@@ -35,7 +35,7 @@ fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
     Ok(Model::from_parameters(config, parameters, Dtype::Float32, backend)?)
 }
 
-/// Where documents start.
+/// True at the first token of a document.
 fn borders(batch: &Batch) -> RowLayout<'_> {
     RowLayout { lengths: None, starts: batch.starts.as_ref() }
 }
@@ -61,7 +61,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
-/// What part `part` is held against.
+/// The constant that part `part` is compared with.
 fn target<T>(targets: &[T], part: usize) -> Result<&T> {
     let missing = || Exception::custom(format!("no layer {part} in {} targets", targets.len()));
     Ok(targets.get(part).ok_or_else(missing)?)

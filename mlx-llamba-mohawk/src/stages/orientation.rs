@@ -36,7 +36,7 @@ impl Orientation {
 }
 
 impl Objective for Orientation {
-    /// What each layer reads (b, l, d), and its attention matrices (b, h, l, l).
+    /// The input (b, l, d) of each layer, and its attention matrices (b, h, l, l).
     type Targets = Vec<(Array, Array)>;
 
     fn parts(&self) -> usize {

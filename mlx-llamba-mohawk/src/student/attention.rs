@@ -8,7 +8,7 @@ use super::parameters::get;
 use crate::{Error, Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// How the teacher's heads are dealt out.
+/// The teacher's heads and their repetition.
 pub(super) struct Heads {
     /// Query heads.
     h: i32,

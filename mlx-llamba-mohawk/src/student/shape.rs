@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{Error, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// What the teacher leaves open.
+/// The student's sizes that the teacher does not decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// State dimension, `n`; the teacher's `head_dim` if `None`.

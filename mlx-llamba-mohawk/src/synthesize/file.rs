@@ -18,17 +18,17 @@ use crate::train::{Identity, differences, io};
 use crate::{Error, Result};
 use mlx_llamba_teacher::Llama;
 
-/// What is to be written.
+/// The arguments of a synthesis.
 pub struct Job<'a> {
-    /// Where the teacher is: its files decide the texts.
+    /// The teacher's directory or file, which decides the texts.
     pub path: &'a Path,
     /// The teacher.
     pub llama: &'a Llama,
     /// Its tokenizer.
     pub tokenizer: &'a mlx_llamba::Tokenizer,
-    /// What texts begin with, in turns; may be none.
+    /// Beginnings of texts, used in turn; may be empty.
     pub prompts: &'a [Prompt],
-    /// How they are drawn.
+    /// The sampling options.
     pub options: Options,
     /// Tokens of all texts together: the last text is the one that reaches them.
     pub tokens: u64,
@@ -38,7 +38,7 @@ pub struct Job<'a> {
     pub resume: bool,
 }
 
-/// What was written.
+/// The result of a synthesis.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Made {
     /// Texts that are not empty.

@@ -1,4 +1,4 @@
-//! What texts begin with.
+//! Beginnings of texts.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// The beginning of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// What it is, as the text says it.
+    /// The beginning as it stands in the text.
     pub text: String,
-    /// What the teacher reads of it.
+    /// The tokens that the teacher reads.
     pub ids: Vec<u32>,
     /// A message is to follow: its end is part of the text.
     pub chat: bool,
@@ -25,7 +25,7 @@ impl Prompt {
     /// A beginning as it is; special tokens that it spells out are tokens.
     ///
     /// # Errors
-    /// What the tokenizer reports.
+    /// Those of the tokenizer.
     pub fn text(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
         Ok(Self { text: text.to_owned(), ids: tokenizer.encode(text, false)?, chat: false })
     }
@@ -33,7 +33,7 @@ impl Prompt {
     /// A conversation, through the tokenizer's template, up to where the assistant answers.
     ///
     /// # Errors
-    /// What the template reports.
+    /// Those of the template.
     pub fn chat(messages: &[Message], tokenizer: &Tokenizer, template: &Template) -> Result<Self> {
         // The same text whenever it is made.
         let options = ChatOptions { now: 0, ..ChatOptions::default() };

@@ -13,10 +13,10 @@ use crate::data::Stream;
 use crate::{Error, Result};
 use mlx_llamba_teacher::{KvCache, Llama};
 
-/// How texts are drawn.
+/// Options of sampling texts.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How a token is drawn. Penalties are no part of it, and its seed is `seed`.
+    /// Sampling of a token. Penalties are ignored, and the seed is `seed`.
     pub sampling: Sampling,
     /// Decides every text.
     pub seed: u64,
@@ -95,7 +95,7 @@ impl<'a> Writer<'a> {
     /// can end it.
     ///
     /// # Errors
-    /// What MLX reports; [`mlx_llamba::Error::Interrupted`].
+    /// Those of MLX; [`mlx_llamba::Error::Interrupted`].
     pub fn group(
         &self,
         number: u64,

@@ -22,7 +22,7 @@ const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 const PREFIX: &str = "checkpoint-";
 
-/// What AdamW remembers of a parameter; float32, the parameter's shape.
+/// AdamW's moments of a parameter; float32, the parameter's shape.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// Mean gradient.
@@ -31,7 +31,7 @@ pub struct Moments {
     pub v: Array,
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The stage at work, counted from 0 among those of the run.
@@ -42,7 +42,7 @@ pub struct Progress {
     pub total_steps: u64,
     /// Tokens read in all stages.
     pub tokens: u64,
-    /// Where this stage reads next.
+    /// The position in the text that this stage reads next.
     pub position: Position,
     /// The last losses.
     pub watch: Watch,
@@ -53,9 +53,9 @@ pub struct Progress {
 pub struct State {
     /// All parameters of the model, float32.
     pub parameters: Parameters,
-    /// The optimizer's memory of the parameters that this stage has trained.
+    /// The optimizer's moments of the parameters that this stage trains.
     pub moments: BTreeMap<String, Moments>,
-    /// How far it has come.
+    /// The run's progress.
     pub progress: Progress,
 }
 
@@ -66,7 +66,7 @@ impl State {
         Self { parameters, moments: BTreeMap::new(), progress: Progress::default() }
     }
 
-    /// Moves on to the next stage, which reads from the start and remembers nothing.
+    /// Moves on to the next stage, which reads the text from its start, without moments.
     pub fn next_stage(&mut self) {
         self.moments.clear();
         let Progress { stage, total_steps, tokens, .. } = self.progress;
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// All that decides what a run computes, by dotted names: two runs with the same identity have the
+/// Everything that decides what a run computes, by dotted names: two runs with the same identity have the
 /// same steps.
 pub type Identity = BTreeMap<String, Value>;
 
@@ -148,7 +148,7 @@ impl Checkpoints {
         let name = format!("{PREFIX}{:08}", state.progress.total_steps);
         let path = self.directory.join(&name);
         let hidden = self.directory.join(format!(".{name}.partial"));
-        // What a killed run left.
+        // Left by a killed run.
         remove(&hidden)?;
         fs::create_dir(&hidden).map_err(io("write", &path))?;
         if let Err(error) = self.fill(&hidden, &path, state, identity) {
@@ -164,7 +164,7 @@ impl Checkpoints {
         Ok(path)
     }
 
-    /// Writes the files; errors name `path`, which is what people know.
+    /// Writes the files; errors name `path`, the checkpoint's final name.
     fn fill(&self, hidden: &Path, path: &Path, state: &State, identity: &Identity) -> Result<()> {
         let mut tensors = Vec::new();
         for (name, array) in &state.parameters {
@@ -229,7 +229,7 @@ impl Checkpoints {
     }
 }
 
-/// Where two identities differ, each as one readable line.
+/// The differences of two identities, one readable line each.
 pub(crate) fn differences(saved: &Identity, wanted: &Identity) -> Vec<String> {
     let keys: std::collections::BTreeSet<&String> = saved.keys().chain(wanted.keys()).collect();
     let show = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);

@@ -12,7 +12,7 @@ use crate::{Batch, Error, Objective, Parameters, Result};
 /// The loss of part `part` and its gradients by `names`, in their order; lazy.
 ///
 /// # Errors
-/// What the objective reports; [`Error::UnknownParameter`] if `parameters` lacks a name.
+/// Those of the objective; [`Error::UnknownParameter`] if `parameters` lacks a name.
 pub fn value_and_gradient<O: Objective>(
     objective: &O,
     part: usize,
@@ -61,7 +61,7 @@ pub fn global_norm(gradients: &[Array]) -> Result<Array> {
     Ok(total.sqrt()?)
 }
 
-/// What gradients of norm `norm` are multiplied with so that it is at most `clip`.
+/// The factor that limits gradients of norm `norm` to a norm of `clip`.
 #[must_use]
 pub fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
     match clip {

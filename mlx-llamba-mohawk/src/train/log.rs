@@ -1,4 +1,4 @@
-//! `log.jsonl`: what a run reports, one JSON object a line.
+//! `log.jsonl`: the steps and evaluations of a run, one JSON object per line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -36,7 +36,7 @@ pub struct Record {
     /// Speed of the step.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tokens_per_second: Option<f64>,
-    /// What was measured on held-out text.
+    /// The evaluation on held-out text.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub held_out: Option<Metrics>,
 }

@@ -28,7 +28,7 @@ const SIZE: f32 = 0.2;
 /// `beta1` = 0.9. Nothing decays.
 ///
 /// # Errors
-/// What MLX reports of shapes that differ.
+/// Those of MLX for shapes that differ.
 pub(super) fn step(
     parameter: &Array,
     (gradient, scale): (&Array, f64),

@@ -1,4 +1,4 @@
-//! How the learning rate changes: warm-up, stable, decay.
+//! The learning rate's schedule: warm-up, stable, decay.
 
 /// Multiplier of the learning rate: it rises in a straight line, stays at 1, and falls in a
 /// straight line. No step has a rate of 0.

@@ -18,7 +18,7 @@ use crate::{Error, Objective, Parameters, Result};
 /// any step ever used, in sizes that other stages have no use for.
 const CACHE: usize = 1 << 29;
 
-/// How often things are done beside training; changes nothing of what is computed.
+/// Intervals of evaluations and checkpoints; they do not change what is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SessionOptions {
     /// Steps from one evaluation to the next; 0: only at the end of a stage.
@@ -36,15 +36,15 @@ pub struct Stage<'a, O> {
     pub name: &'a str,
     /// Its place among the stages of the run, counted from 0.
     pub index: usize,
-    /// What it makes small.
+    /// The loss.
     pub objective: &'a O,
-    /// How.
+    /// The options.
     pub options: &'a StageOptions,
-    /// On what.
+    /// The text.
     pub windows: &'a Windows,
 }
 
-/// What a caller is told, and can stop the run at.
+/// An event of a run, at which the caller can stop it.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A step is done.
@@ -55,7 +55,7 @@ pub enum Event<'a> {
         state: &'a State,
         /// Steps of this stage in all.
         of: u64,
-        /// What it came to.
+        /// The losses and figures of the step.
         step: &'a Step,
     },
     /// Held-out text was read.
@@ -64,14 +64,14 @@ pub enum Event<'a> {
         stage: &'a str,
         /// The run as it was read with.
         state: &'a State,
-        /// What was measured.
+        /// The result.
         metrics: &'a Metrics,
     },
     /// A checkpoint is on disk.
     Checkpoint(&'a Path),
 }
 
-/// How a stage, or a run, ended.
+/// The end of a stage or of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// It is done.
@@ -80,7 +80,7 @@ pub enum Ending {
     Stopped,
 }
 
-/// Takes the directory for this process.
+/// Locks the directory for this process.
 fn lock(directory: &Path) -> Result<File> {
     let path = directory.join(".lock");
     let file = File::create(&path).map_err(io("write", &path))?;
@@ -91,7 +91,7 @@ fn lock(directory: &Path) -> Result<File> {
     }
 }
 
-/// Removes what a killed run left half written.
+/// Removes files that a killed run left incomplete.
 fn sweep(directory: &Path) -> Result<()> {
     atomic::sweep(directory).map_err(io("list", directory))?;
     for entry in std::fs::read_dir(directory).map_err(io("list", directory))? {
@@ -179,7 +179,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Where the run stands.
+    /// The state of the run.
     #[must_use]
     pub fn state(&self) -> &State {
         &self.state

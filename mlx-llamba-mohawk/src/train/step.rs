@@ -14,7 +14,7 @@ use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient
 use crate::data::{Position, Windows};
 use crate::{Error, Objective, Parameters, Result};
 
-/// How a stage trains; a table of a recipe.
+/// Options of a stage; a table of a recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageOptions {
@@ -61,7 +61,7 @@ pub struct StageOptions {
     /// predictions. Of stage 3.
     #[serde(default)]
     pub next_token: f64,
-    /// What logits are divided by before they are compared. Of stage 3.
+    /// The divisor of both logits before they are compared. Of stage 3.
     #[serde(default = "one")]
     pub temperature: f64,
     /// Computes the inside of a block again for its gradient, instead of keeping it: less memory,
@@ -116,13 +116,13 @@ impl StageOptions {
         (self.batch * self.length) as u64
     }
 
-    /// How the learning rate changes.
+    /// The learning rate's schedule.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         Schedule { steps: self.steps(), warmup: self.warmup, decay: self.decay }
     }
 
-    /// What the learning rate is multiplied with for the parameter `name`: the product of all
+    /// The factor of the learning rate for the parameter `name`: the product of all
     /// [`lr_factors`](Self::lr_factors) whose patterns fit.
     #[must_use]
     pub fn lr_factor(&self, name: &str) -> f64 {
@@ -164,7 +164,7 @@ pub struct StageCost {
     pub seconds: f64,
 }
 
-/// What a step came to.
+/// The losses and figures of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The loss of each part before the step.
@@ -188,7 +188,7 @@ impl Step {
     }
 }
 
-/// A stage at work: what it makes small, on what, and how.
+/// Trains one stage: its objective on its windows with its options.
 #[derive(Debug)]
 pub struct Trainer<'a, O> {
     objective: &'a O,

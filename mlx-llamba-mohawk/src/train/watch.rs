@@ -1,4 +1,4 @@
-//! Runs that go wrong are stopped, not continued.
+//! Stops runs whose loss explodes or is not finite.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ const ENOUGH: usize = 8;
 #[serde(transparent)]
 pub struct Watch(Vec<Seen>);
 
-/// What was seen of a part.
+/// The losses of a part.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Seen {
     /// The first loss of the stage. What is below it is no explosion: a loss near its end goes up
@@ -24,7 +24,7 @@ struct Seen {
     last: Vec<f32>,
 }
 
-/// Where something was seen.
+/// The place of a loss in a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) stage: &'a str,

@@ -20,7 +20,7 @@ const D: i32 = 6;
 /// nothing at a document's first token. `embedding` (vocab, d) is never trained.
 pub(crate) struct Toy {
     pub(crate) parts: usize,
-    /// What all losses are multiplied with at and after this token count of calls.
+    /// The factor of all losses at and after this token count of calls.
     pub(crate) trap: Option<fn(usize, &Batch) -> f32>,
 }
 

@@ -10,7 +10,7 @@ use mlx_rs::Array;
 /// Values in a block.
 const BLOCK: usize = 32;
 
-/// How numbers are stored.
+/// The storage format of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     F32,

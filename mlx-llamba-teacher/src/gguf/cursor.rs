@@ -5,7 +5,7 @@ use serde_json::{Map, Number, Value};
 /// Metadata values in all: far above any model's, and a bound on memory.
 const MAX_VALUES: usize = 1 << 23;
 
-/// What is wrong, for [`Error::Gguf`](crate::Error::Gguf).
+/// The problem, for [`Error::Gguf`](crate::Error::Gguf).
 pub(super) type Reason = String;
 
 /// A place in the header. Every read checks that the bytes are there.

@@ -40,11 +40,11 @@ struct Described {
     offset: u64,
 }
 
-/// What a header says.
+/// The content of a header.
 struct Header {
     metadata: Map<String, Value>,
     described: Vec<Described>,
-    /// Where it ends.
+    /// The offset of its end.
     end: usize,
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
-/// How Llama 3 cuts text before pairs are merged.
+/// Llama 3's pre-tokenization: the pieces in which pairs are merged.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Kinds of tokens: one that text is made of, a control token, and one that a user added.
 const NORMAL: u64 = 1;
@@ -101,7 +101,7 @@ fn bytes(regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
 }
 
-/// How text is cut before pairs are merged, and whether as Llama 3 does it.
+/// The pre-tokenizer of this name, and true if it is Llama 3's.
 fn cut(name: &str) -> Option<(Value, bool)> {
     let both =
         |first: Value, regex| json!({"type": "Sequence", "pretokenizers": [first, bytes(regex)]});

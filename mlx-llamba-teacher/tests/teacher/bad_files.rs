@@ -146,7 +146,7 @@ impl Damage {
         Self { temporary: tempfile::tempdir().unwrap(), bytes }
     }
 
-    /// What is said about other bytes; `None` if they are a model all the same.
+    /// The message about other bytes; `None` if they are a model all the same.
     fn open(&self, bytes: &[u8]) -> Option<String> {
         let path = self.temporary.path().join("model.gguf");
         std::fs::write(&path, bytes).unwrap();
@@ -156,7 +156,7 @@ impl Damage {
         Llama::open(&path, Dtype::Float32, Backend::PLAIN).err().map(|error| error.to_string())
     }
 
-    /// Where a string stands, with the eight bytes of its length before it.
+    /// The offset of a string, with the eight bytes of its length before it.
     fn find(&self, text: &str) -> usize {
         let all = self.bytes.windows(text.len());
         all.enumerate().find(|(_, w)| *w == text.as_bytes()).map(|(i, _)| i).unwrap()
