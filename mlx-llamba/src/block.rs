@@ -28,7 +28,7 @@ struct Mixer {
     dims: Dims,
     activation: Activation,
     in_proj: Linear,
-    /// The rows of `in_proj` that give `A_log`, where they are stored on their own.
+    /// The rows of `in_proj` that yield `A_log`, where they are stored separately.
     A_log_proj: Option<Linear>,
     inner: MixerWeights,
     out_proj: Linear,
@@ -42,17 +42,17 @@ struct Mlp {
     down_proj: Linear,
 }
 
-/// The two matrices that read the same input.
+/// The two matrices with the same input.
 #[derive(Debug, Clone)]
 enum GateUp {
-    /// One above the other: one product.
+    /// Stacked: one matrix multiplication.
     Joined(Linear),
-    /// As they are, where a recipe stores them differently.
+    /// Separate, where a recipe quantizes them differently.
     Apart(Linear, Linear),
 }
 
 impl Block {
-    /// The block whose tensors' names begin with `prefix`. Lazy.
+    /// Loads the block whose tensors' names begin with `prefix`. Lazy.
     pub(crate) fn load(
         checkpoint: &impl Weights,
         prefix: &str,
@@ -93,7 +93,7 @@ impl Block {
         })
     }
 
-    /// The residual stream after the mixer, what the MLP adds to it, and the new state.
+    /// Returns the residual stream after the mixer, the output of the MLP, and the new state.
     ///
     /// `x` (b, l, d) is the residual stream before the block, and `u` its norm.
     pub(crate) fn forward(
@@ -114,7 +114,7 @@ impl Block {
         self.mixer.matrix(u, layout)
     }
 
-    /// All arrays that hold the block.
+    /// The arrays of the block.
     pub(crate) fn arrays(&self) -> Vec<&Array> {
         let (mixer, mlp, inner) = (&self.mixer, &self.mlp, &self.mixer.inner);
         let mut all = vec![&self.input_layernorm, &self.post_attention_layernorm];
@@ -148,7 +148,7 @@ impl Mixer {
         })
     }
 
-    /// Gives `f` what the first projection makes of `u`.
+    /// Calls `f` with the first projection of `u`.
     fn project<T>(
         &self,
         u: &Array,

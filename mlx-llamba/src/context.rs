@@ -1,4 +1,4 @@
-//! A place in a text, to go on from: now, from a copy, or from a file another day.
+//! Positions in a text to continue from, now or later, from a copy or a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ const KIND: Kind = Kind {
     unsealed_version: Some("1"),
     name: "a saved state of mlx-llamba",
 };
-/// Ids kept for penalties and for the detokenizer; older ones are forgotten.
+/// The number of recent ids kept for penalties.
 const RECENT: usize = 1024;
 
 /// A position in a text with the model's state there. A clone is a fork: it shares the arrays and

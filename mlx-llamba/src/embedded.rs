@@ -23,14 +23,14 @@ fn files() -> TokenizerFiles {
         .with("chat_template.jinja", &include_bytes!(asset!("chat_template.jinja"))[..])
 }
 
-/// The checkpoint, in place: nothing is copied until MLX reads it.
+/// Opens the checkpoint in place: nothing is copied until MLX reads it.
 pub(crate) fn checkpoint() -> Result<Checkpoint> {
     let config = include_str!(asset!("config.json"));
     let weights = include_bytes!(asset!("model.safetensors"));
     Ok(Checkpoint::from_static(NAME, config, weights)?.with_tokenizer_files(files()))
 }
 
-/// Its tokenizer.
+/// Loads its tokenizer.
 pub(crate) fn tokenizer() -> Result<Tokenizer> {
     Tokenizer::from_files(NAME, &files())
 }

@@ -1,11 +1,11 @@
-//! From MLX arrays to numbers on the host.
+//! Values of MLX arrays on the host.
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, ArrayElement, Dtype};
 
 use crate::error::Result;
 
-/// All values as float32, row-major. Evaluates the array.
+/// Returns all values as float32, row-major. Evaluates the array.
 ///
 /// # Errors
 /// [`Error::Mlx`](crate::Error::Mlx) if the computation fails.
@@ -13,7 +13,7 @@ pub fn floats(array: &Array) -> Result<Vec<f32>> {
     values(&array.as_dtype(Dtype::Float32)?)
 }
 
-/// All values as token ids, row-major. Evaluates the array.
+/// Returns all values as token ids, row-major. Evaluates the array.
 pub(crate) fn ids(array: &Array) -> Result<Vec<u32>> {
     values(&array.as_dtype(Dtype::Uint32)?)
 }

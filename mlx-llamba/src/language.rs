@@ -1,25 +1,25 @@
-//! What a model must do to be generated with and compared.
+//! The interface of models to generation and evaluation.
 
 use mlx_llamba_kernels::mlx::current_device;
 use mlx_rs::{Array, DeviceType};
 
 use crate::error::Result;
 
-/// A language model as a function `(tokens, state) -> (hidden states, state)`, of one text.
+/// A language model as a function `(tokens, state) -> (hidden states, state)` of one text.
 ///
-/// [`Stream`](crate::Stream), [`Context`](crate::Context) and [`compare`](crate::compare) need no
-/// more of a model than this.
+/// [`Stream`](crate::Stream), [`Context`](crate::Context) and [`evaluate`](crate::evaluate) work with
+/// any such model.
 pub trait LanguageModel {
-    /// What the model remembers of a text: a value, cheap to clone.
+    /// The state after a text: a value that is cheap to clone.
     type State: Clone;
 
-    /// Entries of the vocabulary that tokens may have. Logits may have more.
+    /// The number of entries of the vocabulary. Logits may have more.
     fn vocab_size(&self) -> usize;
 
-    /// Ids that end a text, where the model's configuration names them.
+    /// The ids that end a text, if the model's configuration names them.
     fn eos(&self) -> &[u32];
 
-    /// Tokens of the longest text that the model can read; `None` if there is no end.
+    /// The number of tokens of the longest text that the model can read; `None` if unlimited.
     fn context_length(&self) -> Option<usize> {
         None
     }
@@ -38,20 +38,20 @@ pub trait LanguageModel {
     /// What MLX reports.
     fn start(&self) -> Result<Self::State>;
 
-    /// Reads tokens (1, l), l >= 1: gives the hidden states (1, l, d) that [`head`](Self::head)
-    /// takes, and the state after the last token. Takes the state away, so that a model may
-    /// write into what nobody else holds. Lazy.
+    /// Reads tokens (1, l), l >= 1. Returns the hidden states (1, l, d), the input of
+    /// [`head`](Self::head), and the state after the last token. Takes the state by value, so that a
+    /// model can reuse memory that nobody else holds. Lazy.
     ///
     /// # Errors
     /// What MLX reports.
     fn read(&self, tokens: &Array, state: Self::State) -> Result<(Array, Self::State)>;
 
-    /// Hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.
+    /// Converts hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.
     ///
     /// # Errors
     /// What MLX reports.
     fn head(&self, hidden: &Array) -> Result<Array>;
 
-    /// The arrays that a state consists of.
+    /// The arrays of a state.
     fn arrays(state: &Self::State) -> Vec<&Array>;
 }

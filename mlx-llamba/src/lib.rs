@@ -1,15 +1,15 @@
 //! Llamba recurrent language models on Apple's MLX.
 //!
 //! [Llamba](https://arxiv.org/abs/2502.14458) is Llama-3 with its attention replaced by
-//! Discrete-Mamba-2. All that the model remembers of a text is a [`State`] of constant size: 8 to
-//! 34 MiB for the published models, however long the text. A state is a value; it can be cloned,
-//! saved and gone on from.
+//! Discrete-Mamba-2. The model's memory of a text is a [`State`] of constant size: 8 to 34 MiB for
+//! the published models, however long the text. A state is a value: clone it, save it, continue
+//! from it.
 //!
 //! ```
 //! use mlx_llamba::{Generation, Llamba};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // The small model that the library carries. Others come from a directory or from the hub:
+//! // The built-in model. Others are loaded from a directory or from the hub:
 //! // Llamba::builder("cartesia-ai/Llamba-1B-4bit-mlx")
 //! //     .tokenizer("meta-llama/Llama-3.2-1B-Instruct").load()?
 //! let llamba = Llamba::embedded().load()?;
@@ -17,7 +17,7 @@
 //! let story = llamba.generate("Once upon a time", &Generation::default().max_tokens(20).seed(7))?;
 //! println!("{}", story.text);
 //!
-//! // Go on from there, in two ways; nothing is read again.
+//! // Continue from there in two ways; nothing is read again.
 //! let options = Generation::default().max_tokens(8);
 //! let fork = story.context.clone();
 //! let happy = llamba.resume(story.context, " Then she laughed", &options)?.finish()?;
@@ -27,72 +27,77 @@
 //! # }
 //! ```
 //!
-//! # Where things are
+//! # Overview
 //!
-//! | to | see |
+//! | task | see |
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
-//! | choose tokens | [`Sampling`], [`sample`] for the order of its steps |
-//! | run many generations at once | [`Batch`] |
-//! | save, load and fork a place in a text | [`Context`] |
-//! | hold a conversation | [`Session`], [`Template`] |
-//! | not read the same beginning twice | [`PrefixCache`] |
+//! | choose tokens | [`Sampling`], with the order of its steps |
+//! | run many generations at once | [`Batch`], [`mod@batch`] |
+//! | save, load and fork a position in a text | [`Context`] |
+//! | hold a conversation | [`Session`], [`mod@session`], [`Template`] |
+//! | cache states after shared prefixes | [`PrefixCache`] |
 //! | call the model as a function `(tokens, State) -> (logits, State)` | [`Model`] |
-//! | open a checkpoint of any layout | [`Checkpoint`], [`Summary`] |
-//! | quantize, convert | [`quantize()`], [`convert()`] |
-//! | measure perplexity, what quantizing costs, answers to questions | [`evaluate`], [`compare`] |
+//! | open a checkpoint of any layout | [`Checkpoint`], [`mod@checkpoint`] |
+//! | quantize, convert | [`quantize`](mod@quantize), [`convert`](mod@convert) |
+//! | measure perplexity, the loss of quantization, answers to questions | [`evaluate`] |
 //! | generate with another architecture | [`LanguageModel`] |
+//! | use arrays, dtypes and memory counters of MLX | [`mlx`] |
 //!
 //! The recurrence itself is in the crate `mlx-llamba-kernels`.
 //!
 //! # Threads
 //!
-//! A [`Llamba`] may be moved to another thread and used there, not shared between threads: MLX
-//! arrays belong to one thread at a time.
+//! A [`Llamba`] and its [`Builder`] can be moved to another thread, for example into tokio's
+//! `spawn_blocking`, but not shared between threads: MLX arrays belong to one thread at a time. The
+//! crate `mlx-llamba-engine` owns a model on a thread and serves any number of async callers.
+//!
+//! Each model computes on the device that it was loaded for ([`Compute`]), whatever the default
+//! device of the process is.
 //!
 //! # Features
 //!
 //! - `metal`: run on Apple GPUs.
-//! - `embedded-model` (default): carry the small model, 3.8 MB.
+//! - `embedded-model` (default): include the built-in model, 3.8 MB.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
 
 mod block;
-mod checkpoint;
-mod config;
+pub mod checkpoint;
+pub mod config;
 mod context;
-mod convert;
-mod decode;
+pub mod convert;
+pub mod decode;
 #[cfg(feature = "embedded-model")]
 mod embedded;
-mod error;
+pub mod error;
 pub mod evaluate;
 pub mod files;
-mod follow;
+pub mod follow;
 mod host;
 pub mod hub;
-mod inspect;
+pub mod inspect;
 mod language;
-mod linear;
+pub mod linear;
 mod llamba;
 mod model;
 mod named;
 pub mod names;
 mod needs;
-mod pieces;
-mod prefix_cache;
-mod quantize;
-mod random;
-mod row_layout;
+pub mod pieces;
+pub mod prefix_cache;
+pub mod quantize;
+pub mod random;
+pub mod row_layout;
 pub mod sample;
-mod session;
+pub mod session;
 mod setters;
-mod snapshots;
+pub mod snapshots;
 mod state;
-mod store;
-mod template;
-mod tokenizer;
+pub mod store;
+pub mod template;
+pub mod tokenizer;
 mod tokens;
 mod weights;
 
@@ -101,48 +106,66 @@ mod weights;
 #[doc = include_str!("../../guide/src/rust.md")]
 struct Guide;
 
-pub use checkpoint::{Checkpoint, Layout};
-pub use config::{Config, Mlp, Quantization, Ssm};
+pub use checkpoint::Checkpoint;
+pub use config::Config;
 pub use context::Context;
-pub use convert::{Conversion, convert, convert_with};
-/// Many generations in shared forward passes.
-pub mod batch {
-    pub use crate::decode::batch::{Batch, BatchEvent, BatchRequest, RequestId, Step};
-}
-pub use decode::batch::Batch;
-pub use decode::detokenize::Detokenizer;
-pub use decode::generation::{Cancel, Completion, Event, Generation, Reason, Stats, TokenLogprobs};
-pub use decode::stop::StopMatcher;
+pub use decode::batch::{self, Batch};
+pub use decode::generation::{Cancel, Completion, Event, Generation, Reason, Stats};
 pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
-pub use error::{Error, FieldProblem, Result, TensorProblem};
-pub use evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare};
-pub use files::{FloatTensor, TokenizerFiles};
-pub use follow::{Follow, FollowReport};
-pub use host::floats;
-pub use hub::{HubOptions, HubProgress};
-pub use inspect::Summary;
+pub use error::{Error, Result};
 pub use language::LanguageModel;
-pub use linear::{DtypePolicy, Linear, Matrix};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
-pub use mlx_llamba_kernels::mlx::{Blas, Runtime};
-pub use mlx_llamba_kernels::{
-    Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
-};
-pub use mlx_rs::{Array, DeviceType, Dtype};
 pub use model::Model;
-pub use pieces::Pieces;
-pub use prefix_cache::{PrefixCache, PrefixCacheStats, PrefixHit};
-pub use quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with};
-pub use random::Preset;
-pub use row_layout::RowLayout;
-pub use sample::{Logprobs, Sampler, Sampling};
-pub use session::{
-    Reply, Session, SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan,
-};
-pub use snapshots::SnapshotBudget;
+pub use prefix_cache::PrefixCache;
+pub use sample::Sampling;
+pub use session::{Reply, Session};
 pub use state::State;
-pub use store::{OnProgress, Progress};
-pub use template::{ChatOptions, Json, Message, Template};
-pub use tokenizer::{Rendered, Tokenizer};
+pub use template::{ChatOptions, Message, Template};
+pub use tokenizer::Tokenizer;
+
+/// MLX's own types, as this library uses them.
+pub mod mlx {
+    pub use crate::host::floats;
+    pub use mlx_llamba_kernels::mlx::{Blas, Runtime, current_device, is_available, on_device};
+    pub use mlx_rs::{Array, DeviceType, Dtype, memory};
+}
+
+/// Back ends, dimensions and quantized matrices: the crate `mlx-llamba-kernels`.
+pub mod kernels {
+    pub use mlx_llamba_kernels::{
+        Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
+    };
+}
+
+// Short paths of the modules' names, for the crates of this workspace.
+#[doc(hidden)]
+pub use {
+    checkpoint::Layout,
+    config::{Mlp, Quantization, Ssm},
+    convert::{Conversion, convert, convert_with},
+    decode::detokenize::Detokenizer,
+    decode::generation::TokenLogprobs,
+    decode::stop::StopMatcher,
+    error::{FieldProblem, TensorProblem},
+    evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare},
+    files::{FloatTensor, TokenizerFiles},
+    follow::{Follow, FollowReport},
+    hub::{HubOptions, HubProgress},
+    inspect::Summary,
+    kernels::{Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight},
+    linear::{DtypePolicy, Linear, Matrix},
+    mlx::{Array, Blas, DeviceType, Dtype, Runtime, floats},
+    pieces::Pieces,
+    prefix_cache::{PrefixCacheStats, PrefixHit},
+    quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with},
+    random::Preset,
+    row_layout::RowLayout,
+    sample::{Logprobs, Sampler},
+    session::{SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan},
+    snapshots::SnapshotBudget,
+    store::{OnProgress, Progress},
+    template::Json,
+    tokenizer::Rendered,
+};

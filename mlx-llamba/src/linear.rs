@@ -1,4 +1,4 @@
-//! Matrices as the checkpoint stores them, dense or quantized, behind one interface.
+//! Linear layers with dense or quantized matrices.
 
 use mlx_llamba_kernels::{Backend, QuantizationError, Quantized, Weight};
 use mlx_rs::ops::concatenate;
@@ -8,17 +8,17 @@ use mlx_rs::{Array, Dtype};
 use crate::error::{Error, Result};
 use crate::weights::Weights;
 
-/// What computes, and in which dtype activations are.
+/// The back end and the dtype of activations.
 #[derive(Debug, Clone, Copy)]
 pub struct DtypePolicy {
-    /// What computes.
+    /// The back end.
     pub backend: Backend,
-    /// Dtype of the activations.
+    /// The dtype of activations.
     pub dtype: Dtype,
 }
 
 impl DtypePolicy {
-    /// Checks that there is such a combination.
+    /// Checks that the back end supports the dtype.
     ///
     /// # Errors
     /// [`Error::Argument`] for a dtype that is not float32, float16 or bfloat16, or one that the
@@ -34,9 +34,9 @@ impl DtypePolicy {
         Err(Error::Argument { name: "dtype", value: format!("{dtype:?}"), expected })
     }
 
-    /// A float array as matrix products take it: as it is where the back end reads every float
-    /// dtype, else in the dtype of the activations. Codes of scales (u8 in the microscaling
-    /// modes) and packed values stay what they are.
+    /// Converts a float array for matrix multiplication: unchanged if the back end reads every float
+    /// dtype, else to the dtype of activations. Integers (packed values, and the u8 scales of the
+    /// microscaling modes) stay as they are.
     ///
     /// # Errors
     /// What MLX reports.
@@ -59,18 +59,18 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// A matrix whose floats are as [`DtypePolicy::cast`] gives them; `name` is what errors call it.
+    /// Creates a matrix whose floats were converted by [`DtypePolicy::cast`]; errors use `name`.
     pub fn new(name: &str, weight: Weight, compute: DtypePolicy) -> Self {
         let DtypePolicy { backend, dtype } = compute;
         Self { name: name.to_owned(), backend, dtype, weight }
     }
 
-    /// The matrix itself.
+    /// The weight.
     pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
-    /// The matrix `prefix.weight`. Lazy.
+    /// Loads the matrix `prefix.weight`. Lazy.
     pub(crate) fn load(
         checkpoint: &impl Weights,
         prefix: &str,
@@ -90,7 +90,7 @@ impl Matrix {
         Ok(Self::new(prefix, weight, compute))
     }
 
-    /// `x (.., in) -> x W^T (.., out)`.
+    /// Computes `x W^T`: (.., in) -> (.., out).
     ///
     /// # Errors
     /// [`Error::Quantization`] with what MLX reports of shapes that do not fit.
@@ -98,7 +98,7 @@ impl Matrix {
         self.backend.matmul(x, &self.weight).map_err(|e| self.named(e))
     }
 
-    /// The rows `ids` (..) -> (.., in) in the dtype of the activations.
+    /// Returns the rows `ids`: (..) -> (.., in), in the dtype of activations.
     ///
     /// # Errors
     /// [`Error::Quantization`] with what MLX reports.
@@ -113,7 +113,7 @@ impl Matrix {
         Error::Quantization { tensor: self.name.clone(), source }
     }
 
-    /// All arrays that hold the matrix.
+    /// The arrays of the matrix.
     pub fn arrays(&self) -> Vec<&Array> {
         self.weight.arrays()
     }
@@ -127,12 +127,12 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A matrix with a bias (out,) in the dtype of the activations, or without.
+    /// Creates a layer with an optional bias (out,) in the dtype of activations.
     pub fn new(matrix: Matrix, bias: Option<Array>) -> Self {
         Self { matrix, bias }
     }
 
-    /// The layer under `prefix`, with a bias if the checkpoint has one.
+    /// Loads the layer `prefix`, with a bias if the checkpoint has one.
     pub(crate) fn load(
         checkpoint: &impl Weights,
         prefix: &str,
@@ -144,8 +144,8 @@ impl Linear {
         })
     }
 
-    /// Two layers with one input, the second's outputs after the first's, if they are stored
-    /// alike.
+    /// Joins two layers with the same input, the second's outputs after the first's. Returns `None` if
+    /// they are stored differently.
     ///
     /// # Errors
     /// What MLX reports of layers with different inputs.
@@ -160,7 +160,7 @@ impl Linear {
         Ok(weights.map(|weight| Self { matrix: Matrix { name, weight, ..first.matrix }, bias }))
     }
 
-    /// (.., in) -> (.., out)
+    /// Computes (.., in) -> (.., out).
     ///
     /// # Errors
     /// As [`Matrix::matmul`].
@@ -172,13 +172,13 @@ impl Linear {
         })
     }
 
-    /// All arrays that hold the layer.
+    /// The arrays of the layer.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)
     }
 }
 
-/// A float tensor in `dtype`, if the checkpoint has it. Lazy.
+/// Loads a float tensor in `dtype`, if the checkpoint has it. Lazy.
 pub(crate) fn optional(
     checkpoint: &impl Weights,
     name: &str,

@@ -23,7 +23,7 @@ use crate::state::State;
 use crate::tokens;
 use crate::weights::Weights;
 
-/// Tokens of a batch that are computed block by block on a CPU.
+/// The number of tokens from which a batch is computed block by block on a CPU.
 const MANY_TOKENS: usize = 64;
 
 /// A Llamba's weights and its forward pass. Lazy, but for many tokens on a CPU: see
@@ -43,17 +43,17 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the graph's weights from a checkpoint, activations in `dtype`. Reads nothing yet:
-    /// see [`materialize`](Self::materialize).
+    /// Creates a model from a checkpoint, with activations in `dtype`. Weights are read on first use,
+    /// or by [`materialize`](Self::materialize).
     ///
     /// # Errors
     /// [`Error::Argument`] for a dtype that is not float32, float16 or bfloat16.
-    /// [`Error::Backend`] if the environment asks for kernels that there are not.
+    /// [`Error::Backend`] if the environment requests kernels that do not exist.
     pub fn new(checkpoint: &Checkpoint, dtype: Dtype) -> Result<Self> {
         Self::load(checkpoint, dtype, Backend::select(dtype)?)
     }
 
-    /// [`new`](Self::new), computed by `backend` whatever the environment says.
+    /// [`new`](Self::new), with `backend` whatever the environment says.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -61,7 +61,7 @@ impl Model {
         Self::load(checkpoint, dtype, backend)
     }
 
-    /// A model with random weights, all matrices in `scheme` or dense: for measuring.
+    /// Creates a model with random weights, all matrices in `scheme` or dense: for benchmarks.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`Error::Quantization`] if the scheme does not fit.
@@ -69,7 +69,7 @@ impl Model {
         Self::random_with_backend(config, scheme, dtype, Backend::select(dtype)?)
     }
 
-    /// [`random`](Self::random), computed by `backend` whatever the environment says.
+    /// [`random`](Self::random), with `backend` whatever the environment says.
     ///
     /// # Errors
     /// As [`random`](Self::random).
@@ -82,12 +82,12 @@ impl Model {
         Self::load(&RandomWeights::new(config, scheme), dtype, backend)
     }
 
-    /// A model of named arrays, canonical names as [`Config::tensors`] lists them. Copies nothing,
-    /// so that it may be done anew for every gradient of a function of the arrays.
+    /// Creates a model from arrays with canonical names, as listed by [`Config::tensors`]. Copies
+    /// nothing, so that it can be called again for every gradient of a function of the arrays.
     ///
     /// # Errors
     /// As [`new`](Self::new), and [`Error::Tensors`] with every array that is missing or has
-    /// another shape. Arrays of other names are left alone.
+    /// another shape. Arrays of other names are ignored.
     pub fn from_parameters(
         config: &Config,
         parameters: &BTreeMap<String, Array>,
@@ -118,7 +118,7 @@ impl Model {
         })
     }
 
-    /// Sizes and switches.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -129,23 +129,23 @@ impl Model {
         self.device
     }
 
-    /// Dtype of the activations.
+    /// The dtype of activations.
     pub fn dtype(&self) -> Dtype {
         self.compute.dtype
     }
 
-    /// What computes it.
+    /// The back end.
     pub fn backend(&self) -> Backend {
         self.compute.backend
     }
 
-    /// Identity of the weights; states of other models are refused by it.
+    /// Identifies the weights. A saved state is refused if its fingerprint differs.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Reads all weights now, one after the other, so that no two copies of the model ever
-    /// exist. `progress` gets the bytes read so far and in all.
+    /// Reads all weights, one after the other, so that two copies of the model never exist.
+    /// `progress` is called with (bytes read, total).
     ///
     /// # Errors
     /// [`Error::Mlx`] if a file cannot be read.
@@ -161,13 +161,13 @@ impl Model {
         Ok(())
     }
 
-    /// Bytes that the weights take in memory.
+    /// The size of the weights in memory in bytes.
     pub fn weight_bytes(&self) -> usize {
         self.weights().iter().map(|array| array.nbytes()).sum()
     }
 
-    /// Bytes of weights that one step of decoding reads: all, but of an embedding that is not the
-    /// head too only the rows of its tokens, which are not counted.
+    /// The number of bytes of weights that a decoding step reads: all but an embedding that is not tied
+    /// to the head, of which it reads a few rows, which are not counted.
     pub fn weight_bytes_per_step(&self) -> usize {
         let embedding: usize = self.embedding.arrays().iter().map(|array| array.nbytes()).sum();
         self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
@@ -181,8 +181,8 @@ impl Model {
         all
     }
 
-    /// Token ids as an array (b, l), rows padded on the right, and their lengths (b,) where rows
-    /// differ.
+    /// Converts token ids to an array (b, l), rows padded on the right, and returns their lengths (b,)
+    /// if they differ.
     ///
     /// # Errors
     /// [`Error::TokenOutOfRange`]; [`Error::EmptyPrompt`] if no row has a token.
@@ -191,7 +191,7 @@ impl Model {
         Ok((tokens::array(rows), tokens::lengths(rows)))
     }
 
-    /// The hidden states after the final norm.
+    /// Computes the hidden states after the final norm.
     ///
     /// | arg | shape | dtype |
     /// |---|---|---|
@@ -214,7 +214,7 @@ impl Model {
         self.hidden_within(tokens, RowLayout { lengths, starts: None }, state)
     }
 
-    /// [`hidden`](Self::hidden) of rows that may hold several documents.
+    /// Computes [`hidden`](Self::hidden) of rows that may hold several documents.
     ///
     /// # Errors
     /// As [`hidden`](Self::hidden).
@@ -245,20 +245,20 @@ impl Model {
         Ok((u, State::from_layers(layers)))
     }
 
-    /// The embedding's rows `tokens` (b, l): what the first block reads, (b, l, d_model).
+    /// Returns the embeddings (b, l, d_model) of `tokens` (b, l), the input of the first block.
     ///
     /// # Errors
-    /// [`Error::Mlx`] if `tokens` are no numbers.
+    /// [`Error::Mlx`] if `tokens` are not integers.
     pub fn embed(&self, tokens: &Array) -> Result<Array> {
-        // MLX does not check indices; an id out of range must not read foreign memory.
+        // MLX does not check indices: an id out of range would read beyond the matrix.
         let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
         on_device(self.device, || {
             self.embedding.rows(&minimum(tokens.as_dtype(Dtype::Uint32)?, last)?)
         })
     }
 
-    /// Block `i` alone: the residual stream before it (b, l, d_model) to the one after it, and the
-    /// block's new state.
+    /// Runs block `i` alone, from the residual stream before it (b, l, d_model) to the one after it.
+    /// Returns that and the block's new state.
     ///
     /// # Errors
     /// [`Error::Argument`] if there is no such block; [`Error::Shape`] if `state` is of another
@@ -277,7 +277,7 @@ impl Model {
         })
     }
 
-    /// The mixer of block `i` as a matrix over time, (b, h, l, l) in float32, given the residual
+    /// Returns the mixer of block `i` as a matrix over time, (b, h, l, l) in float32, given the residual
     /// stream before the block (b, l, d_model): see [`Backend::mixing_matrix`].
     ///
     /// # Errors
@@ -289,7 +289,7 @@ impl Model {
         })
     }
 
-    /// Block `i`, and the norm of its input.
+    /// Returns block `i` and the norm of its input.
     fn before(&self, i: usize, x: &Array) -> Result<(&Block, Array)> {
         let layer = self.layers.get(i).ok_or_else(|| Error::Argument {
             name: "block",
@@ -299,7 +299,7 @@ impl Model {
         Ok((layer, self.compute.backend.rms_norm(x, &layer.input_layernorm, NORM_EPSILON)?))
     }
 
-    /// Weight and epsilon of the norm before block `i`; after the last block, the final norm.
+    /// The weight and epsilon of the norm before block `i`; after the last block, of the final norm.
     fn norm(&self, i: usize) -> (&Array, f32) {
         match self.layers.get(i) {
             Some(layer) => (&layer.input_layernorm, NORM_EPSILON),
@@ -307,7 +307,7 @@ impl Model {
         }
     }
 
-    /// Hidden states (.., d_model) to logits (.., padded_vocab), float32.
+    /// Converts hidden states (.., d_model) to logits (.., padded_vocab), float32.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the last axis is not `d_model`.
@@ -325,7 +325,7 @@ impl Model {
         })
     }
 
-    /// [`hidden`](Self::hidden), then [`head`](Self::head): logits (b, l, padded_vocab) of the
+    /// Computes [`hidden`](Self::hidden), then [`head`](Self::head): logits (b, l, padded_vocab) of the
     /// token after each position, float32.
     ///
     /// # Errors
@@ -340,7 +340,7 @@ impl Model {
         Ok((self.head(&hidden)?, state))
     }
 
-    /// The state of `b` sequences before their first token.
+    /// Returns the state of `b` sequences before their first token.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the batch is too large for memory.

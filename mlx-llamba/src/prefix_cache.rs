@@ -1,4 +1,4 @@
-//! States after beginnings of texts that come up again: system prompts, conversations so far.
+//! A cache of states after prefixes that recur: system prompts, conversations so far.
 
 mod disk;
 
@@ -13,14 +13,13 @@ use crate::model::Model;
 use crate::state::State;
 use disk::Disk;
 
-/// Remembers states by the tokens before them, and finds the longest beginning of a text that it
-/// knows. A state of a recurrent model stands for one exact sequence of tokens: half a match is
-/// none, so it matters which places are remembered. Ends of messages are good ones.
+/// Stores states by the tokens before them and finds the longest known prefix of a text. The state
+/// of a recurrent model stands for exactly one sequence of tokens, so a partial match is none: it
+/// matters which prefixes are stored. Ends of messages are good ones.
 ///
-/// The states least recently used are forgotten when a budget of bytes is exceeded. With a
-/// directory, they are moved there instead, within a budget of its own; what is in memory goes
-/// there with [`flush`](Self::flush). Files appear whole or not at all and carry a checksum: one
-/// that is damaged counts as absent and is removed.
+/// When a memory budget is exceeded, the least recently used states are evicted. With a directory
+/// they are moved there, within a budget of its own; [`flush`](Self::flush) writes those in memory.
+/// Files are written atomically and have a checksum: a damaged file is ignored and removed.
 #[derive(Debug)]
 pub struct PrefixCache {
     model: String,
@@ -28,7 +27,7 @@ pub struct PrefixCache {
     bytes: usize,
     /// By hash of the tokens.
     entries: HashMap<Key, Entry>,
-    /// How many entries there are of each length.
+    /// The number of entries of each length.
     lengths: BTreeMap<usize, usize>,
     clock: u64,
     disk: Option<Disk>,
@@ -47,39 +46,39 @@ struct Entry {
     stored: bool,
 }
 
-/// A beginning that was found.
+/// A known prefix.
 #[derive(Debug, Clone)]
 pub struct PrefixHit {
-    /// Tokens that need not be read.
+    /// The number of tokens in the prefix.
     pub length: usize,
-    /// The state after them, batch size 1.
+    /// The state after the prefix, batch size 1.
     pub state: State,
 }
 
-/// Counts of a cache.
+/// Statistics of a cache.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PrefixCacheStats {
-    /// States in memory.
+    /// The number of states in memory.
     pub entries: usize,
-    /// Their bytes.
+    /// The size of the states in memory in bytes.
     pub bytes: usize,
-    /// States on the disk.
+    /// The number of states on disk.
     pub disk_entries: usize,
-    /// Their bytes.
+    /// The size of the states on disk in bytes.
     pub disk_bytes: u64,
-    /// Texts of which a beginning was known.
+    /// The number of cache hits.
     pub hits: u64,
-    /// Texts of which none was.
+    /// The number of cache misses.
     pub misses: u64,
-    /// Tokens of the beginnings found.
+    /// The total number of tokens in the prefixes found.
     pub tokens: u64,
-    /// States that had to leave the memory.
+    /// The number of states evicted from memory.
     pub evictions: u64,
 }
 
 impl PrefixCache {
-    /// A cache for states of `model` that takes up to `budget` bytes of memory.
+    /// Creates a cache for states of `model` with a memory budget in bytes.
     #[must_use]
     pub fn new(model: &Model, budget: usize) -> Self {
         Self {
@@ -94,8 +93,8 @@ impl PrefixCache {
         }
     }
 
-    /// Uses a directory too, with up to `budget` bytes for this model's states; what is there
-    /// already is found again. It is created if need be.
+    /// Adds a directory with a budget in bytes for this model's states. States that are there already
+    /// are used. The directory is created if necessary.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if it cannot be created or listed.
@@ -104,8 +103,8 @@ impl PrefixCache {
         Ok(self)
     }
 
-    /// Remembers the state (batch size 1) after exactly these tokens. Nothing is remembered of no
-    /// tokens, or of a state larger than the budget.
+    /// Stores the state (batch size 1) after exactly these tokens. Without tokens, or if the state is
+    /// larger than the budget, nothing is stored.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if the state cannot be computed.
@@ -126,8 +125,8 @@ impl PrefixCache {
         Ok(())
     }
 
-    /// The longest known beginning of `tokens` that leaves at least one of them to be read: that
-    /// one's logits are what a text goes on with.
+    /// Finds the longest known prefix of `tokens` that leaves at least one of them to read: its logits
+    /// are needed to continue the text.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if a state from the disk cannot be made an array.
@@ -145,7 +144,7 @@ impl PrefixCache {
         Ok(found)
     }
 
-    /// Counts so far.
+    /// Returns the statistics so far.
     #[must_use]
     pub fn stats(&self) -> PrefixCacheStats {
         let (disk_entries, disk_bytes) = self.disk.as_ref().map_or((0, 0), Disk::size);
@@ -153,8 +152,8 @@ impl PrefixCache {
         PrefixCacheStats { entries, bytes, disk_entries, disk_bytes, ..self.stats }
     }
 
-    /// Writes what is in memory to the directory, the most recently used last; without one, does
-    /// nothing.
+    /// Writes the states in memory to the directory, the most recently used last. Does nothing without
+    /// a directory.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if a file cannot be written.
@@ -169,7 +168,7 @@ impl PrefixCache {
         Ok(())
     }
 
-    /// Forgets everything, on the disk too.
+    /// Removes all states, on disk too.
     pub fn clear(&mut self) {
         self.entries.clear();
         self.lengths.clear();
@@ -226,8 +225,8 @@ impl PrefixCache {
         self.entries.insert(key, entry);
     }
 
-    /// Lets the least recently used state go. That a disk is full is no reason to fail whoever asks
-    /// for another one: then it is forgotten.
+    /// Evicts the least recently used state. If it cannot be written to the directory (a full disk),
+    /// it is dropped: that must not fail the caller, who wants another one.
     fn evict(&mut self) {
         let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used);
         let Some(entry) =
@@ -247,7 +246,7 @@ impl PrefixCache {
         if let Some(disk) = self.disk.as_mut().filter(|_| !entry.stored)
             && let Err(error) = disk.store(&key, entry.length, &entry.state, entry.used)
         {
-            log::warn!("a state is forgotten: {error}");
+            log::warn!("a state is dropped: {error}");
         }
     }
 }

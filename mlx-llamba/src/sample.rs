@@ -1,7 +1,7 @@
-//! Choosing the next token: [`Sampling`] says how, a [`Sampler`] does it.
+//! Sampling of the next token: [`Sampling`] holds the options, [`Sampler`] draws.
 //!
-//! Everything is a lazy graph of MLX operations. Nothing is evaluated here, so the sampled token
-//! can go straight into the next forward step, before anyone looks at it.
+//! Everything is a lazy graph of MLX operations. Nothing is evaluated here, so the sampled token can
+//! be the input of the next forward pass before the host reads it.
 
 mod history;
 mod logprobs;
@@ -21,13 +21,13 @@ pub use options::Sampling;
 use transform::Bias;
 pub(crate) use transform::log_softmax;
 
-/// Draws tokens, one step after another, for every row of a batch.
+/// Samples tokens step by step for every row of a batch.
 ///
-/// It carries what the options need from one step to the next: the random generator's key and
-/// the tokens so far. A clone continues on its own from the same point.
+/// It carries the random generator's key and, for penalties, the tokens so far. A clone continues
+/// independently.
 ///
-/// All rows of a batch draw from one generator, each its own numbers: a run is reproduced by the
-/// same seed and the same batch size.
+/// All rows of a batch draw from one generator: a run is reproduced by the same seed and the same
+/// batch size.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
@@ -40,7 +40,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler for a vocabulary of `vocab` entries, padding not counted.
+    /// Creates a sampler for a vocabulary of `vocab` entries without padding.
     ///
     /// # Errors
     /// [`Error::Argument`] if [`Sampling::validate`] refuses the options.
@@ -59,23 +59,23 @@ impl Sampler {
         })
     }
 
-    /// The seed in use: the one asked for, or the one made up in its place.
+    /// The seed in use: that of the options, or a random one.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Takes note of tokens that were not sampled here: the prompt.
+    /// Adds tokens that were not sampled here, those of the prompt, to the history.
     ///
     /// | arg | shape | dtype |
     /// |---|---|---|
     /// | tokens | (b, l), or (1, l) for a prompt that all rows share | u32 |
     ///
-    /// Ids outside the vocabulary do not count; rows shorter than l can be filled up with them
-    /// (on the left, if there is a penalty window). Does nothing without a repetition penalty.
+    /// Ids outside the vocabulary are ignored; they can serve as padding of rows shorter than l (on
+    /// the left, if there is a penalty window). Does nothing without a repetition penalty.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `tokens` has not two axes.
+    /// [`Error::Shape`] if `tokens` does not have two axes.
     pub fn observe(&mut self, tokens: &Array) -> Result<()> {
         if tokens.ndim() != 2 {
             return Err(shape("tokens", tokens, "(b, l)".to_owned()));
@@ -86,7 +86,7 @@ impl Sampler {
         }
     }
 
-    /// Chooses one token per row and takes note of it. Lazy.
+    /// Samples one token per row and adds it to the history. Lazy.
     ///
     /// | | shape | dtype |
     /// |---|---|---|
@@ -124,15 +124,15 @@ impl Sampler {
         Ok(token)
     }
 
-    /// Log-probabilities under the model itself: before bias, penalties, temperature and
-    /// truncation, over the vocabulary without padding. Natural logarithms. Lazy.
+    /// Returns natural log-probabilities under the model itself: before bias, penalties, temperature
+    /// and truncation, over the vocabulary without padding. Lazy.
     ///
     /// | | shape | dtype |
     /// |---|---|---|
     /// | logits | (b, v), v at least the vocabulary | f32, f16, bf16 |
     /// | chosen | (b) | u32 |
     ///
-    /// `top` is the number of likeliest tokens to report; more than the vocabulary means all.
+    /// `top` is the number of likeliest tokens to report, at most the whole vocabulary.
     ///
     /// # Errors
     /// [`Error::Shape`] if `logits` or `chosen` has another shape.
@@ -144,7 +144,7 @@ impl Sampler {
         Ok(Logprobs::new(&logits, chosen, top.min(self.vocab))?)
     }
 
-    /// The random generator's state after the tokens sampled so far. Evaluates it (8 bytes).
+    /// Returns the random generator's state after the tokens sampled so far. Evaluates it (8 bytes).
     ///
     /// # Errors
     /// [`Error::Mlx`] if MLX cannot evaluate it.
@@ -157,12 +157,12 @@ impl Sampler {
         Ok([half(0)?, half(1)?])
     }
 
-    /// Puts the random generator where [`Sampler::rng_state`] found it.
+    /// Restores a state returned by [`Sampler::rng_state`].
     pub fn restore(&mut self, rng: [u32; 2]) {
         self.key = Array::from_slice(&rng, &[2]);
     }
 
-    /// The logits without the padding of the vocabulary, float32: (b, vocab).
+    /// Removes the padding of the vocabulary from logits. Returns (b, vocab), float32.
     fn real_entries(&self, logits: &Array) -> Result<Array> {
         let vocab = self.vocab as i32;
         if logits.ndim() != 2 || logits.dim(1) < vocab {
@@ -176,7 +176,7 @@ fn shape(array: &'static str, found: &Array, expected: String) -> Error {
     Error::Shape(ShapeError { array, found: found.shape().to_vec(), expected })
 }
 
-/// A seed that differs from call to call, from the system's randomness.
+/// Returns a seed from the system's randomness.
 fn entropy() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()

@@ -1,4 +1,4 @@
-//! A conversation that never reads old text again.
+//! Conversations whose old messages are never read again.
 
 mod back;
 mod file;
@@ -35,7 +35,7 @@ impl Llamba {
         self.session_with(template, ChatOptions::default())
     }
 
-    /// Starts a conversation with any chat template and what it is to see.
+    /// Starts a conversation with a chat template and its options.
     ///
     /// # Errors
     /// [`Error::TokenizerMissing`].
@@ -58,19 +58,19 @@ impl Llamba {
 /// A conversation: its messages, its tokens exactly as they were read and sampled, and the state
 /// after them.
 ///
-/// Each turn reads its own tokens and nothing else: text is rendered and tokenized once, sampled
-/// tokens stay as they were sampled, and what a template would change in the past (some leave
-/// out earlier thinking) stays as it was read. Snapshots at the ends of messages make it cheap to
-/// go back. A clone is a fork: it shares the arrays and goes its own way.
+/// A turn reads only its own tokens: text is rendered and tokenized once, sampled tokens are kept
+/// as they were sampled, and messages that the template would render differently later (some
+/// templates remove earlier thinking) stay as they were read. Snapshots at the ends of messages make
+/// it cheap to go back. A clone is a fork: it shares the arrays and continues independently.
 ///
-/// Messages are numbered from 0. Those pushed since the last reply are read when the next reply
-/// is asked for, or with [`read`](Self::read).
+/// Messages are numbered from 0. Those pushed since the last reply are read with the next reply, or
+/// by [`read`](Self::read).
 #[derive(Clone)]
 pub struct Session<'m> {
     llamba: &'m Llamba,
     transcript: Transcript,
     start: Context,
-    /// The place after the first `covered` tokens of the transcript.
+    /// After the first `covered` tokens of the transcript.
     context: Context,
     covered: usize,
     snapshots: Snapshots,
@@ -79,17 +79,17 @@ pub struct Session<'m> {
 }
 
 impl<'m> Session<'m> {
-    /// Adds a message of the user.
+    /// Adds a user message.
     pub fn push_user(&mut self, text: impl Into<String>) {
         self.push(Message::new("user", text));
     }
 
-    /// Adds a system message. Most templates know one only at the beginning.
+    /// Adds a system message. Most templates allow one only at the beginning.
     pub fn push_system(&mut self, text: impl Into<String>) {
         self.push(Message::new("system", text));
     }
 
-    /// Adds a message as if the assistant had written it.
+    /// Adds an assistant message, as if the model had written it.
     pub fn push_assistant(&mut self, text: impl Into<String>) {
         self.push(Message::new("assistant", text));
     }
@@ -99,12 +99,12 @@ impl<'m> Session<'m> {
         self.push(Message::new("tool", text));
     }
 
-    /// Adds any message. Nothing is read yet.
+    /// Adds a message. It is not read yet.
     pub fn push(&mut self, message: Message) {
         self.transcript.entries.push(Entry::new(message));
     }
 
-    /// The messages, in their order.
+    /// The messages in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = &Message> {
         self.transcript.entries.iter().map(|entry| &entry.message)
     }
@@ -115,14 +115,14 @@ impl<'m> Session<'m> {
         self.transcript.ids()
     }
 
-    /// The place reached, after [`covered`](Self::covered) tokens.
+    /// The context reached, after [`covered`](Self::covered) tokens.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// How many of the [`tokens`](Self::tokens) the state stands behind: all of them, except
-    /// after going back to a place without a snapshot.
+    /// The number of [`tokens`](Self::tokens) already consumed by the state: all of them, except
+    /// after going back to a position without a snapshot.
     #[must_use]
     pub fn covered(&self) -> usize {
         self.covered
@@ -134,41 +134,40 @@ impl<'m> Session<'m> {
         &self.transcript.template
     }
 
-    /// What the template sees beside the messages. It counts for what has yet to be read.
+    /// The template's options, which apply to messages not yet read.
     pub fn chat_options(&mut self) -> &mut ChatOptions {
         &mut self.transcript.options
     }
 
-    /// The name under which the model was loaded, if it was noted; saved with the session.
+    /// The name under which the model was loaded, if it was set; saved with the session.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// Notes under which name the model was loaded.
+    /// Sets the name under which the model was loaded.
     pub fn set_source(&mut self, source: impl Into<String>) {
         self.source = source.into();
     }
 
-    /// How much memory snapshots may take. Of all but the first and the last four, those whose
-    /// neighbours are close in comparison with their distance from the end are dropped first.
+    /// Sets the memory budget of snapshots. Of all but the first and the last four, those whose
+    /// neighbors are closest together relative to their distance from the end are evicted first.
     pub fn set_snapshot_budget(&mut self, budget: SnapshotBudget) {
         self.snapshots.set_budget(budget);
     }
 
-    /// An independent copy: it shares what there is and goes its own way.
+    /// Returns an independent copy, which shares the arrays.
     #[must_use]
     pub fn fork(&self) -> Self {
         self.clone()
     }
 
-    /// Lets the assistant answer: reads the new messages, then yields one
-    /// [`Event`](crate::Event) after the other. What was handed out when the iterator ends or is
-    /// dropped has become a message. Before the first token, nothing has changed but that some
-    /// messages may have been read.
+    /// Generates the assistant's reply: reads the new messages, then yields
+    /// [`Event`](crate::Event)s. When the iterator ends or is dropped, the tokens handed out become
+    /// a message. If there are none, the session is unchanged, except that messages may have been
+    /// read.
     ///
-    /// A stop string, and what follows it in its token, is not part of the message's text, but
-    /// stays in what the model has read, as it has written it.
+    /// The message's text ends before a stop string; its tokens include that of the stop string.
     ///
     /// # Errors
     /// [`Error::Template`] if the template refuses the messages, [`Error::EmptyPrompt`] if there
@@ -178,8 +177,8 @@ impl<'m> Session<'m> {
         Ok(Reply::new(self, work, options))
     }
 
-    /// Reads the new messages now, without answering: gives the number of tokens read. Of
-    /// `options`, `prefill` and `cancel` count.
+    /// Reads the new messages without generating a reply. Returns the number of tokens read. Of
+    /// `options`, `prefill` and `cancel` apply.
     ///
     /// # Errors
     /// [`Error::Template`], if it refuses messages without an answer for instance.
@@ -190,14 +189,13 @@ impl<'m> Session<'m> {
                 break;
             }
             let stream = self.reading(&work.ids, options)?;
-            self.finish_piece(stream, &work)?;
+            self.finish_work(stream, &work)?;
         }
         Ok((self.tokens_read - before) as usize)
     }
 
-    /// Writes the session to one file, which appears whole or not at all: messages, tokens,
-    /// template, state, and the newest snapshots, so that the last turns can be undone without
-    /// reading anything.
+    /// Writes the session to a file, atomically: messages, tokens, template, state, and the newest
+    /// snapshots, so that the last turns can be undone without reading them again.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
@@ -205,8 +203,7 @@ impl<'m> Session<'m> {
         file::save(self, path.as_ref())
     }
 
-    /// Reads a file that [`save`](Self::save) wrote. The conversation goes on as if it had never
-    /// been interrupted.
+    /// Loads a session from a file written by [`save`](Self::save).
     ///
     /// # Errors
     /// [`Error::State`] if the file is damaged, of another version, model or tokenizer.
@@ -214,13 +211,13 @@ impl<'m> Session<'m> {
         file::load(llamba, path.as_ref())
     }
 
-    /// What is to be read for the next reply, up to its beginning.
+    /// The tokens to read for the next reply, up to its beginning.
     fn next_reply(&self, options: &Generation) -> Result<Vec<Work>> {
         options.validate(self.llamba.model().config().vocab_size)?;
         self.transcript.next_reply(self.covered)
     }
 
-    /// Adds a reply with its tokens, after which `context` stands.
+    /// Adds a reply with its tokens. `context` is the context after them.
     fn push_reply(&mut self, ids: Vec<u32>, text: String, context: Context) -> Result<Message> {
         self.tokens_read += context.read() - self.context.read();
         self.context = context;
@@ -243,8 +240,8 @@ impl<'m> Session<'m> {
         self.llamba.resume(self.context.clone(), ids, &options).map(Some)
     }
 
-    /// Runs a stream of [`reading`](Self::reading) to its end and notes what it has read.
-    fn finish_piece(&mut self, stream: Option<crate::Stream<'m>>, work: &Work) -> Result<()> {
+    /// Runs a stream of [`reading`](Self::reading) to its end and commits the tokens read.
+    fn finish_work(&mut self, stream: Option<crate::Stream<'m>>, work: &Work) -> Result<()> {
         if let Some(mut stream) = stream {
             stream.by_ref().try_for_each(|event| event.map(drop))?;
             self.take(stream, work.ids.len())?;
@@ -255,7 +252,7 @@ impl<'m> Session<'m> {
         self.snapshots.insert(self.covered, &self.context)
     }
 
-    /// Takes over the place that a stream of `reading` has reached.
+    /// Takes over the context that a stream of `reading` has reached.
     fn take(&mut self, stream: crate::Stream<'m>, tokens: usize) -> Result<()> {
         let rng = self.context.position.rng;
         let context = stream.into_context()?;

@@ -1,4 +1,4 @@
-//! What a Llamba remembers: constant in size, however long the text.
+//! The recurrent state of a model: constant in size, however long the text.
 
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::ops::concatenate;
@@ -10,17 +10,17 @@ use crate::error::Result;
 use crate::files::FloatTensor;
 use crate::host;
 
-/// The state of a batch of `b` sequences, one [`MixerState`] a layer.
+/// The state of a batch of `b` sequences, one [`MixerState`] per layer.
 ///
-/// A value: a clone shares the arrays and costs nothing, and the forward pass returns a new one
-/// instead of changing the old.
+/// A value: a clone shares the arrays, and the forward pass returns a new state instead of changing
+/// the old one.
 #[derive(Debug, Clone)]
 pub struct State {
     layers: Vec<MixerState>,
 }
 
 impl State {
-    /// The state before the first token.
+    /// Returns the state before the first token.
     pub(crate) fn zeros(config: &Config, b: usize, dtype: Dtype) -> Result<Self> {
         let zeros = MixerState::zeros(b, config.dims(), dtype)?;
         Ok(Self { layers: vec![zeros; config.n_layer] })
@@ -30,22 +30,22 @@ impl State {
         Self { layers }
     }
 
-    /// The layers, first one first: `ssm` (b, h, p, n) float32 and `conv` (b, k-1, conv_dim).
+    /// The layers in order: `ssm` (b, h, p, n) float32 and `conv` (b, k-1, conv_dim).
     pub fn layers(&self) -> &[MixerState] {
         &self.layers
     }
 
-    /// Sequences in the batch.
+    /// The number of sequences in the batch.
     pub fn batch(&self) -> usize {
         self.layers.first().map_or(0, |layer| layer.ssm.dim(0) as usize)
     }
 
-    /// Bytes of all arrays.
+    /// The size of all arrays in bytes.
     pub fn nbytes(&self) -> usize {
         self.arrays().map(Array::nbytes).sum()
     }
 
-    /// The state of sequence `row` alone.
+    /// Returns the state of sequence `row` alone.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if there is no such row.
@@ -54,7 +54,7 @@ impl State {
         self.map(|array| Ok(array.try_index(row.clone())?.contiguous()?))
     }
 
-    /// One batch of all the sequences of `states`, in their order.
+    /// Joins the sequences of `states` into one batch, in order.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if the states are of different models.
@@ -71,8 +71,8 @@ impl State {
         Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()? })
     }
 
-    /// The sequences `keep` of this batch (ascending), and after them those of `join`: one copy,
-    /// or none if nothing changes. Lazy.
+    /// Returns the sequences `keep` of this batch (ascending) followed by those of `join`. Copies once,
+    /// or not at all if nothing changes. Lazy.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if there is no such row or the states are of different
@@ -81,7 +81,7 @@ impl State {
         if join.is_empty() && keep.len() == self.batch() {
             return Ok(self.clone());
         }
-        // Neighbours stay together: fewer, longer copies.
+        // Adjacent rows are copied together: fewer, longer copies.
         let mut runs: Vec<std::ops::Range<i32>> = Vec::new();
         for &row in keep {
             let row = row as i32;
@@ -109,7 +109,7 @@ impl State {
         Ok(Self { layers: layers.collect::<Result<_>>()? })
     }
 
-    /// The numbers of sequence `row`: `layers.{i}.ssm_state` (h, p, n) and
+    /// Returns the values of sequence `row` in float32: `layers.{i}.ssm_state` (h, p, n) and
     /// `layers.{i}.conv_state` (k-1, conv_dim).
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl State {
         Ok(tensors)
     }
 
-    /// Computes the arrays now, so that they do not hold on to the graph they come from.
+    /// Evaluates the arrays, so that they no longer keep their graph alive.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if the computation fails.

@@ -455,7 +455,9 @@ fn models_compute_on_their_own_devices() {
 #[test]
 fn a_stream_leaves_the_peak_memory_of_the_process_alone() {
     let llamba = Llamba::embedded().load().unwrap();
+    mlx_rs::ops::zeros::<f32>(&[1 << 25]).unwrap().eval().unwrap();
     let peak = mlx_rs::memory::peak_memory().unwrap();
+    assert!(peak >= 4 << 25);
     let mut first = llamba.stream("Once", &Generation::greedy().max_tokens(3)).unwrap();
     first.next().unwrap().unwrap();
     let second = llamba.generate("Once upon", &Generation::greedy().max_tokens(3)).unwrap();
@@ -463,6 +465,7 @@ fn a_stream_leaves_the_peak_memory_of_the_process_alone() {
     let first = first.finish().unwrap();
     for stats in [first.stats, second.stats] {
         assert!(stats.peak_memory > llamba.model().weight_bytes());
+        assert!(stats.peak_memory < 4 << 25, "it has the peak before it");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Text out of a stream of token ids, whole characters only.
+//! Incremental conversion of token ids to text.
 
 #[cfg(test)]
 mod tests;
@@ -7,11 +7,11 @@ use crate::tokenizer::Tokenizer;
 
 /// Turns token ids into text, one at a time.
 ///
-/// A character can be spread over several tokens; it is given out with the last of them. All
-/// pieces together, with that of [`Detokenizer::flush`], are what [`Tokenizer::decode`] makes of
-/// all ids at once, but for the space in front of a text of SentencePiece's tokenizers: what is
-/// streamed goes on with a text, and needs it. Nothing is decoded twice: at most three bytes wait
-/// for their character.
+/// A character that spans several tokens is returned with the last of them. All pieces together,
+/// with that of [`Detokenizer::flush`], are the result of [`Tokenizer::decode`] on all ids, except
+/// that the space with which SentencePiece's tokenizers begin a text is kept: streamed text
+/// continues another text. Nothing is decoded twice: at most three bytes wait for the rest of their
+/// character.
 #[derive(Debug, Clone)]
 pub struct Detokenizer {
     tokenizer: Tokenizer,
@@ -20,20 +20,20 @@ pub struct Detokenizer {
 }
 
 impl Detokenizer {
-    /// Starts a text. With `skip_special`, special tokens give no text.
+    /// Starts a text. With `skip_special`, special tokens yield no text.
     #[must_use]
     pub fn new(tokenizer: &Tokenizer, skip_special: bool) -> Self {
         Self::resume(tokenizer, skip_special, &[])
     }
 
-    /// Goes on with a text whose [`Detokenizer::tail`] was kept.
+    /// Continues a text whose [`Detokenizer::tail`] was kept.
     #[must_use]
     pub fn resume(tokenizer: &Tokenizer, skip_special: bool, tail: &[u8]) -> Self {
         Self { tokenizer: tokenizer.clone(), skip_special, pending: tail.to_vec() }
     }
 
-    /// The text that `id` completes, often empty. Bytes that can be no character become U+FFFD;
-    /// an id that the tokenizer does not know gives nothing.
+    /// Returns the text that `id` completes, which may be empty. Invalid UTF-8 becomes U+FFFD; an
+    /// unknown id yields nothing.
     pub fn push(&mut self, id: u32) -> String {
         self.tokenizer.push_bytes(id, self.skip_special, &mut self.pending);
         let mut text = String::new();
@@ -56,13 +56,13 @@ impl Detokenizer {
         text
     }
 
-    /// Ends the text: the beginning of a character that never came becomes U+FFFD.
+    /// Ends the text: an incomplete character becomes U+FFFD.
     pub fn flush(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 
-    /// The bytes that wait for the rest of their character, at most three: all that has to be
-    /// kept to go on with the text later.
+    /// The bytes that wait for the rest of their character, at most three. They are all that is needed
+    /// to continue the text later.
     #[must_use]
     pub fn tail(&self) -> &[u8] {
         &self.pending

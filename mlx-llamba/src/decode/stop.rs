@@ -1,15 +1,15 @@
-//! Ending a text at a stop string, also where it is spread over several pieces.
+//! Detection of stop strings that may span several pieces of a text.
 
 #[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Result};
 
-/// Looks for stop strings in a text that arrives in pieces.
+/// Finds stop strings in a text that arrives in pieces.
 ///
-/// Text is given out as soon as it cannot be part of a stop string any more. The stop string that
-/// is complete first ends the text, exactly before it (of two that end together, before the
-/// longer one), wherever the pieces are cut.
+/// Text is released as soon as it can no longer be part of a stop string. The stop string that is
+/// complete first ends the text, exactly before it (of two that end together, before the longer
+/// one), however the text is divided into pieces.
 #[derive(Debug, Clone, Default)]
 pub struct StopMatcher {
     stops: Vec<String>,
@@ -18,7 +18,7 @@ pub struct StopMatcher {
 }
 
 impl StopMatcher {
-    /// A matcher for `stops`; without any, all text passes.
+    /// Creates a matcher for `stops`. Without any, all text passes.
     ///
     /// # Errors
     /// [`Error::Argument`] if one of them is empty.
@@ -31,7 +31,7 @@ impl StopMatcher {
         Ok(Self { stops, ..Self::default() })
     }
 
-    /// Takes a piece and gives what can be shown. After a hit that is nothing.
+    /// Adds a piece and returns the text that is released: none after a stop string.
     pub fn push(&mut self, piece: &str) -> String {
         if self.hit.is_some() {
             return String::new();
@@ -50,7 +50,7 @@ impl StopMatcher {
         std::mem::replace(&mut self.held, rest)
     }
 
-    /// Which stop string ended the text, by its place in the list given to [`StopMatcher::new`].
+    /// The index in `stops` of the stop string that ended the text.
     #[must_use]
     pub fn hit(&self) -> Option<usize> {
         self.hit
@@ -62,12 +62,12 @@ impl StopMatcher {
         &self.held
     }
 
-    /// Ends the text: gives what was held back.
+    /// Ends the text and returns what was held back.
     pub fn flush(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 
-    /// Length of the longest end of the held text that a stop string could begin with.
+    /// The length of the longest suffix of the held text that is a prefix of a stop string.
     fn promising(&self) -> usize {
         let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let earliest = (self.held.len() + 1).saturating_sub(longest);

@@ -1,4 +1,4 @@
-//! The part of a prefix cache that outlives the process: a directory with a file a state.
+//! The part of a prefix cache on disk: a directory with a file per state.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ struct Stored {
 }
 
 impl Disk {
-    /// Lists what is there of `model`; the contents are looked at when they are needed.
+    /// Lists the files of `model`. Their contents are read when they are needed.
     pub(super) fn open(directory: PathBuf, model: &str, budget: u64) -> Result<Self> {
         let io = |action| {
             let path = directory.clone();
@@ -56,7 +56,7 @@ impl Disk {
         }
         found.sort();
         let mut disk = Self { directory, model: model.to_owned(), budget, files: HashMap::new() };
-        // The newest ones that there is room for; all count as older than what this process uses.
+        // Keep the newest that fit; all count as older than those that this process uses.
         for (_, key, length, bytes) in found.into_iter().rev() {
             disk.files.insert(key, Stored { length, bytes, used: 0 });
             if disk.size().1 > budget {
@@ -66,12 +66,12 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Files and their bytes.
+    /// The number of files and their size in bytes.
     pub(super) fn size(&self) -> (usize, u64) {
         (self.files.len(), self.files.values().map(|file| file.bytes).sum())
     }
 
-    /// Lengths up to `most` of which there are files.
+    /// The lengths, up to `most`, of the prefixes on disk.
     pub(super) fn lengths(&self, most: usize) -> impl Iterator<Item = usize> {
         self.files.values().map(|file| file.length).filter(move |length| *length <= most)
     }
@@ -100,7 +100,7 @@ impl Disk {
         Ok(())
     }
 
-    /// The state of a file; nothing if there is none. A damaged one is removed.
+    /// Loads a state; `None` if there is no file. A damaged file is removed.
     pub(super) fn load(
         &mut self,
         key: &Key,
@@ -135,7 +135,7 @@ impl Disk {
         }
     }
 
-    /// A file that another process has removed already is as good.
+    /// Removes a file. Another process may have removed it already.
     fn remove(&mut self, key: &Key) {
         if let Some(file) = self.files.remove(key) {
             let _ = std::fs::remove_file(self.path(key, file.length));
@@ -148,12 +148,12 @@ impl Disk {
     }
 }
 
-/// Enough of a fingerprint to tell the files of models apart; the whole of it is inside.
+/// The part of a fingerprint that is in file names; the whole is in the metadata.
 fn short(model: &str) -> &str {
     model.get(..16).unwrap_or(model)
 }
 
-/// Length and key out of a file's name.
+/// The length and the key in a file's name.
 fn parse(name: &str, model: &str) -> Option<(usize, Key)> {
     let rest = name.strip_prefix(short(model))?.strip_prefix('-')?;
     let (length, key) = rest.strip_suffix(EXTENSION)?.strip_suffix('.')?.split_once('-')?;

@@ -1,4 +1,4 @@
-//! Which tokens were there, and how often: what the penalties look at.
+//! Token counts for penalties.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexOp, scatter_add_single};
@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype};
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     vocab: i32,
-    /// Only this many tokens count.
+    /// The number of last tokens to count.
     window: Option<i32>,
     /// Without a window the counts (b, vocab), float32; with one the last tokens (b, m), u32.
     kept: Option<Array>,
@@ -20,7 +20,7 @@ impl History {
         Self { vocab: vocab as i32, window: window.map(|w| w as i32), kept: None }
     }
 
-    /// Adds `tokens` (b, l), u32. One row before many becomes the past of each of them.
+    /// Adds `tokens` (b, l), u32. A history of one row is copied for b rows.
     pub(crate) fn push(&mut self, tokens: &Array) -> Result<()> {
         let b = tokens.dim(0);
         let kept = match &self.kept {
@@ -36,7 +36,7 @@ impl History {
         Ok(())
     }
 
-    /// Counts (b, vocab), float32; nothing before the first token.
+    /// The counts (b, vocab), float32; `None` before the first token.
     pub(crate) fn counts(&self) -> Result<Option<Array>> {
         let Some(kept) = &self.kept else {
             return Ok(None);
@@ -47,7 +47,7 @@ impl History {
         }))
     }
 
-    /// `counts` (b, vocab) with `tokens` (b, l) added; ids outside the vocabulary add nothing.
+    /// Adds `tokens` (b, l) to `counts` (b, vocab). Ids outside the vocabulary are ignored.
     fn count(&self, counts: &Array, tokens: &Array) -> Result<Array> {
         let (b, l) = (tokens.dim(0), tokens.dim(1));
         let tokens = tokens.as_dtype(Dtype::Uint32)?;

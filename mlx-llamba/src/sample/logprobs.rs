@@ -1,4 +1,4 @@
-//! Log-probabilities of the chosen and of the likeliest tokens.
+//! Log-probabilities of the chosen token and of the likeliest tokens.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexOp, take_along_axis};
@@ -7,12 +7,12 @@ use mlx_rs::{Array, Dtype};
 
 use super::transform::log_softmax;
 
-/// Natural log-probabilities of one step under the model itself, lazy.
+/// Natural log-probabilities of one step under the model itself. Lazy.
 #[derive(Debug, Clone)]
 pub struct Logprobs {
-    /// Of the chosen token: (b), float32.
+    /// Those of the chosen tokens: (b), float32.
     pub chosen: Array,
-    /// The likeliest tokens, likeliest first: (b, top), u32.
+    /// The likeliest tokens in descending order: (b, top), u32.
     pub top_ids: Array,
     /// Their log-probabilities: (b, top), float32.
     pub top: Array,
@@ -25,7 +25,7 @@ impl Logprobs {
         let (b, vocab, top) = (all.dim(0), all.dim(1), top as i32);
         let chosen = take_along_axis(&all, chosen.reshape(&[b, 1])?, 1)?.reshape(&[b])?;
         if top == 0 {
-            // MLX cannot sort nothing: the process would end.
+            // MLX aborts the process when it sorts an empty array.
             let (top_ids, top) = (zeros::<u32>(&[b, 0])?, zeros::<f32>(&[b, 0])?);
             return Ok(Self { chosen, top_ids, top });
         }
@@ -33,7 +33,7 @@ impl Logprobs {
             _ if top == vocab => argsort_axis(negative(&all)?, 1)?,
             _ => argpartition_axis(negative(&all)?, top - 1, 1)?.try_index((.., ..top))?,
         };
-        // Ids first, then a stable sort by value: equals stand in the order of their ids.
+        // Sorted by id, then stably by value: equal values are in the order of their ids.
         let ids = sort_axis(ids, 1)?.as_dtype(Dtype::Uint32)?; // (b, top)
         let values = take_along_axis(&all, &ids, 1)?; // (b, top)
         let order = argsort_axis(negative(&values)?, 1)?; // (b, top)

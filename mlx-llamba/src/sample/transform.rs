@@ -20,12 +20,13 @@ fn banned() -> Array {
     scalar(f32::NEG_INFINITY)
 }
 
-/// Something added to every logit, (1, vocab).
+/// Biases (1, vocab) added to the logits.
 #[derive(Debug, Clone)]
 pub(crate) struct Bias(Array);
 
 impl Bias {
-    /// Nothing if no bias is given. The ids are inside the vocabulary, checked by the options.
+    /// Creates the biases; `None` without pairs. The options have checked that ids are in the
+    /// vocabulary.
     pub(crate) fn new(pairs: &[(u32, f32)], vocab: usize) -> Option<Self> {
         if pairs.is_empty() {
             return None;
@@ -73,9 +74,9 @@ pub(crate) fn temperature(x: &Array, t: f32) -> Result<Array> {
     x.subtract(max_axis(x, 1, true)?)?.divide(scalar(t))
 }
 
-/// Top-k, then top-p over what top-k left. k = 0 and p = 1 keep everything.
+/// Top-k, then top-p over the tokens that top-k keeps. k = 0 and p = 1 keep everything.
 ///
-/// At most one sort of the vocabulary, of values alone; with k > 0 only k values are sorted.
+/// Sorts the vocabulary at most once, by value; with k > 0 only k values.
 pub(crate) fn truncate(x: &Array, k: usize, p: f32) -> Result<Array> {
     let vocab = x.dim(1);
     let k = i32::try_from(k).ok().filter(|&k| k > 0 && k < vocab);
@@ -106,7 +107,7 @@ pub(crate) fn truncate(x: &Array, k: usize, p: f32) -> Result<Array> {
     select(kept, x, banned())
 }
 
-/// A mask as numbers to add up; float32 counts a vocabulary exactly.
+/// Converts a mask to float32, which counts a vocabulary exactly.
 fn count_of(mask: &Array) -> Result<Array> {
     mask.as_dtype(Dtype::Float32)
 }
@@ -122,8 +123,8 @@ pub(crate) fn min_p(x: &Array, share: f32) -> Result<Array> {
 
 /// One draw per row, (b), u32: the largest of logit plus Gumbel noise.
 ///
-/// The noise has a floor, so that a banned token never wins, even if the only allowed one draws
-/// the noise `-inf`.
+/// The noise has a lower bound, so that a banned token never wins, even if the only allowed one draws
+/// `-inf`.
 pub(crate) fn draw(x: &Array, key: &Array) -> Result<Array> {
     let noise = maximum(random::gumbel::<f32>(x.shape(), key)?, scalar(-30.0))?;
     argmax_axis(x.add(noise)?, 1, false)

@@ -1,4 +1,4 @@
-//! Going back in a conversation: undo, another reply, other words.
+//! Going back in a conversation: undo, regenerate, edit.
 
 use super::transcript::{Entry, Part};
 use super::{Reply, Session, refused};
@@ -6,11 +6,11 @@ use crate::decode::generation::Generation;
 use crate::error::Result;
 
 impl<'m> Session<'m> {
-    /// Drops the last message of the user and all that follows it. Gives the number of messages
-    /// dropped.
+    /// Removes the last user message and all messages after it. Returns the number of messages
+    /// removed.
     ///
     /// # Errors
-    /// [`Error::Session`](crate::Error::Session) if the user has said nothing.
+    /// [`Error::Session`](crate::Error::Session) if there is no user message.
     pub fn undo(&mut self) -> Result<usize> {
         let entries = &self.transcript.entries;
         let Some(last) = entries.iter().rposition(|entry| entry.message.role == "user") else {
@@ -21,16 +21,16 @@ impl<'m> Session<'m> {
         Ok(dropped)
     }
 
-    /// Drops the last message if it is the assistant's and answers anew. Without a seed, the
-    /// random numbers are others.
+    /// Removes the last message, which must be the assistant's, and generates another reply. Without
+    /// a seed, it draws new random numbers.
     ///
     /// # Errors
     /// [`Error::Session`](crate::Error::Session) if the last message is not the assistant's; those
-    /// of [`reply`](Self::reply). Then nothing has changed.
+    /// of [`reply`](Self::reply). The session is then unchanged.
     pub fn regenerate<'s>(&'s mut self, options: &Generation) -> Result<Reply<'s, 'm>> {
         let entries = &self.transcript.entries;
         if entries.last().is_none_or(|last| last.message.role != "assistant") {
-            return Err(refused("there is no reply to write anew"));
+            return Err(refused("there is no reply to regenerate"));
         }
         let before = self.clone();
         self.rewind(entries.len() - 1)?;
@@ -44,14 +44,14 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Drops message `index` and all that follow it.
+    /// Removes message `index` and all messages after it.
     ///
     /// # Errors
     /// [`Error::Session`](crate::Error::Session) if there is no such message.
     pub fn rewind(&mut self, index: usize) -> Result<()> {
         self.check(index)?;
         let start = self.transcript.start_of(index);
-        // Messages whose tokens are together with a dropped one's have to be read again.
+        // Messages that share their tokens with a removed one have to be read again.
         let kept: Vec<Entry> = self.transcript.entries[start..index]
             .iter()
             .map(|entry| Entry::new(entry.message.clone()))
@@ -62,13 +62,13 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Changes the text of a message and keeps all others. If it was read, the state goes back to
-    /// the nearest snapshot before it; with the next reply, what follows from there is read
-    /// again, the other messages with the tokens they have.
+    /// Changes the text of a message. If it was read, the state goes back to the nearest snapshot
+    /// before it, and the next reply reads the tokens from there on again; those of other messages
+    /// stay the same.
     ///
     /// # Errors
     /// [`Error::Session`](crate::Error::Session) if there is no such message or the template gives it no tokens of its
-    /// own; [`Error::Template`](crate::Error::Template) if the template refuses the new text. Then nothing has changed.
+    /// own; [`Error::Template`](crate::Error::Template) if the template refuses the new text. The session is then unchanged.
     pub fn edit(&mut self, index: usize, text: impl Into<String>) -> Result<()> {
         self.check(index)?;
         let mut changed = self.transcript.clone();
@@ -89,7 +89,7 @@ impl<'m> Session<'m> {
             entry.ids.clear();
         }
         for piece in changed.plan_part(start, end, false)? {
-            // The end of the message before is known, unless the model has yet to read it.
+            // The end of the message before is committed already, unless it has yet to be read.
             match piece.part {
                 Part::End(before) if changed.entries[before].closing.is_some() => {}
                 _ => changed.commit(&piece),
@@ -108,7 +108,7 @@ impl<'m> Session<'m> {
         Err(refused(&format!("there is no message {index}: there are {count}, counted from 0")))
     }
 
-    /// Returns to the nearest place at or before the first `tokens` tokens.
+    /// Returns to the nearest snapshot at or before the first `tokens` tokens.
     fn go_back(&mut self, tokens: usize) {
         self.snapshots.truncate(tokens);
         if self.covered <= tokens {

@@ -24,11 +24,11 @@ pub(super) const KIND: Kind = Kind {
     name: "a saved session of mlx-llamba",
 };
 
-/// Snapshots that are saved: enough to undo or rewrite the last turn, and to go on from the first.
+/// The number of snapshots saved: enough to undo or regenerate the last turn, and the first one.
 const SAVED: usize = 4;
-/// Contexts that a file may hold: a hostile one must not fill the memory.
+/// The most contexts in a file: a hostile file must not exhaust memory.
 const CONTEXTS: u64 = 64;
-/// Bytes of text and tokens that a file may hold.
+/// The most bytes of text and tokens in a file.
 const TEXT: u64 = 256 << 20;
 
 /// The JSON under the metadata key `session`.
@@ -40,9 +40,9 @@ pub(super) struct Saved {
     template: SavedTemplate,
     options: ChatOptions,
     pub(super) entries: Vec<Entry>,
-    /// Bytes for snapshots.
+    /// The snapshot budget in bytes.
     budget: usize,
-    /// The place reached, then the snapshots. Their tensors begin with `{i}.`.
+    /// The context reached, then the snapshots. Names of their tensors begin with `{i}.`.
     pub(super) places: Vec<Place>,
 }
 
@@ -60,10 +60,10 @@ pub(super) struct Place {
     position: Position,
 }
 
-/// A saved session apart from its model: bytes become one and one becomes bytes on any thread, as
-/// that takes long, and between it and a [`Session`] go only copies.
+/// A saved session without its model. Conversion from and to bytes takes long and can be done on
+/// any thread; conversion from and to a [`Session`] only copies.
 pub struct SessionFile {
-    /// What errors call it.
+    /// The name in errors.
     name: PathBuf,
     saved: Saved,
     /// By name.
@@ -71,7 +71,7 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    /// Checks the bytes of a file; `name` is what errors call them.
+    /// Parses the bytes of a file; `name` is used in errors.
     ///
     /// # Errors
     /// [`Error::State`] if they are damaged or of another version.
@@ -101,14 +101,14 @@ impl SessionFile {
         KIND.seal(metadata, self.tensors.values()).map_err(unwritable)
     }
 
-    /// The text of the conversation's chat template. It is a program, and that of whoever wrote
-    /// the file.
+    /// The source of the conversation's chat template. It is a program written by the author of the
+    /// file.
     #[must_use]
     pub fn template(&self) -> &str {
         &self.saved.template.source
     }
 
-    /// Tensors of the place reached, in the order of their names.
+    /// The tensors of the context reached, ordered by name.
     pub(super) fn state(self) -> Vec<FloatTensor> {
         let reached = self.tensors.into_values().filter_map(|tensor| {
             let name = tensor.name.strip_prefix("0.")?.to_owned();
@@ -119,7 +119,7 @@ impl SessionFile {
 }
 
 impl<'m> Session<'m> {
-    /// What [`save`](Self::save) writes.
+    /// Returns the contents of the file that [`save`](Self::save) writes.
     ///
     /// # Errors
     /// [`Error::Mlx`] if the state cannot be computed.
@@ -159,7 +159,7 @@ impl<'m> Session<'m> {
         Ok(SessionFile { name: "session".into(), saved, tensors })
     }
 
-    /// Goes on with a saved session.
+    /// Restores a saved session.
     ///
     /// # Errors
     /// [`Error::State`] if it is of another model or tokenizer, [`Error::Template`] if its template
@@ -264,7 +264,7 @@ fn belongs(llamba: &Llamba, saved: &Saved) -> Result<(), String> {
     }
 }
 
-/// What the rest of the library takes for granted of a session.
+/// Checks the invariants of a session.
 fn check(saved: &Saved) -> Result<(), String> {
     let read = saved.entries.iter().take_while(|entry| entry.read).count();
     let order = saved.entries.iter().enumerate().all(|(i, entry)| {

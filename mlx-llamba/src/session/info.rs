@@ -1,4 +1,4 @@
-//! Saved sessions, looked at without their model.
+//! Inspection of saved sessions without their model.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,40 +11,40 @@ use crate::error::{Error, Result};
 use crate::files::FloatTensor;
 use crate::template::Message;
 
-/// Largest header that is read.
+/// The size of the largest header that is read.
 const HEADER: u64 = 256 << 20;
 
-/// What a saved session is.
+/// A summary of a saved session.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SessionInfo {
     /// The file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// The name under which the model was loaded; empty if it was not noted.
+    /// The name under which the model was loaded; empty if unknown.
     pub source: String,
-    /// Fingerprint of the model.
+    /// The fingerprint of the model.
     pub model: String,
-    /// Fingerprint of the tokenizer.
+    /// The fingerprint of the tokenizer.
     pub tokenizer: String,
     /// The messages.
     pub messages: Vec<Message>,
-    /// Tokens of each message.
+    /// The number of tokens of each message.
     pub message_tokens: Vec<usize>,
     /// All tokens that were read and sampled.
     #[serde(skip)]
     pub tokens: Vec<u32>,
-    /// After how many tokens there are states, the place reached first.
+    /// The numbers of tokens before the saved states; the first is that of the context reached.
     pub states: Vec<usize>,
 }
 
 impl SessionInfo {
-    /// Reads the header of a file that [`Session::save`](crate::Session::save) wrote. The states
-    /// are not read, and not checked for damage.
+    /// Reads the header of a file written by [`Session::save`](crate::Session::save). The states are
+    /// neither read nor checked for damage.
     ///
     /// # Errors
-    /// [`Error::State`] if the file is none, or of another version.
+    /// [`Error::State`] if the file is not a saved session, or of another version.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
@@ -77,8 +77,8 @@ impl SessionInfo {
         })
     }
 
-    /// Reads the state of the place reached and checks the whole file for damage: tensors in the
-    /// order of their names.
+    /// Reads the state of the context reached and checks the whole file for damage. Returns the
+    /// tensors ordered by name.
     ///
     /// # Errors
     /// [`Error::State`] if the file is damaged.

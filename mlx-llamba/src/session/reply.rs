@@ -1,4 +1,4 @@
-//! A reply under way.
+//! Replies while they are generated.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,24 +10,24 @@ use crate::decode::stream::Stream;
 use crate::error::Result;
 use crate::template::Message;
 
-/// The events of a reply: pieces of the prompt, then a token each, then the end. After an error,
-/// or when this is dropped, what was handed out so far is the message.
+/// The events of a reply: chunks of the prompt, then one token at a time, then the end. After an
+/// error, or when this is dropped, the tokens handed out so far become the message.
 pub struct Reply<'s, 'm> {
     session: &'s mut Session<'m>,
     options: Generation,
-    /// What is to be read, up to the beginning of the reply, which is the last one.
+    /// The tokens to read; the last entry is the beginning of the reply.
     work: VecDeque<Work>,
-    /// The piece being read and its stream.
+    /// The entry being read and its stream.
     current: Option<(Work, Option<Stream<'m>>)>,
-    /// The reply itself, once all but its beginning was read.
+    /// The stream of the reply, once all but its beginning has been read.
     stream: Option<Stream<'m>>,
-    /// Tokens that the model had yet to read when `current` began.
+    /// The number of tokens pending when `current` began.
     pending: usize,
-    /// Tokens read by earlier pieces, and by all of them.
+    /// The number of tokens of the finished entries, and of all entries.
     read: usize,
     total: usize,
     ids: Vec<u32>,
-    /// How many of `ids` are the beginning of the reply, which the template writes.
+    /// The number of `ids` with which the template begins the reply.
     beginning: usize,
     text: String,
     started: Instant,
@@ -36,7 +36,7 @@ pub struct Reply<'s, 'm> {
 }
 
 impl<'s, 'm> Reply<'s, 'm> {
-    /// A reply after reading `work`.
+    /// Starts a reply after `work`.
     pub(super) fn new(session: &'s mut Session<'m>, work: Vec<Work>, options: &Generation) -> Self {
         let total = work.iter().map(|work| work.ids.len()).sum();
         Self {
@@ -57,7 +57,7 @@ impl<'s, 'm> Reply<'s, 'm> {
         }
     }
 
-    /// Ends the reply and gives the message it has become, if there is one.
+    /// Ends the reply. Returns its message; `None` if no token was handed out.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if the state cannot be computed.
@@ -87,7 +87,7 @@ impl<'s, 'm> Reply<'s, 'm> {
                     Some(Err(error)) => return Err(error),
                     None => {
                         self.read += work.ids.len();
-                        self.session.finish_piece(stream, &work)?;
+                        self.session.finish_work(stream, &work)?;
                     }
                 },
             }
@@ -95,7 +95,7 @@ impl<'s, 'm> Reply<'s, 'm> {
         Ok(None)
     }
 
-    /// Starts with the next piece.
+    /// Starts the next entry.
     fn begin(&mut self) -> Result<()> {
         let Some(work) = self.work.pop_front() else {
             self.ended = true;
@@ -123,7 +123,7 @@ impl<'s, 'm> Reply<'s, 'm> {
         Event::Prefill { read, total: self.total }
     }
 
-    /// Takes note of an event of the reply's own stream.
+    /// Processes an event of the reply's own stream.
     fn pass(&mut self, event: Option<Event>) -> Result<Option<Event>> {
         Ok(match event {
             Some(Event::Prefill { read, .. }) => Some(self.progress(read)),
@@ -143,7 +143,7 @@ impl<'s, 'm> Reply<'s, 'm> {
         })
     }
 
-    /// Makes a message of what was handed out.
+    /// Adds the tokens handed out as a message.
     fn settle(&mut self) -> Result<Option<Message>> {
         self.ended = true;
         let (Some(stream), true) = (self.stream.take(), self.ids.len() > self.beginning) else {

@@ -8,20 +8,20 @@ use super::Session;
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SessionStats {
-    /// Messages, those not yet read included.
+    /// The number of messages, unread ones included.
     pub messages: usize,
-    /// Tokens of the conversation, read and sampled.
+    /// The number of tokens of the conversation, read and sampled.
     pub tokens: usize,
-    /// Tokens that the model has read for this session since it was made or loaded; more than
-    /// the conversation has only where text was edited or regenerated.
+    /// The number of tokens read for this session since it was created or loaded. It exceeds that
+    /// of the conversation only after edits and regenerated replies.
     pub tokens_read: u64,
-    /// After how many tokens there are snapshots.
+    /// The numbers of tokens before the snapshots.
     pub snapshots: Vec<usize>,
-    /// Bytes of the snapshots.
+    /// The size of the snapshots in bytes.
     pub snapshot_bytes: usize,
-    /// Bytes that the snapshots may take.
+    /// The budget for snapshots in bytes.
     pub snapshot_budget: usize,
-    /// Bytes of the state.
+    /// The size of the state in bytes.
     pub state_bytes: usize,
 }
 

@@ -1,8 +1,8 @@
-//! What was said, in text and in tokens, and which tokens come next.
+//! The messages of a conversation as text and tokens.
 //!
-//! Text becomes tokens once. To find the text of new messages, the conversation is rendered with
-//! a marker in place of the last message that was read: what follows the marker is new. So it
-//! does not matter what the template makes of the past: the past stays as it was read.
+//! Text is tokenized once. To find the text of new messages, the conversation is rendered with a
+//! marker in place of the last message that was read: the text after the marker is new. So the
+//! template's rendering of earlier messages does not matter: their tokens stay as they were read.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,11 +21,11 @@ pub(crate) struct Entry {
     /// Its tokens; empty before it is read.
     pub(crate) ids: Vec<u32>,
     pub(crate) read: bool,
-    /// Its tokens cannot be told from those of the message before and are among them.
+    /// Merged with the message before, whose tokens include those of this one.
     pub(crate) joined: bool,
-    /// The model wrote it.
+    /// True if the model generated it.
     pub(crate) sampled: bool,
-    /// How many of its tokens are what the template puts behind a reply; unknown before the next
+    /// The number of its last tokens that the template adds after a reply; unknown until the next
     /// message is read.
     pub(crate) closing: Option<usize>,
 }
@@ -37,17 +37,17 @@ impl Entry {
     }
 }
 
-/// Tokens to read, up to a border.
+/// Tokens to read, and the entries they belong to.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Piece {
     pub(crate) ids: Vec<u32>,
     pub(crate) part: Part,
 }
 
-/// What the tokens of a piece belong to.
+/// The part of a conversation that the tokens of a piece belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// The end of this entry, which the model wrote.
+    /// The end of this entry, which the model generated.
     End(usize),
     /// The entries from the first up to, not including, the second.
     Entries(usize, usize),
@@ -65,7 +65,7 @@ pub(crate) struct Transcript {
 }
 
 impl Transcript {
-    /// Tokens of the first `entries` entries.
+    /// The number of tokens before an entry.
     pub(crate) fn tokens_before(&self, entry: usize) -> usize {
         self.entries[..entry].iter().map(|entry| entry.ids.len()).sum()
     }
@@ -75,18 +75,18 @@ impl Transcript {
         self.entries.iter().flat_map(|entry| entry.ids.iter().copied()).collect()
     }
 
-    /// Entries that were read: all but some at the end.
+    /// The number of entries that were read: all but some at the end.
     pub(crate) fn read(&self) -> usize {
         self.entries.iter().take_while(|entry| entry.read).count()
     }
 
-    /// The first of the entries whose tokens are together with those of `entry`.
+    /// The first of the entries merged with `entry`.
     pub(crate) fn start_of(&self, entry: usize) -> usize {
         (0..=entry).rev().find(|&i| !self.entries[i].joined).unwrap_or(0)
     }
 
-    /// Drops the entries from `entry` on, and what the template put behind the one before them
-    /// because they followed.
+    /// Removes the entries from `entry` on, and the tokens that the template added after the entry
+    /// before them because they followed.
     pub(crate) fn truncate(&mut self, entry: usize) {
         self.entries.truncate(entry);
         if let Some(last) = self.entries.last_mut().filter(|last| last.sampled) {
@@ -95,12 +95,12 @@ impl Transcript {
         }
     }
 
-    /// What is to be read of all unread messages, and for a reply.
+    /// The tokens to read of all unread messages and, with `reply`, of the beginning of a reply.
     pub(crate) fn plan(&self, reply: bool) -> Result<Vec<Piece>> {
         self.plan_part(self.read(), self.entries.len(), reply)
     }
 
-    /// What is to be read of the entries from `from` up to `to` if all before were read.
+    /// The same for the entries from `from` up to `to` when all before have been read.
     pub(crate) fn plan_part(&self, from: usize, to: usize, reply: bool) -> Result<Vec<Piece>> {
         let messages: Vec<&Message> = self.entries[..to].iter().map(|e| &e.message).collect();
         let marker = self.marker();
@@ -121,7 +121,7 @@ impl Transcript {
             (_, Some(at)) => at + marker.len(),
             (_, None) => return Err(self.bad("it leaves out a message that was read already")),
         };
-        // Renderings of fewer messages show where each message ends.
+        // A rendering of fewer messages shows the end of its last one.
         let border = |count: usize| {
             let text = render(count, false).ok()?.into_text();
             (text.len() >= base && full.text().starts_with(&text)).then(|| text.len() - base)
@@ -139,7 +139,7 @@ impl Transcript {
             let end = border(from).and_then(place);
             let before = &self.entries[last];
             done = match end {
-                // The model may have written the end of the message, or its first token.
+                // The model may have generated the end of the message, or its first token.
                 Some(end) if before.closing.is_some() => end,
                 Some(end) => {
                     let written = usize::from(end > 0 && self.ends(before, ids[0]));
@@ -167,7 +167,7 @@ impl Transcript {
             }
         }
         if reply {
-            // Entries whose end shows nowhere are read with the beginning of the reply.
+            // Entries whose end was not found are read with the beginning of the reply.
             if entry < to {
                 let at = ids.len();
                 let part = Part::Entries(entry, to);
@@ -179,7 +179,7 @@ impl Transcript {
         Ok(pieces)
     }
 
-    /// Notes that a piece was read.
+    /// Marks a piece as read.
     pub(crate) fn commit(&mut self, piece: &Piece) {
         match piece.part {
             Part::End(entry) => {
@@ -198,13 +198,13 @@ impl Transcript {
         }
     }
 
-    /// Whether the model ended `entry` by itself and `id` only says so again.
+    /// Returns true if the model ended `entry` by itself and `id` only repeats that.
     fn ends(&self, entry: &Entry, id: u32) -> bool {
         let eos = self.tokenizer.eos_ids();
         entry.sampled && eos.contains(&id) && entry.ids.last().is_some_and(|id| eos.contains(id))
     }
 
-    /// A text that stands in no message.
+    /// A text that occurs in no message.
     fn marker(&self) -> String {
         let stands =
             |marker: &String| self.entries.iter().any(|e| e.message.content.contains(marker));

@@ -1,8 +1,8 @@
-//! Replies that a [`Batch`](crate::Batch) generates, beside those of other sessions.
+//! Replies that a [`Batch`](crate::Batch) generates together with those of other sessions.
 //!
-//! What a reply has to read takes a rendering of the conversation and the tokenizer, long for long
-//! messages. So it is found apart from the states, on any thread: a [`TurnDraft`] becomes a
-//! [`TurnPlan`], and that a [`Turn`].
+//! To find the tokens that a reply has to read, the conversation is rendered and tokenized, which
+//! takes long for long messages. This is done without the state, on any thread: a [`TurnDraft`]
+//! becomes a [`TurnPlan`], and then a [`Turn`].
 
 use super::transcript::{Entry, Part, Transcript};
 use super::{Session, Work, refused};
@@ -12,26 +12,26 @@ use crate::decode::generation::Generation;
 use crate::error::Result;
 use crate::template::Message;
 
-/// A session's messages without its states.
+/// The messages of a session without its states.
 #[derive(Debug, Clone)]
 pub struct TurnDraft {
     transcript: Transcript,
     covered: usize,
 }
 
-/// What a reply has to read.
+/// The tokens that a reply has to read.
 #[derive(Debug, Clone)]
 pub struct TurnPlan {
     draft: TurnDraft,
     work: Vec<Work>,
 }
 
-/// A reply that is generated elsewhere. Feed it what the row does, then hand it back with
-/// [`Session::settle`]; dropped, it has never been.
+/// A reply that a batch generates. Pass it the steps of its request with [`note`](Self::note), then
+/// add it to the session with [`Session::settle`]. Dropping it discards the reply.
 #[derive(Debug)]
 pub struct Turn {
     plan: TurnPlan,
-    /// How many tokens of the session it had yet to read.
+    /// The number of tokens that were pending in the session.
     pending: usize,
     text: String,
     ids: Vec<u32>,
@@ -45,7 +45,7 @@ impl TurnDraft {
         self.transcript.entries.push(Entry::new(message));
     }
 
-    /// Finds out what the reply has to read.
+    /// Determines the tokens that the reply has to read.
     ///
     /// # Errors
     /// Those of [`Session::reply`] but for impossible options.
@@ -56,13 +56,13 @@ impl TurnDraft {
 }
 
 impl TurnPlan {
-    /// Tokens that are read for this reply.
+    /// The number of tokens that are read for this reply.
     #[must_use]
     pub fn prompt_tokens(&self) -> usize {
         self.work.iter().map(|work| work.ids.len()).sum()
     }
 
-    /// Tokens of the conversation that are not read again.
+    /// The number of tokens of the conversation that are not read again.
     #[must_use]
     pub fn kept_tokens(&self) -> usize {
         self.draft.covered
@@ -70,7 +70,7 @@ impl TurnPlan {
 }
 
 impl Turn {
-    /// Takes note of what the row did.
+    /// Processes a step of the request.
     pub fn note(&mut self, step: &Step) {
         match step {
             Step::Snapshot { read, context } => {
@@ -91,14 +91,14 @@ impl Turn {
 }
 
 impl Session<'_> {
-    /// The messages so far, to which those can be added that are to be answered.
+    /// Returns the messages so far, to which the messages to answer can be added.
     #[must_use]
     pub fn draft(&self) -> TurnDraft {
         TurnDraft { transcript: self.transcript.clone(), covered: self.covered }
     }
 
-    /// Asks for an answer as [`reply`](Self::reply) does, for a [`Batch`](crate::Batch) to
-    /// generate. The session must be as it was when its draft was made.
+    /// Starts a reply as [`reply`](Self::reply) does, for a [`Batch`](crate::Batch) to generate. The
+    /// session must be as it was when its draft was created.
     ///
     /// # Errors
     /// [`Error::Argument`](crate::Error::Argument) for an impossible option,
@@ -116,7 +116,7 @@ impl Session<'_> {
             prompt.extend(&work.ids);
             snapshots.push(pending + prompt.len());
         }
-        // The end of the prompt is the beginning of the reply: nobody goes back to there.
+        // The last snapshot would be within the reply, to which one never goes back.
         snapshots.pop();
         let mut request = BatchRequest::new(self.context.clone(), prompt, options.clone());
         request.snapshots = snapshots;
@@ -124,9 +124,9 @@ impl Session<'_> {
         Ok((Turn { plan, pending, text, ids, snapshots, end }, request))
     }
 
-    /// Makes messages of what the plan added and of a reply that has ended. The session must be
-    /// as it was, or a copy of what it was, when the turn began. Gives nothing if no token was
-    /// generated; then nothing has changed.
+    /// Adds the messages of the plan and the reply, which has ended. The session must be as it was
+    /// when the turn began, or a copy of that. Returns `None` if no token was generated; the session
+    /// is then unchanged.
     ///
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if the state cannot be computed.

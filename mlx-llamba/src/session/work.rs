@@ -1,10 +1,10 @@
-//! What a conversation has yet to read.
+//! The tokens that a conversation has yet to read.
 
 use super::refused;
 use super::transcript::{Part, Piece, Transcript};
 use crate::error::Result;
 
-/// Tokens to read in one go: those of a known message, or of new pieces.
+/// Tokens to read together: those of a message that was read before, or of new pieces.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Work {
     pub(super) ids: Vec<u32>,
@@ -12,7 +12,7 @@ pub(super) struct Work {
 }
 
 impl Transcript {
-    /// What is to be read of all messages by a state that stands after `covered` tokens.
+    /// The tokens of all messages that a state after `covered` tokens has yet to read.
     pub(super) fn unread(&self, covered: usize) -> Result<Vec<Work>> {
         let mut work = self.backlog(covered);
         if self.read() < self.entries.len() {
@@ -21,7 +21,7 @@ impl Transcript {
         Ok(work)
     }
 
-    /// The same for the next reply, up to its beginning, which is the last of them.
+    /// The same for the next reply. The last entry is the beginning of the reply.
     pub(super) fn next_reply(&self, covered: usize) -> Result<Vec<Work>> {
         let Some(last) = self.entries.last() else {
             return Err(refused("there is no message to answer"));
@@ -34,7 +34,7 @@ impl Transcript {
         Ok(work)
     }
 
-    /// Tokens of read messages after the first `covered`, message by message.
+    /// The tokens of read messages after the first `covered`, message by message.
     fn backlog(&self, covered: usize) -> Vec<Work> {
         let (mut work, mut place) = (Vec::new(), 0);
         for entry in &self.entries {
@@ -49,7 +49,7 @@ impl Transcript {
     }
 }
 
-/// New pieces as they are read: the end of a reply with what follows it.
+/// Groups new pieces: the end of a reply is read together with the piece after it.
 fn gather(pieces: Vec<Piece>) -> Vec<Work> {
     let (mut all, mut next) = (Vec::new(), Work::default());
     for piece in pieces {
