@@ -1,12 +1,12 @@
-//! The recurrence of Discrete-Mamba-2, three tokens by hand, then the library on the same numbers.
+//! The recurrence of Discrete-Mamba-2: three tokens by hand, then by the library.
 //!
 //! `cargo run --example recurrence`
 //!
-//! One head of dimension p = 1 with a state of n = 2, no convolution to speak of, an open gate:
+//! One head of dimension p = 1 with a state of n = 2, a convolution of width 1, an open gate:
 //!
-//! - `a_t = sigmoid(-A_log_t)`: how much of the past stays,
-//! - `H_t = a_t H_{t-1} + x_t B_t`: the past fades, the token is written where B points,
-//! - `y_t = H_t · C_t + D x_t`: read where C points, and let the token through.
+//! - `a_t = sigmoid(-A_log_t)`: the decay of the state,
+//! - `H_t = a_t H_{t-1} + x_t B_t`: the state decays and the token is added in the direction of B,
+//! - `y_t = H_t · C_t + D x_t`: the state is read in the direction of C, plus a skip connection.
 
 #![allow(non_snake_case)]
 

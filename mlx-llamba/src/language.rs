@@ -27,7 +27,7 @@ pub trait LanguageModel {
     /// The kind of device on which the model computes. Default: the thread's current one.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     fn device(&self) -> Result<DeviceType> {
         Ok(current_device()?)
     }
@@ -35,7 +35,7 @@ pub trait LanguageModel {
     /// The state before the first token.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     fn start(&self) -> Result<Self::State>;
 
     /// Reads tokens (1, l), l >= 1. Returns the hidden states (1, l, d), the input of
@@ -43,13 +43,13 @@ pub trait LanguageModel {
     /// model can reuse memory that nobody else holds. Lazy.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     fn read(&self, tokens: &Array, state: Self::State) -> Result<(Array, Self::State)>;
 
     /// Converts hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     fn head(&self, hidden: &Array) -> Result<Array>;
 
     /// The arrays of a state.

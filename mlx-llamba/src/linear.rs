@@ -39,7 +39,7 @@ impl DtypePolicy {
     /// microscaling modes) stay as they are.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     pub fn cast(self, array: Array) -> mlx_rs::error::Result<Array> {
         match array.dtype() {
             Dtype::Uint8 | Dtype::Uint32 => Ok(array),
@@ -148,7 +148,7 @@ impl Linear {
     /// they are stored differently.
     ///
     /// # Errors
-    /// What MLX reports of layers with different inputs.
+    /// MLX's own, of layers with different inputs.
     pub fn join(first: &Self, second: &Self) -> Result<Option<Self>> {
         let bias = match (&first.bias, &second.bias) {
             (None, None) => None,

@@ -1,4 +1,4 @@
-//! What a [`Batch`](super::batch::Batch) is asked to do, and what it reports.
+//! Requests to a [`Batch`](super::batch::Batch), and its events.
 
 use super::generation::{Generation, Reason, TokenLogprobs};
 use crate::context::Context;
@@ -57,18 +57,18 @@ impl BatchRequest {
     }
 }
 
-/// One step of a request.
+/// A step of a request, with the request it belongs to.
 #[derive(Debug, Clone)]
 pub struct BatchEvent {
     /// The request.
     pub request: RequestId,
     /// The continuation, counted from 0. Steps of the prompt belong to choice 0.
     pub choice: usize,
-    /// What happened.
+    /// The step.
     pub step: Step,
 }
 
-/// What happened to a request.
+/// A step of a request.
 #[non_exhaustive]
 #[derive(Debug, Clone)]
 pub enum Step {

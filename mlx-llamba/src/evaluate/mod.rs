@@ -58,7 +58,7 @@ pub trait Reader {
     /// Returns to the empty state, at the beginning of a text or window.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     fn reset(&mut self) -> Result<()>;
 
     /// Reads tokens, at least one, without counting their predictions.

@@ -59,7 +59,7 @@ impl<'m, M: LanguageModel> Single<'m, M> {
     /// Starts with an empty state.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     pub fn new(model: &'m M) -> Result<Self> {
         Ok(Self { side: Side::new(model)?, nats: Mean::default() })
     }

@@ -14,7 +14,7 @@ struct Hash {
     context: Option<usize>,
 }
 
-/// What has been read, as a number in [0, 1).
+/// The hash of the text read so far, a number in [0, 1).
 fn after(history: f32, token: u32) -> f32 {
     (history * 0.43 + (token as f32 + 1.0) * 0.377).fract()
 }

@@ -25,13 +25,14 @@ use crate::setters::setters;
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// 0 always takes the likeliest token; 1 is the model's own distribution; more is flatter.
+    /// Scales the distribution: 0 always takes the likeliest token, 1 is the model's own distribution,
+    /// more is flatter.
     pub temperature: f32,
-    /// Keep only this many of the likeliest tokens. 0: all.
+    /// The number of likeliest tokens to keep. 0: all.
     pub top_k: usize,
-    /// Keep the likeliest tokens that together reach this probability, above 0. 1: all.
+    /// Keeps the likeliest tokens that together reach this probability, above 0. 1: all.
     pub top_p: f32,
-    /// Keep tokens with at least this share of the largest probability, 0 to 1. 0: all.
+    /// Keeps tokens with at least this fraction of the largest probability, 0 to 1. 0: all.
     pub min_p: f32,
     /// Makes tokens of the prompt and the output less likely (above 1) or more (below). 1: off.
     pub repetition_penalty: f32,
@@ -39,12 +40,12 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted from a logit for each time the token stands in the output. 0: off.
     pub frequency_penalty: f32,
-    /// How many of the last tokens the three penalties look at. `None`: all.
+    /// The number of last tokens to which the three penalties apply. `None`: all.
     pub penalty_window: Option<usize>,
     /// Added to the logits of single tokens: `(id, bias)`. `-inf` bans the token; where any bias
     /// is `+inf`, only the tokens with `+inf` can be sampled. The last of equal ids counts.
     pub logit_bias: Vec<(u32, f32)>,
-    /// Equal seeds give equal tokens. `None`: another one every time.
+    /// The seed of the random numbers; equal seeds give equal tokens. `None`: a new one every time.
     pub seed: Option<u64>,
 }
 
