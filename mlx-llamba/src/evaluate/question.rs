@@ -38,20 +38,20 @@ impl Question {
             Some(value) => Ok(value),
             None => Err(format!("it has no field {name:?}")),
         };
-        let wrong = |name: &str, expected: &str| format!("its field {name:?} is not a {expected}");
+        let wrong = |name: &str, expected: &str| format!("its field {name:?} is not {expected}");
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let context =
-            text(field(&fields.context)?).ok_or_else(|| wrong(&fields.context, "text"))?;
+            text(field(&fields.context)?).ok_or_else(|| wrong(&fields.context, "a string"))?;
         let choices: Vec<String> = field(&fields.choices)?
             .as_array()
             .and_then(|choices| choices.iter().map(text).collect())
             .filter(|choices: &Vec<String>| !choices.is_empty())
-            .ok_or_else(|| wrong(&fields.choices, "list of texts"))?;
+            .ok_or_else(|| wrong(&fields.choices, "a list of strings"))?;
         let answer = match field(&fields.answer)? {
             Value::String(text) => choices.iter().position(|choice| choice == text),
             number => number.as_u64().map(|n| n as usize).filter(|&n| n < choices.len()),
         };
-        let expected = format!("number below {} or one of the choices", choices.len());
+        let expected = format!("an index below {} or one of the choices", choices.len());
         let answer = answer.ok_or_else(|| wrong(&fields.answer, &expected))?;
         Ok(Self { context, choices, answer })
     }

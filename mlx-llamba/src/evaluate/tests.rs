@@ -265,14 +265,14 @@ fn questions_in_json() {
     for (line, expected) in [
         ("{", "not valid JSON"),
         ("[]", "no field \"q\""),
-        (r#"{"q": 1}"#, "\"q\" is no text"),
-        (r#"{"q": "", "c": "x"}"#, "\"c\" is no list of texts"),
-        (r#"{"q": "", "c": []}"#, "\"c\" is no list of texts"),
-        (r#"{"q": "", "c": ["x", 2]}"#, "\"c\" is no list of texts"),
+        (r#"{"q": 1}"#, "\"q\" is not a string"),
+        (r#"{"q": "", "c": "x"}"#, "\"c\" is not a list of strings"),
+        (r#"{"q": "", "c": []}"#, "\"c\" is not a list of strings"),
+        (r#"{"q": "", "c": ["x", 2]}"#, "\"c\" is not a list of strings"),
         (r#"{"q": "", "c": ["x"]}"#, "no field \"a\""),
-        (r#"{"q": "", "c": ["x"], "a": 1}"#, "\"a\" is no number below 1 and no choice"),
-        (r#"{"q": "", "c": ["x"], "a": -1}"#, "\"a\" is no number below 1"),
-        (r#"{"q": "", "c": ["x"], "a": "y"}"#, "\"a\" is no number below 1"),
+        (r#"{"q": "", "c": ["x"], "a": 1}"#, "\"a\" is not an index below 1 or one of the choices"),
+        (r#"{"q": "", "c": ["x"], "a": -1}"#, "\"a\" is not an index below 1"),
+        (r#"{"q": "", "c": ["x"], "a": "y"}"#, "\"a\" is not an index below 1"),
     ] {
         let error = parse(line).unwrap_err();
         assert!(error.contains(expected), "{line}: {error}");
