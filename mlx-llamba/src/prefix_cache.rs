@@ -2,9 +2,10 @@
 
 mod disk;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lru::LruCache;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -25,11 +26,10 @@ pub struct PrefixCache {
     model: String,
     budget: usize,
     bytes: usize,
-    /// By hash of the tokens.
-    entries: HashMap<Key, Entry>,
+    /// By hash of the tokens, in the order of use.
+    entries: LruCache<Key, Entry>,
     /// The number of entries of each length.
     lengths: BTreeMap<usize, usize>,
-    clock: u64,
     disk: Option<Disk>,
     stats: PrefixCacheStats,
 }
@@ -41,7 +41,6 @@ type Key = [u8; 32];
 struct Entry {
     length: usize,
     state: State,
-    used: u64,
     /// On the disk too.
     stored: bool,
 }
@@ -85,9 +84,8 @@ impl PrefixCache {
             model: model.fingerprint().to_owned(),
             budget,
             bytes: 0,
-            entries: HashMap::new(),
+            entries: LruCache::unbounded(),
             lengths: BTreeMap::new(),
-            clock: 0,
             disk: None,
             stats: PrefixCacheStats::default(),
         }
@@ -113,9 +111,7 @@ impl PrefixCache {
             return Ok(());
         }
         let key = hash(&Sha256::new(), tokens).finalize().into();
-        self.clock += 1;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.used = self.clock;
+        if self.entries.get(&key).is_some() {
             return Ok(());
         }
         // A state can be a view of larger arrays, which a copy of it alone does not keep alive.
@@ -131,7 +127,6 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Mlx`](crate::Error::Mlx) if a state from the disk cannot be made an array.
     pub fn find(&mut self, model: &Model, tokens: &[u32]) -> Result<Option<PrefixHit>> {
-        self.clock += 1;
         let found =
             if model.fingerprint() == self.model { self.look(model, tokens)? } else { None };
         match &found {
@@ -159,10 +154,8 @@ impl PrefixCache {
     /// [`Error::Io`](crate::Error::Io) if a file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
-        let mut entries: Vec<_> = self.entries.iter_mut().filter(|(_, e)| !e.stored).collect();
-        entries.sort_by_key(|(_, entry)| entry.used);
-        for (key, entry) in entries {
-            disk.store(key, entry.length, &entry.state, entry.used)?;
+        for (key, entry) in self.entries.iter_mut().rev().filter(|(_, entry)| !entry.stored) {
+            disk.store(key, entry.length, &entry.state)?;
             entry.stored = true;
         }
         Ok(())
@@ -195,12 +188,11 @@ impl PrefixCache {
             keys.push((length, sum.clone().finalize().into()));
         }
         for (length, key) in keys.into_iter().rev() {
-            if let Some(entry) = self.entries.get_mut(&key) {
-                entry.used = self.clock;
+            if let Some(entry) = self.entries.get(&key) {
                 return Ok(Some(PrefixHit { length, state: entry.state.clone() }));
             }
             let loaded = match &mut self.disk {
-                Some(disk) => disk.load(&key, length, model, self.clock)?,
+                Some(disk) => disk.load(&key, length, model)?,
                 None => None,
             };
             if let Some(state) = loaded {
@@ -221,20 +213,13 @@ impl PrefixCache {
         }
         self.bytes += bytes;
         *self.lengths.entry(length).or_default() += 1;
-        let entry = Entry { length, state, used: self.clock, stored };
-        self.entries.insert(key, entry);
+        self.entries.put(key, Entry { length, state, stored });
     }
 
     /// Evicts the least recently used state. If it cannot be written to the directory (a full disk),
     /// it is dropped: that must not fail the caller, who wants another one.
     fn evict(&mut self) {
-        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used);
-        let Some(entry) =
-            oldest.map(|(key, _)| *key).and_then(|key| self.entries.remove_entry(&key))
-        else {
-            return;
-        };
-        let (key, entry) = entry;
+        let Some((key, entry)) = self.entries.pop_lru() else { return };
         self.bytes -= entry.state.nbytes();
         self.stats.evictions += 1;
         if let Some(count) = self.lengths.get_mut(&entry.length) {
@@ -244,7 +229,7 @@ impl PrefixCache {
             }
         }
         if let Some(disk) = self.disk.as_mut().filter(|_| !entry.stored)
-            && let Err(error) = disk.store(&key, entry.length, &entry.state, entry.used)
+            && let Err(error) = disk.store(&key, entry.length, &entry.state)
         {
             log::warn!("a state is dropped: {error}");
         }

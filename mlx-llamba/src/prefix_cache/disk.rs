@@ -1,8 +1,9 @@
 //! The part of a prefix cache on disk: a directory with a file per state.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use lru::LruCache;
 
 use super::Key;
 use crate::context;
@@ -25,14 +26,16 @@ pub(super) struct Disk {
     directory: PathBuf,
     model: String,
     budget: u64,
-    files: HashMap<Key, Stored>,
+    /// The size of all files.
+    bytes: u64,
+    /// In the order of use.
+    files: LruCache<Key, Stored>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Stored {
     length: usize,
     bytes: u64,
-    used: u64,
 }
 
 impl Disk {
@@ -55,34 +58,30 @@ impl Disk {
             found.push((time, key, length, metadata.len()));
         }
         found.sort();
-        let mut disk = Self { directory, model: model.to_owned(), budget, files: HashMap::new() };
-        // Keep the newest that fit; all count as older than those that this process uses.
-        for (_, key, length, bytes) in found.into_iter().rev() {
-            disk.files.insert(key, Stored { length, bytes, used: 0 });
-            if disk.size().1 > budget {
-                disk.remove(&key);
-            }
+        let mut disk = Self {
+            directory,
+            model: model.to_owned(),
+            budget,
+            bytes: 0,
+            files: LruCache::unbounded(),
+        };
+        for (_, key, length, bytes) in found {
+            disk.insert(key, Stored { length, bytes });
         }
         Ok(disk)
     }
 
     /// The number of files and their size in bytes.
     pub(super) fn size(&self) -> (usize, u64) {
-        (self.files.len(), self.files.values().map(|file| file.bytes).sum())
+        (self.files.len(), self.bytes)
     }
 
     /// The lengths, up to `most`, of the prefixes on disk.
     pub(super) fn lengths(&self, most: usize) -> impl Iterator<Item = usize> {
-        self.files.values().map(|file| file.length).filter(move |length| *length <= most)
+        self.files.iter().map(|(_, file)| file.length).filter(move |length| *length <= most)
     }
 
-    pub(super) fn store(
-        &mut self,
-        key: &Key,
-        length: usize,
-        state: &State,
-        used: u64,
-    ) -> Result<()> {
+    pub(super) fn store(&mut self, key: &Key, length: usize, state: &State) -> Result<()> {
         let path = self.path(key, length);
         let failed = |e: String| Error::State { path: path.clone(), reason: e };
         let metadata = Metadata::from([
@@ -95,8 +94,7 @@ impl Disk {
             return Ok(());
         }
         atomic::write(&path, &bytes).map_err(io)?;
-        self.files.insert(*key, Stored { length, bytes: bytes.len() as u64, used });
-        self.shrink();
+        self.insert(*key, Stored { length, bytes: bytes.len() as u64 });
         Ok(())
     }
 
@@ -106,10 +104,10 @@ impl Disk {
         key: &Key,
         length: usize,
         model: &Model,
-        now: u64,
     ) -> Result<Option<State>> {
-        let Some(stored) = self.files.get_mut(key) else { return Ok(None) };
-        stored.used = now;
+        if self.files.get(key).is_none() {
+            return Ok(None);
+        }
         let path = self.path(key, length);
         match read(&path, key, model) {
             Ok(state) => Ok(Some(state)),
@@ -123,21 +121,27 @@ impl Disk {
     }
 
     pub(super) fn clear(&mut self) {
-        let keys: Vec<Key> = self.files.keys().copied().collect();
+        let keys: Vec<Key> = self.files.iter().map(|(key, _)| *key).collect();
         keys.iter().for_each(|key| self.remove(key));
     }
 
-    fn shrink(&mut self) {
-        while self.size().1 > self.budget {
-            let oldest = self.files.iter().min_by_key(|(_, file)| file.used);
-            let Some(key) = oldest.map(|(key, _)| *key) else { return };
-            self.remove(&key);
+    /// Adds a file, and removes the least recently used ones that exceed the budget.
+    fn insert(&mut self, key: Key, file: Stored) {
+        self.bytes += file.bytes;
+        let before = self.files.put(key, file);
+        self.bytes -= before.map_or(0, |before| before.bytes);
+        while self.bytes > self.budget
+            && let Some((oldest, _)) = self.files.peek_lru()
+        {
+            let oldest = *oldest;
+            self.remove(&oldest);
         }
     }
 
     /// Removes a file. Another process may have removed it already.
     fn remove(&mut self, key: &Key) {
-        if let Some(file) = self.files.remove(key) {
+        if let Some(file) = self.files.pop(key) {
+            self.bytes -= file.bytes;
             let _ = std::fs::remove_file(self.path(key, file.length));
         }
     }
