@@ -52,6 +52,16 @@ struct Running<'m> {
     told: bool,
 }
 
+/// A request that was added to the batch.
+struct Added<'m> {
+    id: RequestId,
+    open: Option<Open<'m>>,
+    keep: Option<Keep>,
+    /// Tokens of the prompt, and the number of them that are cached.
+    prompt: usize,
+    cached: usize,
+}
+
 impl<'m> Worker<'m> {
     pub(crate) fn new(
         loaded: &'m Loaded,
@@ -182,10 +192,11 @@ impl<'m> Worker<'m> {
     fn begin(&mut self, mut job: Job) {
         let none = Source::Tokens { ids: Vec::new(), chat: false };
         let source = std::mem::replace(&mut job.prepared.source, none);
-        let (id, open, keep, prompt, cached) = match self.add(source, &job) {
+        let added = match self.add(source, &job) {
             Ok(added) => added,
             Err(error) => return job.fail(error),
         };
+        let Added { id, open, keep, prompt, cached } = added;
         let started = Instant::now();
         self.metrics.queue_seconds.observe((started - job.arrived).as_secs_f64());
         self.metrics.prompt_tokens.inc_by(prompt as u64);
@@ -198,25 +209,21 @@ impl<'m> Worker<'m> {
         self.running.insert(id, running);
     }
 
-    /// Adds a row. Returns the tokens of its prompt and those among them that are cached.
-    #[allow(clippy::type_complexity)]
-    fn add(
-        &mut self,
-        source: Source,
-        job: &Job,
-    ) -> Result<(RequestId, Option<Open<'m>>, Option<Keep>, usize, usize)> {
+    fn add(&mut self, source: Source, job: &Job) -> Result<Added<'m>> {
         let settings = &job.prepared.settings;
         match source {
             Source::Tokens { ids, chat } => {
                 let tenant = &job.prepared.tenant;
                 let (request, keep, cached) =
                     self.prefixes.request(self.llamba, &ids, chat, tenant, settings)?;
-                Ok((self.batch.add(request)?, None, keep, ids.len(), cached))
+                let (id, prompt) = (self.batch.add(request)?, ids.len());
+                Ok(Added { id, open: None, keep, prompt, cached })
             }
             Source::Session { claim, plan } => {
                 let (new, cached) = (plan.prompt_tokens(), plan.kept_tokens());
                 let (open, request) = self.sessions.begin(claim, plan, &settings.generation)?;
-                Ok((self.batch.add(request)?, Some(open), None, new + cached, cached))
+                let (id, prompt) = (self.batch.add(request)?, new + cached);
+                Ok(Added { id, open: Some(open), keep: None, prompt, cached })
             }
         }
     }

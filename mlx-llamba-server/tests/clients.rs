@@ -61,7 +61,7 @@ fn openai() {
     assert_eq!(said(&command.output().unwrap()), "ok\n");
 }
 
-/// What the guide shows of Python, as it stands there.
+/// The guide's Python examples run as they are.
 #[test]
 fn guide() {
     let server = Server::start(|_| {});

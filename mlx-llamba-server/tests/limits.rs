@@ -1,4 +1,4 @@
-//! Whoever asks too much, too slowly or without a right is told so, and nobody else is harmed.
+//! Requests that are too large, too slow or not allowed get an error, and others are not affected.
 
 #![allow(clippy::unwrap_used)]
 

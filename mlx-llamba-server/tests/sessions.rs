@@ -307,7 +307,7 @@ fn sessions_have_room_and_make_room() {
     }
 }
 
-/// What one API key's prompts are, another one cannot find out by asking.
+/// An API key cannot find out another key's prompts or use its sessions.
 #[test]
 fn keys_share_nothing() {
     let cached = |server: &Server, key: &str, more: Value| {

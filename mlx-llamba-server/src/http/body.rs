@@ -22,7 +22,7 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let limits = &app.options.limits;
     let (parts, body) = request.into_parts();
-    // A saved session has states in it, which are larger than any text.
+    // A saved session contains states, which are larger than any text.
     let largest = match parts.uri.path() {
         IMPORT => limits.body.max(app.engine.session_bytes()),
         _ => limits.body,
@@ -31,7 +31,7 @@ pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next:
         let message = format!("the body is larger than {largest} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
     };
-    // A length that is said beforehand is enough to refuse it.
+    // A declared length is enough to refuse a body.
     if body.size_hint().lower() > largest as u64 {
         return refuse(too_large());
     }
