@@ -42,8 +42,8 @@ impl Loaded {
     }
 }
 
-/// A handle to a model that serves many requests at once. Clones are handles to the same model,
-/// which is unloaded with the last of them.
+/// A handle to a model that serves many requests at once. Clones are handles to the same model.
+/// Dropping the last of them is a [`shutdown`](Engine::shutdown).
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
@@ -253,11 +253,26 @@ impl Engine {
     /// Unloads the model, whatever runs, and blocks until that is done. Cached states are written
     /// to the cache directory.
     pub fn shutdown(&self) {
-        let _ = self.shared.commands.send(Command::End);
-        let thread = self.shared.thread.lock().ok().and_then(|mut thread| thread.take());
+        self.shared.end();
+    }
+}
+
+impl Shared {
+    /// Ends the model thread and waits for it.
+    fn end(&self) {
+        let _ = self.commands.send(Command::End);
+        let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!("the model thread panicked");
         }
+    }
+}
+
+impl Drop for Shared {
+    /// Waits for the model thread: a process that ends while it unloads the model would tear MLX
+    /// down under it, and crash.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
