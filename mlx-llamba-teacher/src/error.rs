@@ -42,7 +42,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor is quantized in a way that MLX has no matrices for.
-    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1 and Q8_0 are read", path = path.display())]
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K are read", path = path.display())]
     GgufType {
         /// The file.
         path: PathBuf,

@@ -7,10 +7,13 @@ use half::f16;
 use mlx_llamba::{Mode, Quantized, Scheme};
 use mlx_rs::Array;
 
+use super::kquants::{self, BYTES, SUPER};
+
 /// Values in a block.
 const BLOCK: usize = 32;
 
-/// The storage format of a tensor.
+/// The storage format of a tensor, under ggml's name.
+#[allow(non_camel_case_types)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     F32,
@@ -22,6 +25,12 @@ pub(super) enum Kind {
     Q4_1,
     /// f16 scale, 32 signed bytes: `scale * code`.
     Q8_0,
+    /// See [`kquants`].
+    Q4_K,
+    /// See [`kquants`].
+    Q5_K,
+    /// See [`kquants`].
+    Q6_K,
 }
 
 /// Names of the kinds by their numbers in the file, for messages.
@@ -40,6 +49,9 @@ impl Kind {
             2 => Self::Q4_0,
             3 => Self::Q4_1,
             8 => Self::Q8_0,
+            12 => Self::Q4_K,
+            13 => Self::Q5_K,
+            14 => Self::Q6_K,
             30 => Self::BF16,
             _ => return None,
         })
@@ -56,7 +68,7 @@ impl Kind {
             Self::F32 => Some(safetensors::Dtype::F32),
             Self::F16 => Some(safetensors::Dtype::F16),
             Self::BF16 => Some(safetensors::Dtype::BF16),
-            Self::Q4_0 | Self::Q4_1 | Self::Q8_0 => None,
+            _ => None,
         }
     }
 
@@ -68,6 +80,9 @@ impl Kind {
             Self::Q4_0 => (BLOCK, 18),
             Self::Q4_1 => (BLOCK, 20),
             Self::Q8_0 => (BLOCK, 34),
+            Self::Q4_K => (SUPER, BYTES[0]),
+            Self::Q5_K => (SUPER, BYTES[1]),
+            Self::Q6_K => (SUPER, BYTES[2]),
         }
     }
 
@@ -85,6 +100,30 @@ impl Kind {
     /// Codes a word of MLX holds, as bits.
     fn bits(self) -> usize {
         if self == Self::Q8_0 { 8 } else { 4 }
+    }
+
+    /// The float32 values of a matrix of K-quants, row `order(i)` of `bytes` as row `i`; `None` for
+    /// other kinds.
+    pub(super) fn values(
+        self,
+        bytes: &[u8],
+        [rows, columns]: [usize; 2],
+        order: impl Fn(usize) -> usize,
+    ) -> Option<Array> {
+        let unpack = match self {
+            Self::Q4_K => kquants::q4,
+            Self::Q5_K => kquants::q5,
+            Self::Q6_K => kquants::q6,
+            _ => return None,
+        };
+        let size = self.block().1;
+        let length = columns / SUPER * size;
+        let mut values = Vec::with_capacity(rows * columns);
+        for i in 0..rows {
+            let row = &bytes[order(i) * length..][..length];
+            row.chunks_exact(size).for_each(|block| unpack(block, &mut values));
+        }
+        Some(Array::from_slice(&values, &[rows as i32, columns as i32]))
     }
 
     /// The quantized matrix (rows, columns) whose row `i` is row `order(i)` of `bytes`, which are

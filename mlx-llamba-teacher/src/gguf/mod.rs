@@ -6,6 +6,7 @@
 mod blocks;
 mod cursor;
 mod file;
+mod kquants;
 mod model;
 mod tokenizer;
 

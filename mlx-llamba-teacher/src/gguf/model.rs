@@ -232,6 +232,10 @@ fn weight(
         false => row,
     };
     let bytes = &source.bytes()[stored.range.clone()];
+    if let Some(values) = stored.kind.values(bytes, [rows, columns], order) {
+        source.release(stored.range.clone());
+        return Ok(Weight::Dense(values));
+    }
     let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
     source.release(stored.range.clone());
     let (matrix, finite) = unpacked

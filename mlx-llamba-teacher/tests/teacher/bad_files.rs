@@ -210,7 +210,7 @@ fn damage_is_told() {
     says(damage.with(tensor, &[0]), "has 0 axes");
     says(damage.with(tensor, &[5]), "has 5 axes");
     says(damage.with(tensor + 4, &[0]), "does not lie in the file"); // an axis of 0
-    says(damage.with(tensor + 20, &[14]), "is stored as Q6_K; F32, F16");
+    says(damage.with(tensor + 20, &[11]), "is stored as Q3_K; F32, F16");
     says(damage.with(tensor + 20, &[200]), "is stored as type 200");
     says(damage.with(tensor + 24, &[1]), "does not lie in the file"); // not aligned
     says(damage.with(tensor - 19, b"blk.1.ffn_xx.weight"), "blk.1.ffn_xx.weight is not part");
