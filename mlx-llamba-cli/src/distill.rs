@@ -36,10 +36,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     recipe: training::RecipeArgs,
     /// Stages to run: all, 1 (orientation), 2 (alignment), 3 (distillation), or some, such as 2+3;
-    /// each has its own budget unless --tokens is given
-    #[arg(long, value_name = "STAGES", default_value = "all", value_parser = StageName::parse_list)]
+    /// each has its own budget unless --tokens is given [default: those of the recipe]
+    #[arg(long, value_name = "STAGES", value_parser = StageName::parse_list)]
     // clap would make a plain Vec an option that may be given more than once.
-    stage: std::vec::Vec<StageName>,
+    stage: Option<std::vec::Vec<StageName>>,
     /// State dimension of the student [default: the recipe's, or the width of the teacher's heads]
     #[arg(long, value_name = "N")]
     state: Option<usize>,
@@ -93,6 +93,10 @@ impl Args {
         changes.extend(self.copy_qkvo.map(|copy| format!("student.copy_qkvo={copy}")));
         changes.extend(self.recipe.set.iter().cloned());
         let recipe = Recipe::parse(&origin, &text, &changes)?;
-        Ok(recipe.only(&self.stage, self.recipe.tokens)?)
+        let stages = match &self.stage {
+            Some(stages) => stages.clone(),
+            None => recipe.stages().map(|(name, _)| name).collect(),
+        };
+        Ok(recipe.only(&stages, self.recipe.tokens)?)
     }
 }

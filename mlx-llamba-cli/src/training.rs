@@ -150,6 +150,9 @@ impl Display {
                     duration(cost.seconds())
                 ))
             }
+            Note::Baseline(metrics) => {
+                self.say(&format!("teacher's last 64 tokens and first 4: {}", describe(metrics)))
+            }
             Note::Train(Event::Step { stage, state, of, step }) => {
                 self.steps = state.progress.total_steps;
                 self.later.retain(|(name, _)| name != stage);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Packing;
 use crate::train::StageOptions;
 use crate::{Error, Result};
 
@@ -60,15 +61,44 @@ pub struct StudentOptions {
     pub conv: usize,
     /// The mixers' projections have biases.
     pub bias: bool,
-    /// C, B, x and out_proj begin as Q, K, V and O; else they are random.
-    pub copy_qkvo: bool,
-    /// The factor of the copied C and B; 0 is `head_dim^(-1/4)`.
+    /// Initial values of the mixers; calibrated unless `copy_qkvo` says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<MixerInit>,
+    /// The older name of two of them: true is `copy`, false is `random`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_qkvo: Option<bool>,
+    /// Factor of copied C and of copied B; 0 is `head_dim^(-1/4)`. Not with `calibrated`.
     pub copy_scale: f32,
-    /// The first value of D, the skip connection.
+    /// Initial value of D, the skip connection. Not with `calibrated`.
     pub skip: f32,
-    /// Tokens in which the first heads forget half, to begin with; the others begin as they are
-    /// drawn, at about one token.
+    /// Initial half-lives of the first heads, in tokens; the others begin as they are drawn, at
+    /// about one token. Not with `calibrated`.
     pub half_lives: Vec<f32>,
+}
+
+/// Initial values of the mixers, which the teacher does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MixerInit {
+    /// C, B, x and out_proj begin as Q, K, V and O; the scale of C and B, the half-life and D of
+    /// each head are fitted to the teacher's attention.
+    Calibrated,
+    /// C, B, x and out_proj begin as Q, K, V and O.
+    Copy,
+    /// Random projections.
+    Random,
+}
+
+impl StudentOptions {
+    /// The initial values of the mixers.
+    #[must_use]
+    pub fn mixer_init(&self) -> MixerInit {
+        self.init.unwrap_or(match self.copy_qkvo {
+            None => MixerInit::Calibrated,
+            Some(true) => MixerInit::Copy,
+            Some(false) => MixerInit::Random,
+        })
+    }
 }
 
 impl Default for StudentOptions {
@@ -77,7 +107,8 @@ impl Default for StudentOptions {
             state: 0,
             conv: 4,
             bias: false,
-            copy_qkvo: false,
+            init: None,
+            copy_qkvo: None,
             copy_scale: 0.0,
             skip: 1.0,
             half_lives: Vec::new(),
@@ -96,6 +127,8 @@ pub struct DataOptions {
     /// Held-out documents from somewhere else: a file or a directory. Then all of the text is
     /// trained on.
     pub heldout: Option<PathBuf>,
+    /// Where windows begin: documents, sink or cut.
+    pub packing: Packing,
     /// A document's start ends all memory of what came before.
     pub resets: bool,
     /// The token that a document begins with, if not as the tokenizer begins a text.
@@ -110,6 +143,7 @@ impl Default for DataOptions {
             field: "text".into(),
             heldout_every: 50,
             heldout: None,
+            packing: Packing::default(),
             resets: true,
             begin: None,
             end: None,
@@ -212,7 +246,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] names the key.
     pub fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Self> {
-        let recipe = parse::parse(origin, text, changes)?;
+        let recipe: Self = parse::parse(origin, text, changes)?;
         if recipe.model.is_some() || recipe.training.is_some() {
             let key = if recipe.model.is_some() { "model" } else { "training" };
             let reason = "not of a distillation, whose student has the teacher's sizes; \

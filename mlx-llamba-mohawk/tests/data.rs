@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use mlx_llamba_mohawk::Result;
 use mlx_llamba_mohawk::data::{
-    Encoder, Position, Sources, Windows, held_out, is_held_out, tokenize,
+    Encoder, Packing, Position, Sources, Windows, held_out, is_held_out, tokenize,
 };
 use mlx_rs::Array;
 use toy::{corpus, encoder, stories, windows};
@@ -155,20 +155,103 @@ fn windows_cover_the_text_in_another_order_each_epoch() {
 fn batches_are_the_same_from_any_position_and_at_any_size() {
     let directory = tempfile::tempdir().unwrap();
     let corpus = corpus(directory.path());
-    let all = |rows: usize| {
-        // Each position is read with windows made anew.
-        let (mut position, mut tokens) = (Position::default(), Vec::new());
-        for _ in 0..60 / rows {
-            let (batch, after) = windows(&corpus, 9).batch(position, rows).unwrap();
-            assert_eq!(batch.tokens.shape(), [rows as i32, 9]);
-            tokens.extend(ids(&batch.tokens));
-            position = serde_json::from_value(serde_json::json!(after)).unwrap();
+    for packing in [Packing::Cut, Packing::Sink, Packing::Documents] {
+        let all = |rows: usize| {
+            // Each position is read with windows made anew.
+            let (mut position, mut tokens) = (Position::default(), Vec::new());
+            for _ in 0..60 / rows {
+                let windows = windows(&corpus, 9).packing(packing);
+                let (batch, after) = windows.batch(position, rows).unwrap();
+                assert_eq!(batch.tokens.shape(), [rows as i32, 9]);
+                tokens.extend(ids(&batch.tokens));
+                position = serde_json::from_value(serde_json::json!(after)).unwrap();
+            }
+            (tokens, position)
+        };
+        let (one, three) = (all(1), all(3));
+        assert!(one.1.epoch > 0, "{:?}", one.1);
+        assert_eq!(one, three);
+    }
+}
+
+#[test]
+fn a_sink_stands_before_windows_within_documents() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let l = 9;
+    let (cut, sink) = (windows(&corpus, l), windows(&corpus, l).packing(Packing::Sink));
+    let (mut position, mut within) = (Position::default(), 0);
+    while position.epoch < 2 {
+        let (plain, after) = cut.batch(position, 1).unwrap();
+        let (batch, _) = sink.batch(position, 1).unwrap();
+        let (tokens, next) = (ids(&plain.tokens), ids(&plain.next));
+        let starts = ids(&plain.starts.unwrap());
+        let found = (ids(&batch.tokens), ids(&batch.next), ids(&batch.starts.unwrap()));
+        if starts[0] == 1 {
+            assert_eq!(found, (tokens, next, starts));
+        } else {
+            within += 1;
+            let firsts: Vec<u32> = (0..9).map(|i| corpus.document(i)[0]).collect();
+            assert!(firsts.contains(&found.0[0]));
+            assert_eq!((&found.0[1..], &found.1[..]), (&tokens[..l - 1], &tokens[..]));
+            assert_eq!((found.2[0], &found.2[1..]), (1, &starts[..l - 1]));
         }
-        (tokens, position)
-    };
-    let (one, three) = (all(1), all(3));
-    assert!(one.1.epoch > 0, "{:?}", one.1);
-    assert_eq!(one, three);
+        position = after;
+    }
+    assert!(within > 3);
+}
+
+#[test]
+fn windows_that_begin_at_documents() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let documents: Vec<Vec<u32>> = (0..9).map(|i| corpus.document(i)).collect();
+    // Longer than some documents, shorter than others, and as long as one.
+    let lengths: Vec<usize> = documents.iter().map(Vec::len).collect();
+    for l in [9, lengths[0], 40] {
+        // The parts of each document, which no other document shares.
+        let mut parts: Vec<Vec<u32>> = Vec::new();
+        for document in &documents {
+            let (first, rest) = document.split_at(document.len().min(l));
+            parts.push(first.to_vec());
+            parts.extend(rest.chunks(l - 1).map(|part| [&document[..1], part].concat()));
+        }
+        let windows = windows(&corpus, l).packing(Packing::Documents);
+        let mut position = Position::default();
+        let mut orders: Vec<Vec<usize>> = vec![Vec::new(); 4];
+        while position.epoch < 3 {
+            let (batch, after) = windows.batch(position, 1).unwrap();
+            let mut all = ids(&batch.tokens);
+            all.push(*ids(&batch.next).last().unwrap());
+            assert_eq!(all[1..], ids(&batch.next));
+            let starts = ids(&batch.starts.unwrap());
+            assert_eq!(starts[0], 1);
+            let mut begins: Vec<usize> = (0..l).filter(|&i| starts[i] == 1).collect();
+            begins.push(l);
+            for pair in begins.windows(2) {
+                let found = &all[pair[0]..pair[1]];
+                let whole = pair[1] < l;
+                let is = |part: &Vec<u32>| {
+                    if whole { part == found } else { part.starts_with(found) }
+                };
+                let part = parts.iter().position(is).expect("a part of a document");
+                // A short beginning may be that of several parts.
+                if whole {
+                    orders[after.epoch as usize].push(part);
+                }
+            }
+            position = after;
+        }
+        for order in &orders[..3] {
+            for &part in order {
+                // The ends of several documents may be the same.
+                let same = parts.iter().filter(|other| **other == parts[part]).count();
+                let read = order.iter().filter(|&&other| other == part).count();
+                assert!(read <= same, "{l}: no part is read twice in an epoch");
+            }
+        }
+        assert!(orders[0] != orders[1] || orders[1] != orders[2]);
+    }
 }
 
 #[test]

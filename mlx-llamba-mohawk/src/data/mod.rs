@@ -12,7 +12,7 @@ pub use companions::Companions;
 pub use encoder::Encoder;
 pub(crate) use shuffle::Stream;
 pub use source::{Sources, Text};
-pub use windows::{Position, Windows};
+pub use windows::{Packing, Position, Windows};
 
 use std::ops::ControlFlow;
 use std::path::Path;

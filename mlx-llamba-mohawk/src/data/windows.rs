@@ -19,14 +19,32 @@ pub struct Position {
     pub index: u64,
 }
 
-/// The windows of some documents of a corpus.
+/// Where windows begin.
 ///
-/// The documents stand one after the other, and window `i` of an epoch is `length` tokens from
-/// `shift + i * length` on; each epoch has a shift of its own, so that a text is not always cut at
-/// the same places. Shift and order follow from the names and the epoch.
+/// A trained Transformer's attention rests on the first token it sees. A window that begins within
+/// a document has another first token than any text that the model knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// Anywhere: the documents stand one after the other and are cut every `length` tokens. Each
+    /// epoch has a shift of its own, so that a text is not always cut at the same places.
+    Cut,
+    /// As `Cut`, but windows that begin within a document have its first token before them.
+    Sink,
+    /// At a document: each epoch draws the documents in an order of its own and puts them one after
+    /// the other until the window is full; what is left of the last one is not read. A document
+    /// that is longer than a window is several, each but the first with its first token before it.
+    #[default]
+    Documents,
+}
+
+/// The windows of some documents of a corpus. Their order follows from the names and the epoch.
 #[derive(Debug)]
 pub struct Windows {
     corpus: Rc<Corpus>,
+    packing: Packing,
+    /// Parts of documents that fit into a window, for [`Packing::Documents`].
+    pieces: Vec<Piece>,
     /// Runs of documents: place among the windows' tokens, place in the corpus, tokens.
     runs: Vec<(u64, u64, u64)>,
     /// Places among the windows' tokens where documents begin.
@@ -42,11 +60,31 @@ pub struct Windows {
 struct Epoch {
     number: u64,
     shift: u64,
+    /// Of windows, or of pieces.
     order: Vec<u32>,
+    /// Places in the order at which windows begin, for [`Packing::Documents`].
+    begins: Vec<u32>,
+}
+
+/// A part of a document.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    /// Place in the corpus.
+    start: u64,
+    tokens: u32,
+    /// The place of the document's first token, if that is to stand before the part.
+    sink: Option<u64>,
+}
+
+impl Piece {
+    /// Tokens in a window.
+    fn length(&self) -> usize {
+        self.tokens as usize + usize::from(self.sink.is_some())
+    }
 }
 
 impl Windows {
-    /// Windows of `length` tokens over the documents with these numbers, in their order. With
+    /// Windows of `length` tokens over the documents with these numbers, cut anywhere. With
     /// `resets`, batches tell where documents begin. Windows with the same `names` (the seed, the
     /// stage) come in the same order.
     ///
@@ -80,13 +118,50 @@ impl Windows {
             return Err(Error::TooMuchData { tokens, length });
         }
         let (corpus, names, epoch) = (Rc::clone(corpus), names.to_vec(), RefCell::new(None));
-        Ok(Self { corpus, runs, starts, tokens, length, resets, names, epoch })
+        let (packing, pieces) = (Packing::Cut, Vec::new());
+        Ok(Self { corpus, packing, pieces, runs, starts, tokens, length, resets, names, epoch })
+    }
+
+    /// The windows packed in another way.
+    #[must_use]
+    pub fn packing(mut self, packing: Packing) -> Self {
+        self.packing = packing;
+        self.pieces.clear();
+        *self.epoch.borrow_mut() = None;
+        if packing == Packing::Documents {
+            let ends = self.starts.iter().skip(1).copied().chain([self.tokens]);
+            for (&start, end) in self.starts.iter().zip(ends) {
+                let first = self.in_corpus(start);
+                let (mut done, tokens) = (0, end - start);
+                while done < tokens {
+                    let sink = Some(first).filter(|_| done > 0);
+                    let most = self.length as u64 - u64::from(sink.is_some());
+                    let count = most.max(1).min(tokens - done);
+                    self.pieces.push(Piece { start: first + done, tokens: count as u32, sink });
+                    done += count;
+                }
+            }
+        }
+        self
+    }
+
+    /// Where the token with this place among the windows' tokens stands in the corpus.
+    fn in_corpus(&self, place: u64) -> u64 {
+        let run = self.runs.partition_point(|&(from, ..)| from <= place) - 1;
+        let (from, at, _) = self.runs[run];
+        at + place - from
     }
 
     /// Tokens of all documents.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.tokens
+    }
+
+    /// Tokens of a window.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
     }
 
     /// The next `rows` windows from `position` on, and the position behind them.
@@ -98,19 +173,15 @@ impl Windows {
         let (mut tokens, mut next) = (Vec::with_capacity(rows * l), Vec::with_capacity(rows * l));
         let mut starts = Vec::new();
         let mut at = position;
-        let mut window = Vec::with_capacity(l + 1);
+        let mut window = Window::default();
         for _ in 0..rows {
-            let start = self.take(&mut at);
-            window.clear();
-            self.read(start, l + 1, &mut window);
-            tokens.extend_from_slice(&window[..l]);
-            next.extend_from_slice(&window[1..]);
+            self.take(&mut at, &mut window);
+            tokens.extend_from_slice(&window.ids[..l]);
+            next.extend_from_slice(&window.ids[1..]);
             if self.resets {
                 let row = starts.len();
                 starts.resize(row + l, false);
-                let first = self.starts.partition_point(|&place| place < start);
-                let places = self.starts[first..].iter().take_while(|&&p| p < start + l as u64);
-                places.for_each(|place| starts[row + (place - start) as usize] = true);
+                window.starts.iter().filter(|&&i| i < l).for_each(|i| starts[row + i] = true);
             }
         }
         let shape = [rows as i32, l as i32];
@@ -122,19 +193,58 @@ impl Windows {
         Ok((batch, at))
     }
 
-    /// Returns the start of the next window and moves on.
-    fn take(&self, at: &mut Position) -> u64 {
+    /// Reads the next window, and moves on.
+    fn take(&self, at: &mut Position, window: &mut Window) {
         let mut epoch = self.epoch.borrow_mut();
+        window.ids.clear();
+        window.starts.clear();
         loop {
             let epoch = match &mut *epoch {
                 Some(epoch) if epoch.number == at.epoch => epoch,
                 other => other.insert(self.epoch(at.epoch)),
             };
-            if let Some(&i) = epoch.order.get(at.index as usize) {
-                at.index += 1;
-                return epoch.shift + u64::from(i) * self.length as u64;
+            let index = at.index as usize;
+            at.index += 1;
+            if self.packing == Packing::Documents {
+                if let Some(&begin) = epoch.begins.get(index) {
+                    return self.pack(&epoch.order[begin as usize..], window);
+                }
+            } else if let Some(&i) = epoch.order.get(index) {
+                return self.cut(epoch.shift + u64::from(i) * self.length as u64, window);
             }
             *at = Position { epoch: at.epoch + 1, index: 0 };
+        }
+    }
+
+    /// Reads `length + 1` tokens from a place among the windows' tokens on.
+    fn cut(&self, start: u64, window: &mut Window) {
+        let first = self.starts.partition_point(|&place| place < start);
+        let mut before = 0;
+        if self.packing == Packing::Sink && self.starts.get(first) != Some(&start) {
+            let document = self.starts[first.saturating_sub(1)];
+            self.read(document, 1, &mut window.ids);
+            window.starts.push(0);
+            before = 1;
+        }
+        self.read(start, self.length + 1 - before, &mut window.ids);
+        let end = start + self.length as u64;
+        let places = self.starts[first..].iter().take_while(|&&place| place < end);
+        window.starts.extend(places.map(|place| (place - start) as usize + before));
+    }
+
+    /// Reads `length + 1` tokens of pieces in their order.
+    fn pack(&self, order: &[u32], window: &mut Window) {
+        for &i in order {
+            let Piece { start, tokens, sink } = self.pieces[i as usize];
+            window.starts.push(window.ids.len());
+            if let Some(sink) = sink {
+                self.corpus.read(sink, 1, &mut window.ids);
+            }
+            let left = (self.length + 1).saturating_sub(window.ids.len());
+            self.corpus.read(start, left.min(tokens as usize), &mut window.ids);
+            if window.ids.len() > self.length {
+                return;
+            }
         }
     }
 
@@ -142,10 +252,30 @@ impl Windows {
         let names: Vec<u64> = self.names.iter().copied().chain([number]).collect();
         let mut stream = Stream::new(&names);
         let length = self.length as u64;
+        if self.packing == Packing::Documents {
+            let order = permutation(self.pieces.len() as u32, &mut stream);
+            let (mut begins, mut begin, mut filled) = (Vec::new(), None, 0);
+            for (place, &i) in order.iter().enumerate() {
+                let tokens = self.pieces[i as usize].length();
+                if filled == self.length {
+                    // Full; this piece gives the token behind it, and begins the next window.
+                    begins.extend(begin.take());
+                    filled = 0;
+                }
+                begin.get_or_insert(place as u32);
+                filled += tokens;
+                if filled > self.length {
+                    begins.extend(begin.take());
+                    filled = 0;
+                }
+            }
+            return Epoch { number, shift: 0, order, begins };
+        }
         // At least one window is left, and each has a token behind it.
         let shift = stream.below(length.min(self.tokens - length));
         let windows = (self.tokens - 1 - shift) / length;
-        Epoch { number, shift, order: permutation(windows as u32, &mut stream) }
+        let order = permutation(windows as u32, &mut stream);
+        Epoch { number, shift, order, begins: Vec::new() }
     }
 
     /// Adds `count` tokens from `start` on.
@@ -161,4 +291,11 @@ impl Windows {
             }
         }
     }
+}
+
+/// The tokens of a window with the one behind it, and the places at which documents begin.
+#[derive(Default)]
+struct Window {
+    ids: Vec<u32>,
+    starts: Vec<usize>,
 }

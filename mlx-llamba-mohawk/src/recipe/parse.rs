@@ -2,7 +2,8 @@
 
 use toml::{Table, Value};
 
-use super::{Recipe, StageName};
+use super::{MixerInit, Recipe, StageName, StudentOptions};
+use crate::stages::Compared;
 use crate::train::StageOptions;
 use crate::{Error, Result};
 
@@ -56,13 +57,26 @@ pub(super) fn check(origin: &str, recipe: &Recipe) -> Result<()> {
             return Err(bad(origin, &format!("{}.{field}", stage.name()), reason));
         }
     }
+    const FITTED: &str = "student.init = \"copy\" or \"random\" beside it: the calibration fits it";
     let (student, data) = (&recipe.student, &recipe.data);
+    let fitted = match student.mixer_init() {
+        MixerInit::Calibrated if recipe.training.is_none() => StudentOptions::default(),
+        _ => student.clone(),
+    };
     let half_lives = student.half_lives.iter().all(|&tokens| tokens.is_finite() && tokens > 0.0);
     let scale = student.copy_scale.is_finite() && student.copy_scale >= 0.0;
     let checks = [
         ("student.copy_scale", scale, "a number, 0 or above"),
         ("student.skip", student.skip.is_finite(), "a number"),
         ("student.half_lives", half_lives, "numbers above 0"),
+        (
+            "student.copy_qkvo",
+            student.init.is_none() || student.copy_qkvo.is_none(),
+            "init or copy_qkvo, not both",
+        ),
+        ("student.copy_scale", fitted.copy_scale == student.copy_scale, FITTED),
+        ("student.skip", fitted.skip == student.skip, FITTED),
+        ("student.half_lives", fitted.half_lives == student.half_lives, FITTED),
         ("data.field", !data.field.is_empty(), "a name"),
         (
             "data.heldout_every",
@@ -81,10 +95,17 @@ pub(super) fn check(origin: &str, recipe: &Recipe) -> Result<()> {
 fn foreign(stage: StageName, options: &StageOptions) -> Option<(&'static str, String)> {
     use StageName::{Alignment, Distillation, Orientation};
     let (early, middle, last) = ([Orientation, Alignment], [Alignment], [Distillation]);
+    let first = [Orientation];
     let early_only = "only orientation and alignment have it: others train the norms anyway";
     let checks = [
         ("norms", options.norms, &early[..], early_only),
         ("mlp", options.mlp, &middle[..], "only alignment has it"),
+        (
+            "compared",
+            options.compared != Compared::default(),
+            &first[..],
+            "only orientation has it",
+        ),
         ("recompute", options.recompute, &last[..], "only distillation has it"),
         ("next_token", options.next_token != 0.0, &last[..], "only distillation has it"),
         ("temperature", options.temperature != 1.0, &last[..], "only distillation has it"),

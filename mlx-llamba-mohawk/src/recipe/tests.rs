@@ -14,7 +14,7 @@ fn recipes_inside_are_sound() {
     for (name, text) in RECIPES {
         match name.ends_with("teacher") {
             true => drop(Recipe::parse_training(name, text, &[]).unwrap()),
-            false => assert_eq!(Recipe::parse(name, text, &[]).unwrap().stages().count(), 3),
+            false => drop(Recipe::parse(name, text, &[]).unwrap()),
         }
     }
     assert_eq!(builtin("tiny").unwrap(), RECIPES[0].1);
@@ -31,6 +31,25 @@ fn what_is_left_out_has_defaults() {
     assert_eq!((options.warmup, options.decay, options.weight_decay), (0.1, 0.1, 0.1));
     assert_eq!((options.beta1, options.beta2, options.clip), (0.9, 0.95, 1.0));
     assert_eq!((options.steps(), options.micro_batch), (32, 0));
+}
+
+#[test]
+fn mixers_are_calibrated_unless_the_recipe_says_otherwise() {
+    let init = |text: &str| parse(text, &[]).unwrap().student.mixer_init();
+    assert_eq!(init(""), MixerInit::Calibrated);
+    assert_eq!(init("[student]\ninit = \"random\""), MixerInit::Random);
+    assert_eq!(init("[student]\ncopy_qkvo = true\nskip = 0.0"), MixerInit::Copy);
+    assert_eq!(init("[student]\ncopy_qkvo = false"), MixerInit::Random);
+}
+
+#[test]
+fn blocks_of_muon_by_name() {
+    let text = format!("[alignment]\n{STAGE}muon_rows = {{ \"mixer.in_proj.weight\" = 3 }}\n");
+    let options = parse(&text, &[]).unwrap().alignment.unwrap();
+    let rows = |part: &str| options.muon_rows(&format!("backbone.layers.0.{part}.weight"));
+    assert_eq!((rows("mixer.in_proj"), rows("mlp.up_proj")), (3, 0));
+    let options = parse(&text, &["alignment.muon_rows=4"]).unwrap().alignment.unwrap();
+    assert_eq!(options.muon_rows("mlp.up_proj.weight"), 4);
 }
 
 #[test]
@@ -66,6 +85,18 @@ fn errors_name_the_key() {
         ("seed 1\n".into(), &[], &["line 1"]),
         ("[data]\nheldout_every = 1".into(), &[], &["data.heldout_every", "2 and above"]),
         ("[student]\nstate = 1.5".into(), &[], &["student.state", "floating point"]),
+        (
+            "[student]\nskip = 0.0".into(),
+            &[],
+            &["student.skip", "student.init = \"copy\" or \"random\""],
+        ),
+        (
+            "[student]\ninit = \"copy\"\ncopy_qkvo = true".into(),
+            &[],
+            &["student.copy_qkvo", "not both"],
+        ),
+        ("[student]\ninit = \"new\"".into(), &[], &["student.init", "calibrated"]),
+        (stage("compared = \"matrix\""), &[], &["alignment.compared", "only orientation"]),
         (String::new(), &["seed"], &["--set", "KEY=VALUE"]),
         ("seed = 1".into(), &["seed.x=2"], &["--set", "seed.x=2"]),
     ] {

@@ -11,8 +11,8 @@ mod texts;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{Backend, Dtype};
-use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted};
+use mlx_llamba::{Backend, Config, Dtype};
+use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted, Window};
 use mlx_rs::transforms::eval;
 
 pub use cost::Cost;
@@ -22,7 +22,7 @@ use crate::architecture::{Architecture, llama_logits};
 use crate::data::{Companions, Encoder, Position, Windows};
 use crate::error::io;
 use crate::evaluate::{Metrics, evaluate};
-use crate::recipe::{EvaluationOptions, Recipe, StageName};
+use crate::recipe::{EvaluationOptions, MixerInit, Recipe, StageName};
 use crate::stages::{Alignment, Distillation, NextToken, Orientation};
 use crate::student::{self, Init, Shape, set_half_lives};
 use crate::train::{
@@ -31,6 +31,12 @@ use crate::train::{
 };
 use crate::{Batch, Error, Objective, Parameters, Result};
 use texts::Texts;
+
+/// Tokens that the calibration reads, in whole windows.
+const CALIBRATION: usize = 8192;
+
+/// What a student has to be better than (StreamingLLM, arXiv 2309.17453).
+const BASELINE: Window = Window { size: 64, sinks: 4 };
 
 /// The kind of model that a run writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +105,9 @@ pub enum Note<'a> {
     /// The memory and time that the rest of the run takes on this machine, estimated from one
     /// window of each stage.
     Cost(&'a Cost),
+    /// The teacher with attention to its last 64 tokens and first 4, untrained, on the held-out
+    /// text: a student has to be better than this to be worth its training.
+    Baseline(&'a Metrics),
     /// A step, an evaluation or a checkpoint.
     Train(Event<'a>),
 }
@@ -289,6 +298,10 @@ impl Run<'_> {
             stop = self.announce(&state, tell)?;
             Session::open(output, identity, options, false, || Ok(state.parameters))?
         };
+        let stop = match self.baseline()? {
+            Some(metrics) if stop.is_continue() => tell(Note::Baseline(&metrics)),
+            _ => stop,
+        };
         let mut metrics = None;
         let mut ending = if stop.is_break() { Ending::Stopped } else { Ending::Done };
         for index in 0..self.windows.len() {
@@ -349,27 +362,66 @@ impl Run<'_> {
                 parameters
             }
             (Architecture::Llamba(config), None) => {
+                // Without a teacher there is nothing to fit.
+                let beginning = match (recipe.student.mixer_init(), &self.teacher) {
+                    (MixerInit::Calibrated, None) => MixerInit::Random,
+                    (beginning, _) => beginning,
+                };
                 let options = Init {
-                    copy_attention: recipe.student.copy_qkvo,
-                    scale: Some(recipe.student.copy_scale).filter(|&scale| scale > 0.0),
+                    copy_attention: beginning != MixerInit::Random,
+                    scale: match beginning {
+                        MixerInit::Calibrated => Some(1.0),
+                        _ => Some(recipe.student.copy_scale).filter(|&scale| scale > 0.0),
+                    },
                     skip: recipe.student.skip,
                     seed: recipe.seed,
                 };
                 let mut parameters = student::init(&self.llama, &llama()?, config, &options)?;
-                let half_lives = &recipe.student.half_lives;
-                if let (Some(teacher), Some(windows), false) =
-                    (&self.teacher, self.windows.first(), half_lives.is_empty())
-                {
-                    let (batch, _) = windows.batch(Position::default(), 4)?;
-                    let wanted = Wanted { hidden: true, ..Wanted::default() };
-                    let trace = teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;
-                    set_half_lives(config, &mut parameters, &trace.hidden, half_lives)?;
+                if let Some(teacher) = &self.teacher {
+                    match beginning {
+                        MixerInit::Calibrated => {
+                            self.calibrate(teacher, config, &mut parameters)?
+                        }
+                        _ => self.set_half_lives(teacher, config, &mut parameters)?,
+                    }
                 }
                 parameters
             }
         };
         eval(parameters.values())?;
         Ok(parameters)
+    }
+
+    /// Fits the mixers to the teacher on some of the longest windows.
+    fn calibrate(
+        &self,
+        teacher: &Llama,
+        config: &Config,
+        parameters: &mut Parameters,
+    ) -> Result<()> {
+        let Some(windows) = self.windows.iter().max_by_key(|windows| windows.length()) else {
+            return Ok(());
+        };
+        // A small text is not read twice.
+        let tokens = CALIBRATION.min(windows.tokens() as usize);
+        let (batch, _) = windows.batch(Position::default(), tokens.div_ceil(windows.length()))?;
+        student::calibrate(teacher, config, parameters, &batch).map(drop)
+    }
+
+    fn set_half_lives(
+        &self,
+        teacher: &Llama,
+        config: &Config,
+        parameters: &mut Parameters,
+    ) -> Result<()> {
+        let half_lives = &self.job.recipe.student.half_lives;
+        let Some(windows) = self.windows.first().filter(|_| !half_lives.is_empty()) else {
+            return Ok(());
+        };
+        let (batch, _) = windows.batch(Position::default(), 4)?;
+        let wanted = Wanted { hidden: true, ..Wanted::default() };
+        let trace = teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;
+        set_half_lives(config, parameters, &trace.hidden, half_lives)
     }
 
     /// Estimates the cost of the rest of the run by the gradients of one window of each stage.
@@ -404,7 +456,8 @@ impl Run<'_> {
         let place = (name, index);
         match (name, self.teacher.clone(), &self.architecture) {
             (StageName::Orientation, Some(teacher), Architecture::Llamba(student)) => {
-                let objective = Orientation::new(teacher, student.clone()).norms(options.norms);
+                let objective = Orientation::new(teacher, student.clone())?.norms(options.norms);
+                let objective = objective.compared(options.compared);
                 self.put(work, place, &objective, options)
             }
             (StageName::Alignment, Some(teacher), Architecture::Llamba(student)) => {
@@ -442,6 +495,19 @@ impl Run<'_> {
                 session.stage(&stage, &mut |parameters| self.measure(parameters), at)
             }
         }
+    }
+
+    /// Evaluates the teacher with a short window on held-out text, if both are there.
+    fn baseline(&self) -> Result<Option<Metrics>> {
+        let Some(teacher) = self.teacher.as_ref().filter(|_| !self.texts.held_out.is_empty())
+        else {
+            return Ok(None);
+        };
+        let window = teacher.clone().with_window(Some(BASELINE));
+        let windowed = |batch: &Batch| llama_logits(&window, batch);
+        let whole = |batch: &Batch| llama_logits(teacher, batch);
+        let vocab = self.architecture.vocab_size();
+        Ok(Some(evaluate(&self.texts.held_out, vocab, &windowed, Some(&whole))?))
     }
 
     /// Evaluates the model on held-out text, and the teacher beside it if there is one.

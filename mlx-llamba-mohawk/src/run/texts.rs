@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Note, Tell};
 use crate::Result;
-use crate::data::{Corpus, Encoder, Sources, Windows, held_out, is_held_out, tokenize};
+use crate::data::{Corpus, Encoder, Packing, Sources, Windows, held_out, is_held_out, tokenize};
 use crate::evaluate::Document;
 use crate::recipe::{DataOptions, EvaluationOptions};
 
@@ -15,6 +15,7 @@ pub(super) struct Texts {
     /// Every how many documents one is held out.
     every: usize,
     resets: bool,
+    packing: Packing,
     pub(super) held_out: Vec<Document>,
 }
 
@@ -50,7 +51,8 @@ impl Texts {
                 (every, held_out(&corpus, numbers, tokens, length))
             }
         };
-        Ok(Self { corpus, every, resets: data.resets, held_out })
+        let (resets, packing) = (data.resets, data.packing);
+        Ok(Self { corpus, every, resets, packing, held_out })
     }
 
     pub(super) fn hash(&self) -> &str {
@@ -65,6 +67,7 @@ impl Texts {
     /// Windows over what is not held out.
     pub(super) fn windows(&self, length: usize, names: &[u64]) -> Result<Windows> {
         let kept = (0..self.corpus.documents()).filter(|&i| !is_held_out(i, self.every));
-        Windows::new(&self.corpus, kept, length, self.resets, names)
+        let windows = Windows::new(&self.corpus, kept, length, self.resets, names)?;
+        Ok(windows.packing(self.packing))
     }
 }

@@ -22,7 +22,7 @@ mod orientation;
 pub use alignment::Alignment;
 pub use distillation::{Distillation, Losses};
 pub use next_token::NextToken;
-pub use orientation::Orientation;
+pub use orientation::{Compared, Orientation, Oriented};
 
 use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout};
 use mlx_rs::error::Exception;

@@ -28,7 +28,7 @@ impl Heads {
             return Err(Error::NoStudent {
                 field: "(h, g, p, n) of a copy of attention",
                 found: format!("{:?}", [dims.h, dims.g, dims.p, dims.n]),
-                expected: format!("the teacher's {expected:?}"),
+                expected: format!("the teacher's {expected:?}, or student.init=random"),
             });
         }
         let factor = teacher.rope.attention_factor() as f32;

@@ -18,6 +18,10 @@ use crate::{Error, Objective, Parameters, Result};
 /// any step ever used, in sizes that other stages have no use for.
 const CACHE: usize = 1 << 29;
 
+/// Bytes of memory from which on half of it may be such a cache: a large GPU's allocator waits for
+/// all work before it, every time.
+const LARGE: usize = 64 << 30;
+
 /// Intervals of evaluations and checkpoints; they do not change what is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SessionOptions {
@@ -169,7 +173,9 @@ impl Session {
         };
         sweep(directory)?;
         let log = Log::open(&directory.join("log.jsonl"), state.progress.total_steps)?;
-        let _ = mlx_rs::memory::set_cache_limit(CACHE);
+        let memory = mlx_rs::memory::memory_limit().unwrap_or(0);
+        let cache = if memory >= LARGE { memory / 2 } else { CACHE };
+        let _ = mlx_rs::memory::set_cache_limit(cache);
         let directory = directory.to_owned();
         let session = Self { directory, options, checkpoints, identity, log, state, _lock: lock };
         if !resume {

@@ -12,6 +12,7 @@ use super::muon;
 use super::watch::Place;
 use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
 use crate::data::{Position, Windows};
+use crate::stages::Compared;
 use crate::{Error, Objective, Parameters, Result};
 
 /// Options of a stage; a table of a recipe.
@@ -51,6 +52,9 @@ pub struct StageOptions {
     /// A loss above this many times the median of the last ones ends the run.
     #[serde(default = "ten")]
     pub explosion: f64,
+    /// What of attention is compared. Of stage 1.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compared: Compared,
     /// Trains the blocks' norms too. Of stages 1 and 2; later ones train everything.
     #[serde(default)]
     pub norms: bool,
@@ -78,9 +82,30 @@ pub struct StageOptions {
     /// Matrices that Muon changes instead of AdamW, as in [`freeze`](Self::freeze).
     #[serde(default)]
     pub muon: Vec<String>,
-    /// Rows that are a matrix of their own to Muon, such as those of a head; 0 is all of them.
+    /// Rows that are a matrix of their own to Muon, such as those of a head; 0 is all of them. One
+    /// number, or a table of numbers by name, as in [`lr_factors`](Self::lr_factors).
     #[serde(default)]
-    pub muon_rows: usize,
+    pub muon_rows: MuonRows,
+}
+
+/// Rows of a block of Muon's: of all matrices, or of those whose names fit a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum MuonRows {
+    /// Of all.
+    All(usize),
+    /// By pattern; the others are whole.
+    By(BTreeMap<String, usize>),
+}
+
+impl Default for MuonRows {
+    fn default() -> Self {
+        Self::All(0)
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn tenth() -> f64 {
@@ -129,6 +154,19 @@ impl StageOptions {
         let fitting =
             self.lr_factors.iter().filter(|(pattern, _)| mlx_llamba::names::matches(pattern, name));
         fitting.map(|(_, factor)| factor).product()
+    }
+
+    /// Rows of a block of the matrix `name` to Muon; 0 is all of them.
+    #[must_use]
+    pub fn muon_rows(&self, name: &str) -> usize {
+        match &self.muon_rows {
+            MuonRows::All(rows) => *rows,
+            MuonRows::By(patterns) => {
+                let fitting =
+                    patterns.iter().find(|(pattern, _)| mlx_llamba::names::matches(pattern, name));
+                fitting.map_or(0, |(_, rows)| *rows)
+            }
+        }
     }
 
     /// The first field that makes no sense: its name and what is allowed.
@@ -343,18 +381,19 @@ impl<'a, O: Objective> Trainer<'a, O> {
             parameter: names.first().map_or("", String::as_str),
         };
         state.progress.watch.check(place, loss, norm, self.options.explosion)?;
-        let clip = Some(self.options.clip).filter(|&clip| clip > 0.0);
+        let options = self.options;
+        let clip = Some(options.clip).filter(|&clip| clip > 0.0);
         let factor = clip_factor(f64::from(norm), clip);
         let step = state.progress.step + 1;
         for (name, gradient) in names.iter().zip(&sum.gradients) {
             let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
             let old = state.moments.get(name);
-            let time = (step, lr * self.options.lr_factor(name));
+            let time = (step, lr * options.lr_factor(name));
             let gradient = (gradient, factor);
             let (mut new, moments) =
                 self.adamw.update(self.backend, parameter, gradient, old, time)?;
-            if parameter.ndim() == 2 && matches_any(&self.options.muon, name) {
-                let rows = self.options.muon_rows;
+            if parameter.ndim() == 2 && matches_any(&options.muon, name) {
+                let rows = options.muon_rows(name);
                 new = muon::step(parameter, gradient, &moments.m, &new, rows, time.1)?;
             }
             state.parameters.insert(name.clone(), new);

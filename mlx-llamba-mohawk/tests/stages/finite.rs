@@ -1,7 +1,7 @@
 //! Gradients beside central differences along a random direction: no other program needed.
 
 use mlx_llamba::floats;
-use mlx_llamba_mohawk::stages::{Alignment, Distillation, Orientation};
+use mlx_llamba_mohawk::stages::{Alignment, Compared, Distillation, Orientation};
 use mlx_llamba_mohawk::{Objective, Parameters};
 use mlx_rs::{Array, random};
 
@@ -52,8 +52,10 @@ fn check<O: Objective>(what: &str, objective: &O, part: usize) {
 #[test]
 fn gradients_are_slopes() {
     let (teacher, (config, _)) = (teacher("plain"), student("plain"));
-    let orientation = Orientation::new(teacher.clone(), config.clone()).norms(true);
-    check("orientation", &orientation, 1);
+    let orientation = Orientation::new(teacher.clone(), config.clone()).unwrap().norms(true);
+    for compared in [Compared::Matrix, Compared::Columns] {
+        check(&format!("{compared:?}"), &orientation.clone().compared(compared), 1);
+    }
     let alignment = Alignment::new(teacher.clone(), config.clone()).norms(true).mlp(true);
     check("alignment", &alignment, 0);
     check("distillation", &Distillation::new(teacher, config).next_weight(0.5), 0);

@@ -1,7 +1,7 @@
 //! Losses and the gradients of every parameter beside PyTorch's in float64 (see `make.py`).
 
 use mlx_llamba::{Config, floats};
-use mlx_llamba_mohawk::stages::{Alignment, Distillation, NextToken, Orientation};
+use mlx_llamba_mohawk::stages::{Alignment, Compared, Distillation, NextToken, Orientation};
 use mlx_llamba_mohawk::{Architecture, Batch, Objective, Parameters};
 use mlx_rs::Array;
 
@@ -58,7 +58,8 @@ fn with_students(check: impl Fn(&Case<'_>, &str, &Config)) {
 #[test]
 fn orientation() {
     with_students(|case, variant, config| {
-        let stage = Orientation::new(teacher(variant), config.clone());
+        let stage =
+            Orientation::new(teacher(variant), config.clone()).unwrap().compared(Compared::Matrix);
         assert_eq!(stage.parts(), 2);
         (0..2).for_each(|part| case.check(&format!("orientation.{part}"), &stage, part));
     });
@@ -105,8 +106,8 @@ fn parts_train_all_that_their_losses_depend_on() {
         let name = |name: &&String| golden.get(&format!("long.{loss}.{part}.{name}")).is_some();
         all.iter().filter(name).cloned().collect()
     };
-    let with = Orientation::new(teacher.clone(), config.clone()).norms(true);
-    let without = Orientation::new(teacher.clone(), config.clone());
+    let with = Orientation::new(teacher.clone(), config.clone()).unwrap().norms(true);
+    let without = Orientation::new(teacher.clone(), config.clone()).unwrap();
     for part in 0..2 {
         assert_eq!(with.trains(part), depends("orientation", part));
         let expected = depends("orientation", part).into_iter();

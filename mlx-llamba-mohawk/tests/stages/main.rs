@@ -2,6 +2,8 @@
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
+mod calibrate;
+mod compared;
 mod finite;
 mod golden;
 mod heads;
