@@ -107,8 +107,7 @@ impl<'m> Batch<'m> {
         let read = self.reading() > 0 && (self.decoding() == 0 || self.decoded_last);
         self.decoded_last = !read;
         if read {
-            let (more, rows) = self.queue.step(self.model, self.chunk)?;
-            events.extend(more);
+            let rows = self.queue.step(self.model, self.chunk, &mut events)?;
             self.joining.extend(rows);
         } else if self.decoding() > 0 {
             events.extend(self.decode()?);

@@ -122,14 +122,14 @@ impl Queue {
         taken
     }
 
-    /// Reads a chunk. Returns what happened, and the rows that go on to decode with their states;
-    /// their first tokens are among the events.
+    /// Reads a chunk and adds its events. Returns the rows that go on to decode, whose first tokens
+    /// are among the events, with their states.
     pub(super) fn step(
         &mut self,
         model: &Model,
         chunk: usize,
-    ) -> Result<(Vec<BatchEvent>, Vec<(Row, State)>)> {
-        let mut events = Vec::new();
+        events: &mut Vec<BatchEvent>,
+    ) -> Result<Vec<(Row, State)>> {
         let (done, mut taken): (Vec<_>, Vec<_>) =
             self.take(chunk).into_iter().partition(|reading| reading.prefill.is_done());
         for reading in done {
@@ -137,7 +137,7 @@ impl Queue {
             events.extend(reading.end(&Reason::Length)?);
         }
         if taken.is_empty() {
-            return Ok((events, Vec::new()));
+            return Ok(Vec::new());
         }
         let ends: Vec<usize> = taken.iter().map(|reading| reading.prefill.end(chunk)).collect();
         let chunks: Vec<&[u32]> =
@@ -179,8 +179,7 @@ impl Queue {
                 }
             }
         }
-        let rows = first_tokens(model, started, &last, &mut events)?;
-        Ok((events, rows))
+        first_tokens(model, started, &last, events)
     }
 }
 
