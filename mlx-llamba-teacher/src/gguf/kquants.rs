@@ -83,12 +83,13 @@ mod tests {
 
     use super::*;
 
+    type Unpack = fn(&[u8], &mut Vec<f32>);
+
     #[test]
     fn values_are_those_of_ggml() {
         let file = include_bytes!("../../tests/fixtures/kquants.safetensors");
         let file = SafeTensors::deserialize(file).unwrap();
-        let kinds: [(&str, fn(&[u8], &mut Vec<f32>)); 3] =
-            [("Q4_K", q4), ("Q5_K", q5), ("Q6_K", q6)];
+        let kinds: [(&str, Unpack); 3] = [("Q4_K", q4), ("Q5_K", q5), ("Q6_K", q6)];
         for ((name, unpack), bytes) in kinds.into_iter().zip(BYTES) {
             let stored = file.tensor(&format!("{name}.bytes")).unwrap();
             let mut found = Vec::new();
