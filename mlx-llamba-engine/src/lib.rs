@@ -46,6 +46,11 @@
 //! | hold conversations | [`Engine::create_session`] and the functions beside it |
 //! | watch the load | [`Metrics`] |
 
+/// The guide's chapter on the engine: its example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../guide/src/engine.md")]
+struct Guide;
+
 mod command;
 mod engine;
 mod error;

@@ -1,6 +1,5 @@
 //! Positions in a text to continue from, now or later, from a copy or a file.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use mlx_llamba_kernels::MixerState;
@@ -227,9 +226,10 @@ pub(crate) fn array(
 }
 
 /// A tensor of a file that was read already.
+#[cfg(feature = "chat")]
 pub(crate) fn read_array(
     path: &Path,
-    tensors: &BTreeMap<String, FloatTensor>,
+    tensors: &std::collections::BTreeMap<String, FloatTensor>,
     name: &str,
     shape: &[usize],
 ) -> Result<Array> {

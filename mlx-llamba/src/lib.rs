@@ -58,7 +58,9 @@
 //! # Features
 //!
 //! - `metal`: run on Apple GPUs.
+//! - `chat` (default): chat templates, and sessions, which use them.
 //! - `embedded-model` (default): include the built-in model, 3.8 MB.
+//! - `hub` (default): download models from the hub.
 
 // The paper's matrices keep their upper-case names.
 #![allow(non_snake_case)]
@@ -76,6 +78,7 @@ pub mod evaluate;
 pub mod files;
 pub mod follow;
 mod host;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod inspect;
 mod language;
@@ -91,19 +94,23 @@ pub mod quantize;
 pub mod random;
 pub mod row_layout;
 pub mod sample;
+#[cfg(feature = "chat")]
 pub mod session;
 mod setters;
+#[cfg(feature = "chat")]
 pub mod snapshots;
 mod state;
 pub mod store;
+#[cfg(feature = "chat")]
 pub mod template;
 pub mod tokenizer;
 mod tokens;
 mod weights;
 
-/// The guide's chapter on Rust: its examples are tests.
+/// The guide's chapter on Rust and the project's README: their examples are tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../guide/src/rust.md")]
+#[doc = include_str!("../../README.md")]
 struct Guide;
 
 pub use checkpoint::Checkpoint;
@@ -120,8 +127,10 @@ pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use model::Model;
 pub use prefix_cache::PrefixCache;
 pub use sample::Sampling;
+#[cfg(feature = "chat")]
 pub use session::{Reply, Session};
 pub use state::State;
+#[cfg(feature = "chat")]
 pub use template::{ChatOptions, Message, Template};
 pub use tokenizer::Tokenizer;
 
@@ -152,7 +161,6 @@ pub use {
     evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare},
     files::{FloatTensor, TokenizerFiles},
     follow::{Follow, FollowReport},
-    hub::{HubOptions, HubProgress},
     inspect::Summary,
     kernels::{Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight},
     linear::{DtypePolicy, Linear, Matrix},
@@ -163,9 +171,16 @@ pub use {
     random::Preset,
     row_layout::RowLayout,
     sample::{Logprobs, Sampler},
+    store::{OnProgress, Progress},
+    tokenizer::Rendered,
+};
+#[cfg(feature = "hub")]
+#[doc(hidden)]
+pub use hub::{HubOptions, HubProgress};
+#[cfg(feature = "chat")]
+#[doc(hidden)]
+pub use {
     session::{SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan},
     snapshots::SnapshotBudget,
-    store::{OnProgress, Progress},
     template::Json,
-    tokenizer::Rendered,
 };

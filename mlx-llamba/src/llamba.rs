@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::decode::generation::{Completion, Generation};
 use crate::decode::stream::Stream;
 use crate::error::{Error, Result};
+#[cfg(feature = "hub")]
 use crate::hub::{self, HubOptions};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
@@ -216,6 +217,7 @@ pub struct Builder {
     fallback_tokenizer: Option<PathBuf>,
     read_tokenizer: fn(&Path) -> Result<Tokenizer>,
     without_tokenizer: bool,
+    #[cfg(feature = "hub")]
     hub: Option<HubOptions>,
     compute: Compute,
     dtype: Option<Dtype>,
@@ -231,6 +233,7 @@ impl Builder {
             fallback_tokenizer: None,
             read_tokenizer: |path| Tokenizer::open(path),
             without_tokenizer: false,
+            #[cfg(feature = "hub")]
             hub: None,
             compute: Compute::default(),
             dtype: None,
@@ -271,6 +274,7 @@ impl Builder {
 
     /// Sets the options of the hub. Default: [`HubOptions::from_env`].
     #[must_use]
+    #[cfg(feature = "hub")]
     pub fn hub(mut self, hub: HubOptions) -> Self {
         self.hub = Some(hub);
         self
@@ -312,7 +316,7 @@ impl Builder {
     /// Those of the hub.
     pub fn path(&self) -> Result<Option<PathBuf>> {
         match &self.source {
-            Source::Named(name) => self.resolve(name, hub::resolve).map(Some),
+            Source::Named(name) => self.model_path(name).map(Some),
             #[cfg(feature = "embedded-model")]
             Source::Embedded => Ok(None),
         }
@@ -332,7 +336,7 @@ impl Builder {
     /// Those of [`Checkpoint::open`] and of the hub.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         match &self.source {
-            Source::Named(name) => Checkpoint::open(self.resolve(name, hub::resolve)?),
+            Source::Named(name) => Checkpoint::open(self.model_path(name)?),
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::checkpoint(),
         }
@@ -397,23 +401,30 @@ impl Builder {
     }
 
     fn open_tokenizer(&self, name: &Path) -> Result<Tokenizer> {
-        (self.read_tokenizer)(&self.resolve(name, hub::resolve_tokenizer)?)
+        (self.read_tokenizer)(&self.tokenizer_path(name)?)
     }
 
-    /// Returns a local path as it is, else downloads.
-    fn resolve(
-        &self,
-        name: &Path,
-        fetch: fn(&str, &HubOptions) -> Result<PathBuf>,
-    ) -> Result<PathBuf> {
-        if name.exists() {
-            return Ok(name.to_owned());
+    /// Returns a local path as it is; downloads another name from the hub.
+    fn model_path(&self, name: &Path) -> Result<PathBuf> {
+        #[cfg(feature = "hub")]
+        if !name.exists() {
+            return hub::resolve(&name.to_string_lossy(), &self.hub_options()?);
         }
-        let name = &name.to_string_lossy();
-        match &self.hub {
-            Some(hub) => fetch(name, hub),
-            None => fetch(name, &HubOptions::from_env()?),
+        Ok(name.to_owned())
+    }
+
+    /// As [`model_path`](Self::model_path), for a tokenizer.
+    fn tokenizer_path(&self, name: &Path) -> Result<PathBuf> {
+        #[cfg(feature = "hub")]
+        if !name.exists() {
+            return hub::resolve_tokenizer(&name.to_string_lossy(), &self.hub_options()?);
         }
+        Ok(name.to_owned())
+    }
+
+    #[cfg(feature = "hub")]
+    fn hub_options(&self) -> Result<HubOptions> {
+        self.hub.clone().map_or_else(HubOptions::from_env, Ok)
     }
 }
 

@@ -3,6 +3,7 @@
 mod files;
 mod rendered;
 mod spelled;
+#[cfg_attr(not(feature = "chat"), allow(dead_code))]
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::{Error, Result};
 use files::{SpecialTokens, Spelling};
 pub use rendered::Rendered;
 use spelled::Spelled;
+#[cfg(feature = "chat")]
 pub(crate) use templates::{ChatTemplates, DEFAULT};
 
 /// A tokenizer in the format of the `tokenizers` library: byte-level like Llama 3's, or
@@ -124,6 +126,7 @@ impl Tokenizer {
     }
 
     /// Positions of the characters of a text that must not become part of a special token.
+    #[cfg(feature = "chat")]
     pub(crate) fn guards(&self, text: &str) -> Vec<usize> {
         self.0.spelled.guards(&self.0.inner, text)
     }
@@ -181,6 +184,7 @@ impl Tokenizer {
     }
 
     /// The chat templates among its files; the error says what is wrong with them.
+    #[cfg(feature = "chat")]
     pub(crate) fn templates(&self) -> Result<&ChatTemplates, &str> {
         self.0.special.templates.as_ref().map_err(String::as_str)
     }

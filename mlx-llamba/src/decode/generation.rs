@@ -217,6 +217,7 @@ pub struct Stats {
 
 impl Stats {
     /// Adds time that was spent on prefill before this generation.
+    #[cfg(feature = "chat")]
     pub(crate) fn add_reading(&mut self, time: Duration) {
         self.time_to_first_token += time.as_secs_f64();
         if self.time_to_first_token > 0.0 {
