@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::model::{Loaded, ModelArgs};
+use crate::model::{ModelArgs, with_model};
 use crate::output::{check_parent, show};
 use crate::{bench, interrupt};
 use bench::counts::{batch, count, repetitions};
@@ -122,10 +122,8 @@ impl Args {
             Some((model, name)) => self.report(&model, name),
             None => {
                 let name = self.model.name().to_owned();
-                match self.model.load_any(false)? {
-                    Loaded::Llamba(llamba) => self.report(llamba.model(), name),
-                    Loaded::Teacher(teacher) => self.report(teacher.llama(), name),
-                }
+                let loaded = self.model.load_any(false)?;
+                with_model!(&loaded, |model| self.report(model, name))
             }
         }
     }

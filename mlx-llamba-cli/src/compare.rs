@@ -4,7 +4,7 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Pair;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{AttentionArgs, Loaded, PairArgs};
+use crate::model::{AttentionArgs, PairArgs, with_model};
 use crate::output::show;
 use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
 
@@ -18,9 +18,9 @@ student has to beat.
 
 Examples:
   mlx-llamba compare ./llamba ./llamba-4bit held-out.txt
-  mlx-llamba compare ./llamba-4bit ./llamba-4bit held-out.txt --other-activations int8
+  mlx-llamba compare ./small ./small held-out.txt --other-activations int8
   mlx-llamba compare llama.gguf ./student --data stories.jsonl --every 100
-  mlx-llamba compare llama.gguf llama.gguf --attention-window 64 --sinks 4 held-out.txt
+  mlx-llamba compare llama.gguf llama.gguf --attention-window 64 held-out.txt
   mlx-llamba compare llamba-stories ./mine --data stories.jsonl --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -36,15 +36,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        use Loaded::{Llamba, Teacher};
         let (reference, other, tokenizer) = self.models.load()?;
         let other = self.attention.apply(&self.models.other, other)?;
-        match (&reference, &other) {
-            (Llamba(p), Llamba(q)) => self.measure(p.model(), q.model(), &tokenizer),
-            (Llamba(p), Teacher(q)) => self.measure(p.model(), q.llama(), &tokenizer),
-            (Teacher(p), Llamba(q)) => self.measure(p.llama(), q.model(), &tokenizer),
-            (Teacher(p), Teacher(q)) => self.measure(p.llama(), q.llama(), &tokenizer),
-        }
+        with_model!(&reference, |p| with_model!(&other, |q| self.measure(p, q, &tokenizer)))
     }
 
     fn measure(

@@ -14,8 +14,9 @@ use crate::rewrite;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  mlx-llamba convert --model cartesia-ai/Llamba-1B-4bit-mlx --to mlx --output llamba-1b-4bit
-  mlx-llamba convert --model ./llamba-1b-4bit --to pytorch --dtype bfloat16 --output dense")]
+  mlx-llamba convert --model cartesia-ai/Llamba-1B-4bit-mlx --to mlx \\
+      --output llamba-1b-4bit
+  mlx-llamba convert --model ./llamba-1b-4bit --to pytorch --output dense")]
 pub(crate) struct Args {
     #[command(flatten)]
     source: SourceArgs,

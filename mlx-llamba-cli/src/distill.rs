@@ -19,10 +19,10 @@ log.jsonl, training.svg and the last checkpoints of the run. A run that was stop
 continues with --resume and ends with the same student, bit for bit.
 
 Examples:
-  mlx-llamba distill --teacher ./llama --data stories.jsonl --config tiny --output ./student
+  mlx-llamba distill --teacher ./llama --data stories.jsonl --output ./student
   mlx-llamba distill --print-recipe tiny > my.toml
-  mlx-llamba distill --teacher smollm2.gguf --data texts/ --config my.toml --stage 2+3 \\
-      --set distillation.lr=1e-4 --output ./student")]
+  mlx-llamba distill --teacher smollm2.gguf --data texts/ --config my.toml \\
+      --stage 2+3 --set distillation.lr=1e-4 --output ./student")]
 pub(crate) struct Args {
     /// The Llama: a directory in Hugging Face's layout, or a GGUF file
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]

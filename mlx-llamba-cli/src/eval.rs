@@ -10,7 +10,7 @@ use mlx_llamba::evaluate::{
 use mlx_llamba::{LanguageModel, Tokenizer};
 use serde::Serialize;
 
-use crate::model::{Loaded, ModelArgs};
+use crate::model::{ModelArgs, with_model};
 use crate::output::show;
 use crate::progress::{Progress, Unit};
 use crate::texts::estimate;
@@ -30,8 +30,9 @@ questions; --bos is its add_bos_token.
 
 Examples:
   mlx-llamba eval --model ./llamba --data questions.jsonl
-  mlx-llamba eval --data stories.jsonl --context beginning --choices endings --answer right
-  mlx-llamba eval --model llama.gguf --data questions.jsonl --mutual-information --json --each")]
+  mlx-llamba eval --data stories.jsonl --context beginning --choices endings \\
+      --answer right
+  mlx-llamba eval --data questions.jsonl --mutual-information --json --each")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -79,14 +80,9 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         // Wrong questions are reported before the model is loaded.
         let questions = self.questions(&self.data)?;
-        match self.model.load_any(true)? {
-            Loaded::Llamba(llamba) => {
-                self.ask(llamba.model(), llamba.require_tokenizer()?, &questions)
-            }
-            Loaded::Teacher(teacher) => {
-                self.ask(teacher.llama(), teacher.require_tokenizer()?, &questions)
-            }
-        }
+        let loaded = self.model.load_any(true)?;
+        let tokenizer = loaded.require_tokenizer()?;
+        with_model!(&loaded, |model| self.ask(model, tokenizer, &questions))
     }
 
     /// Returns true if each question is printed. A default may set --each without --json.

@@ -25,7 +25,7 @@ Examples:
   echo \"One day\" | mlx-llamba generate --echo -
   mlx-llamba generate --state-out story.state \"Lily found a key.\"
   mlx-llamba generate --state-in story.state \" The next day\"
-  tail -f server.log | mlx-llamba generate --follow --every 500 --state-out log.state")]
+  tail -f server.log | mlx-llamba generate --follow --state-out log.state")]
 pub(crate) struct Args {
     /// The text to continue; - reads it from standard input
     #[arg(conflicts_with = "prompt_file")]

@@ -21,7 +21,13 @@ pub(crate) struct Args {
     #[arg(value_name = "MODEL")]
     model: Option<String>,
     /// The same, as an option as in other commands
-    #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
+    #[arg(
+        short = 'm',
+        short_alias = 'n',
+        long = "model",
+        value_name = "MODEL",
+        conflicts_with = "model"
+    )]
     named: Option<String>,
     /// Use only cached files of the hub; download nothing
     #[arg(long)]

@@ -36,9 +36,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Llamba recurrent language models on MLX.
+/// Run, serve, quantize and distill Llamba recurrent language models
 #[derive(Parser)]
-#[command(name = "mlx-llamba", version, about, max_term_width = 100, after_help = after_help())]
+#[command(name = "mlx-llamba", version, max_term_width = 100, after_help = after_help())]
 struct Cli {
     /// Level of messages on standard error: off, error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
@@ -52,10 +52,7 @@ const EXIT_STATUS: [(u8, &str); 4] = [
     (SUCCESS, "success, also if the reader of the output closes it early"),
     (FAILURE, "failure"),
     (USAGE, "wrong arguments"),
-    (
-        INTERRUPTED,
-        "interrupted by Ctrl-C or a termination signal; a server that shuts down cleanly exits with 0",
-    ),
+    (INTERRUPTED, "interrupted by a signal; a clean shutdown of a server exits with 0"),
 ];
 const SUCCESS: u8 = 0;
 const FAILURE: u8 = 1;

@@ -65,8 +65,8 @@ pub(crate) struct ComputeArgs {
     /// precision, or bfloat16]
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
-    /// Precision of activations in 4- and 8-bit products on CPUs; int8 is faster but rounds
-    /// [default: MLX_LLAMBA_ACTIVATIONS, or else float32]
+    /// Precision of activations in 4- and 8-bit matrix multiplications on CPUs; int8 is faster but
+    /// rounds [default: MLX_LLAMBA_ACTIVATIONS, or else float32]
     #[arg(long, value_enum)]
     activations: Option<ActivationsArg>,
 }
@@ -134,6 +134,33 @@ pub(crate) enum Loaded {
     /// A Transformer.
     Teacher(Teacher),
 }
+
+impl Loaded {
+    /// Returns the tokenizer.
+    pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
+        Ok(match self {
+            Self::Llamba(llamba) => llamba.require_tokenizer()?,
+            Self::Teacher(teacher) => teacher.require_tokenizer()?,
+        })
+    }
+}
+
+/// Evaluates an expression with the model of a [`Loaded`], whose type depends on its kind.
+macro_rules! with_model {
+    ($loaded:expr, |$model:ident| $work:expr) => {
+        match $loaded {
+            $crate::model::Loaded::Llamba(llamba) => {
+                let $model = llamba.model();
+                $work
+            }
+            $crate::model::Loaded::Teacher(teacher) => {
+                let $model = teacher.llama();
+                $work
+            }
+        }
+    };
+}
+pub(crate) use with_model;
 
 impl ModelArgs {
     /// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.

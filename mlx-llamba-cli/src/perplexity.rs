@@ -4,7 +4,7 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Single;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{AttentionArgs, Loaded, ModelArgs};
+use crate::model::{AttentionArgs, ModelArgs, with_model};
 use crate::output::show;
 use crate::texts::{TextArgs, expect_tokens, prediction};
 
@@ -22,7 +22,7 @@ Examples:
   mlx-llamba perplexity --model ./llamba --data stories.jsonl --every 100 --json
   zcat log.gz | mlx-llamba perplexity --model ./llamba -
   mlx-llamba perplexity --model llama.gguf --stride 128 book.txt
-  mlx-llamba perplexity --model llama.gguf --attention-window 64 --sinks 4 book.txt")]
+  mlx-llamba perplexity --model llama.gguf --attention-window 64 book.txt")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -37,10 +37,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        match self.attention.apply(self.model.name(), self.model.load_any(true)?)? {
-            Loaded::Llamba(llamba) => self.measure(llamba.model(), llamba.require_tokenizer()?),
-            Loaded::Teacher(teacher) => self.measure(teacher.llama(), teacher.require_tokenizer()?),
-        }
+        let loaded = self.attention.apply(self.model.name(), self.model.load_any(true)?)?;
+        let tokenizer = loaded.require_tokenizer()?;
+        with_model!(&loaded, |model| self.measure(model, tokenizer))
     }
 
     fn measure(&self, model: &impl LanguageModel, tokenizer: &Tokenizer) -> Result<()> {

@@ -25,9 +25,11 @@ second exits at once with status 130.
 Examples:
   mlx-llamba serve
   mlx-llamba serve --model cartesia-ai/Llamba-1B-4bit-mlx \\
-      --tokenizer meta-llama/Llama-3.2-1B-Instruct --bind 0.0.0.0:8080 --api-key-file keys.txt
-  curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\
-      -d '{\"model\": \"llamba-stories\", \"prompt\": \"Once upon a time\", \"max_tokens\": 40}'")]
+      --tokenizer meta-llama/Llama-3.2-1B-Instruct \\
+      --bind 0.0.0.0:8080 --api-key-file keys.txt
+  curl http://127.0.0.1:8080/v1/completions \\
+      -H 'Content-Type: application/json' \\
+      -d '{\"model\": \"llamba-stories\", \"prompt\": \"Once upon a time\"}'")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,

@@ -31,10 +31,11 @@ into a question to answer. A line of any other file is the beginning of a text.
 
 Examples:
   mlx-llamba synthesize --teacher ./llama --tokens 1000000 --output texts.jsonl
-  mlx-llamba synthesize --teacher smollm2.gguf --tokens 200000 --begin '<|endoftext|>' \\
-      --end '<|endoftext|>' --prompts beginnings.txt --output texts.jsonl
-  mlx-llamba synthesize --teacher smollm2.gguf --tokens 5000000 --prompts questions.jsonl \\
-      --batch 128 --device gpu --output answers.jsonl")]
+  mlx-llamba synthesize --teacher smollm2.gguf --tokens 200000 \\
+      --begin '<|endoftext|>' --end '<|endoftext|>' \\
+      --prompts beginnings.txt --output texts.jsonl
+  mlx-llamba synthesize --teacher smollm2.gguf --tokens 5000000 \\
+      --prompts questions.jsonl --batch 128 --device gpu --output answers.jsonl")]
 pub(crate) struct Args {
     /// The Llama: a directory in Hugging Face's layout, or a GGUF file
     #[arg(long, value_name = "PATH")]

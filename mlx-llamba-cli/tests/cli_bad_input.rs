@@ -1,4 +1,4 @@
-//! Bad models and prompts: one line that names what is wrong and where, and nothing left behind.
+//! Bad models and prompts: one line names the problem and its place, and nothing is left behind.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// A copy of a fixture, to be damaged.
+/// A copy of a fixture to damage.
 struct Model(TempDir);
 
 impl Model {
@@ -46,7 +46,8 @@ impl Model {
         self
     }
 
-    /// Every command refuses it in the same words, and quantizing leaves nothing behind.
+    /// Asserts that every command refuses it with the same message, and that quantizing leaves
+    /// nothing behind.
     fn is_refused(&self, parts: &[&str]) {
         let parts = [&[self.path()], parts].concat();
         let out = tempfile::tempdir().unwrap();
@@ -124,7 +125,7 @@ fn a_tokenizer_of_another_model() {
     let tiny = fixtures::path("a_base").display().to_string();
     let parts = ["tokenizer.json", "4095", "257", "another model"];
     CLI.fails(&["generate", "-m", &tiny, "--tokenizer", &model, "hi"], &parts);
-    // A report needs it too: it is asked for before the work.
+    // A report needs it too, and is checked before the work begins.
     let (text, output) = (format!("{model}/README.md"), out.path().join("q").display().to_string());
     let quantize = ["quantize", "-m", &tiny, "-o", &output, "--report", &text];
     CLI.fails(&quantize, &["no tokenizer"]);

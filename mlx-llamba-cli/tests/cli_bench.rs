@@ -1,4 +1,4 @@
-//! `mlx-llamba bench`: which rows there are and what they say, never how fast.
+//! `mlx-llamba bench`: its rows and their contents, never the speed itself.
 
 #![allow(clippy::unwrap_used)]
 
@@ -61,7 +61,7 @@ fn a_sweep_measures_every_combination_once() {
         let active = number(row, "active_memory");
         assert!(4 * 80_072 < active && active <= number(row, "peak_memory"), "{row}");
         assert!(!cfg!(target_os = "linux") || number(row, "resident_memory") > active, "{row}");
-        // The head is the embedding, so that a step reads all.
+        // The head is the embedding, so a step reads all weights.
         let read = float("weight_bytes_per_second");
         assert_eq!(read.is_some(), row["test"] == "generate", "{row}");
         let per_row = float("tokens_per_second_per_row").unwrap();
@@ -84,7 +84,7 @@ fn memory_in_use_grows_with_the_batch_and_not_with_the_depth() {
         measured.map(|row| number(row, "active_memory")).collect()
     };
     let (one, four) = (active("1"), active("4"));
-    // MLX may give a buffer that is somewhat larger than was asked for.
+    // MLX may return a buffer that is somewhat larger than requested.
     for (shallow, deep) in [(one[0], one[2]), (one[1], one[3]), (four[0], four[2])] {
         assert!(shallow.abs_diff(deep) < shallow / 10, "{one:?} {four:?}");
     }
@@ -122,7 +122,7 @@ fn the_same_rows_in_every_format() {
         serde_json::from_str(print(&["--format", "json"]).lines().last().unwrap()).unwrap();
     let mut names: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
     let mut columns = csv[0].clone();
-    // A format says what stands in it, not in which order.
+    // Formats have the same fields, not necessarily in the same order.
     names.sort_unstable();
     columns.sort_unstable();
     assert_eq!(names, columns);
@@ -253,7 +253,7 @@ fn an_interruption_keeps_what_was_measured() {
     assert!(std::fs::read_to_string(&plot).unwrap().contains("\nread 2\n"));
 }
 
-/// A Llama of 2 layers with 3 key/value heads of 8 and a context of 4k: its directory.
+/// Writes a Llama of 2 layers with 3 key/value heads of 8 and a context of 4k. Returns its directory.
 fn teacher(directory: &Path) -> String {
     let fixture =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../mlx-llamba-teacher/tests/fixtures/plain");
@@ -294,13 +294,13 @@ fn a_teacher_is_measured_as_a_llamba_is_and_its_memory_grows_with_the_depth() {
         assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
         assert_eq!(row["time_to_first_token"].is_null(), row["test"] != "read", "{row}");
     }
-    // The head has a matrix of its own, so that a step does not read the embedding (23 x 12).
+    // The head has its own matrix, so a step does not read the embedding (23 x 12).
     let generated = rows.iter().find(|row| row["test"] == "generate").unwrap();
     let float = |name: &str| generated[name].as_f64().unwrap();
     let step = float("weight_bytes_per_second") / float("tokens_per_second_per_row");
     assert!((step - (float("weight_bytes") - 4.0 * 23.0 * 12.0)).abs() < 1e-6, "{generated}");
 
-    // Keys and values of a token of a row: 2 layers x 2 x 3 x 8 floats, once.
+    // Keys and values per token of a row: 2 layers x 2 x 3 x 8 floats, held once.
     let token = 2 * 2 * 3 * 8 * 4;
     let active = |test: &str, depth: u64, batch: u64| {
         let has = |row: &&Value| number(row, "depth") == depth && number(row, "batch") == batch;
@@ -310,7 +310,7 @@ fn a_teacher_is_measured_as_a_llamba_is_and_its_memory_grows_with_the_depth() {
     for test in ["read", "generate"] {
         let grown = active(test, 2048, 1) - active(test, 1024, 1);
         assert!(grown.abs_diff(1024 * token) < 100 * token, "{test}: {grown}");
-        // Three rows, and the one that they go on from.
+        // Three rows, and the one that they continue.
         let grown = active(test, 2048, 3) - active(test, 1024, 3);
         assert!(grown.abs_diff(4 * 1024 * token) < 400 * token, "{test}: {grown}");
     }

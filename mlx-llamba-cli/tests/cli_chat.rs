@@ -13,7 +13,7 @@ use mlx_llamba_tests::command::{Cli, Run, names, signal, wait_for};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// Runs with a data directory of its own.
+/// Runs the command with its own data directory.
 fn run(data: &Path, arguments: &[&str], input: &str) -> Run {
     let mut command = CLI.command(arguments);
     command.env("MLX_LLAMBA_DATA", data).stdin(Stdio::piped());
@@ -34,11 +34,11 @@ fn a_line_is_a_message_and_replies_are_all_that_is_printed() {
     let chat = ["chat", "-t", "0", "-n", "8"];
     let story = ok(data.path(), &chat, "Once upon a time\n\nThen the cat came\n");
     assert_eq!(story.lines().count(), 2);
-    // The first reply is what generate says.
+    // The first reply equals the output of generate.
     let generated = CLI.ok(&["generate", "-t", "0", "-n", "8", "Once upon a time"]);
     assert_eq!(story.lines().next(), generated.lines().next());
     assert_eq!(names(data.path()), [""; 0]);
-    // Nothing to say, and a slash that is none of ours.
+    // An empty line, and a slash that is not a command.
     assert_eq!(ok(data.path(), &chat, ""), "");
     let slash = ok(data.path(), &chat, "//home\n/history\n");
     assert!(slash.contains("#0 user: /home\n"), "{slash}");
@@ -51,7 +51,7 @@ fn commands_go_back_and_forth() {
     let say = |lines: &[&str]| ok(data.path(), &chat, &(lines.join("\n") + "\n"));
     let once = say(&["One day", "/history"]);
     let (reply, history) = once.split_once('\n').unwrap();
-    // Undone and said again; changed and changed back; in a copy.
+    // Undo and repeat; edit and edit back; in a fork.
     for lines in [
         &["A cat", "/undo", "One day", "/history"][..],
         &["A cat", "/edit One day", "/history"],
@@ -63,14 +63,14 @@ fn commands_go_back_and_forth() {
         assert!(out.ends_with(history), "{lines:?}: {out}");
         assert!(out.contains(reply));
     }
-    // Written anew, it is another one, and the same ones each time.
+    // A regenerated reply is another one, and the same ones in each run.
     let anew = say(&["One day", "/regen", "/regen", "/undo", "One day"]);
     let replies = anew.lines().collect::<Vec<&str>>();
     let [first, second, third, again]: [&str; 4] = replies.try_into().unwrap();
     assert!(first == reply && again == reply, "{anew}");
     assert!(first != second && second != third && first != third, "{anew}");
     assert_eq!(anew, say(&["One day", "/regen", "/regen", "/undo", "One day"]));
-    // Later too, after other turns.
+    // The same holds later, after other turns.
     let later = say(&["One day", "/regen", "More", "/undo", "/regen"]);
     let replies: [&str; 4] = later.lines().collect::<Vec<_>>().try_into().unwrap();
     assert!(replies[..2] == [first, second] && replies[3] == third, "{later}");
@@ -128,7 +128,7 @@ fn sessions_are_kept_listed_compared_and_removed() {
     assert_eq!(sessions(&["list"]), "");
     talk("rivers", "one\ntwo\n");
     talk("lakes", "one\n");
-    // Where it stopped it goes on, and knows its model.
+    // It continues where it stopped, and knows its model.
     let on = ["chat", "-s", "lakes", "-t", "0", "-n", "5"];
     ok(data.path(), &on, "two\n");
     assert_eq!(names(&data.path().join("sessions")), ["lakes.session", "rivers.session"]);
@@ -149,7 +149,7 @@ fn sessions_are_kept_listed_compared_and_removed() {
     assert_eq!(json["messages"][2]["content"], "two");
     sessions(&["list", "--json"]);
 
-    // Of another model; damaged; none at all.
+    // Sessions of another model, damaged ones, and missing ones.
     let file = data.path().join("sessions/rivers.session");
     let path = file.display().to_string();
     let foreign = ["chat", "-m", &chat::directory(2).keep().display().to_string(), "-s", "rivers"];
@@ -189,7 +189,7 @@ fn ctrl_c_stops_the_reply_and_keeps_the_session() {
     assert!(inspect.contains(text.trim_end()), "{inspect}");
 }
 
-/// A command with a terminal, from `script`.
+/// A command in a terminal that `script` provides.
 struct Terminal {
     child: Child,
     input: ChildStdin,
@@ -198,7 +198,7 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Nothing if there is no `script`.
+    /// Returns `None` without `script`.
     fn open(data: &Path, arguments: &str) -> Option<Self> {
         let command = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_mlx-llamba"));
         let mut script = std::process::Command::new("script");
@@ -221,7 +221,7 @@ impl Terminal {
         Some(Self { child, input, seen, from: 0 })
     }
 
-    /// Waits for a text after the last one.
+    /// Waits for a text in new output.
     fn until(&mut self, what: &str) {
         wait_for(what, || {
             let text =
@@ -231,7 +231,7 @@ impl Terminal {
         });
     }
 
-    /// Types a line at the next prompt: what is typed too early belongs to nobody.
+    /// Types a line at the next prompt; earlier input would be lost.
     fn say(&mut self, line: &str) {
         self.until("[K> ");
         self.press(&format!("{line}\r"));
@@ -241,11 +241,11 @@ impl Terminal {
         self.input.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Sends what Ctrl-C sends outside of the line editor.
+    /// Sends the signal of Ctrl-C.
     fn interrupt(&self) {
         let script = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
-        // Only Linux tells.
+        // Only Linux reports this.
         for process in children.unwrap_or_default().split_whitespace() {
             let kill = std::process::Command::new("kill").args(["-INT", process]).status();
             assert!(kill.unwrap().success());
@@ -277,7 +277,7 @@ fn a_person_gets_prompts_and_a_history() {
     assert!(history.contains("Once upon a time"), "{history}");
 }
 
-/// Ctrl-C stops the reply and nothing else, and the conversation goes on.
+/// Ctrl-C stops only the reply, and the conversation continues.
 #[test]
 fn a_person_stops_a_reply_and_goes_on() {
     let data = tempfile::tempdir().unwrap();
@@ -293,7 +293,7 @@ fn a_person_stops_a_reply_and_goes_on() {
         terminal.press("\x03");
         terminal.until("(stopped)");
     }
-    // One that comes too late stops nothing.
+    // A late Ctrl-C stops nothing.
     terminal.until("[K> ");
     terminal.interrupt();
     terminal.press("/stats\r");
@@ -303,7 +303,7 @@ fn a_person_stops_a_reply_and_goes_on() {
     assert!(inspect.contains("#2 user") && inspect.contains("#3 assistant"), "{inspect}");
 }
 
-/// What is saved is never written over by another conversation.
+/// Another conversation never overwrites a saved one.
 #[test]
 fn copies_are_saved_each_in_its_file() {
     let data = tempfile::tempdir().unwrap();
@@ -316,7 +316,7 @@ fn copies_are_saved_each_in_its_file() {
     let one = history("one");
     assert!(one.starts_with("#0 system: Be kind.\n#1 user: Lily\n"), "{one}");
     assert!(one.contains("#3 user: A cat\n") && !one.contains("A dog"), "{one}");
-    // Begun anew, or with another one loaded, it stays as it is.
+    // It stays as it is after /new or /load.
     talk("two", &["Tom"]);
     talk("one", &["/new", "A bird", "/load two", "A fish"]);
     assert_eq!(history("one"), one);
@@ -337,7 +337,7 @@ fn copies_are_saved_each_in_its_file() {
     assert_eq!(history("one"), one);
 }
 
-/// What has to be dropped for another reply is there again if there is none.
+/// Messages dropped for another reply are restored if that reply fails.
 #[test]
 fn nothing_is_dropped_for_a_reply_that_fails() {
     let data = tempfile::tempdir().unwrap();
@@ -377,12 +377,12 @@ fn a_stream_is_read_as_it_comes() {
     assert!(reports[..reports.len() - 1].iter().all(|r| r["window"]["tokens"] == 100));
     let nats = |report: &serde_json::Value| report["window"]["nats_per_token"].as_f64().unwrap();
     assert!(nats(&reports[0]) < 6.0, "{reports:?}");
-    // The place it has reached is that of the whole text.
+    // Its state is that of the whole text.
     let next = CLI.ok(&["generate", "--state-in", &state, "-t", "0", "-n", "5"]);
     let prompted = CLI.with_input(&["generate", "-t", "0", "-n", "5", "-"], text.as_bytes());
     assert_eq!(prompted.out, next);
 
-    // Reports come before the end; Ctrl-C keeps the place.
+    // Reports arrive before the end; Ctrl-C keeps the state.
     let mut child = CLI.spawn(&[&follow[..], &["--state-out", &state]].concat(), Stdio::piped());
     let mut input = child.stdin.take().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -396,7 +396,7 @@ fn a_stream_is_read_as_it_comes() {
     assert_eq!((run.code, run.err.as_str()), (Some(130), ""));
     assert!(Path::new(&state).exists());
     drop(input);
-    // Bytes that are no text are read as such.
+    // Bytes that are not UTF-8 are replaced.
     let junk = CLI.with_input(&["generate", "--follow"], &[0xff; 2000]);
     assert!(junk.code == Some(0) && junk.out.contains("bits per byte"), "{:?}", junk.err);
 }

@@ -1,4 +1,4 @@
-//! Defaults from a file and from the environment: which goes before which, and what is wrong.
+//! Defaults from a file and from the environment: their precedence and their errors.
 
 #![allow(clippy::unwrap_used)]
 
@@ -43,7 +43,7 @@ impl Config {
     }
 }
 
-/// Tokens that a run of `generate --json` says it generated.
+/// Counts the tokens in the output of `generate --json`.
 fn tokens(text: &str) -> usize {
     text.lines().filter(|line| line.contains("\"type\":\"token\"")).count()
 }
@@ -65,7 +65,7 @@ fn a_flag_goes_before_a_variable_before_the_file_before_what_is_built_in() {
     assert_eq!(tokens(&with(&[common, own], &[]).out), 4);
     assert_eq!(tokens(&with(&[common, own], &["-n", "3"]).out), 3);
     assert_eq!(tokens(&with(&[("MLX_LLAMBA_MAX_TOKENS", "")], &[]).out), 7);
-    // A flag of the file is taken back, and the sampling of the file is that of the option.
+    // The command line turns off a flag of the file; sampling in the file equals the option.
     let text = CLI.ok(&["generate", "--ignore-eos", "-t", "0", "-n", "7", "Once upon a time"]);
     assert_eq!(config.ok(&[&generate[..], &["--json=false"]].concat()), text);
     assert_eq!(with(&[("MLX_LLAMBA_GENERATE_JSON", "no")], &[]).out, text);
@@ -107,7 +107,7 @@ fn a_default_gives_way_to_what_excludes_it() {
     assert!(csv.starts_with("test,"), "{csv}");
 }
 
-/// What another option needs may be a default as well as typed.
+/// A default satisfies an option that requires it, as if it were typed.
 #[test]
 fn a_default_is_there_for_what_needs_it() {
     let generate = ["generate", "-t", "0", "-n", "2", "Once upon a time"];
@@ -120,7 +120,7 @@ fn a_default_is_there_for_what_needs_it() {
     let expected = ids(&CLI.ok(&[&typed[..], &["--json"]].concat()));
     assert!(expected.len() == 2 && expected[0]["logprobs"].is_object(), "{expected:?}");
     assert_eq!(ids(&json.ok(&typed)), expected);
-    // Also behind what takes a default back, and beside an option of all commands.
+    // The same after --verbose=false, and with an option of all commands.
     let taken_back = Config::new("verbose = true\n[generate]\njson = true\n");
     let first = ["--log-level", "error", "generate", "--verbose=false", "--logprobs", "2"];
     assert_eq!(ids(&taken_back.ok(&[&first[..], &generate[1..]].concat())), expected);
@@ -140,12 +140,12 @@ fn a_default_is_there_for_what_needs_it() {
     assert_eq!(data.ok(&["perplexity", text]).lines().next(), typed.lines().next());
     let window = Config::new("[perplexity]\nattention-window = 8\n");
     window.run(&["perplexity", "--sinks", "2", text]).fails(&["no attention to limit"]);
-    // What is missing is still asked for.
+    // A missing option is still required.
     let run = json.run(&["perplexity", "--sinks", "2", text]);
     assert!(run.code == Some(2) && run.err.contains("--attention-window"), "{run:?}");
 }
 
-/// One of several that exclude each other is a default: another one on the command line is meant.
+/// A default from a group of exclusive options yields to another option of the group.
 #[test]
 fn a_default_is_one_of_a_group() {
     let directory = tempfile::tempdir().unwrap();
@@ -163,7 +163,7 @@ fn a_default_is_one_of_a_group() {
     assert!(logits(&prompt, &[]) == by_prompt && by_prompt != by_tokens);
 }
 
-/// A default that could not be typed does nothing, and of two that exclude each other one counts.
+/// A default without an option that it requires is ignored, and of two conflicting ones one counts.
 #[test]
 fn a_default_that_makes_no_sense_alone_does_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn a_tokenizer_of_the_file_is_for_models_without_one() {
     let text = CLI.ok(&["generate", "-t", "0", "-n", "4", "Once"]);
     let config = Config::new(&format!("tokenizer = '{whole}'\n"));
     assert_eq!(config.ok(&[&generate[..], &[bare, "Once"]].concat()), text);
-    // The model's own is used, so it does not matter that there is no such file.
+    // The model's own tokenizer is used, so the missing file does not matter.
     let config = Config::new("tokenizer = '/nowhere/at/all'\n");
     assert_eq!(config.ok(&[&generate[..], &[whole, "Once"]].concat()), text);
     assert_eq!(config.ok(&["generate", "-t", "0", "-n", "4", "Once"]), text);
@@ -233,7 +233,7 @@ fn what_is_wrong_is_named_with_file_and_line() {
         let error = config.run(&["generate", "-n", "1", "hi"]).fails(&[parts, &[file]].concat());
         assert!(!error.contains('\u{1b}'), "{error:?}");
         config.run(&["config", "show"]).fails(parts);
-        // What helps to put it right works.
+        // Commands that help to correct it work.
         config.ok(&["--help"]);
         assert_eq!(config.ok(&["config", "path"]), format!("{file}\n"));
     }
@@ -252,7 +252,7 @@ fn what_is_wrong_is_named_with_file_and_line() {
 
 #[test]
 fn options_with_a_meaning_of_their_own_have_no_common_variable() {
-    // Variables that say something else: directories, kernels, this file.
+    // These variables have other meanings: directories, kernels, threads.
     for (name, value) in [("DATA", "/x"), ("CACHE", "/x"), ("THREADS", "1"), ("SIMD", "baseline")] {
         let mut command = CLI.command(&["config", "show"]);
         let run = Run::of(command.env(format!("MLX_LLAMBA_{name}"), value));
@@ -297,7 +297,7 @@ fn a_file_to_begin_with_is_written_once_and_is_right() {
     let text = std::fs::read_to_string(&file).unwrap();
     run(&["config", "init"]).fails(&[&file, "already exists"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
-    // Every line of it that is commented out is right.
+    // Every commented-out line is valid.
     let setting = |line: &&str| line.contains(" = ") || line.starts_with("# [");
     let all: String =
         text.lines().filter(setting).map(|line| format!("{}\n", &line[2..])).collect();

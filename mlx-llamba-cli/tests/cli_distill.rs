@@ -1,4 +1,4 @@
-//! `train` and `distill`: runs that end, that are stopped in every way, and that cannot begin.
+//! `train` and `distill`: runs that finish, runs that are stopped, and runs that cannot start.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// A directory with text, and a teacher that has learned a little of it.
+/// A directory with text, and a teacher briefly trained on it.
 struct Place {
     directory: TempDir,
 }
@@ -83,7 +83,7 @@ impl Place {
         std::fs::read(self.path(output).join("model.safetensors")).unwrap()
     }
 
-    /// Lines of the log that are of steps.
+    /// Returns the log's lines about steps.
     fn steps(&self, output: &str) -> Vec<u64> {
         let text = std::fs::read_to_string(self.path(output).join("log.jsonl")).unwrap();
         let records =
@@ -134,9 +134,9 @@ fn a_teacher_becomes_a_student() {
     let student = place.name("student");
     CLI.ok(&["generate", "-m", &student, "-n", "3", "Anna had"]);
     assert!(CLI.ok(&["inspect", &student]).contains("2"));
-    // The text is read for nothing if the output is taken.
+    // An existing output is refused before the text is read.
     fails(&place.distill("student", &[]), &["exists already"]);
-    // What is done stays done.
+    // A complete run is not repeated.
     let before = place.model("student");
     ok(&place.distill("student", &["--resume"]));
     assert_eq!(place.model("student"), before);
@@ -155,7 +155,7 @@ fn stages_and_totals() {
             .count()
     };
     assert_eq!(["orientation", "alignment", "distillation"].map(count), [0, 7, 14]);
-    // One stage after the other is all of them at once.
+    // Running the stages one by one equals running them all.
     let shares = "--set orientation.tokens=160 --set alignment.tokens=480 \
                   --set student.copy_qkvo=false --stage";
     let with = |more: &[&'static str]| -> Vec<&str> {
@@ -222,7 +222,7 @@ fn killed_while_it_writes_a_checkpoint_it_ends_with_the_same_bits() {
         let arguments = place.distill("killed", more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let mut child = CLI.spawn(&arguments, Stdio::null());
-        // Not the first one that it writes: else it never gets on.
+        // Not at the first checkpoint: then it would never make progress.
         let mut written = 0;
         while child.try_wait().unwrap().is_none() && attempt < 4 {
             if torn() {
@@ -298,7 +298,7 @@ fn another_run_is_not_taken_up() {
     std::fs::write(place.path("text.jsonl"), text.replace("Anna", "Anne")).unwrap();
     fails(&place.distill("run", &["--stage", "1", "--resume"]), &["data was"]);
     std::fs::write(place.path("text.jsonl"), text).unwrap();
-    // What does not decide anything may change.
+    // Options that do not change the result may change.
     ok(&place.distill("run", &["--stage", "1", "--resume", "--set", "evaluation.every=2"]));
 }
 
@@ -366,11 +366,11 @@ fn recipes_are_printed() {
     assert_eq!(CLI.run(&["distill"]).code, Some(2));
 }
 
-/// A file system that is full after `size`.
+/// A file system with room for `size`.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None` without the right to mount.
+    /// Returns `None` without permission to mount.
     fn mount(size: &str) -> Option<Self> {
         let disk = Self(tempfile::tempdir().unwrap());
         disk.size(&format!("size={size}")).then_some(disk)
@@ -413,7 +413,7 @@ fn full_disks() {
     let mut left = names(Path::new(&output));
     left.retain(|name| name.contains("checkpoint"));
     assert_eq!(left, ["checkpoint-00000000"]);
-    // With room, it goes on.
+    // It continues when there is room.
     assert!(disk.size("remount,size=16m"));
     ok(&arguments(true));
     ok(&place.distill("whole", &["--stage", "3"]));

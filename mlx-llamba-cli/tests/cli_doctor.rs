@@ -1,4 +1,4 @@
-//! `mlx-llamba doctor` on a machine where all is well, and on ones where something is broken.
+//! `mlx-llamba doctor` with a good installation and with broken ones.
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// Runs it in a home directory of its own.
+/// Runs it with its own home directory.
 fn doctor(home: &TempDir, variables: &[(&str, &str)], arguments: &[&str]) -> Run {
     let mut command = CLI.command(&[&["doctor"], arguments].concat());
     command.env("HF_HOME", home.path().join("hf")).env("MLX_LLAMBA_DATA", home.path().join("data"));
@@ -20,7 +20,7 @@ fn findings(run: &Run) -> Value {
     serde_json::from_str(&run.out).unwrap_or_else(|_| panic!("{run:?}"))
 }
 
-/// What was found about a topic: state, text and help.
+/// Returns the finding about a topic: state, text and help.
 fn about<'v>(found: &'v Value, topic: &str) -> (&'v str, &'v str, &'v str) {
     let all = found["findings"].as_array().unwrap();
     let finding = all.iter().find(|finding| finding["topic"] == topic);
@@ -50,15 +50,15 @@ fn all_is_well() {
     };
     let memory = details("memory");
     assert!(memory["total"].as_u64() >= memory["available"].as_u64());
-    // 9 forms; of a model, 4 bits take less than bfloat16, and that less than float32.
+    // 9 forms; for each model, 4 bits need less than bfloat16, and that less than float32.
     let models = details("models");
     let bytes: Vec<u64> =
         models.as_array().unwrap().iter().map(|m| m["bytes"].as_u64().unwrap()).collect();
     assert_eq!(bytes.len(), 9);
     assert!(bytes.chunks(3).all(<[u64]>::is_sorted), "{bytes:?}");
-    // Llamba-8B: 8.03 thousand million values and a bit.
+    // Llamba-8B has 8.03 billion values.
     assert!((16.0e9..18.5e9).contains(&(bytes[7] as f64)), "{bytes:?}");
-    // For people, the same; it leaves nothing behind.
+    // The same as text; it leaves nothing behind.
     let run = doctor(&home, &[], &[]);
     assert_eq!(run.code, Some(0));
     assert!(run.out.lines().all(|line| !line.starts_with("FAIL")), "{}", run.out);
@@ -94,7 +94,7 @@ fn what_is_broken_is_found_and_how_to_get_it() {
         let run = doctor(&home, &[(variable, value)], &[]);
         assert!(run.out.contains("FAIL") && run.out.contains("-> "), "{run:?}");
     }
-    // What could be better is no failure.
+    // A warning is not a failure.
     for (variable, value, topic, text) in [
         ("MLX_LLAMBA_KERNELS", "plain", "kernels", "plain MLX operations"),
         ("MLX_LLAMBA_TEMPRATURE", "1", "variables", "MLX_LLAMBA_TEMPRATURE"),

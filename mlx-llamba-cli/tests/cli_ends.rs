@@ -1,4 +1,4 @@
-//! Ends before the end: no room, no reader, Ctrl-C, and kill -9.
+//! Early ends: a full disk, a closed pipe, Ctrl-C, and kill -9.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -13,7 +13,7 @@ use mlx_llamba_tests::fixtures;
 use tempfile::TempDir;
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-/// A text that does not end by itself.
+/// Arguments for a text that does not end by itself.
 const ENDLESS: [&str; 6] = ["generate", "-n", "1000000", "--ignore-eos", "--seed", "1"];
 
 #[test]
@@ -34,7 +34,7 @@ fn outputs_that_cannot_be_written() {
             &["cannot write", output],
         );
     }
-    // Known before a token is generated.
+    // Reported before a token is generated.
     let state = ["generate", "--state-out", &under, "hi"];
     CLI.fails(&state, &["cannot write", &under, "not a directory"]);
     let place = directory.path().to_str().unwrap();
@@ -54,7 +54,7 @@ fn full_standard_output() {
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    /// `None` without the right to mount.
+    /// Returns `None` without permission to mount.
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
@@ -86,7 +86,7 @@ fn full_disks() {
         CLI.fails(arguments, &["cannot write", disk.0.path().to_str().unwrap(), "No space left"]);
         assert!(names(disk.0.path()).is_empty());
     }
-    // The text is out by then.
+    // The text has been printed by then.
     let run = CLI.run(&["generate", "-n", "3", "--state-out", &output, "hi"]);
     assert_eq!(run.code, Some(1));
     assert!(!run.out.is_empty() && run.err.contains("No space left"), "{run:?}");
@@ -128,7 +128,7 @@ fn an_interrupted_text_is_saved_and_goes_on() {
         assert_eq!((run.code, run.err.as_str()), (Some(130), ""), "{name}");
         let end = text.lines().last().unwrap();
         assert!(end.contains("\"end\"") && end.contains("cancelled"), "{end}");
-        // What follows is what would have followed.
+        // The continuation is the same as without the interruption.
         let count = text.lines().filter(|line| line.contains("\"token\"")).count();
         let whole = CLI.ok(&[
             "generate",
@@ -157,8 +157,8 @@ fn an_interrupted_text_without_a_state_ends_too() {
     assert!(rest.ends_with('\n'));
 }
 
-/// A large model, an output beside it, and the hidden directory that the output is made in once
-/// there is something in its weight file.
+/// Returns a large model, an output beside it, and the hidden directory of the output once its weight
+/// file is not empty.
 struct Writing {
     directory: TempDir,
     output: PathBuf,
@@ -180,7 +180,7 @@ impl Writing {
         ["quantize".into(), "-m".into(), model, "--bits".into(), "4".into(), "-o".into(), output]
     }
 
-    /// Stops quantizing in the middle.
+    /// Interrupts quantizing in the middle.
     fn stop(&self, name: &str) -> Run {
         let arguments = self.arguments();
         let child = CLI.spawn(&arguments.each_ref().map(String::as_str), Stdio::null());

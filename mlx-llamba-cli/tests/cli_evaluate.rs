@@ -1,4 +1,4 @@
-//! `mlx-llamba perplexity`, `compare` and `eval`: the numbers that the logits give.
+//! `mlx-llamba perplexity`, `compare` and `eval`: results computed from logits.
 
 #![allow(clippy::unwrap_used)]
 
@@ -63,7 +63,7 @@ fn close(found: &Value, expected: f64) {
     assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found}, not {expected}");
 }
 
-/// Negative log-likelihood of each token but the first, by one forward pass.
+/// Computes the negative log-likelihood of each token but the first, by one forward pass.
 fn losses(llamba: &Llamba, ids: &[u32]) -> Vec<f64> {
     let model = llamba.model();
     let (tokens, _) = model.tokens(&[ids]).unwrap();
@@ -98,7 +98,7 @@ fn a_text_is_predicted_as_its_logits_say() {
     assert!(number(&found["tokens_per_second"]) > 0.0);
     assert_eq!((&found["model"], &found["text"]), (&"llamba-stories".into(), &file.into()));
 
-    // Piped, and for people.
+    // From a pipe, and as text.
     let piped = CLI.with_input(&["perplexity", "-"], text.as_bytes());
     let line = format!("perplexity      {:.4} ± ", number(&found["perplexity"]["value"]));
     assert!(piped.out.starts_with(&line) && piped.err.is_empty(), "{piped:?}");
@@ -166,7 +166,7 @@ fn models_are_compared() {
     close(&found["perplexity_ratio"]["value"], ratio);
     assert!(number(&found["mean_kl"]["value"]) > 0.001);
     assert!(number(&found["top1_agreement"]["value"]) < 1.0);
-    // The difference is known better than the perplexities themselves.
+    // The difference has a smaller error than the perplexities themselves.
     let errors = |value: &Value| number(&value["error"]);
     assert!(errors(&found["perplexity_ratio"]) < errors(&found["reference"]["nats_per_token"]));
     let said = CLI.ok(&[&["compare", "llamba-stories", &small], text].concat());
@@ -188,7 +188,7 @@ fn teachers_and_students_of_one_vocabulary() {
     assert!(number(&found["tokens"]) > 64.0, "{found}");
     assert_eq!(found["tokens"], alone["tokens"]);
     close(&found["reference"]["perplexity"]["value"], number(&alone["perplexity"]["value"]));
-    // The tokenizer is the one that is there.
+    // The only tokenizer is used.
     let turned = run(&["compare", &student, &teacher, &text]);
     for part in ["value", "error"] {
         close(
@@ -249,7 +249,7 @@ fn questions_are_answered_by_likelihood() {
     let with = run(&["eval", "--data", &data, "--bos", "--delimiter", ""]);
     assert_eq!(with["questions"], 3);
 
-    // A teacher reads so far and no further.
+    // A teacher reads through its window.
     let long = json!({ "context": "a long story ".repeat(30), "choices": ["b", "c"], "answer": 0 });
     let long = files.lines("long.jsonl", [long]);
     assert_eq!(run(&["eval", "--model", &teacher(), "--data", &long])["cut"], 1);
@@ -293,7 +293,7 @@ fn bad_input_is_named() {
     assert_eq!(run(&["perplexity", &text])["bytes"], 12 + 200);
 }
 
-/// The logits of the teacher after each single token, from nothing.
+/// Computes the teacher's logits after each single token, from an empty cache.
 fn alone(ids: &[u32]) -> Vec<Vec<f64>> {
     use mlx_llamba_teacher::Llama;
     let llama = Llama::open(teacher(), Dtype::Float32, Backend::PLAIN).unwrap();
@@ -309,7 +309,7 @@ fn a_transformer_attends_to_a_window() {
     let text = files.write("text.txt", "The boats went out. The boats came in.");
     let measure = |more: &[&str]| run(&[&["perplexity", "-m", &model, &text], more].concat());
     let nats = |found: &Value| number(&found["nats_per_token"]["value"]);
-    // A window of one token: each token sees itself alone, wherever it stands.
+    // A window of one token: each token sees only itself, at any position.
     let tokenizer = mlx_llamba_teacher::tokenizer_of(Path::new(&model)).unwrap();
     let ids = tokenizer.encode("The boats went out. The boats came in.", true).unwrap();
     assert!(ids.len() > 20 && ids.len() < 60);
@@ -322,7 +322,7 @@ fn a_transformer_attends_to_a_window() {
     let found = measure(&["--attention-window", "1", "--sinks", "0"]);
     assert!((nats(&found) - expected).abs() < 1e-5 * expected, "{found} {expected}");
     assert_eq!(found["attention_window"], json!({ "size": 1, "sinks": 0 }));
-    // A window over everything changes nothing, nor do sinks that reach it; others do.
+    // A window over the whole text changes nothing, nor do sinks up to it; others do.
     let whole = measure(&[]);
     assert_eq!(whole["attention_window"], Value::Null);
     for (window, sinks, same) in [("80", "4", true), ("2", "70", true), ("2", "4", false)] {
@@ -330,7 +330,7 @@ fn a_transformer_attends_to_a_window() {
         let near = (nats(&found) - nats(&whole)).abs() < 1e-6;
         assert_eq!(near, same, "{window} {sinks}: {found} {whole}");
     }
-    // In a comparison, it is the other model that has one.
+    // In a comparison, the other model has the window.
     let compare = ["compare", &model, &model, &text, "--attention-window", "1", "--sinks", "0"];
     let found = run(&compare);
     assert_eq!(nats(&found["reference"]), nats(&whole));

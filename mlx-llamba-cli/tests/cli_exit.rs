@@ -1,4 +1,4 @@
-//! The exit statuses that the manual pages and `--help` speak of, and silence where nobody looks.
+//! Exit statuses as documented in manual pages and `--help`, and no output to closed pipes.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -22,9 +22,9 @@ fn the_statuses_are_documented_where_people_look() {
             assert!(page.contains(&format!("\\fB{status}\\fR\n{meaning}")), "{page}");
         }
     }
-    // The one that ends well when it is asked to end.
+    // The one command that a signal ends with success.
     for text in [help, CLI.ok(&["man", "serve"])] {
-        assert!(text.contains("a server that shuts down cleanly exits with 0"), "{text}");
+        assert!(text.contains("a clean shutdown of a server exits with 0"), "{text}");
     }
     assert!(CLI.ok(&["serve", "--help"]).contains("with status 0"));
 }
@@ -64,13 +64,13 @@ fn success_failure_and_impossible_arguments() {
     }
 }
 
-/// Ctrl-C while there is something to wait for.
+/// Ctrl-C during a wait.
 #[test]
 fn interrupted() {
     for name in ["INT", "TERM"] {
         let mut command = CLI.command(&["generate", "--follow"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // It listens for signals once it has caught one without an end.
+        // It handles signals once one did not end it.
         let status = format!("/proc/{}/status", child.id());
         wait_for("a handler", || {
             let status = std::fs::read_to_string(&status).ok()?;
@@ -83,7 +83,7 @@ fn interrupted() {
     }
 }
 
-/// Whoever reads has seen enough, of every command that prints much.
+/// A reader closes the pipe early, for every command with long output.
 #[test]
 fn a_reader_that_leaves_is_no_failure() {
     let home = tempfile::tempdir().unwrap();
@@ -110,8 +110,8 @@ fn a_reader_that_leaves_is_no_failure() {
     }
 }
 
-/// All commands draw their bars with the same few lines: this one can be made to take long enough
-/// for a bar on any machine, by a hub that breaks off and lets it wait.
+/// All commands draw their bars with the same code. A hub that breaks off makes this one take long
+/// enough for a bar on any machine.
 #[test]
 fn progress_is_for_terminals_only() {
     let pull = |look: &dyn Fn(&Command) -> Option<String>| {
@@ -136,7 +136,7 @@ fn progress_is_for_terminals_only() {
     }
 }
 
-/// What a terminal shows of a command, if there is a program that plays one.
+/// Returns the output of a command in a terminal, or `None` without a program that provides one.
 fn on_terminal(command: &Command) -> Option<String> {
     let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_string_lossy());
     let words = std::iter::once(command.get_program()).chain(command.get_args());

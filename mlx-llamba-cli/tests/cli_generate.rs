@@ -9,12 +9,12 @@ use serde_json::Value;
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 const PROMPT: &str = "Once upon a time";
 
-/// Greedy text of `n` tokens, with other arguments.
+/// Generates a greedy text of `n` tokens, with more arguments.
 fn greedy(n: &str, others: &[&str]) -> String {
     CLI.ok(&[&["generate", "-t", "0", "-n", n], others].concat())
 }
 
-/// The JSON lines, parsed.
+/// Parses lines of JSON.
 fn events(out: &str) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -68,7 +68,7 @@ fn logprobs_are_reported_on_request() {
             (&event["id"], &logprobs["chosen"])
         );
     }
-    // Without --json there is no place for them.
+    // They require --json.
     assert_eq!(CLI.run(&["generate", "--logprobs", "2", PROMPT]).code, Some(2));
 }
 
@@ -104,7 +104,7 @@ fn texts_end_before_a_stop_string() {
 fn no_tokens_are_a_text_too() {
     assert_eq!(greedy("0", &[PROMPT]), "\n");
     assert_eq!(greedy("0", &["--echo", PROMPT]), format!("{PROMPT}\n"));
-    // An empty prompt begins a text of its own.
+    // An empty prompt starts a new text.
     assert!(greedy("5", &[""]).len() > 5);
 }
 
@@ -128,17 +128,17 @@ fn saved_states_continue_exactly() {
         };
         let whole = run(&[sampling, &["-n", "20", PROMPT]].concat());
         let first = run(&[sampling, &["-n", "8", "--state-out", &one, PROMPT]].concat());
-        // The seed goes on where it was; given again, it would begin anew.
+        // The random sequence continues; a repeated seed would restart it.
         let again = ["-t", sampling[1], "-n", "5", "--state-in", &one, "--state-out", &two];
         let second = run(&again);
         let third = run(&["-t", sampling[1], "-n", "7", "--state-in", &two]);
         assert_eq!(first + &second + &third, whole);
     }
     assert_eq!(names(directory.path()), ["one.state", "two.state"]);
-    // A prompt that is only read, and gone on from later.
+    // A prompt that is only read, and continued later.
     let read = greedy("0", &["--state-out", &two, PROMPT]);
     assert_eq!(read + &greedy("9", &["--state-in", &two]), format!("\n{}", greedy("9", &[PROMPT])));
-    // More text instead of nothing.
+    // With more text in between.
     let more = greedy("3", &["--state-in", &one, "--echo", " And then"]);
     assert!(more.starts_with(" And then"));
 }

@@ -1,4 +1,4 @@
-//! The guide's commands, as they stand there.
+//! Runs the guide's commands.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -13,14 +13,14 @@ use mlx_llamba_tests::command::{Cli, Run};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// The blocks of a chapter that are marked as `sh`; those marked as `sh,no_run` need the hub, build
+/// Returns the blocks of a chapter marked as `sh`. Those marked as `sh,no_run` need the hub, build
 /// the project, or do not end.
 fn commands(chapter: &str) -> String {
     let blocks = chapter.split("```sh\n").skip(1);
     blocks.map(|block| block.split_once("```").unwrap().0).collect()
 }
 
-/// Runs a chapter's commands from a directory where the tree's lie beside what they write.
+/// Runs a chapter's commands in a directory with links to the project's data.
 fn follow(name: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let chapter = std::fs::read_to_string(guide().join(name)).unwrap();
@@ -35,11 +35,11 @@ fn follow(name: &str) {
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap());
     let mut shell = Command::new("bash");
-    // What was started in the background ends with the shell, whatever happens.
+    // Background processes end with the shell in any case.
     let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}trap - EXIT\n");
     shell.args(["-euo", "pipefail", "-c", &script]).current_dir(place.path()).env("PATH", path);
     shell.env("MLX_LLAMBA_DATA", place.path().join("data")).stdin(Stdio::null());
-    // Nothing of whoever runs the tests.
+    // Independent of the user who runs the tests.
     shell.env("HOME", place.path()).env_remove("XDG_CONFIG_HOME").env_remove("MLX_LLAMBA_CONFIG");
     shell.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", place.path().join("hub"));
     let run = Run::of(&mut shell);
@@ -50,7 +50,7 @@ fn guide() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guide/src")
 }
 
-/// Where the links and pictures of a Markdown text lead.
+/// Returns the targets of links and pictures in a Markdown text.
 fn links(text: &str) -> Vec<&str> {
     let code = text.split("```").skip(1).step_by(2);
     let all = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
@@ -71,14 +71,14 @@ fn the_summary_lists_every_chapter() {
     assert_eq!(listed, files(".", "md"));
 }
 
-/// Names in a directory of the guide that end so, in their order.
+/// Lists files of a directory of the guide by extension, sorted.
 fn files(directory: &str, extension: &str) -> Vec<String> {
     let mut names = mlx_llamba_tests::command::names(&guide().join(directory));
     names.retain(|name| Path::new(name).extension().is_some_and(|e| e == extension));
     names
 }
 
-/// What a chapter refers to is part of the book, and every picture is shown.
+/// Chapters refer only to parts of the book, and every picture is used.
 #[test]
 fn links_lead_somewhere() {
     let mut pictures = BTreeSet::new();
@@ -95,7 +95,7 @@ fn links_lead_somewhere() {
     assert_eq!(pictures.into_iter().collect::<Vec<_>>(), files("images", "svg"));
 }
 
-/// Pictures show as they are, wherever the page is.
+/// Pictures are self-contained.
 #[test]
 fn pictures_need_nothing_else() {
     for name in files("images", "svg") {

@@ -1,4 +1,4 @@
-//! Help, version, completions, and the exit status of what cannot be understood.
+//! Help, version, completions, and the exit status of wrong arguments.
 
 #![allow(clippy::unwrap_used)]
 
@@ -38,6 +38,9 @@ fn every_help_has_an_example() {
         assert!(examples.contains(&format!("mlx-llamba {command}")), "{help}");
         let wide = |line: &&str| line.len() > 100 && !line.starts_with("Usage");
         assert_eq!(help.lines().find(wide), None);
+        // Examples fit a terminal of 80 columns.
+        let wide = examples.lines().find(|line| line.len() > 80);
+        assert_eq!(wide, None, "{command}");
     }
     assert!(all.contains("Exit status"));
 }
@@ -101,7 +104,7 @@ fn every_command_has_a_manual_page() {
         for section in [".TH ", ".SH NAME", ".SH SYNOPSIS", ".SH EXAMPLES", ".SH \"EXIT STATUS\""] {
             assert!(text.contains(section), "{page}: {section}");
         }
-        // No line of text is a request by accident.
+        // No line of text is a roff request by accident.
         let request = |line: &&str| line.starts_with(['.', '\'']);
         for line in text.lines().filter(request) {
             let known = [
@@ -117,7 +120,7 @@ fn every_command_has_a_manual_page() {
     {
         assert!(page.contains(part), "{part}: {page}");
     }
-    // Nobody's settings are in it.
+    // Settings do not influence it.
     let mut command = CLI.command(&["man", "generate"]);
     assert_eq!(Run::of(command.env("MLX_LLAMBA_MAX_TOKENS", "7")).out, page);
 }

@@ -1,4 +1,4 @@
-//! Models by hub name: downloaded once, then from the cache; what goes wrong says what to do.
+//! Models by hub name: downloaded once, then from the cache; errors tell what to do.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 const REPO: &str = FakeHub::REPO;
 
-/// A hub with the model inside the command and its tokenizer, and an empty cache.
+/// A hub with the built-in model and its tokenizer, and an empty cache.
 fn hub() -> (FakeHub, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let model = directory.path().join("model");
@@ -56,7 +56,7 @@ fn a_model_is_downloaded_once_and_then_works_offline() {
     }
     assert!(hub.take_requests(|_| true).is_empty());
 
-    // The hub goes away: the copy serves, with a warning.
+    // When the hub is down, the cached copy is used with a warning.
     let away = with(&[("HF_ENDPOINT", "http://127.0.0.1:1")], &[]);
     assert_eq!((away.code, &away.out), (Some(0), &good.out));
     assert!(away.err.starts_with("warn: ") && away.err.contains("using the copy"), "{away:?}");

@@ -1,4 +1,4 @@
-//! What computes: the environment chooses, the commands say.
+//! Kernels: chosen by the environment, shown by commands.
 
 #![allow(clippy::unwrap_used)]
 
@@ -60,7 +60,7 @@ fn impossible_settings_of_the_cpu_kernels_are_errors() {
                     .fails(&[&format!("{name} is {value:?}, expected "), expected]);
             }
         }
-        // This one is an option's default.
+        // This variable is also the default of an option.
         let name = "MLX_LLAMBA_ACTIVATIONS";
         for value in ["int4", "INT8"] {
             with_variable(name, value, command).fails(&[name, "expected one of float32, int8"]);
@@ -81,7 +81,7 @@ fn int8_activations_are_asked_for_by_a_flag_or_the_environment() {
     let flag = [&GENERATE[..], &["--verbose", "--activations", "int8"]].concat();
     let run = CLI.run(&flag);
     assert!(run.code == Some(0) && run.err.contains(int8), "{}", run.err);
-    // The flag comes before the variable.
+    // The option overrides the variable.
     for (flags, found) in [(&[][..], true), (&["--activations", "float32"], false)] {
         let args = [&GENERATE[..], &["--verbose"], flags].concat();
         let run = with_variable("MLX_LLAMBA_ACTIVATIONS", "int8", &args);
@@ -92,7 +92,7 @@ fn int8_activations_are_asked_for_by_a_flag_or_the_environment() {
     let shape = ["bench", "--shape", "custom", "--layers", "1", "--width", "64", "--bits", "4"];
     let bench = [&shape[..], &["-p", "3", "-n", "0", "--activations", "int8"]].concat();
     assert!(CLI.ok(&bench).contains(int8));
-    // Where there are none, it is said.
+    // Commands tell that there are none.
     with("plain", &flag).fails(&["activations in int8", "plain MLX operations", "float32"]);
     CLI.run(&[&flag[..], &["--dtype", "float16"]].concat()).fails(&["activations in int8"]);
 }

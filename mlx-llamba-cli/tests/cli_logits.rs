@@ -10,12 +10,12 @@ use mlx_llamba_tests::fixtures::{self, Golden};
 use safetensors::{Dtype, SafeTensors};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
-/// As in tests/exactness.rs, relative to the largest value.
+/// The tolerance of tests/exactness.rs, relative to the largest value.
 const TOLERANCE: f32 = 6e-6;
 
 type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Runs the command and reads what it wrote, which must be float32.
+/// Runs the command and reads its output file, which must be float32.
 fn logits(fixture: &str, arguments: &[&str]) -> Tensors {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("out.safetensors");

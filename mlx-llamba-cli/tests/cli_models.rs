@@ -1,4 +1,4 @@
-//! `mlx-llamba models`: what is in the hub's cache, fetching and removing it.
+//! `mlx-llamba models`: listing, downloading and removing models in the hub's cache.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
@@ -64,7 +64,7 @@ impl Setup {
     }
 }
 
-/// Blobs, without the locks beside them.
+/// Lists blobs, without their locks.
 fn blobs(repo: &Path) -> Vec<String> {
     let mut blobs = names(&repo.join("blobs"));
     blobs.retain(|name| !name.ends_with(".lock"));
@@ -117,7 +117,7 @@ fn a_tokenizer_is_pulled_alone_or_with_a_model() {
 #[test]
 fn what_was_interrupted_is_listed_goes_on_and_can_be_removed() {
     let setup = Setup::new();
-    // It is tried again and again, until Ctrl-C.
+    // It retries until Ctrl-C.
     setup.hub.break_file("model.safetensors", Fault::Busy { times: 99 });
     let away = {
         let mut command = CLI.command(&["models", "pull", REPO]);
@@ -150,7 +150,7 @@ fn one_revision_goes_and_what_the_other_needs_stays() {
     setup.run(&["rm", &format!("{REPO}@nothing"), "--yes"]).fails(&["nothing", "in the cache"]);
     let both = format!("{REPO}@main");
     setup.run(&["rm", &both, "--all", "--yes"]).fails(&["names a revision"]);
-    // By the beginning of its commit. Of the old one only the tokenizer goes.
+    // By the start of its commit. Only the old revision's tokenizer is removed.
     setup.ok(&["rm", &format!("{REPO}@{}", &FakeHub::COMMIT[..6]), "--yes"]);
     let left = setup.list();
     assert!(left.len() == 1 && left[0]["commit"] == newer.as_str(), "{left:?}");
@@ -160,10 +160,10 @@ fn one_revision_goes_and_what_the_other_needs_stays() {
     assert_eq!(after.iter().filter(|blob| before.contains(blob)).count(), 1);
     assert_eq!(names(&setup.repo().join("snapshots")), [newer]);
     assert_eq!(names(&setup.repo().join("refs")), ["v1"]);
-    // Offline it still works.
+    // It still works offline.
     let mut inspect = CLI.command(&["inspect", "--offline", &format!("{REPO}@v1")]);
     assert_eq!(Run::of(inspect.env("HF_HOME", setup.home.path())).code, Some(0));
-    // The last revision takes the repository along.
+    // With its last revision, the repository is removed.
     setup.ok(&["rm", &format!("{REPO}@v1"), "--yes"]);
     assert_eq!(names(&setup.cache()), Vec::<String>::new());
 }
@@ -193,7 +193,7 @@ fn links_out_of_the_cache_are_not_followed() {
     std::os::unix::fs::symlink(outside.path(), snapshot.join("directory")).unwrap();
     std::os::unix::fs::symlink(outside.path(), setup.repo().join("blobs/link")).unwrap();
     std::os::unix::fs::symlink(outside.path(), setup.cache().join("models--other--link")).unwrap();
-    // Links to blobs of another repository are not this one's to remove.
+    // Blobs of another repository are not removed.
     let others = setup.cache().join("models--x--y/blobs");
     std::fs::create_dir_all(&others).unwrap();
     std::fs::write(others.join("blob"), "other").unwrap();
@@ -215,14 +215,14 @@ fn a_removal_that_was_killed_leaves_nothing_that_looks_whole() {
     setup.ok(&["pull", REPO]);
     let old = setup.repo().join("snapshots").join(FakeHub::COMMIT);
     setup.pull_another();
-    // As it is when the process ends after the renaming, before the blobs.
+    // The state after a process was killed between renaming and removing blobs.
     std::fs::remove_file(setup.repo().join("refs/main")).unwrap();
     let aside = old.with_file_name(format!(".{}.removed", FakeHub::COMMIT));
     std::fs::rename(&old, &aside).unwrap();
     std::fs::create_dir_all(setup.cache().join(".models--a--b.removed/blobs")).unwrap();
     assert_eq!(setup.list().len(), 1);
     assert_eq!(blobs(&setup.repo()).len(), 3);
-    // The next removal, of whatever, ends it.
+    // The next removal of anything completes it.
     setup.run(&["rm", "owner/absent", "--yes"]).fails(&["not in the cache"]);
     assert!(!aside.exists());
     assert_eq!(blobs(&setup.repo()).len(), 2);
@@ -251,11 +251,11 @@ fn files_that_are_not_what_they_should_be_are_listed_all_the_same() {
     let row = &setup.list()[0];
     assert_eq!(row["layout"], "unreadable");
     assert!(row["problem"].as_str().unwrap().contains("model.safetensors"), "{row}");
-    // A file that is gone.
+    // A missing file.
     let blob = setup.repo().join("snapshots").join(FakeHub::COMMIT).join("model.safetensors");
     std::fs::remove_file(std::fs::canonicalize(blob).unwrap()).unwrap();
     assert_eq!(setup.list()[0]["has_model"], false);
-    // What is no repository is left alone.
+    // Other directories are left alone.
     std::fs::write(setup.cache().join("version.txt"), "1").unwrap();
     std::fs::create_dir(setup.cache().join("datasets--a--b")).unwrap();
     assert_eq!(setup.list().len(), 1);

@@ -1,4 +1,4 @@
-//! `mlx-llamba quantize`, `convert` and `inspect`: models that work afterwards.
+//! `mlx-llamba quantize`, `convert` and `inspect`: the resulting models work.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ impl Outputs {
         self.0.path().join(name)
     }
 
-    /// Runs a command that writes `name`; gives its path.
+    /// Runs a command that writes `name`, and returns its path.
     fn write(&self, name: &str, arguments: &str) -> String {
         let path = self.path(name).display().to_string();
         let arguments: Vec<&str> = arguments.split(' ').chain(["--output", &path]).collect();
@@ -38,7 +38,7 @@ fn fixture(name: &str) -> String {
     fixtures::path(name).display().to_string()
 }
 
-/// All tensors of a model, in the order of their names: name, dtype, shape, bytes.
+/// Lists all tensors of a model by name: name, dtype, shape, bytes.
 fn tensors(model: impl AsRef<Path>) -> Vec<(String, String, Vec<usize>, Vec<u8>)> {
     let bytes = std::fs::read(model.as_ref().join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();

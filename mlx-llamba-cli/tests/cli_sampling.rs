@@ -1,5 +1,5 @@
-//! Every sampling option of `mlx-llamba generate` reaches the model: each has an effect that
-//! nothing else has.
+//! Every sampling option of `mlx-llamba generate` reaches the model: each has an effect that no other
+//! option has.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,13 +8,13 @@ use mlx_llamba_tests::command::Cli;
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 const PROMPT: &str = "Once upon a time";
 
-/// Text of 24 tokens with some options.
+/// Generates a text of 24 tokens with some options.
 fn text(options: &str) -> String {
     let options: Vec<&str> = options.split(' ').collect();
     CLI.ok(&[&["generate", "-n", "24"], &options[..], &[PROMPT]].concat())
 }
 
-/// Ids of 24 tokens with some options.
+/// Generates 24 token ids with some options.
 fn ids(options: &str) -> Vec<u64> {
     let lines = text(&format!("--json {options}"));
     let events = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -60,22 +60,22 @@ fn biases_force_and_forbid_tokens() {
 
 #[test]
 fn penalties_change_the_text_each_in_its_way() {
-    // All tokens are pushed to one id; the penalties push away from what was said.
+    // A bias favors one id; penalties disfavor repetition.
     let base = "-t 0 --logit-bias 300=40";
     assert_eq!(ids(base), [300; 24]);
     let count = |options: &str| {
         let all = ids(&format!("{base} {options}"));
         (all.iter().filter(|&&id| id == 300).count(), all)
     };
-    // Once said, a constant penalty stands against it.
+    // A presence penalty applies after the first occurrence.
     let (once, all) = count("--presence-penalty 100");
     assert_eq!((once, all[0]), (1, 300));
-    // A penalty a time adds up.
+    // A frequency penalty adds up.
     let (some, all) = count("--frequency-penalty 4");
     assert!(some > 1 && some < 24 && all[..2] == [300, 300], "{all:?}");
     let (fewer, _) = count("--repetition-penalty 1000");
     assert!(fewer < 24, "{fewer}");
-    // A window forgets: what was said long ago may be said again.
+    // Tokens outside of the window may be repeated.
     let (again, all) = count("--presence-penalty 100 --penalty-window 4");
     assert!(again > 1 && all[1..5].iter().all(|&id| id != 300), "{all:?}");
 }
@@ -83,7 +83,7 @@ fn penalties_change_the_text_each_in_its_way() {
 #[test]
 fn negative_penalties_are_welcome() {
     let (plain, repeated) = (ids("-t 0"), ids("-t 0 --presence-penalty -100"));
-    // The first token is said for ever.
+    // The first token repeats forever.
     assert_eq!(repeated, [plain[0]; 24]);
 }
 

@@ -1,4 +1,4 @@
-//! `mlx-llamba serve`: starts, serves, ends in good order, and says what is wrong.
+//! `mlx-llamba serve`: start, requests, clean shutdown, and errors.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -10,7 +10,7 @@ use mlx_llamba_tests::command::{Cli, signal};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 
-/// Starts a server and gives its address.
+/// Starts a server and returns its address.
 fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String) {
     let args = [&["--log-level", "info", "serve", "--bind", "127.0.0.1:0"], args].concat();
     let mut child = CLI.spawn(&args, Stdio::null());
@@ -55,7 +55,7 @@ fn serves_until_it_is_asked_to_end() {
     assert!(!log.contains(secret) && !log.contains("two"), "{log}");
 }
 
-/// The second signal does not wait for what runs.
+/// The second signal does not wait for running requests.
 #[test]
 fn the_second_signal_ends_at_once() {
     let (mut child, mut err, address) = start(&["--grace", "600", "--max-tokens", "1000000"]);
@@ -68,7 +68,7 @@ fn the_second_signal_ends_at_once() {
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     );
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
-    // The answer has begun.
+    // The reply has started.
     stream.read_exact(&mut [0; 64]).unwrap();
     signal(&child, "INT");
     let mut line = String::new();

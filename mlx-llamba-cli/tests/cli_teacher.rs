@@ -1,4 +1,4 @@
-//! Teachers (Llama Transformers) in the commands that take them.
+//! Teachers (Llama Transformers) in the commands that accept them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ fn fixture(name: &str) -> String {
     tests.join("fixtures").join(name).to_str().unwrap().to_owned()
 }
 
-/// A directory as Hugging Face's, with the given files of the fixtures in it.
+/// Makes a directory in Hugging Face's layout with the given fixture files.
 fn directory(path: &Path, files: &[(&str, &str)]) -> String {
     for (from, to) in files {
         std::fs::copy(PathBuf::from(fixture(from)), path.join(to)).unwrap();
@@ -43,7 +43,7 @@ fn a_gguf_file_generates_with_the_options_of_generate() {
     assert_eq!(events[1]["logprobs"]["top"].as_array().unwrap().len(), 2);
 }
 
-/// A Llamba reads text with the tokenizer of a GGUF file, wherever a tokenizer is asked for.
+/// A GGUF file's tokenizer works for a Llamba, wherever a tokenizer is accepted.
 #[test]
 fn a_gguf_file_lends_its_tokenizer() {
     let temporary = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn a_gguf_file_lends_its_tokenizer() {
     let prompt = known["text"].as_str().unwrap();
     let by_text = logits(&["--tokenizer", &gguf, "--prompt", prompt]);
     assert!(by_text == logits(&["--tokens", &ids]));
-    // Other commands take it as well, and say what is wrong with one.
+    // Other commands accept it too, and report a damaged one.
     std::fs::write(path("text.txt"), prompt).unwrap();
     CLI.ok(&["perplexity", "--model", &model, "--tokenizer", &gguf, &path("text.txt")]);
     let bytes = std::fs::read(&gguf).unwrap();
@@ -147,7 +147,7 @@ fn commands_for_llambas_say_how_a_teacher_becomes_one() {
 
 #[test]
 fn weights_that_are_no_numbers_are_warned_of() {
-    // Where the fixture has the first scale of that matrix.
+    // The offset of the matrix's first scale in the fixture.
     const SCALE: usize = 60096;
     let temporary = tempfile::tempdir().unwrap();
     let file = temporary.path().join("nan.gguf");
@@ -182,7 +182,7 @@ fn a_teacher_writes_its_own_data() {
     let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
     assert_eq!(read("again.jsonl"), read("texts.jsonl"));
 
-    // Stopped by force, it goes on to the same file.
+    // A killed run continues to the same file.
     let longer = |word: String| if word == "700" { "8000".to_owned() } else { word };
     let slow: Vec<String> = write(&path("slow.jsonl")).into_iter().map(longer).collect();
     let whole = slow.iter().map(|word| word.replace("slow.jsonl", "whole.jsonl"));
@@ -198,7 +198,7 @@ fn a_teacher_writes_its_own_data() {
     assert_eq!(run(&slow, &["--resume"]).code, Some(0));
     assert_eq!(read("slow.jsonl"), read("whole.jsonl"));
 
-    // And a student learns of it.
+    // A student can be trained on it.
     let recipe = "--config tiny --length 16 --tokens 200 --set data.heldout_every=4";
     let student = path("student");
     let base = ["distill", "--teacher", &model, "--data", &texts, "--output", &student];

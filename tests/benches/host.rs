@@ -1,4 +1,4 @@
-//! How long the host takes to build the graph of one decoding step of 16 layers; nothing is
+//! Measures the host's time to build the graph of one decoding step of 16 layers; nothing is
 //! evaluated. `cargo bench -p mlx-llamba-tests --bench host`
 //!
 //! The Metal graph is the one that a Mac builds, recorded here without running it.
@@ -10,7 +10,7 @@ use mlx_llamba::{Backend, Config, Dtype, Mode, Model, Scheme};
 use mlx_llamba_tests::graph::while_exporting;
 use mlx_rs::Array;
 
-/// Llamba-1B with narrower matrices: their sizes do not matter to the host.
+/// Llamba-1B with narrower matrices, whose sizes do not matter to the host.
 fn model(dtype: Dtype, backend: Backend) -> Model {
     let json = serde_json::json!({
         "model_type": "llamba", "vocab_size": 64, "tie_embeddings": true,

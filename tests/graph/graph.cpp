@@ -1,4 +1,4 @@
-// Lets tests build graphs that this machine could not run, and look at their scans.
+// Lets tests build graphs that this machine could not run, and inspect their scans.
 
 #include <functional>
 #include <string>
@@ -11,8 +11,8 @@
 
 using mlx::core::array;
 
-/// Calls `build(data)` while MLX records a graph for export: then custom Metal kernels can be put
-/// into a graph on machines without Metal. Returns 0, or 1 if MLX threw.
+/// Calls `build(data)` while MLX records a graph for export, so that a graph can contain custom Metal
+/// kernels on machines without Metal. Returns 0, or 1 if MLX threw.
 extern "C" int graph_while_exporting(void (*build)(void*), void* data) {
   const auto trace = [&](const std::vector<array>& inputs) {
     build(data);

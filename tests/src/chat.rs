@@ -21,7 +21,7 @@ pub const SPECIAL: [&str; 8] = [
     "<|im_end|>",
 ];
 
-/// Id of a special token.
+/// Returns the id of a special token.
 pub fn id(token: &str) -> u32 {
     256 + SPECIAL.iter().position(|other| *other == token).expect("a special token") as u32
 }
@@ -30,7 +30,7 @@ pub fn id(token: &str) -> u32 {
 pub fn write(directory: &Path, seed: u64) {
     let tiny = Tiny { vocab: 256 + SPECIAL.len(), ..Tiny::default() };
     tiny.write(directory, &tiny.tensors(seed), Dtype::F32, 1);
-    // Printable Latin-1 characters stand for themselves, the other bytes for U+0100 and on.
+    // Printable Latin-1 characters represent themselves; other bytes map to U+0100 and up.
     let mut others = 0x100..;
     let character = |byte: u32| match byte {
         0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => byte,
@@ -60,14 +60,14 @@ pub fn write(directory: &Path, seed: u64) {
     }
 }
 
-/// A directory with the model.
+/// Makes a directory with the model.
 pub fn directory(seed: u64) -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     write(directory.path(), seed);
     directory
 }
 
-/// The model, loaded.
+/// Loads the model.
 pub fn load(seed: u64) -> Llamba {
     let directory = directory(seed);
     let path = directory.path().display().to_string();

@@ -1,15 +1,15 @@
-//! The `mlx-llamba` command, run as a person runs it, away from any network.
+//! Runs the `mlx-llamba` command as a user does, without a network.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The command; its path is known to its own package's tests only, as `CARGO_BIN_EXE_mlx-llamba`.
+/// The command. Only tests of its own package know its path, as `CARGO_BIN_EXE_mlx-llamba`.
 #[derive(Debug, Clone, Copy)]
 pub struct Cli(pub &'static str);
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// Exit status; `None` if a signal ended it.
@@ -21,7 +21,7 @@ pub struct Run {
 }
 
 impl Cli {
-    /// The command with `args`: the hub is out of reach, and its cache is empty.
+    /// Returns the command with `args`, an unreachable hub and an empty cache.
     pub fn command(self, args: &[&str]) -> Command {
         let mut command = Command::new(self.0);
         for (name, _) in std::env::vars_os() {
@@ -44,14 +44,14 @@ impl Cli {
         Run::of(&mut self.command(args))
     }
 
-    /// Runs it and gives its standard output; panics unless all went well and in silence.
+    /// Runs it and returns its standard output. Panics if it fails or writes to standard error.
     pub fn ok(self, args: &[&str]) -> String {
         let run = self.run(args);
         assert!(run.code == Some(0) && run.err.is_empty(), "{args:?}: {run:?}");
         run.out
     }
 
-    /// Runs what must fail and gives its one line of error, which holds all `parts`.
+    /// Runs a command that must fail. Returns its one line of error, which contains all `parts`.
     pub fn fails(self, args: &[&str], parts: &[&str]) -> String {
         self.run(args).fails(parts)
     }
@@ -60,13 +60,13 @@ impl Cli {
     pub fn with_input(self, args: &[&str], input: &[u8]) -> Run {
         let mut child = self.spawn(args, Stdio::piped());
         let mut stdin = child.stdin.take().expect("a pipe");
-        // A command that does not read all of it is judged by what it says.
+        // A command may stop reading early.
         let _ = stdin.write_all(input);
         drop(stdin);
         Run::from(child.wait_with_output().expect("it ends"))
     }
 
-    /// Starts it, with pipes from it.
+    /// Starts it with piped output.
     pub fn spawn(self, args: &[&str], stdin: Stdio) -> Child {
         let mut command = self.command(args);
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -80,7 +80,7 @@ impl Run {
         Self::from(command.output().expect("the command starts"))
     }
 
-    /// Asserts a failure with one line on standard error, which holds all `parts`, and no output.
+    /// Asserts a failure with one line on standard error that contains all `parts`, and no output.
     pub fn fails(self, parts: &[&str]) -> String {
         assert_eq!(self.code, Some(1), "{self:?}");
         assert!(self.err.starts_with("error: ") && self.err.lines().count() == 1, "{self:?}");
@@ -110,7 +110,7 @@ pub fn signal(child: &Child, name: &str) {
     assert!(status.success(), "{kill}");
 }
 
-/// Waits for something that another process does soon.
+/// Waits until another process has done something.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -122,7 +122,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The names in a directory, hidden ones too.
+/// Lists the names in a directory, including hidden ones.
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("a directory");
     let name = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -133,7 +133,7 @@ pub fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A checkpoint of 60 million zeros without taking room on the disk: work for a second or more.
+/// Writes a checkpoint of 60 million zeros as a sparse file: work for a second or more.
 pub fn large_model(directory: &Path) {
     let config = serde_json::json!({
         "model_type": "llamba", "vocab_size": 2048, "tie_embeddings": true, "d_model": 512,

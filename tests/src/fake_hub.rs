@@ -1,7 +1,7 @@
-//! A hub on loopback: the few answers of a model hub that downloads need, and its misbehaviour.
+//! A hub on loopback: the responses of a model hub that downloads need, and its faults.
 //!
-//! Like the real one it answers for small files itself, after a redirect on its own host, and
-//! sends large ones to a storage server under another address, which must not see any token.
+//! Like the real hub, it serves small files itself, after a redirect on its own host, and redirects
+//! large ones to a storage server at another address, which must not receive any token.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,47 +10,47 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use sha2::{Digest, Sha256};
 
-/// What goes wrong with a file.
+/// A fault in serving a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection ends after this many bytes, as many times.
+    /// The connection ends after this many bytes, this many times.
     Cut { after: usize, times: u32 },
-    /// A length other than that of the bytes is announced.
+    /// A wrong length is announced.
     Announce(u64),
     /// Other bytes of the same length arrive.
     OtherBytes,
-    /// Ranges are ignored: all of the file arrives.
+    /// Ranges are ignored: the whole file arrives.
     NoRange,
     /// The server is busy (503), this many times.
     Busy { times: u32 },
 }
 
-/// Who may read a repository.
+/// Access to a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
     /// Everybody.
     Open,
-    /// Whoever has this token; the others see that there is something.
+    /// Those with this token; others see that it exists.
     Gated(String),
-    /// Whoever has this token; the others see nothing.
+    /// Those with this token; others see nothing.
     Private(String),
 }
 
 /// One file of the repository.
 #[derive(Debug, Clone)]
 pub struct FakeFile {
-    /// What it holds.
+    /// Its contents.
     pub bytes: Vec<u8>,
-    /// Whether the storage server has it.
+    /// True if the storage server has it.
     pub large: bool,
-    /// What goes wrong.
+    /// Its fault.
     pub fault: Option<Fault>,
 }
 
 /// One request, in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// To the storage server instead of the hub.
+    /// True if it went to the storage server.
     pub storage: bool,
     /// `GET` or `HEAD`.
     pub method: String,
@@ -62,10 +62,10 @@ pub struct Request {
     pub authorization: Option<String>,
 }
 
-/// What the hub has and what it was asked.
+/// The contents of the hub, and its requests.
 #[derive(Debug)]
 pub struct Contents {
-    /// Who may read the repository.
+    /// Access to the repository.
     pub access: Access,
     /// The commit of `main` and of `v1`.
     pub commit: String,
@@ -76,7 +76,7 @@ pub struct Contents {
     storage: String,
 }
 
-/// A hub with the one repository [`FakeHub::REPO`], alive as long as the process.
+/// A hub with a single repository, [`FakeHub::REPO`], that lives as long as the process.
 #[derive(Debug)]
 pub struct FakeHub {
     /// Its address.
@@ -124,7 +124,7 @@ impl FakeHub {
         Self { endpoint, contents }
     }
 
-    /// What the hub has, to look at or to change.
+    /// Returns the contents of the hub, to read or change.
     ///
     /// # Panics
     /// If an answering thread panicked.
@@ -132,7 +132,7 @@ impl FakeHub {
         self.contents.lock().expect("no thread panicked")
     }
 
-    /// Makes something go wrong with a file.
+    /// Sets the fault of a file.
     ///
     /// # Panics
     /// If there is no such file.
@@ -140,7 +140,7 @@ impl FakeHub {
         self.contents().files.get_mut(name).expect("a file of the repository").fault = Some(fault);
     }
 
-    /// The requests so far that `wanted` accepts; forgets all of them.
+    /// Returns the requests so far that `wanted` accepts, and forgets all of them.
     pub fn take_requests(&self, wanted: impl Fn(&Request) -> bool) -> Vec<Request> {
         let mut requests = std::mem::take(&mut self.contents().requests);
         requests.retain(wanted);
@@ -148,7 +148,7 @@ impl FakeHub {
     }
 }
 
-/// Status line, headers, body, and after how many bytes of it the connection ends.
+/// A response: status line, headers, body, and the number of bytes after which the connection ends.
 struct Answer {
     status: &'static str,
     headers: Vec<(&'static str, String)>,
@@ -205,7 +205,7 @@ fn answer(mut stream: TcpStream, storage: bool, contents: &Mutex<Contents>) {
     head += "\r\n";
     let body =
         if request.method == "HEAD" { &[] } else { &answer.body[..answer.cut.unwrap_or(length)] };
-    // A client that went away is none of the hub's business.
+    // A client may close the connection.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
 }
 
@@ -249,7 +249,7 @@ impl Contents {
     fn refuse(&self, path: &str, request: &Request) -> Option<Answer> {
         let has = |token: &str| request.authorization == Some(format!("Bearer {token}"));
         match &self.access {
-            // What a gated repository holds is public, the files are not.
+            // The file list of a gated repository is public, its files are not.
             Access::Gated(token) if !has(token) && !path.starts_with("api/") => {
                 let anonymous = request.authorization.is_none();
                 let status = if anonymous { "401 Unauthorized" } else { "403 Forbidden" };
@@ -269,7 +269,7 @@ impl Contents {
         Answer::new("200 OK").body(info.to_string().into_bytes())
     }
 
-    /// Where a file is, and what it is.
+    /// Returns the response about a file's location and checksum.
     fn resolve(&self, name: &str) -> Answer {
         let Some(file) = self.files.get(name) else {
             return Answer::new("404 Not Found").header("x-error-code", "EntryNotFound");
@@ -285,7 +285,7 @@ impl Contents {
             .header("x-linked-size", file.announced())
     }
 
-    /// The bytes of a file.
+    /// Returns the bytes of a file.
     fn file(&mut self, name: &str, request: &Request) -> Answer {
         let commit = self.commit.clone();
         let Some(file) = self.files.get_mut(name) else {

@@ -1,4 +1,4 @@
-//! The tiny checkpoints in `fixtures/`, with the numbers that an implementation must reproduce.
+//! The tiny checkpoints in `fixtures/`, with golden values that an implementation must reproduce.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ pub const PYTORCH: [&str; 5] = ["a_base", "b_grouped", "c_tied_exp2", "d_silu", 
 /// Fixtures in Cartesia's MLX layout.
 pub const CARTESIA: [&str; 2] = ["m_mlx_f32", "m_mlx_4bit"];
 
-/// Directory of a fixture.
+/// Returns the directory of a fixture.
 pub fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// A prompt with all that must come of it.
+/// A prompt with its golden results.
 #[derive(Debug, Clone)]
 pub struct Golden {
     /// Name: `len1`, `len2`, and so on.
@@ -32,7 +32,7 @@ pub struct Golden {
     pub ssm_states: Vec<Tensor>,
 }
 
-/// Numbers of a golden file.
+/// A tensor of a golden file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     /// Shape.
@@ -41,7 +41,7 @@ pub struct Tensor {
     pub values: Vec<f32>,
 }
 
-/// All prompts of a fixture, by length.
+/// Returns all prompts of a fixture, by length.
 pub fn golden(fixture: &str) -> Vec<Golden> {
     let file = path(fixture).join("golden.safetensors");
     let bytes = std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
@@ -79,7 +79,7 @@ pub fn golden(fixture: &str) -> Vec<Golden> {
     prompts
 }
 
-/// A copy of a fixture's checkpoint (not its golden files) in a fresh directory.
+/// Copies a fixture's checkpoint, without its golden files, to a fresh directory.
 pub fn copy(fixture: &str) -> tempfile::TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for file in ["config.json", "model.safetensors"] {
@@ -91,8 +91,8 @@ pub fn copy(fixture: &str) -> tempfile::TempDir {
     directory
 }
 
-/// Splits a weight file into its header and its data, lets `edit` change both, and writes them
-/// back with the header's new length.
+/// Splits a weight file into header and data, lets `edit` change both, and writes them back with the
+/// header's new length.
 pub fn edit(file: &Path, edit: impl FnOnce(&mut serde_json::Value, &mut Vec<u8>)) {
     let bytes = std::fs::read(file).expect("readable");
     let length = u64::from_le_bytes(*bytes.first_chunk().expect("a header")) as usize;

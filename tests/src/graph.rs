@@ -1,4 +1,4 @@
-//! Building and reading graphs of MLX.
+//! Builds and inspects graphs of MLX.
 
 use std::ffi::{c_int, c_void};
 
@@ -14,7 +14,7 @@ unsafe extern "C" {
     );
 }
 
-/// The scans (cumulative sums and their like) in the graph of `outputs`, as (all, unsafe): an
+/// Counts the scans (cumulative sums and the like) in the graph of `outputs`, as (all, unsafe). An
 /// unsafe one runs over an axis that is not the last, or over an input that may not be contiguous.
 pub fn scans(outputs: &[Array]) -> (usize, usize) {
     let handles: Vec<_> = outputs.iter().map(|array| array.as_ptr().ctx.cast_const()).collect();
@@ -25,7 +25,7 @@ pub fn scans(outputs: &[Array]) -> (usize, usize) {
     (all, not_safe)
 }
 
-/// Operations that only give another view of their input, or nothing to launch at all.
+/// Operations that only return a view of their input, or launch nothing.
 pub fn is_view(operation: &str) -> bool {
     matches!(
         operation,
@@ -42,7 +42,7 @@ pub fn is_view(operation: &str) -> bool {
     )
 }
 
-/// Runs `build` while MLX records for export: then graphs with Metal kernels can be built on a
+/// Runs `build` while MLX records for export, so that graphs with Metal kernels can be built on a
 /// machine without Metal.
 pub fn while_exporting<T>(build: impl FnOnce() -> T) -> T {
     struct Call<F, T> {
@@ -50,7 +50,7 @@ pub fn while_exporting<T>(build: impl FnOnce() -> T) -> T {
         result: Option<std::thread::Result<T>>,
     }
     unsafe extern "C" fn call<F: FnOnce() -> T, T>(data: *mut c_void) {
-        // SAFETY: `data` is the `Call` below, which nobody else uses meanwhile.
+        // SAFETY: `data` is the `Call` below, which nothing else uses during the call.
         let call = unsafe { &mut *data.cast::<Call<F, T>>() };
         let build = call.build.take().expect("called once");
         // A panic must not cross C++.
@@ -61,7 +61,7 @@ pub fn while_exporting<T>(build: impl FnOnce() -> T) -> T {
     }
     let mut data = Call { build: Some(build), result: None };
     let function = function(&data);
-    // SAFETY: the function gets the data it is made for, for the time of the call.
+    // SAFETY: the function receives the data it expects, which outlives the call.
     let status = unsafe { graph_while_exporting(function, (&raw mut data).cast()) };
     match data.result {
         Some(Ok(result)) => {

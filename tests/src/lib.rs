@@ -9,5 +9,5 @@ pub mod tiny;
 
 use mlx_llamba::Backend;
 
-/// What can compute a model on this machine's CPU.
+/// Back ends that compute a model on this machine's CPU.
 pub const BACKENDS: [Backend; 2] = [Backend::PLAIN, Backend::CPU];

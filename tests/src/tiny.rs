@@ -1,4 +1,4 @@
-//! Tiny random models with any legal switches, and their forward pass in float64.
+//! Tiny random models with any valid configuration, and their forward pass in float64.
 
 #![allow(non_snake_case)]
 
@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
-/// What a configuration can switch. The default has pairwise different sizes.
+/// The variable parts of a configuration. The defaults are pairwise different sizes.
 #[derive(Debug, Clone)]
 pub struct Tiny {
     /// Entries of the vocabulary.
@@ -40,7 +40,7 @@ pub struct Tiny {
     pub conv_bias: bool,
     /// Activation after the convolution.
     pub silu: bool,
-    /// Epsilon of the final norm; large, so that using it elsewhere shows.
+    /// Epsilon of the final norm; large, so that its use elsewhere is noticed.
     pub epsilon: f64,
 }
 
@@ -69,18 +69,18 @@ impl Default for Tiny {
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
 
 impl Tiny {
-    /// Sizes of the mixer.
+    /// Returns the sizes of the mixer.
     pub fn dims(&self) -> Dims {
         let [h, g, n, k] = self.heads;
         Dims { h, g, p: self.d * self.expand / h, n, k }
     }
 
-    /// Rows of embedding and head.
+    /// Returns the number of rows of embedding and head.
     pub fn padded(&self) -> usize {
         self.vocab.next_multiple_of(self.pad)
     }
 
-    /// The published form of the configuration.
+    /// Returns the configuration in its published form.
     pub fn config(&self) -> Value {
         let [h, g, n, k] = self.heads;
         json!({
@@ -96,7 +96,7 @@ impl Tiny {
         })
     }
 
-    /// Random weights in the published names.
+    /// Returns random weights under their published names.
     pub fn tensors(&self, seed: u64) -> Tensors {
         let (dims, d, padded) = (self.dims(), self.d, self.padded());
         let mut shapes: Vec<(String, Vec<usize>)> = vec![
@@ -174,7 +174,7 @@ impl Tiny {
         }
     }
 
-    /// Logits (l, padded vocabulary) in float64, and the states after the last token.
+    /// Computes logits (l, padded vocabulary) in float64, and the states after the last token.
     pub fn forward(&self, tensors: &Tensors, tokens: &[u32]) -> (Vec<f64>, Vec<State>) {
         let (dims, d) = (self.dims(), self.d);
         let get = |name: &str| tensors[name].1.as_slice();
@@ -249,7 +249,8 @@ impl Tiny {
     }
 }
 
-/// Values as little-endian bytes of a dtype that holds them exactly, or nearly (float16).
+/// Converts values to little-endian bytes of a dtype that represents them exactly, or nearly
+/// (float16).
 fn encode(values: &[f64], dtype: Dtype) -> Vec<u8> {
     let float = |v: &f64| *v as f32;
     match dtype {

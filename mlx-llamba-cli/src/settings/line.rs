@@ -127,7 +127,7 @@ impl Settings {
 }
 
 impl InForce {
-    /// What one would type for it.
+    /// Returns the words that set it on the command line.
     fn words(&self) -> Vec<OsString> {
         match self.is_flag {
             true => vec![format!("--{}", self.long).into()],
