@@ -299,49 +299,68 @@ mod tests {
         }
     }
 
+    /// An option of a command, with a value and the words that set it.
+    struct Sample {
+        name: String,
+        value: String,
+        typed: OsString,
+        /// The faults of a line with this option alone.
+        faults: usize,
+    }
+
     /// Tries every option as a default beside every option typed, of every command: nothing is wrong
     /// that was right without it, and what is right with it typed is right with it as a default.
     #[test]
     fn a_default_helps_and_never_hinders() {
         let whole = crate::Cli::command();
-        let mut all = Vec::new();
-        for (path, arg) in options(&whole).into_iter().filter(|(path, _)| !path.is_empty()) {
-            if let (Some(name), Some(value)) = (arg.get_long(), sample(arg)) {
+        let mut paths: Vec<Vec<String>> =
+            options(&whole).into_iter().map(|(path, _)| path).collect();
+        paths.dedup();
+        let (mut excluded, mut needed) = (0, 0);
+        for path in paths.into_iter().filter(|path| !path.is_empty()) {
+            let command = alone(&whole, &path);
+            let line = |typed: &[&OsString]| -> Vec<OsString> {
+                let words = ["mlx-llamba"].into_iter().chain(path.iter().map(String::as_str));
+                words.map(OsString::from).chain(typed.iter().map(|word| (*word).clone())).collect()
+            };
+            let mut samples = Vec::new();
+            for (_, arg) in options(&whole).into_iter().filter(|(of, _)| *of == path) {
+                let (Some(name), Some(value)) = (arg.get_long(), sample(arg)) else { continue };
                 let typed = match is_flag(arg) {
                     true => format!("--{name}"),
                     false => format!("--{name}={value}"),
                 };
-                all.push((path, name.to_owned(), value, OsString::from(typed)));
+                let typed = OsString::from(typed);
+                let faults = faults(command.clone(), &line(&[&typed]));
+                samples.push(Sample { name: name.to_owned(), value, typed, faults });
             }
-        }
-        let (mut excluded, mut needed) = (0, 0);
-        for (path, default, value, default_typed) in &all {
-            let command = alone(&whole, path);
-            let settings = Settings(vec![Setting {
-                scope: path.clone(),
-                option: default.clone(),
-                values: vec![Value::Untyped(value.clone())],
-                origin: Origin::Environment { variable: String::new() },
-            }]);
-            let others = all.iter().filter(|(p, name, ..)| p == path && name != default);
-            for (_, name, _, typed) in others {
-                let mut line: Vec<OsString> = vec!["mlx-llamba".into()];
-                line.extend(path.iter().map(OsString::from));
-                line.push(typed.clone());
-                let without = faults(command.clone(), &line);
-                let both = faults(command.clone(), &[&line[..], &[default_typed.clone()]].concat());
-                if both == without {
-                    continue; // They have nothing to do with each other.
+            for (index, first) in samples.iter().enumerate() {
+                for second in &samples[..index] {
+                    let both = faults(command.clone(), &line(&[&first.typed, &second.typed]));
+                    for (default, option) in [(first, second), (second, first)] {
+                        let without = option.faults;
+                        if both == without {
+                            continue; // They have nothing to do with each other.
+                        }
+                        let settings = Settings(vec![Setting {
+                            scope: path.clone(),
+                            option: default.name.clone(),
+                            values: vec![Value::Untyped(default.value.clone())],
+                            origin: Origin::Environment { variable: String::new() },
+                        }]);
+                        let mut line = line(&[&option.typed]);
+                        let changed = settings.apply(command.clone(), &mut line);
+                        let found = faults(changed, &line);
+                        let (name, default) = (&option.name, &default.name);
+                        let case = format!(
+                            "{path:?} --{name} with --{default}: {without}, {both}, {found}"
+                        );
+                        assert!(found <= without, "{case}");
+                        assert!(both > 0 || found == 0, "{case}");
+                        excluded += usize::from(without < usize::MAX && both == usize::MAX);
+                        needed += usize::from(both < without);
+                    }
                 }
-                let mut line_for_it = line.clone();
-                let changed = settings.apply(command.clone(), &mut line_for_it);
-                let found = faults(changed, &line_for_it);
-                let case =
-                    format!("{path:?} --{name} with --{default}: {without}, {both}, {found}");
-                assert!(found <= without, "{case}");
-                assert!(both > 0 || found == 0, "{case}");
-                excluded += usize::from(without < usize::MAX && both == usize::MAX);
-                needed += usize::from(both < without);
             }
         }
         assert!(excluded > 10 && needed > 10, "{excluded} {needed}");
