@@ -75,10 +75,11 @@ python_packages() {
   mv "$1.part" "$1"
 }
 
-# build_command CARGO-ARGS...: builds the command for release. Prints its path and, on a second line,
-# the directory of the libmlx it was linked with, as the build script of mlx-sys reports it.
+# build_command CARGO-ARGS...: builds the command with the profile PACKAGE_PROFILE, by default release.
+# Prints its path and, on a second line, the directory of the libmlx it was linked with, as the build
+# script of mlx-sys reports it.
 build_command() {
-  cargo build --release --locked -p mlx-llamba-cli "$@" --message-format json-render-diagnostics | python3 -c '
+  cargo build --profile "${PACKAGE_PROFILE:-release}" --locked -p mlx-llamba-cli "$@" --message-format json-render-diagnostics | python3 -c '
 import json, os, sys
 executable = libraries = None
 for message in map(json.loads, sys.stdin):
