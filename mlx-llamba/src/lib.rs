@@ -149,6 +149,9 @@ pub mod kernels {
 }
 
 // Short paths of the modules' names, for the crates of this workspace.
+#[cfg(feature = "hub")]
+#[doc(hidden)]
+pub use hub::{HubOptions, HubProgress};
 #[doc(hidden)]
 pub use {
     checkpoint::Layout,
@@ -174,9 +177,6 @@ pub use {
     store::{OnProgress, Progress},
     tokenizer::Rendered,
 };
-#[cfg(feature = "hub")]
-#[doc(hidden)]
-pub use hub::{HubOptions, HubProgress};
 #[cfg(feature = "chat")]
 #[doc(hidden)]
 pub use {
