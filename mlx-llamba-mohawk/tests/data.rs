@@ -234,7 +234,7 @@ fn windows_that_begin_at_documents() {
                 let is = |part: &Vec<u32>| {
                     if whole { part == found } else { part.starts_with(found) }
                 };
-                let part = parts.iter().position(is).expect("a part of a document");
+                let part = parts.iter().position(is).unwrap();
                 // A short beginning may be that of several parts.
                 if whole {
                     orders[after.epoch as usize].push(part);
