@@ -7,7 +7,7 @@ constexpr int threads = 32 * simdgroups;
 constexpr int turns = (d + threads * reads - 1) / (threads * reads);
 threadgroup float squares[simdgroups];
 
-const long row0 = long(threadgroup_position_in_grid.y) * d;
+const long row0 = long(threadgroup_position_in_grid.x) * d;
 const int self = thread_position_in_threadgroup.x;
 
 float values[turns * reads] = {};

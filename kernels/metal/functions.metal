@@ -2,7 +2,9 @@
 // Address spaces are template parameters: MLX passes arrays of fewer than eight elements as
 // constant, larger ones as device.
 
+#ifndef UNROLL
 #define UNROLL _Pragma("clang loop unroll(full)")
+#endif
 
 // 1 / (1 + exp(-v)). The exponential never sees a positive number: it cannot overflow.
 METAL_FUNC float sigmoid_of(float v) {

@@ -8,6 +8,7 @@ use mlx_rs::{Array, Dtype};
 use crate::adamw::AdamWStep;
 use crate::cpu::{CPU, CPU_INT8};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
+use crate::cuda::CUDA;
 use crate::dims::{ShapeError, expect};
 use crate::fallback::{fallbacks, log_fallback};
 use crate::metal::METAL;
@@ -16,7 +17,7 @@ use crate::operations::{Activations, Operations, Plain};
 use crate::{Activation, Dims, QuantizationError, Weight, plain};
 
 /// Back ends with kernels of their own. The first that is made for the current device is chosen.
-pub(crate) const KERNELS: [Backend; 2] = [Backend::CPU, Backend::METAL];
+pub(crate) const KERNELS: [Backend; 3] = [Backend::CPU, Backend::METAL, Backend::CUDA];
 
 /// An implementation of the operations of a model; a small value.
 ///
@@ -38,6 +39,9 @@ impl Backend {
 
     /// Metal kernels.
     pub const METAL: Self = Self(&METAL);
+
+    /// CUDA kernels.
+    pub const CUDA: Self = Self(&CUDA);
 
     /// Returns the fastest back end for the same device whose results have gradients, with
     /// activations in float32.

@@ -14,6 +14,7 @@ mod backend;
 mod convolution;
 pub mod cpu;
 mod cross_entropy;
+pub mod cuda;
 mod dims;
 mod elementwise;
 mod fallback;

@@ -1,8 +1,13 @@
 //! The GPU kernels on Apple's GPUs.
 
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, mixer_launch};
 use crate::mlx::custom_kernel::metal;
 
 /// Metal. The kernels are written in its language.
-pub(crate) static METAL: Gpu =
-    Gpu { name: "Metal", prelude: "", available: metal::available, run: metal::run };
+pub(crate) static METAL: Gpu = Gpu {
+    name: "Metal",
+    dialect: "",
+    mixer: mixer_launch,
+    available: metal::available,
+    run: metal::run,
+};

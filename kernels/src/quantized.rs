@@ -255,13 +255,21 @@ impl Quantized {
         if x.size() / columns >= CPU_DEQUANTIZE_ROWS && on_cpu()? {
             return self.matmul_dequantized(x);
         }
-        Ok(mlx::quantized_matmul(
-            x,
+        // In two dimensions: MLX's CUDA back end reads the weights again for every sequence of a
+        // batch.
+        let rows = x.reshape(&[-1, columns as i32])?; // (rows, in)
+        let y = mlx::quantized_matmul(
+            &rows,
             &self.weight,
             &self.scales,
             self.biases.as_ref(),
             self.scheme.raw(),
-        )?)
+        )?; // (rows, out)
+        let mut shape = x.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = y.dim(-1);
+        }
+        Ok(y.reshape(&shape)?)
     }
 
     /// Computes the same with sgemm, one tile of output rows after the other.

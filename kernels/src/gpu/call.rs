@@ -62,7 +62,7 @@ pub const MIXER_INPUTS: &[&str] =
 pub const MIXER_OUTPUTS: &[&str] = &["y", "conv_out", "ssm_out"];
 
 /// Returns the bytes of one activation, if the kernels take such activations.
-pub(super) fn float_bytes(dtype: Dtype) -> Result<usize, LaunchError> {
+pub(crate) fn float_bytes(dtype: Dtype) -> Result<usize, LaunchError> {
     match dtype {
         Dtype::Float32 => Ok(4),
         Dtype::Float16 | Dtype::Bfloat16 => Ok(2),
@@ -73,14 +73,14 @@ pub(super) fn float_bytes(dtype: Dtype) -> Result<usize, LaunchError> {
 }
 
 /// Sizes as template arguments.
-pub(super) fn sizes<const N: usize>(
+pub(crate) fn sizes<const N: usize>(
     of: [(&'static str, usize); N],
 ) -> impl Iterator<Item = (&'static str, Argument)> {
     of.into_iter().map(|(name, value)| (name, Argument::Int(value as i32)))
 }
 
 /// Returns the template arguments that both forms of the mixer have.
-pub(super) fn mixer_template(call: &MixerCall) -> Vec<(&'static str, Argument)> {
+pub(crate) fn mixer_template(call: &MixerCall) -> Vec<(&'static str, Argument)> {
     let Dims { h, g, p, n, k } = call.dims;
     let mut template = vec![("T", Argument::Dtype(call.dtype))];
     template.extend(sizes([("h", h), ("g", g), ("p", p), ("n", n), ("k", k)]));
@@ -96,7 +96,7 @@ pub(super) fn mixer_template(call: &MixerCall) -> Vec<(&'static str, Argument)> 
 }
 
 /// Returns the outputs of both forms: y and the two states.
-pub(super) fn mixer_outputs(call: &MixerCall) -> Vec<Output> {
+pub(crate) fn mixer_outputs(call: &MixerCall) -> Vec<Output> {
     let MixerCall { dims, b, l, dtype, .. } = *call;
     let Dims { h, p, n, k, .. } = dims;
     let conv: &[usize] = if k == 1 { &[1] } else { &[b, k - 1, dims.conv_dim()] };

@@ -3,12 +3,13 @@
 use mlx_rs::Dtype;
 
 use super::call::{LaunchError, float_bytes, sizes};
-use crate::mlx::launch::{Argument, Launch, Output, Source};
+use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
 static SWIGLU: Source = Source {
     name: "llamba_swiglu",
     inputs: &["gate_up"],
     outputs: &["out"],
+    language: Language::Metal,
     header: &[include_str!("../../metal/functions.metal")],
     body: include_str!("../../metal/swiglu.metal"),
 };
@@ -17,6 +18,7 @@ static ADD_RMS_NORM: Source = Source {
     name: "llamba_add_rms_norm",
     inputs: &["x", "y", "weight"],
     outputs: &["sum", "normed"],
+    language: Language::Metal,
     header: &[include_str!("../../metal/functions.metal")],
     body: include_str!("../../metal/add_rms_norm.metal"),
 };
@@ -41,10 +43,11 @@ pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, LaunchError>
     Ok(Launch {
         source: &SWIGLU,
         template,
-        grid: ((width / reads) as i32, rows as i32, 1),
+        grid: (threads(rows, width / reads)?, 1, 1),
         threadgroup: (256, 1, 1),
         outputs: vec![Output { shape, dtype }],
         threadgroup_bytes: 0,
+        dynamic_bytes: 0,
     })
 }
 
@@ -67,14 +70,21 @@ pub fn add_rms_norm_launch(
     let mut template = vec![("T", Argument::Dtype(dtype))];
     template.extend(sizes([("d", d), ("reads", reads), ("simdgroups", simdgroups)]));
     template.push(("epsilon", Argument::Int(epsilon.to_bits() as i32)));
-    let threads = 32 * simdgroups as i32;
     Ok(Launch {
         source: &ADD_RMS_NORM,
         template,
-        grid: (threads, rows as i32, 1),
-        threadgroup: (threads, 1, 1),
+        grid: (threads(rows, 32 * simdgroups)?, 1, 1),
+        threadgroup: (32 * simdgroups as i32, 1, 1),
         outputs: vec![Output { shape: shape.to_vec(), dtype }; 2],
         threadgroup_bytes: 4 * simdgroups,
+        dynamic_bytes: 0,
+    })
+}
+
+/// Returns the threads of all rows. They lie along x: y and z end at 65535 on CUDA GPUs.
+fn threads(rows: usize, of_row: usize) -> Result<i32, LaunchError> {
+    i32::try_from(rows * of_row).map_err(|_| {
+        LaunchError::Unsupported(format!("{rows} rows take more threads than a grid has"))
     })
 }
 

@@ -5,7 +5,7 @@
 //! run exactly what a GPU runs. The sources are in `kernels/metal`; the crate's README has the
 //! arithmetic behind the sizes chosen here. [`Gpu`] runs launches on one kind of GPU.
 
-mod call;
+pub(crate) mod call;
 mod elementwise;
 mod scan;
 mod step;
@@ -18,7 +18,7 @@ pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use scan::mixer_scan;
 pub use step::{MAX_STEPS, mixer_step};
 
-pub use crate::mlx::launch::{Argument, Launch, Output, Source};
+pub use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
 use crate::fallback::log_fallback;
 use crate::mlx::{Result, current_device};
@@ -62,8 +62,10 @@ pub fn supports(dims: Dims, l: usize, dtype: Dtype) -> Result<(), String> {
 pub(crate) struct Gpu {
     /// Name of the kind.
     pub(crate) name: &'static str,
-    /// Code in front of every kernel, in the language of this kind.
-    pub(crate) prelude: &'static str,
+    /// Code in front of every kernel in Metal, which makes it one in the language of this kind.
+    pub(crate) dialect: &'static str,
+    /// Returns the launch that computes a mixer.
+    pub(crate) mixer: fn(&MixerCall) -> Result<Launch, LaunchError>,
     /// Returns true if MLX has such a GPU here.
     pub(crate) available: fn() -> Result<bool>,
     /// Puts a launch into MLX's graph; the safety conditions are those of
@@ -75,11 +77,15 @@ impl Gpu {
     /// Puts a launch of this module into MLX's graph. The inputs must have the shapes and dtypes
     /// that the launch was made from.
     fn run<const N: usize>(&self, launch: &Launch, inputs: &[&Array]) -> Result<[Array; N]> {
+        let prelude = match launch.source.language {
+            Language::Metal => self.dialect,
+            Language::Cuda => "",
+        };
         // SAFETY: the functions of this module make launches from the shapes of the inputs they
         // pass. The kernels stay inside arrays of these shapes, whatever their values (lengths are
         // clamped), write every element of every output, and never an input: the emulator's tests
         // check this for every kernel over a list of shapes.
-        let outputs = unsafe { (self.run)(launch, self.prelude, inputs)? };
+        let outputs = unsafe { (self.run)(launch, prelude, inputs)? };
         outputs.try_into().map_err(|found: Vec<Array>| {
             let (name, found) = (launch.source.name, found.len());
             Exception::custom(format!("{name}: {found} outputs instead of {N}"))
@@ -101,7 +107,7 @@ impl Gpu {
             return Err(LaunchError::Unsupported(reason));
         }
         let dtype = rows.dtype();
-        let launch = mixer_launch(&MixerCall {
+        let launch = (self.mixer)(&MixerCall {
             dims,
             b: rows.dim(0) as usize,
             l: rows.dim(1) as usize,

@@ -3,7 +3,7 @@
 use super::call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
 use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
 use crate::Dims;
-use crate::mlx::launch::{Launch, Source};
+use crate::mlx::launch::{Language, Launch, Source};
 
 /// Lengths of a chunk; the first that fits is used.
 ///
@@ -23,6 +23,7 @@ static SOURCE: Source = Source {
     name: "llamba_mixer_scan",
     inputs: MIXER_INPUTS,
     outputs: MIXER_OUTPUTS,
+    language: Language::Metal,
     header: &[
         include_str!("../../metal/functions.metal"),
         include_str!("../../metal/fragments.metal"),
@@ -72,5 +73,6 @@ pub fn mixer_scan(call: &MixerCall) -> Result<Launch, LaunchError> {
         threadgroup: (threads, 1, 1),
         outputs: mixer_outputs(call),
         threadgroup_bytes: bytes(q),
+        dynamic_bytes: 0,
     })
 }

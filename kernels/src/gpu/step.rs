@@ -3,7 +3,7 @@
 use super::call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
 use super::call::{float_bytes, mixer_outputs, mixer_template, sizes};
 use crate::Dims;
-use crate::mlx::launch::{Launch, Source};
+use crate::mlx::launch::{Language, Launch, Source};
 
 /// The number of tokens up to which a call gives the bits of single steps.
 pub const MAX_STEPS: usize = 16;
@@ -22,6 +22,7 @@ static SOURCE: Source = Source {
     name: "llamba_mixer_step",
     inputs: MIXER_INPUTS,
     outputs: MIXER_OUTPUTS,
+    language: Language::Metal,
     header: &[include_str!("../../metal/functions.metal"), include_str!("../../metal/rows.metal")],
     body: include_str!("../../metal/mixer_step.metal"),
 };
@@ -77,5 +78,6 @@ pub fn mixer_step(call: &MixerCall) -> Result<Launch, LaunchError> {
         threadgroup: (threads, 1, 1),
         outputs: mixer_outputs(call),
         threadgroup_bytes: bytes(tokens),
+        dynamic_bytes: 0,
     })
 }

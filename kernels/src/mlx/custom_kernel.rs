@@ -1,7 +1,7 @@
 //! Custom GPU kernels as operations of MLX's graph.
 //!
-//! MLX has one interface for Metal and one for CUDA, alike in everything but their names: [`metal`]
-//! is made by a macro from the names of the first. `mlx_rs::fast::MetalKernel` does the same, but
+//! MLX has one interface for Metal and one for CUDA, alike in everything but their names: a macro
+//! makes [`metal`] and [`cuda`] from these. `mlx_rs::fast::MetalKernel` does the same, but
 //! exists only with the feature `metal`; here one code builds the same graph everywhere. Without
 //! the device a kernel cannot run, but it can be part of a graph that MLX records for export.
 
@@ -10,7 +10,7 @@ use mlx_sys::mlx_stream;
 
 /// Defines `available` and `run` of one interface over the functions imported beside it.
 ///
-/// `$option` is the last argument of `new`.
+/// `$option` is a function that gives the last argument of `new` for a launch.
 macro_rules! interface {
     ($option:expr) => {
         use std::cell::RefCell;
@@ -20,7 +20,7 @@ macro_rules! interface {
         use mlx_rs::error::{Exception, Result};
 
         use crate::mlx::handles::{Arrays, Strings, many};
-        use crate::mlx::launch::{Argument, Launch, Source};
+        use crate::mlx::launch::{Argument, Launch, Source, code};
         use crate::mlx::{c_string, check, install_error_handler};
 
         /// Returns true if MLX has such a device here.
@@ -43,7 +43,7 @@ macro_rules! interface {
             prelude: &str,
             inputs: &[&Array],
         ) -> Result<Vec<Array>> {
-            let (kernel, config) = (kernel(launch.source, prelude)?, Config::new(launch)?);
+            let (kernel, config) = (kernel(launch, prelude)?, Config::new(launch)?);
             let inputs = Arrays::of(inputs.iter().copied());
             let available = available()?;
             many(launch.source.name, |outputs| {
@@ -59,26 +59,28 @@ macro_rules! interface {
 
         /// Returns the kernel object of a source, made once per thread: MLX's handles stay on
         /// their thread.
-        fn kernel(source: &Source, prelude: &str) -> Result<Rc<Kernel>> {
+        fn kernel(launch: &Launch, prelude: &str) -> Result<Rc<Kernel>> {
+            type Key = (&'static str, usize);
             thread_local! {
-                static KERNELS: RefCell<Vec<(&'static str, Rc<Kernel>)>> =
-                    const { RefCell::new(Vec::new()) };
+                static KERNELS: RefCell<Vec<(Key, Rc<Kernel>)>> = const { RefCell::new(Vec::new()) };
             }
+            let key = (launch.source.name, launch.dynamic_bytes);
             KERNELS.with_borrow_mut(|kernels| {
-                if let Some((_, kernel)) = kernels.iter().find(|(name, _)| *name == source.name) {
+                if let Some((_, kernel)) = kernels.iter().find(|(found, _)| *found == key) {
                     return Ok(Rc::clone(kernel));
                 }
-                let kernel = Rc::new(Kernel::new(source, prelude)?);
-                kernels.push((source.name, Rc::clone(&kernel)));
+                let option = $option(launch);
+                let kernel = Rc::new(Kernel::new(launch.source, prelude, option)?);
+                kernels.push((key, Rc::clone(&kernel)));
                 Ok(kernel)
             })
         }
 
         impl Kernel {
-            fn new(source: &Source, prelude: &str) -> Result<Self> {
+            fn new(source: &Source, prelude: &str, option: RawOption) -> Result<Self> {
                 install_error_handler()?;
                 let (name, body) = (c_string(source.name)?, c_string(&source.body())?);
-                let header = c_string(&(prelude.to_owned() + &source.header()))?;
+                let header = c_string(&(code(prelude) + &source.header()))?;
                 let (inputs, outputs) = (Strings::of(source.inputs)?, Strings::of(source.outputs)?);
                 // SAFETY: all handles and strings live for the call; MLX copies them.
                 let kernel = Self(unsafe {
@@ -89,7 +91,7 @@ macro_rules! interface {
                         body.as_ptr(),
                         header.as_ptr(),
                         true, // inputs are made row contiguous
-                        $option,
+                        option,
                     )
                 });
                 if kernel.0.ctx.is_null() {
@@ -170,8 +172,30 @@ pub(crate) mod metal {
         mlx_metal_is_available as is_available,
     };
 
-    // No output is updated atomically.
-    interface!(false);
+    /// Whether outputs are updated atomically.
+    type RawOption = bool;
+    interface!(|_: &Launch| false);
+}
+
+/// Kernels for NVIDIA's GPUs.
+pub(crate) mod cuda {
+    use mlx_sys::{
+        mlx_cuda_is_available as is_available, mlx_fast_cuda_kernel as RawKernel,
+        mlx_fast_cuda_kernel_apply as apply, mlx_fast_cuda_kernel_config as RawConfig,
+        mlx_fast_cuda_kernel_config_add_output_arg as add_output,
+        mlx_fast_cuda_kernel_config_add_template_arg_bool as add_bool,
+        mlx_fast_cuda_kernel_config_add_template_arg_dtype as add_dtype,
+        mlx_fast_cuda_kernel_config_add_template_arg_int as add_int,
+        mlx_fast_cuda_kernel_config_free as config_free,
+        mlx_fast_cuda_kernel_config_new as config_new,
+        mlx_fast_cuda_kernel_config_set_grid as set_grid,
+        mlx_fast_cuda_kernel_config_set_thread_group as set_thread_group,
+        mlx_fast_cuda_kernel_free as free, mlx_fast_cuda_kernel_new as new,
+    };
+
+    /// Bytes of shared memory that the launch gives.
+    type RawOption = i32;
+    interface!(|launch: &Launch| launch.dynamic_bytes as i32);
 }
 
 /// Runs `call` with this thread's GPU stream, or a placeholder where there is no such device.

@@ -34,6 +34,10 @@ handles! {
     Arrays(mlx_vector_array, mlx_vector_array_free, mlx_vector_array_new);
     /// A function of arrays.
     Closure(mlx_closure, mlx_closure_free, mlx_closure_new);
+    /// A device.
+    Device(mlx_device, mlx_device_free);
+    /// Properties of a device.
+    DeviceInfo(mlx_device_info, mlx_device_info_free, mlx_device_info_new);
     /// The gradient of a function.
     GradientClosure(mlx_closure_custom, mlx_closure_custom_free);
     /// A text.

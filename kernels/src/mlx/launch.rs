@@ -11,8 +11,19 @@ pub struct Source {
     pub inputs: &'static [&'static str],
     /// Names of the outputs, in order.
     pub outputs: &'static [&'static str],
+    /// The language of header and body.
+    pub language: Language,
     pub(crate) header: &'static [&'static str],
     pub(crate) body: &'static str,
+}
+
+/// A language that kernels are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// Metal, which other GPUs compile through a dialect of theirs.
+    Metal,
+    /// CUDA.
+    Cuda,
 }
 
 impl Source {
@@ -81,4 +92,7 @@ pub struct Launch {
     pub outputs: Vec<Output>,
     /// Bytes of threadgroup memory per threadgroup, computed from the sizes.
     pub threadgroup_bytes: usize,
+    /// Bytes of threadgroup memory that the kernel does not declare but is given by the launch; 0 in
+    /// Metal.
+    pub dynamic_bytes: usize,
 }

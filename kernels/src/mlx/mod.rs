@@ -5,6 +5,7 @@
 //! | `handles.rs` | owned handles of mlx-c: arrays, lists, closures |
 //! | `device.rs` | the device of a thread's operations |
 //! | `closure.rs`, `transforms.rs` | functions with other gradients than MLX would compute |
+//! | `properties.rs` | properties of the GPU |
 //! | `quantized.rs` | quantization in every mode, and order between operations that share no data |
 //! | `launch.rs`, `custom_kernel.rs` | custom GPU kernels |
 //! | `lazy.rs` | arrays whose elements are read when they are needed |
@@ -17,6 +18,7 @@ mod device;
 mod handles;
 pub(crate) mod launch;
 mod lazy;
+pub(crate) mod properties;
 pub(crate) mod quantized;
 mod runtime;
 mod status;

@@ -1,0 +1,68 @@
+//! The GPU kernels on NVIDIA's GPUs: a mixer's own kernels in CUDA for the sizes that models have, the
+//! Metal kernels through a dialect for all others and for everything else.
+
+mod scan;
+mod step;
+
+pub use scan::scan;
+pub use step::step;
+
+use std::sync::LazyLock;
+
+use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall};
+use crate::mlx::custom_kernel::cuda;
+use crate::mlx::properties::gpu_property;
+
+/// The code that makes kernels in Metal kernels in CUDA.
+pub const DIALECT: &str =
+    concat!(include_str!("../../cuda/words.cuh"), "\n", include_str!("../../cuda/dialect.cuh"));
+
+/// CUDA.
+pub(crate) static CUDA: Gpu = Gpu {
+    name: "CUDA",
+    dialect: DIALECT,
+    mixer: |call| mixer_launch(call, *SHARED_BYTES),
+    available: cuda::available,
+    run: cuda::run,
+};
+
+/// Shared memory that a block may have on this machine's GPU, in bytes; 0 where its tensor cores do not
+/// take the scan's operands.
+static SHARED_BYTES: LazyLock<usize> = LazyLock::new(|| {
+    let property = |key| gpu_property(key).unwrap_or(0);
+    let capability = (property("compute_capability_major"), property("compute_capability_minor"));
+    shared_bytes(capability)
+});
+
+/// Returns the shared memory that a block may have on GPUs of a compute capability, in bytes; 0 where
+/// `mixer_scan.cu` does not run.
+///
+/// Source: NVIDIA's CUDA programming guide, "Technical specifications per compute capability".
+pub fn shared_bytes(capability: (usize, usize)) -> usize {
+    match capability {
+        (..8, _) => 0,
+        (8, 0 | 7) => 163 * 1024,
+        (9..12, _) => 227 * 1024,
+        _ => 99 * 1024,
+    }
+}
+
+/// Returns the launch that computes a mixer: [`step`] for one token and [`scan`] for many where they
+/// take the case, and otherwise the [Metal kernel](gpu::mixer_launch). A block may have `shared_bytes`
+/// of shared memory.
+///
+/// # Errors
+/// [`LaunchError::Unsupported`] if none takes the case.
+pub fn mixer_launch(call: &MixerCall, shared_bytes: usize) -> Result<Launch, LaunchError> {
+    let native = match call.l {
+        1 => step(call),
+        2..=gpu::MAX_STEPS => return gpu::mixer_launch(call),
+        _ => scan(call, shared_bytes),
+    };
+    native.or_else(|_| gpu::mixer_launch(call))
+}
+
+/// Returns the error of a kernel that does not take a case.
+fn unsupported<T>(reason: String) -> Result<T, LaunchError> {
+    Err(LaunchError::Unsupported(reason))
+}
