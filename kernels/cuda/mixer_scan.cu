@@ -59,7 +59,7 @@ const int head = blockIdx.x / parts % h;
 const long batch = blockIdx.x / (parts * h);
 const int group = head / (h / g);
 const int l = rows_shape[1];
-const int real = ragged ? clamp(int(lengths[batch]), 0, l) : l;
+const int real = ragged ? min(max(int(lengths[batch]), 0), l) : l;
 const int channel0 = head * p + part * tile;
 // B and C of a group belong to all tiles of its heads: the first one writes their state.
 const bool first = part == 0 && head % (h / g) == 0;

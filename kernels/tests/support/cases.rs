@@ -125,6 +125,29 @@ pub fn ragged() -> Vec<Case> {
     ]
 }
 
+/// Sizes that CUDA's own kernels take: one token, many, and rows with lengths of their own.
+pub fn published() -> Vec<Case> {
+    let silu = Activation::Silu;
+    vec![
+        Case::new([8, 8, 64, 64, 4], 3, 1),
+        Case::new([8, 4, 128, 64, 3], 40, 1),
+        Case::new([32, 32, 96, 64, 4], 2, 1),
+        Case::new([6, 3, 64, 128, 2], 2, 1),
+        Case { activation: silu, ..Case::new([8, 2, 32, 16, 1], 2, 1) },
+        Case { split_A_log: true, z_bias: false, ..Case::new([4, 2, 32, 32, 6], 5, 1) },
+        Case { conv_bias: false, A_log: 60.0, ..Case::new([2, 1, 16, 64, 4], 2, 1) },
+        Case::new([8, 2, 64, 64, 4], 2, 100),
+        Case::new([8, 8, 128, 64, 4], 1, 333),
+        Case::new([8, 4, 96, 64, 3], 2, 64),
+        Case::new([8, 4, 64, 128, 4], 1, 129),
+        Case { activation: silu, ..Case::new([8, 2, 16, 16, 1], 3, 65) },
+        Case { split_A_log: true, z_bias: false, ..Case::new([6, 2, 32, 32, 6], 2, 200) },
+        Case { conv_bias: false, A_log: 60.0, ..Case::new([8, 1, 32, 64, 4], 2, 130) },
+        Case { A_log: 1e4, ..Case::new([8, 8, 64, 64, 4], 1, 70) },
+        Case::new([8, 2, 64, 64, 4], 0, 150).lengths(&[150, 0, 65, 1, 64]),
+    ]
+}
+
 /// Sequences of several documents: starts at the first token and the last, beside each other, at
 /// the borders of chunks, and nowhere.
 pub fn documents() -> Vec<Case> {

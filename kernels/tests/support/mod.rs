@@ -8,7 +8,7 @@ mod cases;
 mod compare;
 mod mlx;
 
-pub use cases::{Case, documents, ragged, steps, tokens};
+pub use cases::{Case, documents, published, ragged, steps, tokens};
 pub use compare::{Found, assert_close, check, error_of, scale_of};
 pub use mlx::{array, in_pieces, on, state, values, weights};
 

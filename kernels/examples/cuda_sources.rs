@@ -1,0 +1,117 @@
+//! Writes the CUDA source of every kernel variant that the published models and the tests' cases take,
+//! as MLX puts them together, one file each into the folder that is given: `scripts/cuda-compile`
+//! compiles them without a GPU.
+
+#![allow(non_snake_case, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use mlx_llamba_kernels::gpu::{
+    Argument, Language, Launch, MixerCall, add_rms_norm_launch, swiglu_launch,
+};
+use mlx_llamba_kernels::{Activation, Dims, cuda, gpu};
+use mlx_rs::Dtype;
+use support::{Case, published, steps, tokens};
+
+fn main() {
+    let folder = PathBuf::from(std::env::args_os().nth(1).expect("a folder"));
+    let hopper = cuda::shared_bytes((9, 0));
+    let mut sources = BTreeMap::new();
+    let mut add = |name: String, launch: &Launch, inputs: &[(&str, Dtype)]| {
+        sources.insert(name, source(launch, inputs));
+    };
+    for (model, p, d) in [("1B", 64, 2048), ("3B", 96, 3072), ("8B", 128, 4096)] {
+        let dims = Dims { h: 32, g: 32, p, n: 64, k: 4 };
+        for (b, l) in [(1, 1), (64, 1), (1, 12), (1, 2048)] {
+            let call = call(&Case::new([32, 32, p, 64, 4], b, l), Dtype::Bfloat16);
+            let launch = cuda::mixer_launch(&MixerCall { dims, ..call }, hopper).expect("a mixer");
+            add(format!("{model} mixer b={b} l={l}"), &launch, &mixer_inputs(Dtype::Bfloat16));
+        }
+        let of = Dtype::Bfloat16;
+        let launch = swiglu_launch(&[1, 1, 4 * d], of).expect("a launch");
+        add(format!("{model} swiglu"), &launch, &[("gate_up", of)]);
+        let launch = add_rms_norm_launch(&[1, 1, d], of, 1e-5).expect("a launch");
+        add(format!("{model} residual norm"), &launch, &[("x", of), ("y", of), ("weight", of)]);
+    }
+    for (i, case) in published().iter().enumerate() {
+        for of in [Dtype::Float32, Dtype::Float16] {
+            if let Ok(launch) = cuda::mixer_launch(&call(case, of), hopper) {
+                add(format!("case {i} {of:?}"), &launch, &mixer_inputs(of));
+            }
+        }
+    }
+    for (i, case) in [steps(), tokens()].concat().iter().enumerate().step_by(4) {
+        let launch = gpu::mixer_launch(&call(case, Dtype::Float32)).expect("a launch");
+        add(format!("dialect {i}"), &launch, &mixer_inputs(Dtype::Float32));
+    }
+    std::fs::create_dir_all(&folder).expect("the folder");
+    for (name, source) in sources {
+        std::fs::write(folder.join(name + ".cu"), source).expect("a file");
+    }
+}
+
+fn call(case: &Case, dtype: Dtype) -> MixerCall {
+    MixerCall {
+        dims: case.dims,
+        b: case.lengths.len(),
+        l: case.l,
+        dtype,
+        split_A_log: case.split_A_log,
+        ragged: case.ragged,
+        conv_bias: case.conv_bias,
+        z_bias: case.z_bias,
+        activation: if case.activation == Activation::Silu {
+            Activation::Silu
+        } else {
+            Activation::Identity
+        },
+    }
+}
+
+fn mixer_inputs(of: Dtype) -> [(&'static str, Dtype); 9] {
+    let dtypes = [of, of, Dtype::Int32, of, Dtype::Float32, of, of, of, Dtype::Float32];
+    std::array::from_fn(|i| (gpu::MIXER_INPUTS[i], dtypes[i]))
+}
+
+/// The whole source, as MLX's `build_kernel` makes it, with stand-ins for its headers.
+fn source(launch: &Launch, inputs: &[(&str, Dtype)]) -> String {
+    let (header, body) = (launch.source.header(), launch.source.body());
+    let dialect = if launch.source.language == Language::Metal { cuda::DIALECT } else { "" };
+    let mut text = "#include <cuda_bf16.h>\n#include <cuda_fp16.h>\n#include <cuda/std/array>\n\
+                    using Shape = cuda::std::array<int, 10>;\n"
+        .to_owned();
+    text += &format!("{dialect}\n{header}namespace mlx::core::cu {{\n__global__ void kernel(\n");
+    for (name, of) in inputs {
+        text += &format!("const {}* {name},\n", type_of(*of));
+        if body.contains(&format!("{name}_shape")) {
+            text += &format!("const __grid_constant__ Shape {name}_shape,\n");
+        }
+    }
+    let outputs = launch.source.outputs.iter().zip(&launch.outputs);
+    let outputs: Vec<_> =
+        outputs.map(|(name, output)| format!("{}* {name}", type_of(output.dtype))).collect();
+    text += &format!("{}) {{\n", outputs.join(",\n"));
+    for (name, argument) in &launch.template {
+        text += &match argument {
+            Argument::Dtype(of) => format!("using {name} = {};\n", type_of(*of)),
+            Argument::Int(value) => format!("constexpr int {name} = {value};\n"),
+            Argument::Bool(value) => format!("constexpr bool {name} = {value};\n"),
+        };
+    }
+    let (threads, shared) = (launch.threadgroup.0, launch.dynamic_bytes);
+    format!("// threads {threads} dynamic {shared}\n{text}{body}\n}}\n}}\n")
+}
+
+fn type_of(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Float32 => "float",
+        Dtype::Float16 => "__half",
+        Dtype::Bfloat16 => "__nv_bfloat16",
+        Dtype::Int32 => "int32_t",
+        other => panic!("no kernel takes {other:?}"),
+    }
+}
