@@ -49,7 +49,10 @@ pub fn scan(call: &MixerCall, shared_bytes: usize) -> Result<Launch, LaunchError
     };
     let fits = |tile: &usize| {
         let columns = n * tile / 128;
-        p % tile == 0 && columns % 8 == 0 && columns <= 64 && bytes(*tile) <= shared_bytes
+        p.is_multiple_of(*tile)
+            && columns.is_multiple_of(8)
+            && columns <= 64
+            && bytes(*tile) <= shared_bytes
     };
     let Some(tile) = [128, 64, 32, 16].into_iter().find(fits) else {
         return unsupported(format!(

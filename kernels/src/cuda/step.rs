@@ -38,7 +38,9 @@ pub fn step(call: &MixerCall) -> Result<Launch, LaunchError> {
     let lanes = n / 4;
     let rows = THREADS / lanes;
     let fits = |tile: &usize| {
-        p % tile == 0 && tile % rows == 0 && (1..=lanes.min(16)).contains(&(tile / rows))
+        p.is_multiple_of(*tile)
+            && tile.is_multiple_of(rows)
+            && (1..=lanes.min(16)).contains(&(tile / rows))
     };
     let tiles: Vec<usize> = [64, 32, 16, 128, 8].into_iter().filter(fits).collect();
     let enough = |tile: &&usize| b * h * (p / **tile) >= ENOUGH_BLOCKS;
