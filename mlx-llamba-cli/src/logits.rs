@@ -23,7 +23,8 @@ begins with the number of the row: 0.logits, 0.layers.0.ssm_state, and so on.
 
 Examples:
   mlx-llamba logits --tokens 1,866,941 --output once.safetensors
-  mlx-llamba logits --prompt \"Once upon a time\" --split 2,1 --output cut.safetensors
+  mlx-llamba logits --prompt \"Once upon a time\" \\
+      --split 2,1 --output split.safetensors
   echo '[[1,866],[1,866,941,259]]' > rows.json
   mlx-llamba logits --batch rows.json --output rows.safetensors")]
 pub(crate) struct Args {

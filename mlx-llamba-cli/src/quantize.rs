@@ -21,7 +21,7 @@ The output is a directory with one or more safetensors files, a config.json with
 block that mlx-lm writes, and the tokenizer. It appears when it is complete, or not at all.
 
 Examples:
-  mlx-llamba quantize --model cartesia-ai/Llamba-1B --bits 4 --output llamba-4bit
+  mlx-llamba quantize --model cartesia-ai/Llamba-1B --bits 4 --output small
   mlx-llamba quantize --model ./llamba --recipe mixed --report held-out.txt \\
       --output ./small
   mlx-llamba quantize --model ./llamba --override 'down_proj=6' \\

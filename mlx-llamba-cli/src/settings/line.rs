@@ -324,7 +324,10 @@ mod tests {
                 words.map(OsString::from).chain(typed.iter().map(|word| (*word).clone())).collect()
             };
             let mut samples = Vec::new();
-            for (_, arg) in options(&whole).into_iter().filter(|(of, _)| *of == path) {
+            let own = options(&whole).into_iter().filter(|(of, _)| *of == path);
+            // A command with a single option has no pairs, and may need a subcommand.
+            let own = Some(own.collect::<Vec<_>>()).filter(|own| own.len() > 1);
+            for (_, arg) in own.into_iter().flatten() {
                 let (Some(name), Some(value)) = (arg.get_long(), sample(arg)) else { continue };
                 let typed = match is_flag(arg) {
                     true => format!("--{name}"),
