@@ -103,6 +103,8 @@ mod state;
 pub mod store;
 #[cfg(feature = "chat")]
 pub mod template;
+// Without chat templates, nothing reads the templates that a tokenizer has.
+#[cfg_attr(not(feature = "chat"), allow(dead_code))]
 pub mod tokenizer;
 mod tokens;
 mod weights;

@@ -3,7 +3,6 @@
 mod files;
 mod rendered;
 mod spelled;
-#[cfg_attr(not(feature = "chat"), allow(dead_code))]
 mod templates;
 #[cfg(test)]
 mod tests;

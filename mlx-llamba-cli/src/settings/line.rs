@@ -262,7 +262,7 @@ impl<A: Args> Args for Typed<A> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::panic)]
 mod tests {
     use std::ffi::OsString;
 
