@@ -283,7 +283,7 @@ fn bad_input_is_named() {
         (&["compare", "llamba-stories", "llamba-stories", &empty], &["no token to predict"]),
         (&["eval", "--data", &none], &["cannot read", "none"]),
         (&["eval", "--data", &empty], &["empty has no questions"]),
-        (&["eval", "--data", &questions], &["questions.jsonl, line 1", "no number below 1"]),
+        (&["eval", "--data", &questions], &["questions.jsonl, line 1", "not an index below 1"]),
         (&["eval", "--data", &wrong], &["wrong.jsonl, line 1", "no field \"context\""]),
     ] {
         CLI.fails(arguments, parts);

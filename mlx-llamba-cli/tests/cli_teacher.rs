@@ -140,7 +140,7 @@ fn commands_for_llambas_say_how_a_teacher_becomes_one() {
     let output = temporary.path().join("out");
     let (model, output) = (fixture("mixed.gguf"), output.to_str().unwrap());
     let args = ["logits", "--model", &model, "--tokens", "1", "--output", output];
-    CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer", "distill makes one of it"]);
+    CLI.fails(&args, &["mixed.gguf", "a GGUF file holds a Transformer", "`distill` makes from it"]);
     let args = ["logits", "--model", &fixture("plain"), "--tokens", "1", "--output", output];
     CLI.fails(&args, &["config.json", "expected \"llamba\", which distill makes of a Llama"]);
 }

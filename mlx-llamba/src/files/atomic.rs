@@ -59,13 +59,14 @@ impl AtomicFile {
     }
 }
 
+// Through the file itself: tempfile would add the temporary path to errors.
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        self.file.write(bytes)
+        self.file.as_file_mut().write(bytes)
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.file.flush()
+        self.file.as_file_mut().flush()
     }
 }
 

@@ -52,7 +52,7 @@ fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
     let source = Arc::new(Source::open(path)?);
     if source.bytes().starts_with(b"GGUF") {
         let reason =
-            "a GGUF file holds a Transformer; a Llamba is needed here, which distill makes of one"
+            "a GGUF file holds a Transformer; this command needs a Llamba, which `distill` makes from it"
                 .into();
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
