@@ -132,7 +132,7 @@ fn more_prompt_continues_the_text() {
     let golden = fixtures::golden("b_grouped").pop().unwrap();
     let (head, tail) = golden.tokens.split_at(golden.tokens.len() / 3);
     let none = Generation::greedy().max_tokens(0);
-    let context = llamba.generate(&head.to_vec(), &none).unwrap().context;
+    let context = llamba.generate(head.to_vec(), &none).unwrap().context;
     assert_eq!(
         (context.read() as usize, context.pending()),
         (head.len() - 1, &head[head.len() - 1..])
@@ -140,7 +140,7 @@ fn more_prompt_continues_the_text() {
     let fork = context.clone();
     let options = Generation::greedy().max_tokens(32);
     for context in [context, fork] {
-        let stream = llamba.resume(context, &tail.to_vec(), &options).unwrap();
+        let stream = llamba.resume(context, tail.to_vec(), &options).unwrap();
         assert_eq!(stream.finish().unwrap().tokens, golden.greedy);
     }
 }

@@ -89,7 +89,7 @@ fn a_turn_reads_its_own_tokens_only() {
 
     // The state is that of all tokens, read at once.
     let none = Generation::greedy().max_tokens(0);
-    let whole = llamba.generate(&session.tokens(), &none).unwrap();
+    let whole = llamba.generate(session.tokens(), &none).unwrap();
     assert_eq!(numbers(&whole.context), numbers(session.context()));
     assert_eq!(whole.context.pending(), session.context().pending());
 }
@@ -297,7 +297,7 @@ fn an_edited_conversation_is_a_fresh_one_with_the_edited_text() {
         let kept = texts(&session);
         assert_eq!(kept[..2], ["Be long.", "Why not?"]);
         session.read(&Generation::default()).unwrap();
-        let expected = llamba.generate(&session.tokens(), &Generation::greedy().max_tokens(0));
+        let expected = llamba.generate(session.tokens(), &Generation::greedy().max_tokens(0));
         assert_eq!(numbers(session.context()), numbers(&expected.unwrap().context));
         let system = llamba.tokenizer().unwrap().encode("Be long.", false).unwrap();
         assert!(session.tokens().windows(system.len()).any(|ids| ids == system));
