@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
     let mut library = compiler();
-    // What needs MLX's headers; `mlx-sys` says where they are and what to define.
+    // These files include MLX's headers; `mlx-sys` says where they are and what to define.
     let include = env::var_os("DEP_MLX_INCLUDE").ok_or("mlx-sys has not set DEP_MLX_INCLUDE")?;
     for dir in env::split_paths(&include) {
         library.flag("-isystem").flag(dir);

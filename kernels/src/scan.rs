@@ -1,10 +1,10 @@
 //! Running sums and maxima over the last axis, laid out so that MLX computes them safely on GPUs.
 //!
-//! Where the scanned axis is strided in memory, MLX 0.32.2 launches more blocks of its GPU kernel
-//! than there are rows for many shapes, and the extra blocks write past the output, into other
-//! arrays (ml-explore/mlx issue 4419; Metal and CUDA share the code that sizes the grid). Rows that
-//! are contiguous take another kernel. Every scan of this workspace therefore goes through here,
-//! and so does the scan that MLX's gradient of a sum runs over a cotangent of any layout.
+//! If the scanned axis is strided in memory, MLX 0.32.2 launches more blocks of its GPU kernel than
+//! there are rows for many shapes, and the extra blocks write past the output, into other arrays
+//! (ml-explore/mlx issue 4419; Metal and CUDA share the code that sizes the grid). Rows that are
+//! contiguous take another kernel. Every scan of this workspace therefore goes through here, and so
+//! does the scan that MLX's gradient of a sum runs over a cotangent of any layout.
 
 // The only place that may call them.
 #![allow(clippy::disallowed_methods)]
@@ -39,7 +39,7 @@ fn sum(x: &Array, reverse: bool) -> Result<Array> {
     if one_each(x) { Ok(x.clone()) } else { ops::cumsum(x.contiguous()?, -1, reverse, None) }
 }
 
-/// True for rows of one element: their stride may be anything although they are contiguous.
+/// Returns true for rows of one element: their stride may be anything although they are contiguous.
 fn one_each(x: &Array) -> bool {
     x.shape().last() == Some(&1)
 }

@@ -172,7 +172,7 @@ fn extreme_activations() {
             x[at] = value;
             (product(&x, &weight, columns), x)
         };
-        // Where the float32 result is not finite, this one is not; other rows do not change.
+        // Rows that are not finite in float32 are not finite here; other rows do not change.
         let (finite, _) = with(0, 0.5);
         for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in [0, 31, 32, columns - 1] {

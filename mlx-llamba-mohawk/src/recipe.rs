@@ -127,7 +127,7 @@ pub struct DataOptions {
     /// Held-out documents from somewhere else: a file or a directory. Then all of the text is
     /// trained on.
     pub heldout: Option<PathBuf>,
-    /// Where windows begin: documents, sink or cut.
+    /// The places at which windows begin: documents, sink or cut.
     pub packing: Packing,
     /// A document's start ends all memory of what came before.
     pub resets: bool,

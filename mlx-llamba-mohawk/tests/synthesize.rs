@@ -66,7 +66,7 @@ fn likeliest_texts_are_those_of_one_text_at_a_time() {
             let prompt = &prompts[(5 * number as usize + row) % 3];
             let (read, expected) = long(prompt, vec![end]);
             let mut text = Detokenizer::new(teacher.tokenizer().unwrap(), false);
-            // What ended the text is a token, but none of the text.
+            // The end token is counted, but is not part of the text.
             let count = expected.tokens.len() - usize::from(written.ended);
             let text: String = expected.tokens[..count].iter().map(|&id| text.push(id)).collect();
             assert_eq!(written.text, prompt.text.clone() + &text, "{number} {row}");
@@ -124,7 +124,7 @@ fn a_message_keeps_its_end() {
     let template = Template::new("test", template, tokenizer).unwrap();
     let messages = [Message::new("user", "The <|im_start|>")];
     let chat = Prompt::chat(&messages, tokenizer, &template).unwrap();
-    // What the message spells out is no token.
+    // Special tokens spelled out in a message stay text.
     assert_eq!(chat.ids.iter().filter(|&&id| id == chat.ids[0]).count(), 1);
     let every: Vec<u32> = (0..277).collect();
     let options = Options { ends: every, ..options() };

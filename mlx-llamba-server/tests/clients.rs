@@ -146,7 +146,7 @@ fn schemathesis() {
     let mut command = Command::new(schemathesis);
     command.current_dir(directory.path());
     command.args(["--config-file"]).arg(python_files().join("schemathesis.toml"));
-    // What a file of a session looks like, no description can tell.
+    // The schema cannot describe the contents of a session file.
     command.args(["run", &url, "--exclude-operation-id", "importSession"]);
     command.args(["--header", &format!("Authorization: Bearer {KEY}")]);
     said(&command.output().unwrap());

@@ -347,7 +347,7 @@ fn keys_share_nothing() {
     server.send(&with_key("first", "POST", &chat, &say("Hi"))).ok();
     server.send(&with_key("first", "GET", &path, &plain)).ok();
 
-    // Where the operator lets keys share, nobody sees what was there.
+    // If the operator lets keys share the cache, counts are hidden.
     let server = start(true);
     for _ in 0..3 {
         assert_eq!(cached(&server, "first", plain.clone()), 0);

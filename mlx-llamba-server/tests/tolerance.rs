@@ -128,7 +128,7 @@ fn what_would_change_the_answer_is_refused_by_name() {
             assert_eq!(answer.json()["error"]["code"], "unsupported_parameter");
         }
     }
-    // What the description says of bounds is what is checked.
+    // The bounds in the published schema are those that are checked.
     send(&server, CHAT, &json!({ "repetition_penalty": 0.05, "max_tokens": 1 })).ok();
     let bound = "not above 0 and at most 10";
     for name in ["repetition_penalty", "repeat_penalty"] {

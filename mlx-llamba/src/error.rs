@@ -72,7 +72,7 @@ pub enum Error {
     TokenizerMissing {
         /// The model that needs one.
         model: String,
-        /// What is missing, and what to do.
+        /// The missing part, and what to do.
         reason: String,
     },
     /// A tokenizer cannot be loaded, or cannot encode or decode a text.

@@ -88,7 +88,7 @@ fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
         .map_or(Vec::new(), |dir| vec!["-isystem".to_owned(), dir.to_string_lossy().into_owned()]))
 }
 
-/// Where the C compiler of a Linux target keeps `stddef.h`: the wheel has none of its own.
+/// The folder of the C compiler's `stddef.h` for a Linux target: the wheel has none of its own.
 fn compiler_headers(target: &Target) -> Option<PathBuf> {
     if target.is_macos() && target.cross {
         return None; // BINDGEN_EXTRA_CLANG_ARGS says where they are

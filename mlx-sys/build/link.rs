@@ -1,4 +1,4 @@
-//! What the final program links, and what dependents are told.
+//! Link flags of the final program, and metadata for dependents.
 
 use crate::{
     Result,
@@ -10,7 +10,7 @@ use std::{env, fs, os::unix::fs::symlink, path::Path};
 
 #[derive(PartialEq, Eq)]
 pub enum Blas {
-    /// What libmlx brings: Accelerate on macOS, the reference BLAS on Linux.
+    /// The one that libmlx brings: Accelerate on macOS, the reference BLAS on Linux.
     Bundled,
     /// The dynamic loader finds its `cblas_*` before those that libmlx brings, because the program
     /// itself needs it.
@@ -18,7 +18,7 @@ pub enum Blas {
 }
 
 impl Blas {
-    /// Whether a program can be linked with OpenBLAS.
+    /// Tries to link a program with OpenBLAS.
     pub fn probe(target: &Target, out: &Path) -> Result<Self> {
         let compiler = mlx_c::compiler()?;
         if target.is_macos() {

@@ -103,7 +103,7 @@ fn fetch(dir: &Path) -> Result<()> {
     fs::create_dir(&work).map_err(at)?;
     fs::write(work.join("Cargo.toml"), MANIFEST).map_err(at)?;
     fs::write(work.join("fetch.rs"), "").map_err(at)?;
-    // What cargo has downloaded before is good enough; only then ask the registry.
+    // Try without the network first: cargo may have downloaded the package before.
     if vendor(&work, true).is_err() {
         vendor(&work, false)?;
     }

@@ -73,7 +73,7 @@ impl Wheel {
     }
 }
 
-/// How to install something that is missing.
+/// Says how to install something that is missing.
 pub fn install_hint(what: &str, debian: &str, macos: &str) -> String {
     format!("To install {what}: `apt install {debian}` (Debian, Ubuntu) or `{macos}` (macOS).")
 }

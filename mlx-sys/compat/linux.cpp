@@ -1,4 +1,4 @@
-// What mlx-rs and MLX need from the system on a Mac, or miss on Linux.
+// Stand-ins for functions that mlx-rs and MLX take from macOS.
 #include <chrono>
 #include <cstdint>
 

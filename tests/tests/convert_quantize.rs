@@ -111,7 +111,7 @@ fn a_quantized_checkpoint_has_the_block_of_mlx_lm_and_opens() {
     assert_eq!(written.scheme("backbone.embedding").unwrap().bits, 4);
     assert_eq!(written.scheme("lm_head").unwrap().group_size, 64);
     assert_eq!(written.tensor("backbone.layers.0.mixer.in_proj.weight").unwrap().shape(), [260, 8]);
-    // What is no matrix is as it was.
+    // Tensors that are not matrices are unchanged.
     for (name, _) in source.tensors().filter(|(name, _)| !written.is_matrix(name)) {
         assert_eq!(values(&written, name), values(&source, name), "{name}");
     }

@@ -1,4 +1,4 @@
-//! How many operations a decoded token takes, counted in MLX's graph.
+//! The number of operations that a decoded token takes, counted in MLX's graph.
 
 #![allow(clippy::unwrap_used)]
 

@@ -359,7 +359,7 @@ fn damaged_and_foreign_states_are_refused() {
     assert!(why(|b| replace(b, r#""version":"2""#, r#""version":"9""#)).contains("version 9"));
     assert!(why(|b| replace(b, r#""version":"2""#, r#""version":"1""#)).contains("checksum"));
     assert!(why(|b| replace(b, "sha256", "sha257")).contains("checksum"));
-    // What the checksum covers now is checked by itself too.
+    // The contents are checked without the checksum, too.
     let why = |damage: fn(&mut Vec<u8>)| refused(&old, damage);
     assert!(why(|b| replace(b, "[4,16,16]", "[16,4,16]")).contains("expected F32"));
     assert!(why(|b| replace(b, r#""read":"0""#, r#""read":"x""#)).contains("metadata read"));

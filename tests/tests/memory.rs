@@ -1,4 +1,4 @@
-//! What `inspect` and `doctor` say a model needs, against what MLX takes.
+//! The memory that `inspect` and `doctor` say a model needs, against the memory that MLX takes.
 //!
 //! One test: MLX counts the memory of the whole process.
 

@@ -172,7 +172,7 @@ pub(crate) mod metal {
         mlx_metal_is_available as is_available,
     };
 
-    /// Whether outputs are updated atomically.
+    /// True if outputs are updated atomically.
     type RawOption = bool;
     interface!(|_: &Launch| false);
 }

@@ -84,7 +84,7 @@ pub fn steps() -> Vec<Case> {
         // No convolution state, a long one.
         Case::new([4, 2, 3, 6, 1], 2, 5),
         Case { activation: silu, ..Case::new([4, 2, 3, 6, 6], 2, 5) },
-        // What may be absent.
+        // Optional inputs.
         Case { conv_bias: false, ..Case::new([4, 2, 3, 6, 4], 1, 2) },
         Case { z_bias: false, split_A_log: true, ..Case::new([4, 2, 3, 6, 4], 2, 3) },
         // Decays of nothing and everything.

@@ -92,7 +92,7 @@ pub fn held_out(
             continue;
         }
         if ids.len() > longest {
-            // How many bytes the kept tokens stand for is not known; their share is near.
+            // The number of bytes behind the kept tokens is unknown; their share of all tokens is close to it.
             bytes = (bytes as u128 * longest as u128 / ids.len() as u128) as u64;
             ids.truncate(longest.max(2));
         }

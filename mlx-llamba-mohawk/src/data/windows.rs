@@ -19,7 +19,7 @@ pub struct Position {
     pub index: u64,
 }
 
-/// Where windows begin.
+/// The places at which windows begin.
 ///
 /// A trained Transformer's attention rests on the first token it sees. A window that begins within
 /// a document has another first token than any text that the model knows.
@@ -145,7 +145,7 @@ impl Windows {
         self
     }
 
-    /// Where the token with this place among the windows' tokens stands in the corpus.
+    /// Returns the position in the corpus of the token at this position among the windows' tokens.
     fn in_corpus(&self, place: u64) -> u64 {
         let run = self.runs.partition_point(|&(from, ..)| from <= place) - 1;
         let (from, at, _) = self.runs[run];

@@ -35,7 +35,7 @@ use texts::Texts;
 /// Tokens that the calibration reads, in whole windows.
 const CALIBRATION: usize = 8192;
 
-/// What a student has to be better than (StreamingLLM, arXiv 2309.17453).
+/// The untrained baseline that a student has to beat (StreamingLLM, arXiv 2309.17453).
 const BASELINE: Window = Window { size: 64, sinks: 4 };
 
 /// The kind of model that a run writes.

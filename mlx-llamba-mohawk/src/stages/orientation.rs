@@ -11,7 +11,7 @@ use super::distance::mean_norm;
 use super::{borders, of_layer, student};
 use crate::{Batch, Error, Objective, Parameters, Result};
 
-/// What stage 1 compares, of the teacher's attention `A` and the mixer's matrix `T` of each head.
+/// The quantity that stage 1 compares, given the teacher's attention `A` and the mixer's matrix `T` of each head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
@@ -41,7 +41,7 @@ pub struct Orientation {
     values: Vec<Values>,
 }
 
-/// What gives a layer's values.
+/// The source of a layer's values.
 #[derive(Debug, Clone)]
 struct Values {
     /// (d,)
@@ -56,7 +56,7 @@ impl Orientation {
     /// Trains what the matrix depends on: in_proj, the convolution and D of each layer.
     ///
     /// # Errors
-    /// What MLX reports.
+    /// MLX's own.
     pub fn new(teacher: Llama, student: Config) -> Result<Self> {
         let theirs = teacher.parameters()?;
         let values = (0..student.n_layer).map(|i| {
@@ -104,10 +104,10 @@ impl Orientation {
     }
 }
 
-/// What a layer is held against.
+/// The target of a layer.
 #[derive(Debug, Clone)]
 pub struct Oriented {
-    /// What the layer reads, (b, l, d).
+    /// The layer's input, (b, l, d).
     hidden: Array,
     /// (b, h, l, l)
     attention: Array,

@@ -30,7 +30,7 @@ const RIDGE: f64 = 1e-3;
 /// teacher's attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fit {
-    /// What `C B^T` is multiplied with.
+    /// The factor of `C B^T`.
     pub factor: f64,
     /// `D`.
     pub skip: f64,
@@ -85,7 +85,7 @@ pub fn calibrate(
     Ok(fits)
 }
 
-/// What the tokens of windows see of each other, as factors of 0 and 1.
+/// The mask of a batch of windows, as factors of 0 and 1.
 struct Window {
     /// (b, 1, l, l), 1 where query t sees key s of its document, which is not the document's first.
     seen: Array,
@@ -160,7 +160,7 @@ impl Sums {
     }
 }
 
-/// What is summed up of a layer.
+/// The sums over a layer's windows.
 struct Layer {
     heads: Vec<Sums>,
     /// Sum of `u u^T` (d, d) and of `u` (d,), and their tokens.

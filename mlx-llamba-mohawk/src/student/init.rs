@@ -12,15 +12,15 @@ use mlx_llamba_teacher::LlamaConfig;
 /// silu of it is 1: a gate that lets everything through.
 const OPEN: f32 = 1.278_464_5;
 
-/// How the parts that a Llama does not have begin.
+/// Initial values of the parts that a Llama does not have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Init {
     /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
     pub copy_attention: bool,
-    /// What the copied C and B are multiplied with, each; if `None`, `head_dim^(-1/4)` (times the
+    /// The factor of the copied C, and of the copied B; if `None`, `head_dim^(-1/4)` (times the
     /// attention factor of YaRN), with which `C . B` is attention's `Q . K / sqrt(head_dim)`.
     pub scale: Option<f32>,
-    /// What D begins as. A copied attention needs no skip connection.
+    /// The initial value of D. A copied attention needs no skip connection.
     pub skip: f32,
     /// Equal seeds give equal parameters.
     pub seed: u64,

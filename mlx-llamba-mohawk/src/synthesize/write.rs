@@ -172,7 +172,7 @@ impl<'a> Writer<'a> {
         if draft.ended && !prompt.is_some_and(|prompt| prompt.chat) {
             new = &new[..new.len() - 1];
         }
-        // What was cut within a character ends before it.
+        // A text that was cut within a character ends before it.
         let mut detokenizer = Detokenizer::new(self.tokenizer, false);
         text.extend(new.iter().map(|&id| detokenizer.push(id)));
         Written { text, tokens: draft.ids.len(), ended: draft.ended }

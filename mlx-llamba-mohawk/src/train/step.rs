@@ -52,7 +52,7 @@ pub struct StageOptions {
     /// A loss above this many times the median of the last ones ends the run.
     #[serde(default = "ten")]
     pub explosion: f64,
-    /// What of attention is compared. Of stage 1.
+    /// Stage 1: the quantity that is compared.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compared: Compared,
     /// Trains the blocks' norms too. Of stages 1 and 2; later ones train everything.

@@ -41,7 +41,7 @@ fn turned(x: &[f64], position: usize, base: f64) -> Vec<f64> {
     y
 }
 
-/// What layer `layer` reads after its norm, by row and token.
+/// The input of layer `layer` after its norm, by row and token.
 fn inputs(llama: &Llama, theirs: &Parameters, batch: &Batch, layer: usize) -> Vec<Vec<Vec<f64>>> {
     let wanted = Wanted { hidden: true, ..Wanted::default() };
     let hidden = llama.trace(&batch.tokens, batch.starts.as_ref(), wanted).unwrap().hidden;

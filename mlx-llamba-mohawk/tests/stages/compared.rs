@@ -1,4 +1,4 @@
-//! What stage 1 compares, beside plain loops.
+//! The loss of stage 1 against plain loops.
 
 use mlx_llamba::{Backend, Dtype, Model, RowLayout, floats};
 use mlx_llamba_mohawk::Objective;

@@ -214,7 +214,7 @@ mod tests {
         let tokenizer = built(|_| ()).unwrap();
         assert_eq!(tokenizer["model"]["merges"], json!([["ab", "a"], ["a", "b"]]));
         assert_eq!(tokenizer["added_tokens"][0]["content"], "<s>");
-        // What has no score, or is no text, is not merged.
+        // Pieces without a score, and pieces that are not text, are not merged.
         let set = |key: &'static str, value: Value| {
             move |metadata: &mut Map<String, Value>| {
                 metadata.insert(format!("tokenizer.ggml.{key}"), value);

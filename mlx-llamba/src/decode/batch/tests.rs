@@ -9,7 +9,7 @@ use crate::decode::generation::{Generation, Reason, TokenLogprobs};
 use crate::sample::Sampling;
 use crate::{Context, Event, Llamba, floats};
 
-/// What came of a row.
+/// The result of a row.
 #[derive(Debug, Default, PartialEq)]
 struct Outcome {
     text: String,

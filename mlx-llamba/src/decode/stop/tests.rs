@@ -3,7 +3,7 @@
 use super::StopMatcher;
 use proptest::prelude::*;
 
-/// What is shown piece by piece, what came out at the end, and which stop string was hit.
+/// The pieces as they are shown, the text at the end, and the stop string that was hit.
 fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, Option<usize>) {
     let mut matcher = StopMatcher::new(stops.iter().copied()).unwrap();
     let shown = pieces.iter().map(|piece| matcher.push(piece)).collect();
