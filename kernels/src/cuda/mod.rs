@@ -9,7 +9,8 @@ pub use step::step;
 
 use std::sync::LazyLock;
 
-use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall};
+use crate::gpu::call::{mixer_outputs, mixer_template, sizes};
+use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall, Source};
 use crate::mlx::custom_kernel::cuda;
 use crate::mlx::properties::gpu_property;
 
@@ -60,6 +61,30 @@ pub fn mixer_launch(call: &MixerCall, shared_bytes: usize) -> Result<Launch, Lau
         _ => scan(call, shared_bytes),
     };
     native.or_else(|_| gpu::mixer_launch(call))
+}
+
+/// Returns the launch of a kernel whose blocks have `tile` rows of the state of a head each.
+fn tiled(
+    call: &MixerCall,
+    source: &'static Source,
+    tile: usize,
+    threads: usize,
+) -> Result<Launch, LaunchError> {
+    let blocks = call.b * call.dims.h * (call.dims.p / tile);
+    let Ok(grid) = i32::try_from(blocks * threads) else {
+        return unsupported(format!("{blocks} blocks have more threads than a grid may have"));
+    };
+    let mut template = mixer_template(call);
+    template.extend(sizes([("tile", tile)]));
+    Ok(Launch {
+        source,
+        template,
+        grid: (grid, 1, 1),
+        threadgroup: (threads as i32, 1, 1),
+        outputs: mixer_outputs(call),
+        threadgroup_bytes: 0,
+        dynamic_bytes: 0,
+    })
 }
 
 /// Returns the error of a kernel that does not take a case.

@@ -1,8 +1,8 @@
 //! The launch of `mixer_scan.cu`: chunks of tokens on tensor cores.
 
-use super::unsupported;
+use super::{tiled, unsupported};
 use crate::Dims;
-use crate::gpu::call::{float_bytes, mixer_outputs, mixer_template, sizes};
+use crate::gpu::call::float_bytes;
 use crate::gpu::{Language, Launch, LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, Source};
 
 static SOURCE: Source = Source {
@@ -31,7 +31,7 @@ const THREADS: usize = 256;
 /// [`LaunchError::Unsupported`] for other dtypes than float16 and bfloat16, and for sizes that do not
 /// suit tensor cores and 16-byte copies: see `mixer_scan.cu`.
 pub fn scan(call: &MixerCall, shared_bytes: usize) -> Result<Launch, LaunchError> {
-    let MixerCall { dims, b, dtype, split_A_log, .. } = *call;
+    let MixerCall { dims, dtype, split_A_log, .. } = *call;
     let Dims { h, p, n, k, .. } = dims;
     if float_bytes(dtype)? != 2 {
         return unsupported("tensor cores multiply 16-bit floats".into());
@@ -59,18 +59,5 @@ pub fn scan(call: &MixerCall, shared_bytes: usize) -> Result<Launch, LaunchError
             "p = {p} and n = {n} do not suit tensor cores and {shared_bytes} bytes of shared memory"
         ));
     };
-    let mut template = mixer_template(call);
-    template.extend(sizes([("tile", tile)]));
-    let Ok(grid) = i32::try_from(b * h * (p / tile) * THREADS) else {
-        return unsupported(format!("{b} sequences take more threads than a grid has"));
-    };
-    Ok(Launch {
-        source: &SOURCE,
-        template,
-        grid: (grid, 1, 1),
-        threadgroup: (THREADS as i32, 1, 1),
-        outputs: mixer_outputs(call),
-        threadgroup_bytes: 0,
-        dynamic_bytes: bytes(tile),
-    })
+    Ok(Launch { dynamic_bytes: bytes(tile), ..tiled(call, &SOURCE, tile, THREADS)? })
 }

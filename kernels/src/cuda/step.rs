@@ -1,8 +1,8 @@
 //! The launch of `mixer_step.cu`: one token.
 
-use super::unsupported;
+use super::{tiled, unsupported};
 use crate::Dims;
-use crate::gpu::call::{float_bytes, mixer_outputs, mixer_template, sizes};
+use crate::gpu::call::{float_bytes, sizes};
 use crate::gpu::{Language, Launch, LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, Source};
 
 static SOURCE: Source = Source {
@@ -48,19 +48,9 @@ pub fn step(call: &MixerCall) -> Result<Launch, LaunchError> {
     let Some(&tile) = tiles.iter().find(enough).or(smallest) else {
         return unsupported(format!("p = {p} and n = {n} do not fill blocks of {THREADS} threads"));
     };
-    let mut template = mixer_template(call);
-    template.retain(|(name, _)| *name != "ragged");
-    template.extend(sizes([("tile", tile), ("threads", THREADS)]));
-    let Ok(grid) = i32::try_from(b * h * (p / tile) * THREADS) else {
-        return unsupported(format!("{b} sequences take more threads than a grid has"));
-    };
-    Ok(Launch {
-        source: &SOURCE,
-        template,
-        grid: (grid, 1, 1),
-        threadgroup: (THREADS as i32, 1, 1),
-        outputs: mixer_outputs(call),
-        threadgroup_bytes: 4 * (tile + 2 * n),
-        dynamic_bytes: 0,
-    })
+    let mut launch = tiled(call, &SOURCE, tile, THREADS)?;
+    launch.template.retain(|(name, _)| *name != "ragged");
+    launch.template.extend(sizes([("threads", THREADS)]));
+    launch.threadgroup_bytes = 4 * (tile + 2 * n);
+    Ok(launch)
 }
