@@ -15,7 +15,7 @@ pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if HAPPENED.swap(true, Ordering::Relaxed) {
-                end();
+                end(crate::INTERRUPTED);
             }
             stop();
         }
@@ -35,10 +35,10 @@ pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process at once with the status of an interruption. No destructor runs: MLX's threads
-/// may be in the middle of a computation, and would crash on destroyed statics.
-pub(crate) fn end() -> ! {
-    signal_hook::low_level::exit(crate::INTERRUPTED.into())
+/// Ends the process at once with a status. No destructor of a static runs: MLX's threads may be in the
+/// middle of a computation, and on NVIDIA GPUs MLX's caches may outlive the driver; both would crash.
+pub(crate) fn end(status: u8) -> ! {
+    signal_hook::low_level::exit(status.into())
 }
 
 /// Makes the process end with the status of an interruption.

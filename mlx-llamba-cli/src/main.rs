@@ -32,7 +32,7 @@ mod texts;
 mod train;
 mod training;
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::{Parser, Subcommand};
 
@@ -100,18 +100,25 @@ enum Command {
     Man(man::Args),
 }
 
-fn main() -> ExitCode {
+fn main() -> ! {
+    let status = run();
+    // Its errors would have nobody to go to.
+    let _ = std::io::stdout().flush();
+    interrupt::end(status)
+}
+
+/// Runs the command and returns the status of the process.
+fn run() -> u8 {
     let cli: Cli = match settings::parse() {
         Ok(cli) => cli,
         Err(error) => {
             eprintln!("error: {}", output::describe(&error));
-            return ExitCode::from(FAILURE);
+            return FAILURE;
         }
     };
     env_logger::Builder::new()
         .filter_level(cli.log_level)
         .format(|out, record| {
-            use std::io::Write;
             writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
         })
         .init();
@@ -138,14 +145,14 @@ fn main() -> ExitCode {
         Command::Man(args) => args.run(),
     };
     match result {
-        Ok(()) if interrupt::happened() => ExitCode::from(INTERRUPTED),
-        Ok(()) => ExitCode::from(SUCCESS),
+        Ok(()) if interrupt::happened() => INTERRUPTED,
+        Ok(()) => SUCCESS,
         // The reader of our output has closed it.
-        Err(error) if output::is_broken_pipe(&error) => ExitCode::from(SUCCESS),
-        Err(_) if interrupt::happened() => ExitCode::from(INTERRUPTED),
+        Err(error) if output::is_broken_pipe(&error) => SUCCESS,
+        Err(_) if interrupt::happened() => INTERRUPTED,
         Err(error) => {
             eprintln!("error: {}", output::describe(&error));
-            ExitCode::from(FAILURE)
+            FAILURE
         }
     }
 }

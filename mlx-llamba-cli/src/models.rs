@@ -89,7 +89,7 @@ fn pull(model: Option<&str>, tokenizer: Option<&str>) -> Result<()> {
     }
     let options = model::hub(false)?;
     // Downloaded parts are kept; the next attempt continues from there.
-    interrupt::on_first(|| interrupt::end())?;
+    interrupt::on_first(|| interrupt::end(crate::INTERRUPTED))?;
     if let Some(model) = model {
         show(&format!("{}\n", hub::resolve(model, &options)?.display()))?;
     }

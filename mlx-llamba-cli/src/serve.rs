@@ -238,7 +238,7 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if !serving.swap(false, Ordering::Relaxed) {
-                crate::interrupt::end();
+                crate::interrupt::end(crate::INTERRUPTED);
             }
             stop();
         }

@@ -32,7 +32,7 @@ impl Running {
                 Some(reply) => reply.cancel(),
                 // Pressed once too often, it must not lose the conversation.
                 None if signals.person && !end => return,
-                None => interrupt::end(),
+                None => interrupt::end(crate::INTERRUPTED),
             }
             (signals.stopped, signals.ended) = (true, signals.ended | end);
         })
