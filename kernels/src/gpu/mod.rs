@@ -3,7 +3,7 @@
 //! A [`Launch`] describes everything that MLX is given: the source, its template arguments, the
 //! grid and the outputs. Pure functions make it from shapes and dtypes, so that the emulator tests
 //! run exactly what a GPU runs. The sources are in `kernels/metal`; the crate's README has the
-//! arithmetic behind the sizes chosen here. [`Gpu`] runs launches on one kind of GPU.
+//! arithmetic behind the sizes chosen here. `Gpu` runs launches on one kind of GPU.
 
 pub(crate) mod call;
 mod elementwise;
