@@ -9,10 +9,10 @@ mod talk;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{
-    ChatOptions, EMBEDDED_MODEL, Generation, Json, Llamba, Session, SessionInfo, SnapshotBudget,
-    Template,
-};
+use mlx_llamba::session::SessionInfo;
+use mlx_llamba::snapshots::SnapshotBudget;
+use mlx_llamba::template::Json;
+use mlx_llamba::{ChatOptions, EMBEDDED_MODEL, Generation, Llamba, Session, Template};
 
 use crate::model::ModelArgs;
 use crate::sampling::SamplingArgs;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use mlx_llamba::{Conversion, Layout, convert_with};
+use mlx_llamba::checkpoint::Layout;
+use mlx_llamba::convert::{Conversion, convert_with};
 
 use crate::model::{DtypeArg, SourceArgs};
 use crate::output::show;

@@ -5,7 +5,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use mlx_llamba::{Cancel, Context, Follow, FollowReport, Llamba, NegativeLogLikelihood};
+use mlx_llamba::evaluate::NegativeLogLikelihood;
+use mlx_llamba::follow::{Follow, FollowReport};
+use mlx_llamba::{Cancel, Context, Llamba};
 
 use crate::output::show;
 

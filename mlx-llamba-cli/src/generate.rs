@@ -4,9 +4,8 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{
-    Backend, Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream,
-};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::{Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream};
 use mlx_llamba_teacher::Teacher;
 
 use crate::follow::follow;

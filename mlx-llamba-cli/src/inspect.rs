@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mlx_llamba::Summary;
+use mlx_llamba::inspect::Summary;
 use mlx_llamba_teacher::{TeacherSummary, is_teacher};
 
 use crate::model;

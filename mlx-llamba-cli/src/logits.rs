@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{FloatTensor, Model, State, floats};
+use mlx_llamba::files::FloatTensor;
+use mlx_llamba::mlx::floats;
+use mlx_llamba::{Model, State};
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::model::ModelArgs;

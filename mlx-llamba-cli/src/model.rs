@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::{
-    Activations, Backend, Builder, Compute, EMBEDDED_MODEL, Error, HubOptions, HubProgress, Llamba,
-    Tokenizer,
-};
+use mlx_llamba::hub::{HubOptions, HubProgress};
+use mlx_llamba::kernels::{Activations, Backend};
+use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, Error, Llamba, Tokenizer};
 use mlx_llamba_teacher::{Llama, Teacher, Window, is_teacher, read_tokenizer, tokenizer_of};
 use mlx_rs::{DeviceType, Dtype};
 

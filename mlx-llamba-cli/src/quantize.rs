@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::{
-    Comparison, Llamba, Override, QuantizeOptions, Recipe, Window, compare, quantize_with,
-};
+use mlx_llamba::Llamba;
+use mlx_llamba::evaluate::{Comparison, Window, compare};
+use mlx_llamba::quantize::{Override, QuantizeOptions, Recipe, quantize_with};
 use mlx_llamba_kernels::Mode;
 
 use crate::model::{DtypeArg, SourceArgs};

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use mlx_llamba::OnProgress;
+use mlx_llamba::store::OnProgress;
 
 use crate::interrupt;
 use crate::progress::{Progress, Unit};

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use mlx_llamba::{FloatTensor, SessionInfo};
+use mlx_llamba::files::FloatTensor;
+use mlx_llamba::session::SessionInfo;
 
 use crate::output::{printable_text, show};
 use crate::places;

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use mlx_llamba::Tokenizer;
+use mlx_llamba::evaluate::Window;
 use mlx_llamba::evaluate::{Document, Estimate, Evaluation, Prediction, Reader};
-use mlx_llamba::{Pieces, Tokenizer, Window};
+use mlx_llamba::pieces::Pieces;
 use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out};
 
 use crate::progress::{Progress, Unit};

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mlx_llamba::DeviceType;
+use mlx_llamba::mlx::DeviceType;
 use mlx_llamba_mohawk::evaluate::Metrics;
 use mlx_llamba_mohawk::recipe::builtin;
 use mlx_llamba_mohawk::run::{Note, Outcome};

@@ -5,7 +5,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{Backend, Dtype, Llamba, floats};
+use mlx_llamba::Llamba;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
 use mlx_llamba_tests::command::Cli;
 use mlx_llamba_tests::tiny::Tiny;
 use serde_json::{Value, json};

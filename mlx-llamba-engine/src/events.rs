@@ -4,7 +4,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use mlx_llamba::{Reason, TokenLogprobs};
+use mlx_llamba::Reason;
+use mlx_llamba::decode::generation::TokenLogprobs;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::error::{Error, Result};

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use mlx_llamba::batch::{BatchRequest, Step};
+use mlx_llamba::decode::batch::{BatchRequest, Step};
 use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
 use sha2::{Digest, Sha256};
 

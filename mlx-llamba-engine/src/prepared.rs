@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mlx_llamba::{ChatOptions, Message, Template, Tokenizer, TurnDraft, TurnPlan};
+use mlx_llamba::session::{TurnDraft, TurnPlan};
+use mlx_llamba::{ChatOptions, Message, Template, Tokenizer};
 
 use crate::error::{Error, Result};
 use crate::request::{Prompt, Request, Settings};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use mlx_llamba::batch::{Batch, BatchEvent, RequestId, Step};
+use mlx_llamba::decode::batch::{Batch, BatchEvent, RequestId, Step};
 use mlx_llamba::{Llamba, Reason};
 
 use crate::command::Command;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{Backend, Config, Dtype, Model};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Config, Model};
 use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted};
 use mlx_rs::Array;
 

@@ -106,7 +106,7 @@ impl Sums {
         let sum = |values: &Array| -> Result<f64> {
             // Row by row in float32, the rows in float64.
             let values = values.multiply(&counted)?.sum_axis(-1, false)?; // (b,)
-            Ok(mlx_llamba::floats(&values)?.into_iter().map(f64::from).sum())
+            Ok(mlx_llamba::mlx::floats(&values)?.into_iter().map(f64::from).sum())
         };
         let logs = |model: Logits<'_>| -> Result<Array> { Ok(log_probs(&model(&batch)?, vocab)?) };
         let q = logs(student)?; // (b, l, vocab)

@@ -15,7 +15,7 @@ use mlx_rs::Array;
 use toy::{corpus, encoder, stories, windows};
 
 fn ids(array: &Array) -> Vec<u32> {
-    mlx_llamba::floats(array).unwrap().iter().map(|&id| id as u32).collect()
+    mlx_llamba::mlx::floats(array).unwrap().iter().map(|&id| id as u32).collect()
 }
 
 #[test]

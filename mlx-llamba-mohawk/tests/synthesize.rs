@@ -5,9 +5,10 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{
-    Backend, Detokenizer, Dtype, Error as Llamba, Generation, Message, Reason, Sampling, Template,
-};
+use mlx_llamba::decode::detokenize::Detokenizer;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Error as Llamba, Generation, Message, Reason, Sampling, Template};
 use mlx_llamba_mohawk::synthesize::{Job, Options, Prompt, Writer, Written, prompts, synthesize};
 use mlx_llamba_mohawk::{Error, Result};
 use mlx_llamba_teacher::Teacher;
@@ -99,7 +100,7 @@ fn tokens_are_as_frequent_as_the_teacher_says() {
     }
     let tokens = mlx_rs::Array::from_slice(&[1_u32], &[1, 1]);
     let hidden = teacher.llama().documents(&tokens, None).unwrap();
-    let logits = mlx_llamba::floats(&teacher.llama().logits(&hidden).unwrap()).unwrap();
+    let logits = mlx_llamba::mlx::floats(&teacher.llama().logits(&hidden).unwrap()).unwrap();
     let total: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
     let mut checked = 0;
     for (id, &logit) in logits.iter().enumerate() {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use mlx_llamba::Backend;
+use mlx_llamba::kernels::Backend;
 use mlx_llamba_mohawk::data::Windows;
 use mlx_llamba_mohawk::train::{
     AdamW, Checkpoints, Ending, Event, Identity, Moments, Session, SessionOptions, Stage,
@@ -43,7 +43,8 @@ fn adamw_as_in_pytorch(backend: Backend) {
     let mut moments = BTreeMap::<&str, Moments>::new();
     for (i, step) in golden["steps"].as_array().unwrap().iter().enumerate() {
         let gradients = names.map(|name| array(name, &step["gradients"][name]));
-        let norm = f64::from(mlx_llamba::floats(&global_norm(&gradients).unwrap()).unwrap()[0]);
+        let norm =
+            f64::from(mlx_llamba::mlx::floats(&global_norm(&gradients).unwrap()).unwrap()[0]);
         assert!((norm / step["norm"].as_f64().unwrap() - 1.0).abs() < 1e-6);
         let factor = clip_factor(norm, golden["clip"].as_f64());
         for (name, gradient) in names.into_iter().zip(gradients) {
@@ -55,7 +56,7 @@ fn adamw_as_in_pytorch(backend: Backend) {
             };
             let (new, next) = update(backend);
             for (found, expected) in
-                mlx_llamba::floats(&new).unwrap().iter().zip(list(&step["parameters"][name]))
+                mlx_llamba::mlx::floats(&new).unwrap().iter().zip(list(&step["parameters"][name]))
             {
                 let error = (f64::from(*found) - expected).abs();
                 assert!(error < 1e-6, "step {i}, {name}: {found}, not {expected}");
@@ -103,7 +104,7 @@ fn gradients_of_small_batches_add_up_to_those_of_a_large_one() {
         }
         for ((name, a), b) in whole.iter().zip(parts.values()) {
             let far = a.subtract(b).unwrap().abs().unwrap().max(None).unwrap();
-            let far = mlx_llamba::floats(&far).unwrap()[0];
+            let far = mlx_llamba::mlx::floats(&far).unwrap()[0];
             assert!(far < 1e-5, "{micro}, {name}: {far}");
         }
     }

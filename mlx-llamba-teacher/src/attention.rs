@@ -1,6 +1,7 @@
 //! Attention of one layer.
 
-use mlx_llamba::{Backend, Linear};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::linear::Linear;
 use mlx_rs::ops::{select, swap_axes};
 use mlx_rs::{Array, Dtype, fast};
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use mlx_llamba::{
-    Backend, Completion, Context, Dtype, Error, Generation, Prompt, Stream, Tokenizer,
-};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Completion, Context, Error, Generation, Prompt, Stream, Tokenizer};
 
 use crate::cache::KvCache;
 use crate::error::{Error as OwnError, Result};

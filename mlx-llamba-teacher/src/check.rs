@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mlx_llamba::{Error, Result, TensorProblem};
+use mlx_llamba::error::TensorProblem;
+use mlx_llamba::{Error, Result};
 
 use crate::config::LlamaConfig;
 

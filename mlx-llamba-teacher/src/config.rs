@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::FieldProblem;
+use mlx_llamba::error::FieldProblem;
 use mlx_llamba::files::{Fields, Problems, json};
 use serde_json::{Value, json};
 

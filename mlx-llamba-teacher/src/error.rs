@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mlx_llamba::FieldProblem;
+use mlx_llamba::error::FieldProblem;
 
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

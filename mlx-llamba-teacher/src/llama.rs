@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Backend, DtypePolicy, Linear, Matrix, Weight};
+use mlx_llamba::kernels::{Backend, Weight};
+use mlx_llamba::linear::{DtypePolicy, Linear, Matrix};
 use mlx_rs::{Array, Dtype};
 
 use crate::attention::Attention;

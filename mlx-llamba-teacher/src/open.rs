@@ -5,8 +5,11 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use mlx_llamba::Error;
+use mlx_llamba::error::TensorProblem;
 use mlx_llamba::files::{StoredTensor, TensorFiles, json};
-use mlx_llamba::{Backend, DtypePolicy, Error, TensorProblem, Weight};
+use mlx_llamba::kernels::{Backend, Weight};
+use mlx_llamba::linear::DtypePolicy;
 use mlx_rs::Dtype;
 use mlx_rs::ops::split_at_indices;
 use serde_json::Value;

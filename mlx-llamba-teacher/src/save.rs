@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mlx_llamba::files::{Output, TensorHeader, TokenizerFiles, WeightFiles, float_bytes};
-use mlx_llamba::floats;
+use mlx_llamba::mlx::floats;
 use safetensors::Dtype;
 
 use crate::config::LlamaConfig;

@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Activation::Identity,
     )?;
     println!("\nby hand:     y * z = {by_hand:?}");
-    println!("mlx-llamba:  y * z = {:?}", mlx_llamba::floats(&mixed.y)?);
-    println!("mlx-llamba:  H     = {:?}", mlx_llamba::floats(&mixed.state.ssm)?);
+    println!("mlx-llamba:  y * z = {:?}", mlx_llamba::mlx::floats(&mixed.y)?);
+    println!("mlx-llamba:  H     = {:?}", mlx_llamba::mlx::floats(&mixed.state.ssm)?);
     Ok(())
 }

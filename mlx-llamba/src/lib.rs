@@ -33,7 +33,7 @@
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], with the order of its steps |
-//! | run many generations at once | [`Batch`], [`mod@batch`] |
+//! | run many generations at once | [`Batch`], [`mod@decode::batch`] |
 //! | save, load and fork a position in a text | [`Context`] |
 //! | hold a conversation | [`Session`], [`mod@session`], [`Template`] |
 //! | cache states after shared prefixes | [`PrefixCache`] |
@@ -118,7 +118,7 @@ struct Guide;
 pub use checkpoint::Checkpoint;
 pub use config::Config;
 pub use context::Context;
-pub use decode::batch::{self, Batch};
+pub use decode::batch::Batch;
 pub use decode::generation::{Cancel, Completion, Event, Generation, Reason, Stats};
 pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
@@ -149,40 +149,3 @@ pub mod kernels {
         Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
     };
 }
-
-// Short paths of the modules' names, for the crates of this workspace.
-#[cfg(feature = "hub")]
-#[doc(hidden)]
-pub use hub::{HubOptions, HubProgress};
-#[doc(hidden)]
-pub use {
-    checkpoint::Layout,
-    config::{Mlp, Quantization, Ssm},
-    convert::{Conversion, convert, convert_with},
-    decode::detokenize::Detokenizer,
-    decode::generation::TokenLogprobs,
-    decode::stop::StopMatcher,
-    error::{FieldProblem, TensorProblem},
-    evaluate::{Comparison, Evaluation, NegativeLogLikelihood, Window, compare},
-    files::{FloatTensor, TokenizerFiles},
-    follow::{Follow, FollowReport},
-    inspect::Summary,
-    kernels::{Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight},
-    linear::{DtypePolicy, Linear, Matrix},
-    mlx::{Array, Blas, DeviceType, Dtype, Runtime, floats},
-    pieces::Pieces,
-    prefix_cache::{PrefixCacheStats, PrefixHit},
-    quantize::{Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with},
-    random::Preset,
-    row_layout::RowLayout,
-    sample::{Logprobs, Sampler},
-    store::{OnProgress, Progress},
-    tokenizer::Rendered,
-};
-#[cfg(feature = "chat")]
-#[doc(hidden)]
-pub use {
-    session::{SessionFile, SessionInfo, SessionStats, Turn, TurnDraft, TurnPlan},
-    snapshots::SnapshotBudget,
-    template::Json,
-};

@@ -132,7 +132,7 @@ impl Tokenizer {
 
     /// Returns the text of `ids`. Bytes that are not UTF-8 become U+FFFD; unknown ids are left out,
     /// and so are special tokens with `skip_special`. For a stream of ids see
-    /// [`crate::Detokenizer`].
+    /// [`crate::decode::detokenize::Detokenizer`].
     ///
     /// The space that SentencePiece's tokenizers put before a text is removed.
     ///

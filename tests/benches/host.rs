@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use mlx_llamba::{Backend, Config, Dtype, Mode, Model, Scheme};
+use mlx_llamba::kernels::{Backend, Mode, Scheme};
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Config, Model};
 use mlx_llamba_tests::graph::while_exporting;
 use mlx_rs::Array;
 

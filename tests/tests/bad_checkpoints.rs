@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use mlx_llamba::{Checkpoint, Error, FieldProblem, TensorProblem};
+use mlx_llamba::error::{FieldProblem, TensorProblem};
+use mlx_llamba::{Checkpoint, Error};
 use mlx_llamba_tests::fixtures::{self, edit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -319,7 +320,7 @@ fn quantized(config: impl FnOnce(&mut Value), header: impl FnOnce(&mut Value)) -
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("q");
     let source = Checkpoint::open(fixtures::path("a_base")).unwrap();
-    mlx_llamba::quantize(&source, &output, &Default::default()).unwrap();
+    mlx_llamba::quantize::quantize(&source, &output, &Default::default()).unwrap();
     let path = output.join("config.json");
     let mut value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     config(&mut value);

@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Checkpoint, Dtype, Layout, Llamba, QuantizeOptions, quantize};
+use mlx_llamba::checkpoint::Layout;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::quantize::{QuantizeOptions, quantize};
+use mlx_llamba::{Checkpoint, Llamba};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
 use safetensors::SafeTensors;
 

@@ -5,10 +5,13 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{
-    Checkpoint, Conversion, Error, Layout, Override, Progress, QuantizeOptions, QuantizeReport,
-    Recipe, convert, quantize, quantize_with,
+use mlx_llamba::checkpoint::Layout;
+use mlx_llamba::convert::{Conversion, convert};
+use mlx_llamba::quantize::{
+    Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with,
 };
+use mlx_llamba::store::Progress;
+use mlx_llamba::{Checkpoint, Error};
 use mlx_llamba_kernels::{Mode, Scheme};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
 use mlx_rs::Dtype;

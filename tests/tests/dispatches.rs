@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba::{Backend, Checkpoint, Dtype, Model};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Checkpoint, Model};
 use mlx_llamba_kernels::cpu;
 use mlx_llamba_tests::fixtures;
 use mlx_llamba_tests::graph::{is_view, while_exporting};

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba::{Backend, Checkpoint, Model, State, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::floats;
+use mlx_llamba::{Checkpoint, Model, State};
 use mlx_llamba_tests::BACKENDS;
 use mlx_llamba_tests::fixtures::{self, Golden};
 use mlx_rs::{Array, Dtype};

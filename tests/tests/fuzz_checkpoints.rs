@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use mlx_llamba::{Checkpoint, Config, Conversion, Layout, QuantizeOptions, Recipe, Summary};
+use mlx_llamba::checkpoint::Layout;
+use mlx_llamba::convert::Conversion;
+use mlx_llamba::inspect::Summary;
+use mlx_llamba::quantize::{QuantizeOptions, Recipe};
+use mlx_llamba::{Checkpoint, Config};
 use mlx_llamba_tests::fixtures;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -24,11 +28,11 @@ fn seeds() -> &'static [PathBuf] {
         let source = Checkpoint::open(fixtures::path("c_tied_exp2")).unwrap();
         let [mixed, sharded] = ["mixed", "sharded"].map(|name| directory.path().join(name));
         let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
-        mlx_llamba::quantize(&source, &mixed, &options).unwrap();
+        mlx_llamba::quantize::quantize(&source, &mixed, &options).unwrap();
         let mut conversion = Conversion::to(Layout::MlxLlamba);
         conversion.shard_bytes = 30_000;
         let source = Checkpoint::open(fixtures::path("m_mlx_4bit")).unwrap();
-        mlx_llamba::convert(&source, &sharded, &conversion).unwrap();
+        mlx_llamba::convert::convert(&source, &sharded, &conversion).unwrap();
         let fixtures = ["a_base", "m_mlx_f32", "m_mlx_4bit"].map(fixtures::path);
         (directory, fixtures.into_iter().chain([mixed, sharded]).collect())
     });
@@ -243,7 +247,7 @@ fn exercise(path: &Path) -> mlx_llamba::Result<()> {
     let mut conversion = Conversion::to(Layout::PyTorch);
     conversion.dtype = Some(mlx_rs::Dtype::Float16);
     let output = path.join("converted");
-    mlx_llamba::convert(&checkpoint, &output, &conversion)?;
+    mlx_llamba::convert::convert(&checkpoint, &output, &conversion)?;
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use mlx_llamba::mlx::{DeviceType, floats};
 use mlx_llamba::{
-    Builder, Compute, Context, DeviceType, Error, Event, Generation, LanguageModel, Llamba, Model,
-    Reason, Sampling, State, Stream, floats,
+    Builder, Compute, Context, Error, Event, Generation, LanguageModel, Llamba, Model, Reason,
+    Sampling, State, Stream,
 };
 use mlx_llamba_tests::fixtures;
 use mlx_rs::Array;

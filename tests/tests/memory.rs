@@ -6,7 +6,9 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Config, Dtype, Mode, Model, Scheme};
+use mlx_llamba::kernels::{Mode, Scheme};
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{Config, Model};
 use mlx_rs::memory;
 use serde_json::json;
 

@@ -7,7 +7,8 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Checkpoint, floats};
+use mlx_llamba::Checkpoint;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_kernels::{Mode, Quantized, Scheme};
 use mlx_llamba_tests::fixtures;
 use mlx_rs::{Array, Dtype};

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use mlx_llamba::session::SessionFile;
+use mlx_llamba::snapshots::SnapshotBudget;
 use mlx_llamba::{
     Cancel, ChatOptions, Context, Error, Event, Generation, Llamba, Message, Reason, Sampling,
-    Session, SessionFile, SnapshotBudget, Template,
+    Session, Template,
 };
 use mlx_llamba_tests::chat;
 

@@ -3,7 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use mlx_llamba::{Checkpoint, Model, floats};
+use mlx_llamba::mlx::floats;
+use mlx_llamba::{Checkpoint, Model};
 use mlx_llamba_tests::BACKENDS;
 use mlx_llamba_tests::tiny::Tiny;
 use mlx_rs::Dtype;

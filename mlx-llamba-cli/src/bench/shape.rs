@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use mlx_llamba::{Backend, Config, Dtype, Mode, Model, Preset, Scheme};
+use mlx_llamba::kernels::{Backend, Mode, Scheme};
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::random::Preset;
+use mlx_llamba::{Config, Model};
 use serde_json::{Value, json};
 
 use crate::progress::{Progress, Unit};

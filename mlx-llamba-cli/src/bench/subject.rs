@@ -1,7 +1,9 @@
 //! The measured models: a Llamba or a Llama.
 
 use anyhow::Result;
-use mlx_llamba::{Backend, Dtype, LanguageModel, Model, State};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::{LanguageModel, Model, State};
 use mlx_llamba_teacher::{KvCache, Llama};
 
 /// Properties of a model that a report shows.

@@ -1,7 +1,8 @@
 //! A conversation in progress.
 
 use anyhow::Result;
-use mlx_llamba::{Cancel, Event, Generation, Llamba, Reason, Session, SnapshotBudget, Stats};
+use mlx_llamba::snapshots::SnapshotBudget;
+use mlx_llamba::{Cancel, Event, Generation, Llamba, Reason, Session, Stats};
 
 use super::copies::Copies;
 use super::running::Running;

@@ -1,6 +1,9 @@
 //! Checks of device, MLX, BLAS, processor and memory.
 
-use mlx_llamba::{Array, Backend, Blas, Compute, DeviceType, Dtype, Preset, Runtime};
+use mlx_llamba::Compute;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Array, Blas, DeviceType, Dtype, Runtime};
+use mlx_llamba::random::Preset;
 use mlx_llamba_kernels::cpu;
 use serde_json::json;
 
@@ -54,7 +57,7 @@ fn compute(device: &mlx_llamba::Result<DeviceType>) -> Finding {
     let product = || -> mlx_llamba::Result<Vec<f32>> {
         let [a, b] = [([3.0f32, 4.0], [1, 2]), ([5.0f32, 6.0], [2, 1])]
             .map(|(values, shape)| Array::from_slice(&values, &shape));
-        mlx_llamba::floats(&a.matmul(&b)?)
+        mlx_llamba::mlx::floats(&a.matmul(&b)?)
     };
     match product() {
         Ok(values) if values == [39.0] => {

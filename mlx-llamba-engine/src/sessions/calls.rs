@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mlx_llamba::{ChatOptions, Message, SessionFile, TurnDraft};
+use mlx_llamba::session::{SessionFile, TurnDraft};
+use mlx_llamba::{ChatOptions, Message};
 use tokio::sync::oneshot;
 
 use super::{Claim, Name, SessionView, Sessions};

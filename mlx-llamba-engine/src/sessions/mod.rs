@@ -7,11 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mlx_llamba::batch::BatchRequest;
-use mlx_llamba::{
-    ChatOptions, Generation, Llamba, Message, Session, SessionFile, SnapshotBudget, Template, Turn,
-    TurnDraft, TurnPlan,
-};
+use mlx_llamba::decode::batch::BatchRequest;
+use mlx_llamba::session::{SessionFile, Turn, TurnDraft, TurnPlan};
+use mlx_llamba::snapshots::SnapshotBudget;
+use mlx_llamba::{ChatOptions, Generation, Llamba, Message, Session, Template};
 
 pub(crate) use claim::Claim;
 

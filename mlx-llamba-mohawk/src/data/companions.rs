@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use mlx_llamba::Tokenizer;
+use mlx_llamba::files::TokenizerFiles;
 use mlx_llamba::files::hash::hex;
-use mlx_llamba::{Tokenizer, TokenizerFiles};
 use sha2::{Digest, Sha256};
 
 use crate::Result;

@@ -11,7 +11,9 @@ mod texts;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::{Backend, Config, Dtype};
+use mlx_llamba::Config;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
 use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted, Window};
 use mlx_rs::transforms::eval;
 

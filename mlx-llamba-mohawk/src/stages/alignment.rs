@@ -1,6 +1,7 @@
 //! Stage 2: the layers learn the hidden states.
 
-use mlx_llamba::{Config, Dtype};
+use mlx_llamba::Config;
+use mlx_llamba::mlx::Dtype;
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::Array;
 

@@ -1,6 +1,9 @@
 //! A student from tokens to hidden states, with or without keeping what is inside its blocks.
 
-use mlx_llamba::{Backend, Config, Dtype, RowLayout};
+use mlx_llamba::Config;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::row_layout::RowLayout;
 use mlx_llamba_kernels::MixerState;
 use mlx_llamba_kernels::mlx::recompute;
 use mlx_rs::Array;

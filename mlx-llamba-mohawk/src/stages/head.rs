@@ -1,6 +1,7 @@
 //! From hidden states to a loss over a vocabulary, a few positions at a time.
 
-use mlx_llamba::{Backend, Config};
+use mlx_llamba::Config;
+use mlx_llamba::kernels::Backend;
 use mlx_llamba_kernels::{CrossEntropy, CrossEntropyOptions};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -204,7 +205,7 @@ fn first(array: &Array, count: i32) -> Result<Array> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mlx_llamba::floats;
+    use mlx_llamba::mlx::floats;
     use mlx_rs::random::normal;
     use mlx_rs::transforms::value_and_grad_with_argnums;
 

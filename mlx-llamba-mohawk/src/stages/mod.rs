@@ -24,7 +24,10 @@ pub use distillation::{Distillation, Losses};
 pub use next_token::NextToken;
 pub use orientation::{Compared, Orientation, Oriented};
 
-use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
+use mlx_llamba::row_layout::RowLayout;
+use mlx_llamba::{Config, Model};
 use mlx_rs::error::Exception;
 
 use crate::{Batch, Parameters, Result};

@@ -1,6 +1,6 @@
 //! Training from scratch: a model learns what follows.
 
-use mlx_llamba::Backend;
+use mlx_llamba::kernels::Backend;
 use mlx_rs::Array;
 
 use super::head::{Goal, Head};

@@ -4,7 +4,8 @@
 //! A copy of Q and K has no softmax: without a scale its sums are tens of times attention's, and a
 //! fresh decay forgets within a token. Both are measured here, per head, on a few texts.
 
-use mlx_llamba::{Config, floats};
+use mlx_llamba::Config;
+use mlx_llamba::mlx::floats;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{concatenate, expand_dims, split_at_indices, sum_axes, swap_axes};
 use mlx_rs::transforms::eval;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::TensorProblem;
+use mlx_llamba::error::TensorProblem;
 use mlx_rs::Array;
 
 use crate::{Parameters, Result};

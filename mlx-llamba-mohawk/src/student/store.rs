@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use mlx_llamba::files::{Output, TensorHeader, TokenizerFiles, WeightFiles, float_bytes};
-use mlx_llamba::{Backend, Checkpoint, Config, Model, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::floats;
+use mlx_llamba::{Checkpoint, Config, Model};
 use mlx_rs::Dtype;
 use serde_json::json;
 

@@ -2,8 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use mlx_llamba::decode::detokenize::Detokenizer;
+use mlx_llamba::mlx::floats;
 use mlx_llamba::sample::Sampler;
-use mlx_llamba::{Detokenizer, Sampling, Tokenizer, floats};
+use mlx_llamba::{Sampling, Tokenizer};
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;

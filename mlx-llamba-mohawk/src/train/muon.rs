@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn floats(array: &Array) -> Vec<f32> {
-        mlx_llamba::floats(array).unwrap()
+        mlx_llamba::mlx::floats(array).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use mlx_llamba::Backend;
+use mlx_llamba::kernels::Backend;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, memory};
 use serde::{Deserialize, Serialize};
@@ -372,7 +372,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let names = &self.trained[part];
         let norm = global_norm(&sum.gradients)?;
         eval(sum.arrays().chain([&norm]))?;
-        let scalar = |array: &Array| mlx_llamba::floats(array).map(|values| values[0]);
+        let scalar = |array: &Array| mlx_llamba::mlx::floats(array).map(|values| values[0]);
         let (loss, norm) = (scalar(&sum.loss)?, scalar(&norm)?);
         let place = Place {
             stage: self.name,

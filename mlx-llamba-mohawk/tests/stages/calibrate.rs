@@ -1,6 +1,6 @@
 //! Calibrated initial values against plain loops in float64.
 
-use mlx_llamba::floats;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_mohawk::student::{self, Fit, Init, Shape};
 use mlx_llamba_mohawk::{Batch, Parameters};
 use mlx_llamba_teacher::{Llama, Wanted};

@@ -1,6 +1,9 @@
 //! The loss of stage 1 against plain loops.
 
-use mlx_llamba::{Backend, Dtype, Model, RowLayout, floats};
+use mlx_llamba::Model;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
+use mlx_llamba::row_layout::RowLayout;
 use mlx_llamba_mohawk::Objective;
 use mlx_llamba_mohawk::stages::{Compared, Orientation};
 use mlx_llamba_teacher::Wanted;

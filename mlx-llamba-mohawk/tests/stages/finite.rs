@@ -1,6 +1,6 @@
 //! Gradients beside central differences along a random direction: no other program needed.
 
-use mlx_llamba::floats;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_mohawk::stages::{Alignment, Compared, Distillation, Orientation};
 use mlx_llamba_mohawk::{Objective, Parameters};
 use mlx_rs::{Array, random};

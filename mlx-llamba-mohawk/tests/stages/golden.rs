@@ -1,6 +1,7 @@
 //! Losses and the gradients of every parameter beside PyTorch's in float64 (see `make.py`).
 
-use mlx_llamba::{Config, floats};
+use mlx_llamba::Config;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_mohawk::stages::{Alignment, Compared, Distillation, NextToken, Orientation};
 use mlx_llamba_mohawk::{Architecture, Batch, Objective, Parameters};
 use mlx_rs::Array;

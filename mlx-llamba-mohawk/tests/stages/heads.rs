@@ -1,7 +1,10 @@
 //! Teachers whose heads are grouped, or together wider than the model: what a copy of their
 //! attention computes.
 
-use mlx_llamba::{Backend, Config, Dtype, Model, RowLayout, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
+use mlx_llamba::row_layout::RowLayout;
+use mlx_llamba::{Config, Model};
 use mlx_llamba_mohawk::student::{self, Init, Shape};
 use mlx_llamba_mohawk::{Error, Parameters};
 use mlx_llamba_teacher::{Llama, LlamaConfig, Rope, Wanted, Yarn};

@@ -1,6 +1,7 @@
 //! Gradients that compute activations again instead of keeping them.
 
-use mlx_llamba::{Backend, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_mohawk::stages::Distillation;
 use mlx_llamba_mohawk::student::{self, Init, Shape};
 use mlx_llamba_mohawk::{Batch, Objective, Parameters};

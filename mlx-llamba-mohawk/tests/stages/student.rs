@@ -1,6 +1,8 @@
 //! The student that is made of a teacher.
 
-use mlx_llamba::{Checkpoint, TokenizerFiles, floats};
+use mlx_llamba::Checkpoint;
+use mlx_llamba::files::TokenizerFiles;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_mohawk::student::{self, Init, Shape};
 use mlx_llamba_mohawk::{Error, Parameters};
 use mlx_llamba_teacher::{Llama, LlamaConfig, Wanted};
@@ -177,7 +179,10 @@ fn a_saved_student_is_read_again() {
         for (name, array) in &parameters {
             assert_eq!(error(&loaded[name], array, 1e-9), 0.0, "{name}");
         }
-        assert_eq!(Checkpoint::open(&path).unwrap().layout(), mlx_llamba::Layout::PyTorch);
+        assert_eq!(
+            Checkpoint::open(&path).unwrap().layout(),
+            mlx_llamba::checkpoint::Layout::PyTorch
+        );
         let read = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
         assert_eq!(read("tokenizer.json"), "{}");
         assert!(read("generation_config.json").contains("eos_token_id"));

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use mlx_llamba::{Backend, Config, Dtype, floats};
+use mlx_llamba::Config;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
 use mlx_llamba_mohawk::{Batch, Objective, Parameters, student};
 use mlx_llamba_teacher::Llama;
 use mlx_rs::Array;

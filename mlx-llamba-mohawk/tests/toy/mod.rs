@@ -128,7 +128,8 @@ pub(crate) fn options(text: &str) -> StageOptions {
 
 /// All values of all parameters, as bits.
 pub(crate) fn bits(parameters: &Parameters) -> Vec<(String, Vec<u32>)> {
-    let bits =
-        |array: &Array| mlx_llamba::floats(array).unwrap().iter().map(|x| x.to_bits()).collect();
+    let bits = |array: &Array| {
+        mlx_llamba::mlx::floats(array).unwrap().iter().map(|x| x.to_bits()).collect()
+    };
     parameters.iter().map(|(name, array)| (name.clone(), bits(array))).collect()
 }

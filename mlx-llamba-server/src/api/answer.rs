@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mlx_llamba::{TokenLogprobs, Tokenizer};
+use mlx_llamba::Tokenizer;
+use mlx_llamba::decode::generation::TokenLogprobs;
 use mlx_llamba_engine::{Engine, Event, Events, Prepared};
 use serde::Serialize;
 

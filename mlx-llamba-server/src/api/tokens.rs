@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mlx_llamba::{TokenLogprobs, Tokenizer};
+use mlx_llamba::Tokenizer;
+use mlx_llamba::decode::generation::TokenLogprobs;
 use schemars::JsonSchema;
 use serde::Serialize;
 

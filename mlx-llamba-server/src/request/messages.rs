@@ -1,6 +1,7 @@
 //! The messages of a conversation, as OpenAI's clients write them.
 
-use mlx_llamba::{Json, Message};
+use mlx_llamba::Message;
+use mlx_llamba::template::Json;
 use schemars::JsonSchema;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};

@@ -4,7 +4,7 @@
 //! numbers exactly: `value = scale * code + bias`.
 
 use half::f16;
-use mlx_llamba::{Mode, Quantized, Scheme};
+use mlx_llamba::kernels::{Mode, Quantized, Scheme};
 use mlx_rs::Array;
 
 use super::kquants::{self, BYTES, SUPER};

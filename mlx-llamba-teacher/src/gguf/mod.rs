@@ -15,8 +15,8 @@ pub(super) use model::Gguf;
 
 use std::path::Path;
 
-use mlx_llamba::TokenizerFiles;
 use mlx_llamba::files::Source;
+use mlx_llamba::files::TokenizerFiles;
 
 use crate::error::Result;
 

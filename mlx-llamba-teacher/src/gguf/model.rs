@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use mlx_llamba::error::TensorProblem;
 use mlx_llamba::files::{Fields, Problems, Source, StoredTensor, TensorHeader, floats_of};
-use mlx_llamba::{TensorProblem, Weight};
+use mlx_llamba::kernels::Weight;
 use mlx_rs::Array;
 use mlx_rs::ops::swap_axes;
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::TokenizerFiles;
+use mlx_llamba::files::TokenizerFiles;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Backend, Dtype};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
 use mlx_llamba_teacher::Error;
 use mlx_llamba_teacher::{Llama, LlamaConfig, gguf_tokenizer};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Reading on from a cache is reading all at once.
 
-use mlx_llamba::Backend;
+use mlx_llamba::kernels::Backend;
 use mlx_llamba_teacher::{KvCache, Llama, Wanted, Window};
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;

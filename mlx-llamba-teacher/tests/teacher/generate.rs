@@ -1,6 +1,9 @@
 //! Text from a teacher, by the loop that Llambas generate with.
 
-use mlx_llamba::{Backend, Dtype, Error, Generation, Reason, Window, compare, floats};
+use mlx_llamba::evaluate::{Window, compare};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
+use mlx_llamba::{Error, Generation, Reason};
 use mlx_llamba_teacher::{Llama, Teacher, Wanted};
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::argmax_axis;

@@ -1,6 +1,9 @@
 //! GGUF files against numbers made in PyTorch of what the `gguf` package reads in them.
 
-use mlx_llamba::{Backend, Dtype, Tokenizer, TokenizerFiles, Weight};
+use mlx_llamba::Tokenizer;
+use mlx_llamba::files::TokenizerFiles;
+use mlx_llamba::kernels::{Backend, Weight};
+use mlx_llamba::mlx::Dtype;
 use mlx_llamba_teacher::{
     Llama, Rope, TeacherSummary, Wanted, gguf_tokenizer, is_teacher, save, tokenizer_of,
 };

@@ -1,6 +1,8 @@
 //! Logits, hidden states and attention against PyTorch in float64.
 
-use mlx_llamba::{Backend, Dtype, TokenizerFiles};
+use mlx_llamba::files::TokenizerFiles;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::Dtype;
 use mlx_llamba_teacher::{Llama, LlamaConfig, Wanted, Window, save};
 use mlx_rs::ops::stack;
 use safetensors::tensor::{SafeTensors, TensorView, serialize_to_file};

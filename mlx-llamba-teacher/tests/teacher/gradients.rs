@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mlx_llamba::{Backend, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::floats;
 use mlx_llamba_teacher::{Llama, Trace, Wanted};
 use mlx_rs::Array;
 use mlx_rs::ops::{mean, square, sum};

@@ -1,6 +1,7 @@
 //! Scaled positions against NumPy in float64 (see `make_rope.py`).
 
-use mlx_llamba::{Backend, Error, LanguageModel};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::{Error, LanguageModel};
 use mlx_llamba_teacher::{KvCache, Llama, LlamaConfig, Rope, Wanted};
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;

@@ -1,6 +1,7 @@
 //! SentencePiece's tokenizers, as GGUF files and `transformers` have them, against SentencePiece.
 
-use mlx_llamba::{Detokenizer, Tokenizer};
+use mlx_llamba::Tokenizer;
+use mlx_llamba::decode::detokenize::Detokenizer;
 use mlx_llamba_teacher::tokenizer_of;
 use serde_json::Value;
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use mlx_llamba::{Backend, Dtype, floats};
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::mlx::{Dtype, floats};
 use mlx_llamba_teacher::Llama;
 use mlx_rs::Array;
 use safetensors::SafeTensors;

@@ -307,7 +307,7 @@ fn conversations_with_tools_have_their_own_template() {
     let config = r#"{"chat_template": [{"name": "default", "template": "D{{ tools | length if tools }}"},
                                        {"name": "tool_use", "template": "T{{ tools | length }}"}]}"#;
     let files = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/llamba-stories/tokenizer.json");
-    let files = crate::TokenizerFiles::default()
+    let files = crate::files::TokenizerFiles::default()
         .with("tokenizer.json", std::fs::read(files).unwrap())
         .with("tokenizer_config.json", config.as_bytes());
     let tokenizer = Tokenizer::from_files("t", &files).unwrap();

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{Rendered, Tokenizer};
-use crate::{ChatOptions, Detokenizer, Error, Json, Message, Template, TokenizerFiles};
+use crate::decode::detokenize::Detokenizer;
+use crate::files::TokenizerFiles;
+use crate::template::Json;
+use crate::{ChatOptions, Error, Message, Template};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,8 +6,9 @@ use std::collections::HashMap;
 
 use super::{Batch, BatchEvent, BatchRequest, RequestId, Step};
 use crate::decode::generation::{Generation, Reason, TokenLogprobs};
+use crate::mlx::floats;
 use crate::sample::Sampling;
-use crate::{Context, Event, Llamba, floats};
+use crate::{Context, Event, Llamba};
 
 /// The result of a row.
 #[derive(Debug, Default, PartialEq)]
