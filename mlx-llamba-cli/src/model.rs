@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::hub::{HubOptions, HubProgress};
+use mlx_llamba::hub::{HubOptions, HubProgress, resolve_tokenizer};
 use mlx_llamba::kernels::{Activations, Backend};
 use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, Error, Llamba, Tokenizer};
-use mlx_llamba_teacher::{Llama, Teacher, Window, is_teacher, read_tokenizer, tokenizer_of};
+use mlx_llamba_teacher::{
+    self as teacher, Llama, Teacher, Window, is_teacher, open_tokenizer, tokenizer_of,
+};
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::progress::{Progress, Unit};
@@ -33,14 +35,24 @@ pub(crate) struct TokenizerArgs {
 }
 
 impl Typed<TokenizerArgs> {
-    /// Sets the tokenizer. A typed one replaces the model's; a default is for models without one.
-    fn apply(&self, builder: Builder) -> Builder {
-        match &self.options.tokenizer {
-            Some(tokenizer) if self.has("tokenizer") => builder.tokenizer(tokenizer),
-            Some(tokenizer) => builder.fallback_tokenizer(tokenizer),
-            None => builder,
+    /// Loads the tokenizer to use for a model; `None` stands for the model's own. A typed one
+    /// replaces the model's; a default is for models without one.
+    fn load(&self, model: &Builder, offline: bool) -> teacher::Result<Option<Tokenizer>> {
+        let Some(name) = &self.options.tokenizer else { return Ok(None) };
+        if !self.has("tokenizer") {
+            let Some(path) = model.path()? else { return Ok(None) };
+            match tokenizer_of(&path) {
+                Err(missing) if is_missing(&missing) => {}
+                found => return Ok(Some(found?)),
+            }
         }
+        find_tokenizer(name, offline).map(Some)
     }
+}
+
+/// Loads a tokenizer: a path, or a repository of the hub.
+fn find_tokenizer(name: &str, offline: bool) -> teacher::Result<Tokenizer> {
+    open_tokenizer(&resolve_tokenizer(name, &hub(offline)?)?)
 }
 
 /// The options that name a checkpoint.
@@ -93,8 +105,14 @@ pub(crate) enum DtypeArg {
 
 impl ModelArgs {
     /// Returns the builder; nothing is read yet.
-    pub(crate) fn builder(&self) -> Builder {
-        self.compute.apply(self.tokenizer.apply(self.source.options.builder()))
+    fn builder(&self) -> Builder {
+        self.compute.apply(self.source.options.builder())
+    }
+
+    /// Loads the tokenizer to use; `None` stands for the model's own.
+    fn tokenizer(&self) -> teacher::Result<Option<Tokenizer>> {
+        let source = &self.source.options;
+        self.tokenizer.load(&source.builder(), source.offline)
     }
 
     /// Uses this checkpoint unless one is given on the command line.
@@ -117,12 +135,27 @@ impl ModelArgs {
         Ok((dtype, self.compute.backend(dtype)?))
     }
 
+    /// Returns the builder of the model with its tokenizer; another tokenizer is loaded.
+    pub(crate) fn text_builder(&self) -> Result<Builder> {
+        Ok(match self.tokenizer()? {
+            Some(tokenizer) => self.builder().loaded_tokenizer(tokenizer),
+            None => self.builder(),
+        })
+    }
+
     /// Loads the model with a progress bar, and its tokenizer if `text` is true.
     pub(crate) fn load(&self, text: bool) -> Result<Llamba> {
-        let progress = Progress::new("loading", Unit::Bytes);
-        let builder = self.builder().progress(move |done, total| progress.at(done, total));
-        let builder = if text { builder } else { builder.without_tokenizer() };
-        Ok(builder.load()?)
+        load(if text { self.text_builder()? } else { self.builder().without_tokenizer() })
+    }
+
+    /// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
+    pub(crate) fn load_any(&self, text: bool) -> Result<Loaded> {
+        let Some(path) = self.builder().path()?.filter(|path| is_teacher(path)) else {
+            return Ok(Loaded::Llamba(self.load(text)?));
+        };
+        let own = || tokenizer_of(&path);
+        let tokenizer = || text.then(|| self.tokenizer()?.map_or_else(own, Ok)).transpose();
+        Ok(Loaded::Teacher(self.compute.teacher(&path, tokenizer)?))
     }
 }
 
@@ -161,13 +194,6 @@ macro_rules! with_model {
 }
 pub(crate) use with_model;
 
-impl ModelArgs {
-    /// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
-    pub(crate) fn load_any(&self, text: bool) -> Result<Loaded> {
-        load_any(self.builder(), &self.compute, text)
-    }
-}
-
 /// The options that limit a Transformer's attention.
 #[derive(clap::Args)]
 pub(crate) struct AttentionArgs {
@@ -203,42 +229,24 @@ impl AttentionArgs {
     }
 }
 
-/// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
-fn load_any(builder: Builder, compute: &ComputeArgs, text: bool) -> Result<Loaded> {
+/// Loads a Llamba with a progress bar.
+fn load(builder: Builder) -> Result<Llamba> {
     let progress = Progress::new("loading", Unit::Bytes);
-    let Some(path) = builder.path()?.filter(|path| is_teacher(path)) else {
-        let builder = builder.progress(move |done, total| progress.at(done, total));
-        let builder = if text { builder } else { builder.without_tokenizer() };
-        return Ok(Loaded::Llamba(builder.load()?));
-    };
-    let dtype = compute.select()?;
-    let llama = Llama::open(&path, dtype, compute.backend(dtype)?)?;
-    let tokenizer = if text { Some(tokenizer(&builder)?) } else { None };
-    let teacher = Teacher::new(llama, tokenizer)?;
-    teacher.llama().materialize(|done, total| progress.at(done, total))?;
-    Ok(Loaded::Teacher(teacher))
+    Ok(builder.progress(move |done, total| progress.at(done, total)).load()?)
 }
 
 impl ComputeArgs {
-    /// Loads a teacher with a progress bar, with its own tokenizer or that of `other`.
-    pub(crate) fn teacher(&self, path: &Path, other: Option<&Path>) -> Result<Teacher> {
+    /// Loads a teacher with a progress bar.
+    pub(crate) fn teacher(
+        &self,
+        path: &Path,
+        tokenizer: impl FnOnce() -> teacher::Result<Option<Tokenizer>>,
+    ) -> Result<Teacher> {
         let dtype = self.select()?;
-        let llama = Llama::open(path, dtype, Backend::select(dtype)?)?;
-        let teacher = Teacher::new(llama, Some(tokenizer_of(other.unwrap_or(path))?))?;
+        let teacher = Teacher::new(Llama::open(path, dtype, self.backend(dtype)?)?, tokenizer()?)?;
         let progress = Progress::new("loading", Unit::Bytes);
         teacher.llama().materialize(|done, total| progress.at(done, total))?;
         Ok(teacher)
-    }
-}
-
-/// Loads the tokenizer of a Llamba or a teacher.
-fn tokenizer(builder: &Builder) -> mlx_llamba_teacher::Result<Tokenizer> {
-    if let Some(tokenizer) = builder.other_tokenizer()? {
-        return Ok(tokenizer);
-    }
-    match builder.path()?.filter(|path| is_teacher(path)) {
-        Some(path) => tokenizer_of(&path),
-        None => Ok(builder.load_tokenizer()?),
     }
 }
 
@@ -265,27 +273,45 @@ pub(crate) struct PairArgs {
 impl PairArgs {
     /// Loads both models, with progress bars, and a tokenizer.
     pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
-        let builder = |name: &str| {
-            let builder = builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline);
-            self.compute.apply(self.tokenizer.apply(builder))
-        };
-        let tokenizer = match tokenizer(&builder(&self.reference)) {
+        let tokenizer = match self.tokenizer(&self.reference) {
             Err(missing) if is_missing(&missing) => {
                 // If neither has one, the reference's is the one that is missing.
-                tokenizer(&builder(&self.other)).map_err(|_| missing)
+                self.tokenizer(&self.other).map_err(|_| missing)
             }
             found => found,
         }?;
-        let reference = load_any(builder(&self.reference), &self.compute, false)?;
+        let load_model = |name: &str, compute: &ComputeArgs| -> Result<Loaded> {
+            let builder = compute.apply(self.builder(name)).without_tokenizer();
+            Ok(match builder.path()?.filter(|path| is_teacher(path)) {
+                Some(path) => Loaded::Teacher(compute.teacher(&path, || Ok(None))?),
+                None => Loaded::Llamba(load(builder)?),
+            })
+        };
+        let reference = load_model(&self.reference, &self.compute)?;
         let activations = self.other_activations.or(self.compute.activations);
-        let compute = ComputeArgs { activations, ..self.compute };
-        let other = load_any(compute.apply(builder(&self.other)), &compute, false)?;
+        let other = load_model(&self.other, &ComputeArgs { activations, ..self.compute })?;
         Ok((reference, other, tokenizer))
+    }
+
+    fn builder(&self, name: &str) -> Builder {
+        builder(Some(name).filter(|name| *name != EMBEDDED_MODEL), self.offline)
+    }
+
+    /// Loads the tokenizer to use with the model called `name`.
+    fn tokenizer(&self, name: &str) -> teacher::Result<Tokenizer> {
+        let builder = self.builder(name);
+        if let Some(tokenizer) = self.tokenizer.load(&builder, self.offline)? {
+            return Ok(tokenizer);
+        }
+        match builder.path()?.filter(|path| is_teacher(path)) {
+            Some(path) => tokenizer_of(&path),
+            None => Ok(builder.load_tokenizer()?),
+        }
     }
 }
 
-fn is_missing(error: &mlx_llamba_teacher::Error) -> bool {
-    matches!(error, mlx_llamba_teacher::Error::Llamba(Error::TokenizerMissing { .. }))
+fn is_missing(error: &teacher::Error) -> bool {
+    matches!(error, teacher::Error::Llamba(Error::TokenizerMissing { .. }))
 }
 
 /// Returns the builder of `model`, or of the built-in model; downloads show a progress bar.
@@ -294,7 +320,6 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
         Some(model) => Llamba::builder(model),
         None => Llamba::embedded(),
     };
-    let builder = builder.tokenizer_reader(read_tokenizer);
     // Without a home directory there is no cache; what needs one fails with that error.
     match hub(offline) {
         Ok(hub) => builder.hub(hub),
@@ -323,6 +348,11 @@ impl SourceArgs {
     /// Returns the builder of that checkpoint.
     pub(crate) fn builder(&self) -> Builder {
         builder(self.model.as_deref(), self.offline)
+    }
+
+    /// Loads a tokenizer: a path, or a repository of the hub.
+    pub(crate) fn tokenizer(&self, name: &str) -> teacher::Result<Tokenizer> {
+        find_tokenizer(name, self.offline)
     }
 }
 

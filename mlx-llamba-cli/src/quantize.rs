@@ -151,7 +151,7 @@ impl Args {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read {}", file.display()))?;
         let builder = match &self.tokenizer {
-            Some(tokenizer) => self.source.builder().tokenizer(tokenizer),
+            Some(name) => self.source.builder().loaded_tokenizer(self.source.tokenizer(name)?),
             None => self.source.builder(),
         };
         let ids = builder.load_tokenizer()?.encode(&text, true)?;

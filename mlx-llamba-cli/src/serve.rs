@@ -158,9 +158,9 @@ impl Args {
                 options.bind
             );
         }
-        let (model, template) = (self.model, self.chat_template);
+        let (builder, template) = (self.model.text_builder()?, self.chat_template);
         let load = move || {
-            let llamba = model.builder().load()?;
+            let llamba = builder.load()?;
             let Some(wanted) = template else { return Loaded::new(llamba) };
             let template = Some(read_template(&llamba, &wanted)?);
             Ok(Loaded { llamba, template })

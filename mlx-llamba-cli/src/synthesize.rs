@@ -8,6 +8,7 @@ use anyhow::Result;
 use mlx_llamba::{LanguageModel, Sampling, Tokenizer};
 use mlx_llamba_mohawk::Error;
 use mlx_llamba_mohawk::synthesize::{Job, Options, prompts, synthesize};
+use mlx_llamba_teacher::tokenizer_of;
 
 use crate::interrupt;
 use crate::model::ComputeArgs;
@@ -91,7 +92,8 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         check_parent(&self.output)?;
-        let teacher = self.compute.teacher(&self.teacher, self.tokenizer.as_deref())?;
+        let files = self.tokenizer.as_ref().unwrap_or(&self.teacher);
+        let teacher = self.compute.teacher(&self.teacher, || tokenizer_of(files).map(Some))?;
         let tokenizer = teacher.require_tokenizer()?;
         let prompts = match &self.prompts {
             Some(path) => prompts(path, "text", tokenizer)?,

@@ -7,7 +7,7 @@ use mlx_llamba::mlx::Dtype;
 use mlx_llamba::{Completion, Context, Error, Generation, Prompt, Stream, Tokenizer};
 
 use crate::cache::KvCache;
-use crate::error::{Error as OwnError, Result};
+use crate::error::Result;
 use crate::gguf::gguf_tokenizer;
 use crate::llama::Llama;
 use crate::mask::Window;
@@ -103,39 +103,25 @@ impl Teacher {
     }
 }
 
-/// The tokenizer in a directory or a GGUF file.
+/// Loads the tokenizer of a model, which is a directory, a file in it, or a GGUF file.
+///
+/// # Errors
+/// Those of [`open_tokenizer`].
+pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
+    let directory = match path.parent() {
+        Some(parent) if path.is_file() && !is_gguf(path) => parent,
+        _ => path,
+    };
+    open_tokenizer(directory)
+}
+
+/// Loads the tokenizer in a GGUF file, or what [`Tokenizer::open`] finds.
 ///
 /// # Errors
 /// [`Error::TokenizerMissing`], [`Error::Tokenizer`]; those of [`gguf_tokenizer`].
-pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
-    if is_gguf(path) {
-        return Ok(Tokenizer::from_files(path, &gguf_tokenizer(path)?)?);
-    }
-    let directory = match path.parent() {
-        Some(parent) if path.is_file() => parent,
-        _ => path,
-    };
-    Ok(Tokenizer::open(directory)?)
-}
-
-/// The tokenizer in a GGUF file, or what [`Tokenizer::open`] finds: the reader for
-/// [`Builder::tokenizer_reader`](mlx_llamba::Builder::tokenizer_reader).
-///
-/// # Errors
-/// Those of [`Tokenizer::open`]; [`Error::Tokenizer`] for what is wrong with a GGUF file.
-pub fn read_tokenizer(path: &Path) -> mlx_llamba::Result<Tokenizer> {
-    if !is_gguf(path) {
-        return Tokenizer::open(path);
-    }
-    tokenizer_of(path).map_err(|error| {
-        let reason = match error {
-            OwnError::Llamba(error) => return error,
-            OwnError::Gguf { reason, .. } => format!("not a sound GGUF file: {reason}"),
-            OwnError::TokenizerKind { found, expected, .. } => {
-                format!("it is {found}, expected {expected}; give another with --tokenizer")
-            }
-            other => other.to_string(),
-        };
-        Error::Tokenizer { path: path.to_owned(), reason }
+pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+    Ok(match is_gguf(path) {
+        true => Tokenizer::from_files(path, &gguf_tokenizer(path)?)?,
+        false => Tokenizer::open(path)?,
     })
 }

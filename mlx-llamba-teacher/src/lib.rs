@@ -25,7 +25,7 @@ mod rope;
 mod save;
 mod yarn;
 
-pub use bundle::{Teacher, read_tokenizer, tokenizer_of};
+pub use bundle::{Teacher, open_tokenizer, tokenizer_of};
 pub use cache::KvCache;
 pub use config::LlamaConfig;
 pub use error::{Error, Result};

@@ -207,16 +207,23 @@ enum Source {
     Embedded,
 }
 
+/// The origin of a model's tokenizer.
+enum TokenizerSource {
+    /// The model's own.
+    Model,
+    /// A path, or a repository of the hub.
+    Named(PathBuf),
+    Loaded(Tokenizer),
+    None,
+}
+
 /// Load progress callback: (bytes read, total).
 type Progress = Box<dyn FnMut(usize, usize) + Send>;
 
 /// Loads a [`Llamba`].
 pub struct Builder {
     source: Source,
-    tokenizer: Option<PathBuf>,
-    fallback_tokenizer: Option<PathBuf>,
-    read_tokenizer: fn(&Path) -> Result<Tokenizer>,
-    without_tokenizer: bool,
+    tokenizer: TokenizerSource,
     #[cfg(feature = "hub")]
     hub: Option<HubOptions>,
     compute: Compute,
@@ -229,10 +236,7 @@ impl Builder {
     fn new(source: Source) -> Self {
         Self {
             source,
-            tokenizer: None,
-            fallback_tokenizer: None,
-            read_tokenizer: |path| Tokenizer::open(path),
-            without_tokenizer: false,
+            tokenizer: TokenizerSource::Model,
             #[cfg(feature = "hub")]
             hub: None,
             compute: Compute::default(),
@@ -242,33 +246,25 @@ impl Builder {
         }
     }
 
-    /// Sets a tokenizer from elsewhere: a `tokenizer.json`, a directory, or a hub repository. The
-    /// published Llamba checkpoints have none.
+    /// Uses another tokenizer than the model's own: a `tokenizer.json`, a directory, or a hub
+    /// repository. The published Llamba checkpoints have none.
     #[must_use]
     pub fn tokenizer(mut self, tokenizer: impl AsRef<OsStr>) -> Self {
-        self.tokenizer = Some(tokenizer.as_ref().into());
+        self.tokenizer = TokenizerSource::Named(tokenizer.as_ref().into());
         self
     }
 
-    /// Sets a tokenizer as [`tokenizer`](Self::tokenizer) does, used only if the model has none.
+    /// Uses a tokenizer that is loaded already.
     #[must_use]
-    pub fn fallback_tokenizer(mut self, tokenizer: impl AsRef<OsStr>) -> Self {
-        self.fallback_tokenizer = Some(tokenizer.as_ref().into());
-        self
-    }
-
-    /// Sets the function that reads a tokenizer from elsewhere, given its path, for formats that this
-    /// library does not know. Default: [`Tokenizer::open`].
-    #[must_use]
-    pub fn tokenizer_reader(mut self, read: fn(&Path) -> Result<Tokenizer>) -> Self {
-        self.read_tokenizer = read;
+    pub fn loaded_tokenizer(mut self, tokenizer: Tokenizer) -> Self {
+        self.tokenizer = TokenizerSource::Loaded(tokenizer);
         self
     }
 
     /// Loads no tokenizer: prompts are token ids, events have no text.
     #[must_use]
     pub fn without_tokenizer(mut self) -> Self {
-        self.without_tokenizer = true;
+        self.tokenizer = TokenizerSource::None;
         self
     }
 
@@ -322,14 +318,6 @@ impl Builder {
         }
     }
 
-    /// Loads the tokenizer from elsewhere, if [`tokenizer`](Self::tokenizer) named one.
-    ///
-    /// # Errors
-    /// Those of the hub, and of [`Tokenizer::open`] or what reads in its place.
-    pub fn other_tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.tokenizer.as_ref().map(|name| self.open_tokenizer(name)).transpose()
-    }
-
     /// Opens the checkpoint, reading only its headers.
     ///
     /// # Errors
@@ -348,9 +336,7 @@ impl Builder {
     /// As for [`load`](Self::load), [`Error::TokenizerMissing`] among them.
     pub fn load_tokenizer(&self) -> Result<Tokenizer> {
         let checkpoint = self.checkpoint()?;
-        let tokenizer = self.find_tokenizer(&checkpoint)?;
-        tokenizer.check_vocabulary(checkpoint.config().vocab_size)?;
-        Ok(tokenizer)
+        self.find_tokenizer(&checkpoint)?.ok_or_else(no_tokenizer)
     }
 
     /// Loads the model.
@@ -367,20 +353,25 @@ impl Builder {
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
         let backend = Backend::select_with(dtype, self.activations)?;
         let model = Model::with_backend(&checkpoint, dtype, backend)?;
-        let tokenizer =
-            if self.without_tokenizer { None } else { Some(self.find_tokenizer(&checkpoint)?) };
-        if let Some(tokenizer) = &tokenizer {
-            tokenizer.check_vocabulary(model.config().vocab_size)?;
-        }
+        let tokenizer = self.find_tokenizer(&checkpoint)?;
         let mut silent: Progress = Box::new(|_, _| {});
         model.materialize(self.progress.as_mut().unwrap_or(&mut silent))?;
         Ok(Llamba { model, tokenizer })
     }
 
-    fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
-        if let Some(tokenizer) = self.other_tokenizer()? {
-            return Ok(tokenizer);
-        }
+    /// Returns the tokenizer, if one is wanted. It fits the vocabulary.
+    fn find_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Option<Tokenizer>> {
+        let tokenizer = match &self.tokenizer {
+            TokenizerSource::Model => self.own_tokenizer(checkpoint)?,
+            TokenizerSource::Named(name) => self.open_tokenizer(name)?,
+            TokenizerSource::Loaded(tokenizer) => tokenizer.clone(),
+            TokenizerSource::None => return Ok(None),
+        };
+        tokenizer.check_vocabulary(checkpoint.config().vocab_size)?;
+        Ok(Some(tokenizer))
+    }
+
+    fn own_tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
         match &self.source {
             #[cfg(feature = "embedded-model")]
             Source::Embedded => crate::embedded::tokenizer(),
@@ -390,10 +381,8 @@ impl Builder {
                     return beside;
                 }
                 // A model from the hub may name a tokenizer there; a local one asks for nothing.
-                let named = checkpoint.config().tokenizer.as_ref();
-                let named = named.filter(|_| !name.exists()).map(Path::new);
-                match self.fallback_tokenizer.as_deref().or(named) {
-                    Some(other) => self.open_tokenizer(other),
+                match checkpoint.config().tokenizer.as_ref().filter(|_| !name.exists()) {
+                    Some(other) => self.open_tokenizer(Path::new(other)),
                     None => beside,
                 }
             }
@@ -401,7 +390,12 @@ impl Builder {
     }
 
     fn open_tokenizer(&self, name: &Path) -> Result<Tokenizer> {
-        (self.read_tokenizer)(&self.tokenizer_path(name)?)
+        #[cfg(feature = "hub")]
+        if !name.exists() {
+            let options = self.hub_options()?;
+            return Tokenizer::open(hub::resolve_tokenizer(&name.to_string_lossy(), &options)?);
+        }
+        Tokenizer::open(name)
     }
 
     /// Returns a local path as it is; downloads another name from the hub.
@@ -409,15 +403,6 @@ impl Builder {
         #[cfg(feature = "hub")]
         if !name.exists() {
             return hub::resolve(&name.to_string_lossy(), &self.hub_options()?);
-        }
-        Ok(name.to_owned())
-    }
-
-    /// As [`model_path`](Self::model_path), for a tokenizer.
-    fn tokenizer_path(&self, name: &Path) -> Result<PathBuf> {
-        #[cfg(feature = "hub")]
-        if !name.exists() {
-            return hub::resolve_tokenizer(&name.to_string_lossy(), &self.hub_options()?);
         }
         Ok(name.to_owned())
     }
