@@ -90,6 +90,7 @@ pub mod names;
 mod needs;
 pub mod pieces;
 pub mod prefix_cache;
+pub mod progress;
 pub mod quantize;
 pub mod random;
 pub mod row_layout;
