@@ -14,6 +14,7 @@ use mlx_llamba::snapshots::SnapshotBudget;
 use mlx_llamba::template::Json;
 use mlx_llamba::{ChatOptions, EMBEDDED_MODEL, Generation, Llamba, Session, Template};
 
+use crate::constraint::{ConstraintArgs, constrain};
 use crate::model::ModelArgs;
 use crate::sampling::SamplingArgs;
 use crate::{interrupt, places};
@@ -64,6 +65,8 @@ pub(crate) struct Args {
     verbose: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
 }
 
 impl Args {
@@ -72,14 +75,17 @@ impl Args {
         if let Some(file) = file.as_ref().filter(|file| file.exists()) {
             self.model.set_default(&SessionInfo::read(file)?.source);
         }
+        let grammar = self.constraint.grammar()?;
         let mut input = Input::open()?;
         let running = Running::default();
         running.listen()?;
         let llamba = self.model.load(true)?;
         let session = self.begin(&llamba, file.as_deref())?;
+        let mut options = self.generation();
+        constrain(&mut options, grammar.as_ref(), llamba.require_tokenizer()?)?;
         let mut chat = Chat {
             llamba: &llamba,
-            options: self.generation(),
+            options,
             verbose: self.verbose,
             budget: SnapshotBudget { bytes: self.snapshots.saturating_mul(1 << 20) },
             name: self.model.name().to_owned(),

@@ -8,6 +8,7 @@ use mlx_llamba::kernels::Backend;
 use mlx_llamba::{Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream};
 use mlx_llamba_teacher::Teacher;
 
+use crate::constraint::{ConstraintArgs, constrain};
 use crate::follow::follow;
 use crate::interrupt;
 use crate::model::{Loaded, ModelArgs};
@@ -22,6 +23,7 @@ Examples:
   mlx-llamba generate \"Once upon a time\"
   mlx-llamba generate --temperature 0 --max-tokens 50 --json \"The little rabbit\"
   echo \"One day\" | mlx-llamba generate --echo -
+  mlx-llamba generate --regex \"a (red|blue) (ball|boat)\" \"Lily had \"
   mlx-llamba generate --state-out story.state \"Lily found a key.\"
   mlx-llamba generate --state-in story.state \" The next day\"
   tail -f server.log | mlx-llamba generate --follow --state-out log.state")]
@@ -65,7 +67,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = Generation::default().prefill)]
     prefill: usize,
     /// Read standard input as it arrives, without end, and report how well it is predicted
-    #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "echo", "logprobs", "stop"])]
+    #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "echo", "logprobs", "stop", "ConstraintArgs"])]
     follow: bool,
     /// Tokens between two reports, with --follow
     #[arg(
@@ -75,6 +77,8 @@ pub(crate) struct Args {
     every: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    constraint: ConstraintArgs,
 }
 
 impl Args {
@@ -83,10 +87,15 @@ impl Args {
         if let Some(path) = &self.state_out {
             check_parent(path)?;
         }
-        let options = self.options();
+        let grammar = self.constraint.grammar()?;
+        let mut options = self.options();
         let cancel = options.cancel.clone();
         interrupt::on_first(move || cancel.cancel())?;
-        match self.model.load_any(true)? {
+        let loaded = self.model.load_any(true)?;
+        if grammar.is_some() {
+            constrain(&mut options, grammar.as_ref(), loaded.require_tokenizer()?)?;
+        }
+        match loaded {
             Loaded::Llamba(llamba) => self.run_llamba(&llamba, &prompt, &options),
             Loaded::Teacher(teacher) => self.run_teacher(&teacher, &prompt, &options),
         }
@@ -199,6 +208,8 @@ pub(crate) fn summary(reason: &Reason, stats: &Stats) -> String {
     let reason = match reason {
         Reason::Eos(id) => format!("end of text ({id})"),
         Reason::Stop(text) => format!("stop string {text:?}"),
+        Reason::Complete => "the end of its grammar".into(),
+        Reason::Constraint(reason) => format!("its constraint ({reason})"),
         Reason::Length => "length".into(),
         Reason::Cancelled => "cancelled".into(),
         _ => "other".into(),

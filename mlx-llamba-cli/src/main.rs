@@ -5,6 +5,7 @@ mod chat;
 mod compare;
 mod completions;
 mod config;
+mod constraint;
 mod convert;
 mod distill;
 mod doctor;

@@ -166,7 +166,7 @@ impl Args {
         let name = quantized.display().to_string();
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
         let progress = Progress::new("comparing", Unit::Tokens);
-        let mut on_progress = progress.callback();
-        Ok(compare(original.model(), quantized.model(), ids, Window::default(), &mut on_progress)?)
+        let on_progress = |done, total| progress.at(done, total);
+        Ok(compare(original.model(), quantized.model(), ids, Window::default(), on_progress)?)
     }
 }

@@ -4,7 +4,7 @@
 
 use mlx_llamba::{Generation, Llamba};
 use mlx_llamba_tests::command::{Cli, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const CLI: Cli = Cli(env!("CARGO_BIN_EXE_mlx-llamba"));
 const PROMPT: &str = "Once upon a time";
@@ -150,4 +150,39 @@ fn devices_and_dtypes_are_chosen() {
     if cfg!(target_os = "linux") {
         CLI.fails(&["generate", "--device", "gpu", PROMPT], &["--device gpu: expected cpu"]);
     }
+}
+
+#[test]
+fn texts_are_constrained() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let schema = json!({"type": "object", "required": ["color"], "additionalProperties": false,
+        "properties": {"color": {"enum": ["red", "blue"]}}});
+    let schema = file("schema.json", &schema.to_string());
+    let text = greedy("40", &["--json-schema", &schema, PROMPT]);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert!(["red", "blue"].map(Value::from).contains(&value["color"]), "{text}");
+    let grammar = file("list.lark", "start: item (\", \" item){2}\nitem: \"cat\" | \"dog\"");
+    let text = greedy("40", &["--grammar", &grammar, PROMPT]);
+    assert!(text.trim_end().split(", ").all(|word| word == "cat" || word == "dog"), "{text}");
+    let end = events(&greedy("40", &["--json", "--regex", "[0-9]{3}", PROMPT])).pop().unwrap();
+    assert_eq!(end["reason"], json!({"kind": "complete"}));
+    let replied = CLI.with_input(&["chat", "--regex", "yes|no"], b"Is it red?\nAnd blue?\n");
+    let answers: Vec<&str> = replied.out.split_whitespace().collect();
+    assert!(answers.len() == 2 && answers.iter().all(|a| ["yes", "no"].contains(a)), "{answers:?}");
+
+    let bad = file("bad.json", "{\"items\": {\"type\": \"strin\"}}");
+    let generate = |option: &str, value: &str, parts: &[&str]| {
+        CLI.fails(&["generate", option, value, PROMPT], parts);
+    };
+    generate("--json-schema", &bad, &["JSON schema: Invalid type: strin (at /items)"]);
+    generate("--json-schema", &grammar, &["list.lark is not JSON", "line 1 column 1"]);
+    generate("--grammar", "nothing.lark", &["cannot read nothing.lark"]);
+    generate("--regex", "(", &["regular expression", "unclosed group"]);
+    let two = CLI.run(&["generate", "--regex", "a", "--grammar", &grammar, PROMPT]);
+    assert!(two.code == Some(2) && two.err.contains("cannot be used with"), "{two:?}");
 }

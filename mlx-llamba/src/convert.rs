@@ -1,5 +1,6 @@
 //! Converts checkpoints from one layout to another.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_rs::Dtype;
@@ -7,9 +8,8 @@ use mlx_rs::Dtype;
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::Quantization;
 use crate::error::{Error, Result};
-use crate::progress::{self, OnProgress};
 use crate::quantize::SHARD_BYTES;
-use crate::store::{Rewrite, plan, stored_float};
+use crate::store::{OnProgress, Rewrite, plan, stored_float};
 
 /// Options of [`convert`].
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +40,7 @@ impl Conversion {
 /// [`Error::Argument`] for a layout or dtype that cannot be written, [`Error::OutputExists`],
 /// [`Error::Io`].
 pub fn convert(source: &Checkpoint, output: &Path, conversion: &Conversion) -> Result<PathBuf> {
-    convert_with(source, output, conversion, &mut progress::ignore)
+    convert_with(source, output, conversion, &mut |_| ControlFlow::Continue(()))
 }
 
 /// [`convert`] with a progress callback, which can stop it.

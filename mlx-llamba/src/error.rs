@@ -155,6 +155,14 @@ pub enum Error {
         /// The legal values.
         expected: String,
     },
+    /// A grammar cannot constrain a text.
+    #[error("{kind}: {reason}")]
+    Constraint {
+        /// The kind of grammar: "JSON schema", "regular expression", ...
+        kind: &'static str,
+        /// The problem, with its place where it is known.
+        reason: String,
+    },
     /// A repository cannot be downloaded.
     #[error("{repo}: {reason}")]
     Hub {

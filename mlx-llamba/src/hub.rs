@@ -15,12 +15,11 @@ mod transfer;
 
 use std::path::{Path, PathBuf};
 
-use crate::progress::Progress;
 use crate::{Error, Result};
 use cache::{Snapshots, Wanted};
 use failure::Failure;
 pub use inventory::{CachedRepo, CachedRevision, cached};
-pub use options::{HubOptions, OnDownload};
+pub use options::{HubOptions, HubProgress, OnHubProgress};
 pub use reach::reach;
 use remote::Remote;
 pub use removal::{Removal, clean_up};
@@ -118,11 +117,10 @@ fn download(
         let lock = cache::lock(&blob)?;
         if !blob.exists() {
             let part = blob.with_extension("part");
-            let report = |bytes| match &options.progress {
-                Some(on_progress) => Progress::new(file, bytes, found.size)
-                    .tell(&mut |now| on_progress(now))
-                    .map_err(Failure::Local),
-                None => Ok(()),
+            let report = |bytes| {
+                if let Some(progress) = &options.progress {
+                    progress(HubProgress { file, bytes, total: found.size });
+                }
             };
             remote.download(&found, &part, &report)?;
             cache::finish(&part, &blob)?;

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
 //! | choose tokens | [`Sampling`], with the order of its steps |
+//! | write JSON of a schema, or by a grammar | [`mod@constraint`] |
 //! | run many generations at once | [`Batch`], [`mod@decode::batch`] |
 //! | save, load and fork a position in a text | [`Context`] |
 //! | hold a conversation | [`Session`], [`mod@session`], [`Template`] |
@@ -59,6 +60,7 @@
 //!
 //! - `metal`: run on Apple GPUs.
 //! - `chat` (default): chat templates, and sessions, which use them.
+//! - `constraints` (default): constrain texts to JSON of a schema, grammars, choices.
 //! - `embedded-model` (default): include the built-in model, 3.8 MB.
 //! - `hub` (default): download models from the hub.
 
@@ -68,6 +70,8 @@
 mod block;
 pub mod checkpoint;
 pub mod config;
+#[cfg(feature = "constraints")]
+pub mod constraint;
 mod context;
 pub mod convert;
 pub mod decode;
@@ -90,7 +94,6 @@ pub mod names;
 mod needs;
 pub mod pieces;
 pub mod prefix_cache;
-pub mod progress;
 pub mod quantize;
 pub mod random;
 pub mod row_layout;

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_kernels::mlx::{current_device, is_available, on_device};
@@ -17,7 +16,6 @@ use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::{self, HubOptions};
 use crate::model::Model;
-use crate::progress::{self, Progress};
 use crate::tokenizer::Tokenizer;
 
 /// A Llamba, ready to generate.
@@ -219,8 +217,8 @@ enum TokenizerSource {
     None,
 }
 
-/// An [`OnProgress`](crate::progress::OnProgress) that the builder keeps.
-type BoxedOnProgress = Box<dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send>;
+/// Load progress callback: (bytes read, total).
+type Progress = Box<dyn FnMut(usize, usize) + Send>;
 
 /// Loads a [`Llamba`].
 pub struct Builder {
@@ -231,7 +229,7 @@ pub struct Builder {
     compute: Compute,
     dtype: Option<Dtype>,
     activations: Option<Activations>,
-    on_progress: BoxedOnProgress,
+    progress: Option<Progress>,
 }
 
 impl Builder {
@@ -244,7 +242,7 @@ impl Builder {
             compute: Compute::default(),
             dtype: None,
             activations: None,
-            on_progress: Box::new(progress::ignore),
+            progress: None,
         }
     }
 
@@ -301,13 +299,10 @@ impl Builder {
         self
     }
 
-    /// Sets the callback for the bytes of weights that are read. It can stop the load.
+    /// Sets a callback for (bytes read, total) while the weights are read.
     #[must_use]
-    pub fn progress(
-        mut self,
-        on_progress: impl FnMut(Progress<'_>) -> ControlFlow<()> + Send + 'static,
-    ) -> Self {
-        self.on_progress = Box::new(on_progress);
+    pub fn progress(mut self, progress: impl FnMut(usize, usize) + Send + 'static) -> Self {
+        self.progress = Some(Box::new(progress));
         self
     }
 
@@ -359,7 +354,8 @@ impl Builder {
         let backend = Backend::select_with(dtype, self.activations)?;
         let model = Model::with_backend(&checkpoint, dtype, backend)?;
         let tokenizer = self.find_tokenizer(&checkpoint)?;
-        model.materialize(&mut *self.on_progress)?;
+        let mut silent: Progress = Box::new(|_, _| {});
+        model.materialize(self.progress.as_mut().unwrap_or(&mut silent))?;
         Ok(Llamba { model, tokenizer })
     }
 

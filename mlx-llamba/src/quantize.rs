@@ -1,5 +1,6 @@
 //! Quantizes a checkpoint, tensor by tensor, in bounded memory.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_kernels::{Mode, Scheme};
@@ -10,8 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Quantization;
 use crate::error::{Error, Result, TensorProblem};
 use crate::names;
-use crate::progress::{self, OnProgress};
-use crate::store::{Rewrite, TensorPlan, plan, stored_float};
+use crate::store::{OnProgress, Rewrite, TensorPlan, plan, stored_float};
 
 /// Distribution of bits over the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -219,7 +219,7 @@ pub fn quantize(
     output: &Path,
     options: &QuantizeOptions,
 ) -> Result<QuantizeReport> {
-    quantize_with(source, output, options, &mut progress::ignore)
+    quantize_with(source, output, options, &mut |_| ControlFlow::Continue(()))
 }
 
 /// [`quantize`] with a progress callback, which can stop it.

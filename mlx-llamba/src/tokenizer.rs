@@ -1,6 +1,8 @@
 //! Converts text to token ids and back.
 
 mod files;
+#[cfg(feature = "constraints")]
+mod part;
 mod rendered;
 mod spelled;
 mod templates;
@@ -9,11 +11,17 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "constraints")]
+use std::sync::OnceLock;
 
+#[cfg(feature = "constraints")]
+use crate::constraint::Vocabulary;
 use crate::files::TokenizerFiles;
 use crate::files::hash;
 use crate::{Error, Result};
 use files::{SpecialTokens, Spelling};
+#[cfg(feature = "constraints")]
+pub(crate) use part::WeakTokenizer;
 pub use rendered::Rendered;
 use spelled::Spelled;
 #[cfg(feature = "chat")]
@@ -36,6 +44,9 @@ struct Loaded {
     /// Of the vocabulary without added tokens.
     largest_id: u32,
     fingerprint: String,
+    /// Made when the first constraint needs it.
+    #[cfg(feature = "constraints")]
+    vocabulary: OnceLock<Result<Vocabulary, String>>,
 }
 
 impl Tokenizer {
@@ -76,6 +87,8 @@ impl Tokenizer {
             spelling,
             largest_id,
             fingerprint,
+            #[cfg(feature = "constraints")]
+            vocabulary: OnceLock::new(),
         })))
     }
 

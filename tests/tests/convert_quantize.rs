@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use mlx_llamba::checkpoint::Layout;
 use mlx_llamba::convert::{Conversion, convert};
-use mlx_llamba::progress::Progress;
 use mlx_llamba::quantize::{
     Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with,
 };
+use mlx_llamba::store::Progress;
 use mlx_llamba::{Checkpoint, Error};
 use mlx_llamba_kernels::{Mode, Scheme};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
@@ -388,7 +388,7 @@ fn progress_ends_with_every_value_done() {
     let source = open(fixtures::path("a_base"));
     let mut last = (0, 0);
     let mut watch = |progress: Progress<'_>| {
-        assert!(progress.done > last.0, "{}", progress.item);
+        assert!(progress.done > last.0, "{}", progress.tensor);
         last = (progress.done, progress.total);
         ControlFlow::Continue(())
     };

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use mlx_llamba::Config;
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::Dtype;
-use mlx_llamba::progress::Progress;
 use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted, Window};
 use mlx_rs::transforms::eval;
 
@@ -29,8 +28,8 @@ use crate::recipe::{EvaluationOptions, MixerInit, Recipe, StageName};
 use crate::stages::{Alignment, Distillation, NextToken, Orientation};
 use crate::student::{self, Init, Shape, set_half_lives};
 use crate::train::{
-    Ending, Event, Identity, OnEvent, Session, SessionOptions, Stage, StageCost, StageOptions,
-    State, Trainer,
+    Ending, Event, Identity, Session, SessionOptions, Stage, StageCost, StageOptions, State,
+    Trainer,
 };
 use crate::{Batch, Error, Objective, Parameters, Result};
 use texts::Texts;
@@ -94,8 +93,8 @@ pub struct Job {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Note<'a> {
-    /// Text is being tokenized, in bytes.
-    Tokenizing(Progress<'a>),
+    /// Text is being tokenized: bytes done, and in all.
+    Tokenizing(u64, u64),
     /// Training is about to begin or to resume.
     Begins {
         /// A description of the model in one line.
@@ -125,14 +124,14 @@ pub struct Outcome {
 }
 
 /// Receives the progress of a run.
-pub type OnNote<'a> = &'a mut (dyn FnMut(Note<'_>) -> ControlFlow<()> + Send);
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(Note<'_>) -> ControlFlow<()>;
 
 /// Runs a job, or what is left of it.
 ///
 /// # Errors
 /// Everything that can be wrong with models, tokenizer, recipe and text is reported before the
 /// first step; [`Error::DoesNotFit`] too. Later those of [`Session::stage`].
-pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
+pub fn run(job: &Job, tell: Tell<'_>) -> Result<Outcome> {
     let Job { output, recipe, .. } = job;
     output::expect_no_model(output, job.resume)?;
     Session::expect(output, job.resume)?;
@@ -263,7 +262,7 @@ struct Run<'a> {
 enum Work<'a> {
     /// Measures what a window costs and changes nothing.
     Rehearse(&'a State, &'a mut StageCost),
-    Train(&'a mut Session, OnEvent<'a>),
+    Train(&'a mut Session, &'a mut dyn FnMut(Event<'_>) -> ControlFlow<()>),
 }
 
 impl Run<'_> {
@@ -281,7 +280,7 @@ impl Run<'_> {
     }
 
     /// Trains all stages and publishes the model.
-    fn train(&self, identity: Identity, tell: OnNote<'_>) -> Result<Outcome> {
+    fn train(&self, identity: Identity, tell: Tell<'_>) -> Result<Outcome> {
         let Job { output, recipe, resume, .. } = self.job;
         self.expect_fit(cost::least_bytes(recipe, &self.architecture, self.teacher.as_ref()))?;
         let options = SessionOptions {
@@ -328,7 +327,7 @@ impl Run<'_> {
     }
 
     /// Tells what will be trained and what it costs; refuses what does not fit.
-    fn announce(&self, state: &State, tell: OnNote<'_>) -> Result<ControlFlow<()>> {
+    fn announce(&self, state: &State, tell: Tell<'_>) -> Result<ControlFlow<()>> {
         let steps: u64 = self.job.recipe.stages().map(|(_, options)| options.steps()).sum();
         let learned = self.windows.first().map_or(0, Windows::tokens);
         let begins = Note::Begins {

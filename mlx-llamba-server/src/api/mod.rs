@@ -96,7 +96,7 @@ pub(crate) fn now() -> u64 {
 /// OpenAI's word for the end of a text.
 pub(crate) fn finish(reason: &Reason) -> &'static str {
     match reason {
-        Reason::Length => "length",
+        Reason::Length | Reason::Constraint(_) => "length",
         _ => "stop",
     }
 }

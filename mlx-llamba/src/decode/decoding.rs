@@ -41,7 +41,7 @@ impl<S: Clone> Decoding<S> {
             }
             (None, None) => return Ok(Vec::new()),
         };
-        if ahead && self.pipelined && self.rows.iter().all(Row::goes_on) {
+        if ahead && self.pipelined && self.rows.iter().all(Row::can_run_ahead) {
             let tokens = pending.tokens.reshape(&[-1, 1])?; // (b, 1)
             let state = pending.state.clone();
             self.ahead = Some(Pending::after(model, &mut self.rows, &tokens, state)?);

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+#[cfg(feature = "constraints")]
+use crate::constraint::Constraint;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
@@ -32,6 +34,9 @@ pub struct Generation {
     /// Request a token before the one before it is handed out. `None`: on GPUs, where that hides
     /// the caller's work; on CPUs it would only delay each token.
     pub pipelined: Option<bool>,
+    /// Allow only texts of a grammar.
+    #[cfg(feature = "constraints")]
+    pub constraint: Option<Constraint>,
     /// Ends the generation from another thread.
     pub cancel: Cancel,
 }
@@ -46,6 +51,8 @@ impl Default for Generation {
             logprobs: None,
             prefill: 512,
             pipelined: None,
+            #[cfg(feature = "constraints")]
+            constraint: None,
             cancel: Cancel::default(),
         }
     }
@@ -66,6 +73,11 @@ impl Generation {
         prefill: usize;
         pipelined: bool => Some;
         cancel: Cancel;
+    }
+
+    #[cfg(feature = "constraints")]
+    setters! {
+        constraint: Constraint => Some;
     }
 
     /// Sets the sampling's temperature.
@@ -188,6 +200,10 @@ pub enum Reason {
     Eos(u32),
     /// This stop string was generated.
     Stop(String),
+    /// It satisfies its constraint, and nothing can follow.
+    Complete,
+    /// Its constraint cannot be followed any further, for this reason.
+    Constraint(String),
     /// [`Generation::max_tokens`] were generated.
     Length,
     /// It was cancelled.

@@ -22,3 +22,5 @@ mod request;
 mod row;
 pub mod stop;
 pub mod stream;
+#[cfg(not(feature = "constraints"))]
+mod unconstrained;

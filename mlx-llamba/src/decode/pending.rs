@@ -7,6 +7,10 @@ use mlx_rs::{Array, Dtype};
 
 use super::generation::TokenLogprobs;
 use super::row::{Row, Token};
+#[cfg(not(feature = "constraints"))]
+use super::unconstrained::Guide;
+#[cfg(feature = "constraints")]
+use crate::constraint::Guide;
 use crate::error::Result;
 use crate::host;
 use crate::language::LanguageModel;
@@ -38,7 +42,11 @@ impl<S> Pending<S> {
         state: S,
     ) -> Result<Self> {
         let logits = model.head(last)?; // (b, vocab)
-        let greedy = |row: &Row| is_argmax(&row.options.sampling);
+        if rows.iter().any(|row| row.guide.is_some()) {
+            // The device computes while masks are waited for.
+            async_eval([last].into_iter().chain(M::arrays(&state)))?;
+        }
+        let greedy = |row: &Row| row.guide.is_none() && is_argmax(&row.options.sampling);
         // One reduction serves all the greedy rows.
         let top1 = match rows.iter().any(greedy) {
             true => Some(argmax(&logits, model.vocab_size())?), // (b,)
@@ -53,7 +61,10 @@ impl<S> Pending<S> {
             let token = match &top1 {
                 Some(top1) if greedy(row) && alone => top1.clone(),
                 Some(top1) if greedy(row) => top1.try_index(i..i + 1)?,
-                _ => row.sampler.sample(&own()?)?,
+                _ => match row.guide.as_mut().and_then(Guide::mask) {
+                    Some(mask) => row.sampler.sample(&mask.apply(&own()?)?)?,
+                    None => row.sampler.sample(&own()?)?,
+                },
             }; // (1,)
             let logprobs = match row.options.logprobs {
                 Some(top) => Some(row.sampler.logprobs(&own()?, &token, top)?),

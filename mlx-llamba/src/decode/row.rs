@@ -6,6 +6,10 @@ use super::detokenize::Detokenizer;
 use super::generation::{Generation, Reason, TokenLogprobs};
 use super::request::RequestId;
 use super::stop::StopMatcher;
+#[cfg(not(feature = "constraints"))]
+use super::unconstrained::{Guide, Progress};
+#[cfg(feature = "constraints")]
+use crate::constraint::{Guide, Progress};
 use crate::context::{Context, Position};
 use crate::error::Result;
 use crate::language::LanguageModel;
@@ -26,6 +30,8 @@ pub(super) struct Row {
     eos: Vec<u32>,
     /// `None` if the model has no tokenizer.
     text: Option<(Detokenizer, StopMatcher)>,
+    /// The position in the grammar after the last token handed out; `None` without a constraint.
+    pub(super) guide: Option<Guide>,
     generated: usize,
 }
 
@@ -69,6 +75,7 @@ impl Row {
             )),
             None => None,
         };
+        let guide = Self::guide(tokenizer, &eos, model.vocab_size(), options)?;
         Ok(Self {
             id,
             choice,
@@ -78,8 +85,27 @@ impl Row {
             sampler,
             eos,
             text,
+            guide,
             generated: 0,
         })
+    }
+
+    #[cfg(feature = "constraints")]
+    fn guide(
+        tokenizer: Option<&Tokenizer>,
+        eos: &[u32],
+        vocab: usize,
+        options: &Generation,
+    ) -> Result<Option<Guide>> {
+        let wanted = options.constraint.as_ref().filter(|_| options.max_tokens > 0);
+        let Some(constraint) = wanted else { return Ok(None) };
+        constraint.check(tokenizer)?;
+        Ok(Some(Guide::new(constraint, eos, vocab)))
+    }
+
+    #[cfg(not(feature = "constraints"))]
+    fn guide(_: Option<&Tokenizer>, _: &[u32], _: usize, _: &Generation) -> Result<Option<Guide>> {
+        Ok(None)
     }
 
     /// The number of tokens handed out.
@@ -94,6 +120,11 @@ impl Row {
     /// The token to read next.
     pub(super) fn last(&self) -> u32 {
         self.position.pending.first().copied().unwrap_or(0)
+    }
+
+    /// Returns true if the token after the next can be requested before the next is known.
+    pub(super) fn can_run_ahead(&self) -> bool {
+        self.goes_on() && self.guide.is_none()
     }
 
     /// Returns true unless the next token is the last one in any case.
@@ -121,7 +152,25 @@ impl Row {
             }
             None => (String::new(), None),
         };
-        Token { id, text, logprobs, last: stop.or(limit) }
+        let (text, stop) = match self.follow(id, stop.is_some()) {
+            Progress::Open => (text, stop),
+            Progress::Complete => (text, Some(Reason::Complete)),
+            Progress::Failed(reason) => (String::new(), Some(Reason::Constraint(reason))),
+        };
+        let last = stop.or(limit);
+        if let (Some(guide), None) = (&mut self.guide, &last) {
+            guide.start();
+        }
+        Token { id, text, logprobs, last }
+    }
+
+    /// Moves the guide past a token, which may be the last one.
+    fn follow(&mut self, id: u32, last: bool) -> Progress {
+        match &mut self.guide {
+            Some(guide) if last => guide.end(),
+            Some(guide) => guide.accept(id),
+            None => Progress::Open,
+        }
     }
 
     /// Ends the text and returns what was held back of it.

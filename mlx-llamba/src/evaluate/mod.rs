@@ -26,7 +26,6 @@ pub use window::Window;
 
 use crate::error::{Error, Result};
 use crate::language::LanguageModel;
-use crate::progress::{OnProgress, Progress};
 use window::Sliding;
 
 /// The largest number of tokens per forward pass.
@@ -186,17 +185,17 @@ impl<R: Reader> Evaluation<R> {
     }
 }
 
-/// Compares the predictions of two models on one text, `ids`. The unit of the progress is a token.
+/// Compares the predictions of two models on one text, `ids`. `progress` is called with (tokens
+/// read, total).
 ///
 /// # Errors
-/// [`Error::Argument`] if the text has fewer than two tokens or the vocabularies differ;
-/// [`Error::Interrupted`].
+/// [`Error::Argument`] if the text has fewer than two tokens or the vocabularies differ.
 pub fn compare<R: LanguageModel, M: LanguageModel>(
     reference: &R,
     other: &M,
     ids: &[u32],
     window: Window,
-    on_progress: OnProgress<'_>,
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Comparison> {
     if ids.len() < 2 {
         return Err(Error::Argument {
@@ -210,7 +209,7 @@ pub fn compare<R: LanguageModel, M: LanguageModel>(
     for piece in ids.chunks(PIECE) {
         evaluation.push(piece)?;
         done += piece.len();
-        Progress::new("", done as u64, ids.len() as u64).tell(on_progress)?;
+        progress(done, ids.len());
     }
     evaluation.end(0);
     Ok(evaluation.report())

@@ -1,16 +1,24 @@
 //! Options of the hub and its cache.
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::remote::is_loopback;
-use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// An [`OnProgress`](crate::progress::OnProgress) that clones of the options share. The item is the
-/// file's name in the repository; the bytes done include those of an earlier, interrupted download.
-pub type OnDownload = Arc<dyn Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync>;
+/// The progress of the download of one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubProgress<'a> {
+    /// Name of the file in the repository.
+    pub file: &'a str,
+    /// Bytes downloaded so far, also by an earlier, interrupted download.
+    pub bytes: u64,
+    /// Length of the whole file in bytes.
+    pub total: u64,
+}
+
+/// Progress callback of downloads.
+pub type OnHubProgress = Arc<dyn Fn(HubProgress<'_>) + Send + Sync>;
 
 /// Options of downloads from a hub. [`HubOptions::from_env`] reads the variables that all hub tools
 /// read; [`HubOptions::new`] reads none.
@@ -30,9 +38,8 @@ pub struct HubOptions {
     pub certificates: Option<PathBuf>,
     /// The number of times in a row that a transfer is resumed after it broke off without a byte.
     pub retries: u32,
-    /// Called when a file begins and whenever more of it has arrived. A download that it stops is
-    /// continued by the next one.
-    pub progress: Option<OnDownload>,
+    /// Called when a file begins and whenever more of it has arrived.
+    pub progress: Option<OnHubProgress>,
 }
 
 impl std::fmt::Debug for HubOptions {

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 
 use super::{Batch, BatchEvent, BatchRequest, RequestId, Step};
+#[cfg(feature = "constraints")]
+use crate::constraint::{Constraint, Grammar};
 use crate::decode::generation::{Generation, Reason, TokenLogprobs};
 use crate::mlx::floats;
 use crate::sample::Sampling;
@@ -94,6 +96,17 @@ const TEXTS: [&str; 5] = [
     "Tom had a red car. He liked to",
 ];
 
+/// A grammar whose texts end at different steps; mostly none.
+#[cfg(feature = "constraints")]
+fn grammar(kind: usize) -> Option<Grammar> {
+    match kind {
+        0 => Some(Grammar::JsonObject),
+        1 => Some(Grammar::Regex("[a-z]{2,5}( [a-z]{2,5}){1,4}".into())),
+        2 => Some(Grammar::Choice(vec![" ran".into(), " jumped very high".into()])),
+        _ => None,
+    }
+}
+
 /// A request of any kind, from the beginning or from a place in another text.
 fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> BatchRequest {
     let text = TEXTS[numbers.below(TEXTS.len())].repeat(1 + numbers.below(3));
@@ -120,6 +133,11 @@ fn request(llamba: &Llamba, numbers: &mut Numbers, places: &[Context]) -> BatchR
     options.logprobs = [None, Some(0), Some(3)][numbers.below(3)];
     if numbers.below(3) == 0 {
         options = options.stop(" and").stop("he");
+    }
+    #[cfg(feature = "constraints")]
+    if let Some(grammar) = grammar(numbers.below(6)) {
+        let constraint = Constraint::new(llamba.tokenizer().unwrap(), &grammar).unwrap();
+        options = options.constraint(constraint);
     }
     let context = match numbers.below(3) {
         0 if !places.is_empty() => places[numbers.below(places.len())].clone(),
