@@ -145,6 +145,7 @@ fn schemathesis() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(schemathesis);
     command.current_dir(directory.path());
+    command.env("SCHEMATHESIS_HOOKS", python_files().join("hooks.py"));
     command.args(["--config-file"]).arg(python_files().join("schemathesis.toml"));
     // The schema cannot describe the contents of a session file.
     command.args(["run", &url, "--exclude-operation-id", "importSession"]);

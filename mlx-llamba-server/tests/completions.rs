@@ -203,7 +203,6 @@ fn what_cannot_be_done_is_refused_by_name() {
         (json!({ "messages": [{ "role": "bob", "content": "" }] }), "messages[0]", "bob"),
         (json!({ "messages": [{ "role": "user" }] }), "messages[0]", "content"),
         (json!({ "messages": [{ "role": "user", "content": long }] }), "messages", "more than 50"),
-        (json!({ "response_format": { "type": "json_object" } }), "response_format", "not supp"),
         (json!({ "tool_choice": "required" }), "tool_choice", "not supported"),
         (json!({ "top_logprobs": 2 }), "top_logprobs", "only with logprobs"),
         (json!({ "max_completion_tokens": 0 }), "max_completion_tokens", "at least one"),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use mlx_llamba::constraint::Constraint;
 use mlx_llamba::{ChatOptions, Template};
 use mlx_llamba_engine::{Prompt, Request};
 use schemars::JsonSchema;
@@ -19,6 +20,7 @@ use crate::problem::Problem;
 use crate::request::body::{Body, part};
 use crate::request::common::Common;
 use crate::request::messages::{ChatMessage, messages};
+use crate::request::structured::Structured;
 use answer::Chat;
 pub(crate) use answer::{ChatChunk, ChatCompletion};
 
@@ -60,14 +62,24 @@ pub(crate) struct ChatRequest {
     #[serde(flatten)]
     common: Common,
     #[serde(flatten)]
+    structured: Structured,
+    #[serde(flatten)]
     chat: Fields,
 }
 
 impl Body for ChatRequest {
-    const FREE: &'static [&'static str] = &["chat_template_kwargs", "messages", "model", "tools"];
+    const FREE: &'static [&'static str] = &[
+        "chat_template_kwargs",
+        "guided_json",
+        "messages",
+        "model",
+        "response_format",
+        "structured_outputs",
+        "tools",
+    ];
 
     fn read(object: &Value) -> Result<Self, Problem> {
-        Ok(Self { common: part(object)?, chat: part(object)? })
+        Ok(Self { common: part(object)?, structured: part(object)?, chat: part(object)? })
     }
 
     fn model(&self) -> Option<&str> {
@@ -76,12 +88,17 @@ impl Body for ChatRequest {
 }
 
 /// `POST /v1/chat/completions`, and the same in a session.
-pub(crate) async fn create(app: Arc<App>, call: Call<ChatRequest>) -> Result<Response, Problem> {
+pub(crate) async fn create(
+    app: Arc<App>,
+    mut call: Call<ChatRequest>,
+) -> Result<Response, Problem> {
     let streams = call.body.common.stream.unwrap_or(false);
     let usage = call.body.common.usage_wanted();
     let logprobs = call.body.chat.logprobs.unwrap_or(false);
     let engine = call.client.engine.clone();
-    let request = request(&app, call)?;
+    let structured = std::mem::take(&mut call.body.structured);
+    let constraint = app.constraint(structured.grammar()?).await?;
+    let request = request(&app, call, constraint)?;
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
     let answer =
@@ -93,8 +110,12 @@ pub(crate) async fn create(app: Arc<App>, call: Call<ChatRequest>) -> Result<Res
 }
 
 /// Makes the engine's request.
-fn request(app: &App, call: Call<ChatRequest>) -> Result<Request, Problem> {
-    let Call { client, id, body: ChatRequest { common, chat }, .. } = call;
+fn request(
+    app: &App,
+    call: Call<ChatRequest>,
+    constraint: Option<Constraint>,
+) -> Result<Request, Problem> {
+    let Call { client, id, body: ChatRequest { common, chat, .. }, .. } = call;
     let n = common.n.unwrap_or(1) as usize;
     let messages = messages(chat.messages);
     let tools = chat.template.tools.as_ref().is_some_and(|tools| !tools.is_empty());
@@ -132,7 +153,7 @@ fn request(app: &App, call: Call<ChatRequest>) -> Result<Request, Problem> {
         (true, top) => Some(top),
     };
     let default_tokens = app.options.limits.max_tokens;
-    Ok(common.request(app, &client, default_tokens, logprobs)?(prompt))
+    Ok(common.request(app, &client, default_tokens, logprobs, constraint)?(prompt))
 }
 
 /// True if a template uses tools.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use mlx_llamba::constraint::Constraint;
 use mlx_llamba_engine::{Prepared, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -16,6 +17,7 @@ use super::{App, Call, stream};
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
 use crate::request::common::Common;
+use crate::request::structured::Structured;
 pub(crate) use answer::Completion;
 use answer::Text;
 
@@ -49,14 +51,17 @@ pub(crate) struct CompletionRequest {
     #[serde(flatten)]
     common: Common,
     #[serde(flatten)]
+    structured: Structured,
+    #[serde(flatten)]
     completion: Fields,
 }
 
 impl Body for CompletionRequest {
-    const FREE: &'static [&'static str] = &["model", "prompt"];
+    const FREE: &'static [&'static str] =
+        &["guided_json", "model", "prompt", "response_format", "structured_outputs"];
 
     fn read(object: &Value) -> Result<Self, Problem> {
-        Ok(Self { common: part(object)?, completion: part(object)? })
+        Ok(Self { common: part(object)?, structured: part(object)?, completion: part(object)? })
     }
 
     fn model(&self) -> Option<&str> {
@@ -67,14 +72,16 @@ impl Body for CompletionRequest {
 /// `POST /v1/completions`
 pub(crate) async fn create(
     app: Arc<App>,
-    call: Call<CompletionRequest>,
+    mut call: Call<CompletionRequest>,
 ) -> Result<Response, Problem> {
     let streams = call.body.common.stream.unwrap_or(false);
     let usage = call.body.common.usage_wanted();
     let fields = &call.body.completion;
     let (echo, logprobs) = (fields.echo.unwrap_or(false), fields.logprobs.is_some());
     let engine = call.client.engine.clone();
-    let prepared = engine.prepare(requests(&app, call)?).await?;
+    let structured = std::mem::take(&mut call.body.structured);
+    let constraint = app.constraint(structured.grammar()?).await?;
+    let prepared = engine.prepare(requests(&app, call, constraint)?).await?;
     let echo = if echo { texts(&app, &prepared).await? } else { Vec::new() };
     let answer = Answer::<Text>::start(app.clone(), &engine, prepared, echo, logprobs, usage)?;
     if streams {
@@ -96,8 +103,12 @@ async fn texts(app: &App, prepared: &[Prepared]) -> Result<Vec<String>, Problem>
 }
 
 /// Makes the engine's requests, one for each prompt.
-fn requests(app: &App, call: Call<CompletionRequest>) -> Result<Vec<Request>, Problem> {
-    let Call { client, body: CompletionRequest { common, completion }, .. } = call;
+fn requests(
+    app: &App,
+    call: Call<CompletionRequest>,
+    constraint: Option<Constraint>,
+) -> Result<Vec<Request>, Problem> {
+    let Call { client, body: CompletionRequest { common, completion, .. }, .. } = call;
     let limits = &app.options.limits;
     let prompts: Vec<mlx_llamba_engine::Prompt> = match completion.prompt {
         Prompt::Text(text) => vec![text.into()],
@@ -115,7 +126,7 @@ fn requests(app: &App, call: Call<CompletionRequest>) -> Result<Vec<Request>, Pr
         return Err(Problem::parameter("n", message));
     }
     let prompt_logprobs = completion.echo.unwrap_or(false) && completion.logprobs.is_some();
-    let request = common.request(app, &client, DEFAULT_TOKENS, completion.logprobs)?;
+    let request = common.request(app, &client, DEFAULT_TOKENS, completion.logprobs, constraint)?;
     let request = |prompt| request(prompt).prompt_logprobs(prompt_logprobs);
     Ok(prompts.into_iter().map(request).collect())
 }

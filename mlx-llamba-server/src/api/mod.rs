@@ -4,6 +4,7 @@ pub(crate) mod answer;
 pub(crate) mod call;
 pub(crate) mod chat;
 pub(crate) mod completions;
+mod constraints;
 pub(crate) mod models;
 pub(crate) mod sessions;
 pub(crate) mod stream;
@@ -14,10 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlx_llamba::Reason;
+use mlx_llamba::constraint::{Constraint, Grammar};
 use mlx_llamba_engine::Engine;
 use serde_json::{Map, Value};
 
 pub(crate) use call::Call;
+
+use constraints::Constraints;
 
 use crate::http::Metrics;
 use crate::openapi;
@@ -29,6 +33,7 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
+    constraints: Constraints,
     /// The published description; bodies are checked against its schemas.
     pub(crate) openapi: Value,
     /// The server's start, in seconds since 1970.
@@ -53,7 +58,8 @@ impl App {
         let started = now();
         let run = started << 20 | u64::from(std::process::id());
         let openapi = openapi::describe(&engine, &options);
-        Self { engine, options, metrics, openapi, started, run, next: AtomicU64::new(1) }
+        let (constraints, next) = (Constraints::new(), AtomicU64::new(1));
+        Self { engine, options, metrics, constraints, openapi, started, run, next }
     }
 
     /// The schemas by name.
@@ -65,6 +71,18 @@ impl App {
     pub(crate) fn id(&self, kind: &str) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{kind}-{:x}{n:06x}", self.run)
+    }
+
+    /// Compiles a grammar and the parameter that asks for it.
+    ///
+    /// # Errors
+    /// 400 if it cannot be used.
+    pub(crate) async fn constraint(
+        &self,
+        grammar: Option<(Grammar, &'static str)>,
+    ) -> Result<Option<Constraint>, Problem> {
+        let Some((grammar, name)) = grammar else { return Ok(None) };
+        self.constraints.compile(self.engine.tokenizer(), grammar, name).await.map(Some)
     }
 
     /// Refuses the names of other models.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mlx_llamba::constraint::Constraint;
 use mlx_llamba::{Generation, Sampling};
 use mlx_llamba_engine::{Prompt, Request};
 use schemars::JsonSchema;
@@ -93,11 +94,13 @@ impl Common {
         client: &Client,
         default_tokens: usize,
         logprobs: Option<u32>,
+        constraint: Option<Constraint>,
     ) -> Result<impl Fn(P) -> Request, Problem> {
         let (n, shared) = (self.n.unwrap_or(1) as usize, app.options.share_cache);
         let user: String = self.user.iter().flat_map(|user| user.chars().take(64)).collect();
         let (client, salt) = (client.name.clone(), self.cache_salt.clone().unwrap_or_default());
-        let generation = self.generation(app, default_tokens, logprobs)?;
+        let mut generation = self.generation(app, default_tokens, logprobs)?;
+        generation.constraint = constraint;
         Ok(move |prompt: P| {
             let request = Request::new(prompt).generation(generation.clone()).choices(n);
             let request = request.client(client.clone()).user(user.clone());

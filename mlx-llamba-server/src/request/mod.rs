@@ -6,4 +6,5 @@ pub(crate) mod common;
 mod compatible;
 pub(crate) mod messages;
 pub(crate) mod schemas;
+pub(crate) mod structured;
 mod unique;

@@ -67,7 +67,7 @@ fails(openai.BadRequestError, lambda: chat(model=model, messages=story, tool_cho
 fails(openai.BadRequestError, lambda: chat(model=model, messages=story, tools=tools), "tools")
 fails(
     openai.BadRequestError,
-    lambda: chat(model=model, messages=story, response_format={"type": "json_object"}),
+    lambda: chat(model=model, messages=story, response_format={"type": "xml"}),
     "response_format",
 )
 fails(

@@ -1,0 +1,57 @@
+//! Compiled constraints, kept for the next request with the same grammar.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+use mlx_llamba::Tokenizer;
+use mlx_llamba::constraint::{Constraint, Grammar};
+use tokio::sync::Semaphore;
+
+use crate::problem::Problem;
+
+/// Constraints that are kept.
+const KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// Constraints that are compiled at once: each may take a second.
+const AT_ONCE: usize = 2;
+
+/// Compiles constraints, beside the threads that answer.
+pub(crate) struct Constraints {
+    /// By the debug text of the grammar.
+    kept: Mutex<LruCache<String, Constraint>>,
+    turns: Semaphore,
+}
+
+impl Constraints {
+    pub(crate) fn new() -> Self {
+        Self { kept: Mutex::new(LruCache::new(KEPT)), turns: Semaphore::new(AT_ONCE) }
+    }
+
+    /// Compiles a grammar that the parameter `name` asks for.
+    ///
+    /// # Errors
+    /// 400 if it cannot be used.
+    pub(crate) async fn compile(
+        &self,
+        tokenizer: &Tokenizer,
+        grammar: Grammar,
+        name: &'static str,
+    ) -> Result<Constraint, Problem> {
+        let key = format!("{grammar:?}");
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(constraint) = kept().get(&key) {
+            return Ok(constraint.clone());
+        }
+        let _turn = self.turns.acquire().await;
+        let tokenizer = tokenizer.clone();
+        let compile = move || Constraint::new(&tokenizer, &grammar);
+        let made = tokio::task::spawn_blocking(compile).await;
+        let made = made.map_err(|error| Problem::failure(&error))?;
+        let constraint = made.map_err(|error| match error {
+            mlx_llamba::Error::Constraint { .. } => Problem::parameter(name, error),
+            error => Problem::failure(&error),
+        })?;
+        kept().put(key, constraint.clone());
+        Ok(constraint)
+    }
+}

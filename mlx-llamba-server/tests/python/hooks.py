@@ -1,0 +1,30 @@
+"""Bodies that schemathesis makes up: JSON Schema cannot say what a grammar is."""
+
+import schemathesis
+
+FORMATS = {
+    "guided_choice": ["a", "b"],
+    "guided_grammar": 'start: "a" | "b"',
+    "guided_json": {"type": "boolean"},
+    "guided_regex": "[ab]+",
+}
+
+
+@schemathesis.hook
+def map_body(context, body):
+    """Replaces made-up grammars by one that is a grammar, and leaves values of wrong types alone."""
+    if not isinstance(body, dict):
+        return body
+    for name, value in FORMATS.items():
+        if name in body and type(body[name]) in {type(value), str if name == "guided_json" else type(value)}:
+            body[name] = value
+    outputs, form = body.get("structured_outputs"), body.get("response_format")
+    if isinstance(outputs, dict):
+        body["structured_outputs"] = {}
+    if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
+        body["response_format"] = {"type": "json_object"}
+    given = [name for name in [*FORMATS, "response_format"] if body.get(name)]
+    for name in given[1:]:
+        if isinstance(body[name], dict) or body[name] == FORMATS.get(name):
+            del body[name]
+    return body
