@@ -13,7 +13,7 @@ if ! cmp -s "$wanted" "$venv/installed.txt"; then
     rm -rf "$venv"
     python3 -m venv "$venv" >&2 ||
         fail "python3 -m venv does not work here. Run scripts/setup."
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 2 --timeout 20 \
+    "$venv/bin/pip" install --quiet --no-compile --disable-pip-version-check --retries 2 --timeout 20 \
         --requirement "$wanted" >&2 ||
         fail "pip failed, as said above. They come from PyPI, or from the index that PIP_INDEX_URL names: is it reachable?"
     cp "$wanted" "$venv/installed.txt"
