@@ -73,7 +73,7 @@ impl Args {
     pub(crate) fn run(mut self) -> Result<()> {
         let file = self.session.as_deref().map(|name| places::session(name, None)).transpose()?;
         if let Some(file) = file.as_ref().filter(|file| file.exists()) {
-            self.model.set_default(&SessionInfo::read(file)?.source);
+            self.model.set_default(&SessionInfo::load(file)?.source);
         }
         let grammar = self.constraint.grammar()?;
         let mut input = Input::open()?;
@@ -87,7 +87,7 @@ impl Args {
             llamba: &llamba,
             options,
             verbose: self.verbose,
-            budget: SnapshotBudget { bytes: self.snapshots.saturating_mul(1 << 20) },
+            budget: self.budget(),
             name: self.model.name().to_owned(),
             copies: Copies::new(Copy { session, file }),
             last: None,
@@ -152,9 +152,12 @@ impl Args {
             }
         };
         session.set_source(self.model.name());
-        session
-            .set_snapshot_budget(SnapshotBudget { bytes: self.snapshots.saturating_mul(1 << 20) });
+        session.set_snapshot_budget(self.budget());
         Ok(session)
+    }
+
+    fn budget(&self) -> SnapshotBudget {
+        SnapshotBudget::default().bytes(self.snapshots.saturating_mul(1 << 20))
     }
 
     fn template(&self, llamba: &Llamba) -> Result<Template> {

@@ -4,9 +4,8 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Pair;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{AttentionArgs, PairArgs, with_model};
-use crate::output::show;
-use crate::texts::{TextArgs, estimate, expect_tokens, prediction};
+use crate::model::{PairArgs, with_model};
+use crate::texts::{TextArgs, estimate, prediction};
 
 /// Measure the distance between two models on text
 #[derive(clap::Args)]
@@ -27,17 +26,12 @@ pub(crate) struct Args {
     models: PairArgs,
     #[command(flatten)]
     texts: TextArgs,
-    #[command(flatten)]
-    attention: AttentionArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let (reference, other, tokenizer) = self.models.load()?;
-        let other = self.attention.apply(&self.models.other, other)?;
+        let other = self.texts.attention.apply(&self.models.other, other)?;
         with_model!(&reference, |p| with_model!(&other, |q| self.measure(p, q, &tokenizer)))
     }
 
@@ -47,28 +41,21 @@ impl Args {
         other: &impl LanguageModel,
         tokenizer: &Tokenizer,
     ) -> Result<()> {
-        let (report, time) = self.texts.read(Pair::new(reference, other)?, tokenizer)?;
-        expect_tokens(report.tokens, &self.texts)?;
-        let names = [("reference", &self.models.reference), ("other", &self.models.other)];
-        if self.json {
-            let names = serde_json::json!({
-                "models": names.map(|(_, name)| name), "text": self.texts.name(),
-                "attention_window": self.attention.json(),
-            });
-            return show(&time.json(&report, report.tokens, names)?);
-        }
-        for ((role, name), found) in names.into_iter().zip([&report.reference, &report.other]) {
-            show(&format!("{role}: {name}\n{}", prediction(found)))?;
-        }
-        show(&format!(
-            "other against reference\n\
-             perplexity      x {}\n\
-             mean KL         {} nats\n\
-             same top-1      {}\n",
-            estimate(&report.perplexity_ratio),
-            estimate(&report.mean_kl),
-            estimate(&report.top1_agreement)
-        ))?;
-        show(&time.line(report.tokens, report.bytes, report.documents))
+        let names = [&self.models.reference, &self.models.other];
+        let models = serde_json::json!({ "models": names });
+        self.texts.measure(Pair::new(reference, other)?, tokenizer, models, |report| {
+            let [reference, other] = names;
+            format!(
+                "reference: {reference}\n{}other: {other}\n{}other against reference\n\
+                 perplexity      x {}\n\
+                 mean KL         {} nats\n\
+                 same top-1      {}\n",
+                prediction(&report.reference),
+                prediction(&report.other),
+                estimate(&report.perplexity_ratio),
+                estimate(&report.mean_kl),
+                estimate(&report.top1_agreement)
+            )
+        })
     }
 }

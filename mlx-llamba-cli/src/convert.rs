@@ -47,14 +47,12 @@ enum LayoutArg {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let conversion = Conversion {
-            dtype: self.dtype.map(Into::into),
-            overwrite: self.overwrite,
-            ..Conversion::to(match self.to {
-                LayoutArg::Mlx => Layout::MlxLlamba,
-                LayoutArg::Pytorch => Layout::PyTorch,
-            })
+        let layout = match self.to {
+            LayoutArg::Mlx => Layout::MlxLlamba,
+            LayoutArg::Pytorch => Layout::PyTorch,
         };
+        let mut conversion = Conversion::to(layout).overwrite(self.overwrite);
+        conversion.dtype = self.dtype.map(Into::into);
         let checkpoint = self.source.builder().checkpoint()?;
         let path = rewrite::watched("converting", |on_progress| {
             convert_with(&checkpoint, &self.output, &conversion, on_progress)

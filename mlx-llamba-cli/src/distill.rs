@@ -71,15 +71,9 @@ impl Args {
             bail!("--teacher, --data and --output are required");
         };
         let memory = training::memory(Compute::from(self.device).select()?);
-        let job = Job {
-            task: Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student },
-            data,
-            output,
-            recipe,
-            resume: self.recipe.resume,
-            cache: self.recipe.cache,
-            memory,
-        };
+        let task = Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student };
+        let mut job = Job::new(task, data, output, recipe).resume(self.recipe.resume);
+        (job.cache, job.memory) = (self.recipe.cache, memory);
         Display::follow("student", &job.output, |tell| run(&job, tell))
     }
 

@@ -125,11 +125,10 @@ impl Args {
         tokenizer: &Tokenizer,
         questions: &[Question],
     ) -> Result<()> {
-        let asking = MultipleChoiceOptions {
-            delimiter: self.delimiter.clone(),
-            bos: self.bos,
-            mutual_information: self.mutual_information,
-        };
+        let asking = MultipleChoiceOptions::default()
+            .delimiter(self.delimiter.clone())
+            .bos(self.bos)
+            .mutual_information(self.mutual_information);
         let quiz = MultipleChoice::new(model, tokenizer, asking)?;
         let progress = Progress::new("asking", Unit::Questions);
         let mut score = Score::default();

@@ -65,7 +65,7 @@ fn print(report: &FollowReport, json: bool, printed: &mut Result<()>) {
     if printed.is_err() {
         return;
     }
-    let FollowReport { window, total } = report;
+    let FollowReport { window, total, .. } = report;
     let line = if json {
         serde_json::json!({
             "type": "report", "window": numbers(window), "total": numbers(total),

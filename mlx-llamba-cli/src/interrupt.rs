@@ -1,5 +1,6 @@
 //! Ctrl-C: the first one asks the work to stop cleanly, the second ends the process.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -44,6 +45,11 @@ pub(crate) fn end(status: u8) -> ! {
 /// Makes the process end with the status of an interruption.
 pub(crate) fn note() {
     HAPPENED.store(true, Ordering::Relaxed);
+}
+
+/// Stops work after the first Ctrl-C.
+pub(crate) fn flow() -> ControlFlow<()> {
+    if happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Returns true after the first Ctrl-C.

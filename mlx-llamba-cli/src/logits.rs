@@ -18,6 +18,10 @@ const PIECE: usize = 512;
 
 /// Write logits and states of a prompt to a file, to compare implementations
 #[derive(clap::Args)]
+// In lines that fit a terminal.
+#[command(override_usage = "\
+mlx-llamba logits [OPTIONS] --output <FILE>
+           <--prompt <TEXT>|--tokens <ID,...>|--batch <FILE>>")]
 #[command(after_help = "\
 The file holds float32 tensors: logits (l, vocab), with padding, and the state after the last token, \
 layers.{i}.ssm_state (h, p, n) and layers.{i}.conv_state (k-1, conv_dim). With --batch, each name \

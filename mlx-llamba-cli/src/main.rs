@@ -42,7 +42,7 @@ use clap::{Parser, Subcommand};
 #[command(name = "mlx-llamba", version, max_term_width = 100, after_help = after_help())]
 struct Cli {
     /// Level of messages on standard error: off, error, warn, info, debug or trace
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", display_order = 998)]
     log_level: log::LevelFilter,
     #[command(subcommand)]
     command: Command,

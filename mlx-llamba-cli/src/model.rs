@@ -1,11 +1,11 @@
 //! The options that choose a model and where it runs.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use mlx_llamba::hub::{HubOptions, HubProgress, resolve_tokenizer};
+use mlx_llamba::hub::{HubOptions, resolve_tokenizer};
 use mlx_llamba::kernels::{Activations, Backend};
 use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, Error, Llamba, Tokenizer};
 use mlx_llamba_teacher::{
@@ -13,6 +13,7 @@ use mlx_llamba_teacher::{
 };
 use mlx_rs::{DeviceType, Dtype};
 
+use crate::interrupt;
 use crate::progress::{Progress, Unit};
 use crate::settings::Typed;
 
@@ -232,7 +233,7 @@ impl AttentionArgs {
 /// Loads a Llamba with a progress bar.
 fn load(builder: Builder) -> Result<Llamba> {
     let progress = Progress::new("loading", Unit::Bytes);
-    Ok(builder.progress(move |done, total| progress.at(done, total)).load()?)
+    Ok(builder.progress(progress.callback()).load()?)
 }
 
 impl ComputeArgs {
@@ -245,7 +246,7 @@ impl ComputeArgs {
         let dtype = self.select()?;
         let teacher = Teacher::new(Llama::open(path, dtype, self.backend(dtype)?)?, tokenizer()?)?;
         let progress = Progress::new("loading", Unit::Bytes);
-        teacher.llama().materialize(|done, total| progress.at(done, total))?;
+        teacher.llama().materialize(&mut progress.callback())?;
         Ok(teacher)
     }
 }
@@ -329,19 +330,20 @@ pub(crate) fn builder(model: Option<&str>, offline: bool) -> Builder {
 
 /// Returns the hub's options, with a progress bar for downloads.
 pub(crate) fn hub(offline: bool) -> mlx_llamba::Result<HubOptions> {
-    let mut hub = HubOptions::from_env()?;
-    hub.offline |= offline;
+    let hub = HubOptions::from_env()?;
+    let offline = offline || hub.offline;
     let bar = Mutex::new(None::<(String, Progress)>);
-    hub.progress = Some(Arc::new(move |now: HubProgress<'_>| {
-        let Ok(mut bar) = bar.lock() else { return };
-        if bar.as_ref().is_none_or(|(file, _)| file != now.file) {
-            *bar = Some((now.file.to_owned(), Progress::new(now.file, Unit::Bytes)));
+    Ok(hub.offline(offline).progress(move |now| {
+        if let Ok(mut bar) = bar.lock() {
+            if bar.as_ref().is_none_or(|(file, _)| file != now.item) {
+                *bar = Some((now.item.to_owned(), Progress::new(now.item, Unit::Bytes)));
+            }
+            if let Some((_, bar)) = &*bar {
+                bar.at(now.done as usize, now.total as usize);
+            }
         }
-        if let Some((_, bar)) = &*bar {
-            bar.at(now.bytes as usize, now.total as usize);
-        }
-    }));
-    Ok(hub)
+        interrupt::flow()
+    }))
 }
 
 impl SourceArgs {

@@ -4,9 +4,8 @@ use anyhow::Result;
 use mlx_llamba::evaluate::Single;
 use mlx_llamba::{LanguageModel, Tokenizer};
 
-use crate::model::{AttentionArgs, ModelArgs, with_model};
-use crate::output::show;
-use crate::texts::{TextArgs, expect_tokens, prediction};
+use crate::model::{ModelArgs, with_model};
+use crate::texts::{TextArgs, prediction};
 
 /// Measure how well a model predicts text
 #[derive(clap::Args)]
@@ -28,31 +27,18 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     texts: TextArgs,
-    #[command(flatten)]
-    attention: AttentionArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
-        let loaded = self.attention.apply(self.model.name(), self.model.load_any(true)?)?;
+        let loaded = self.texts.attention.apply(self.model.name(), self.model.load_any(true)?)?;
         let tokenizer = loaded.require_tokenizer()?;
         with_model!(&loaded, |model| self.measure(model, tokenizer))
     }
 
     fn measure(&self, model: &impl LanguageModel, tokenizer: &Tokenizer) -> Result<()> {
-        let (report, time) = self.texts.read(Single::new(model)?, tokenizer)?;
-        expect_tokens(report.tokens, &self.texts)?;
-        if self.json {
-            let names = serde_json::json!({
-                "model": self.model.name(), "text": self.texts.name(),
-                "attention_window": self.attention.json(),
-            });
-            return show(&time.json(&report, report.tokens, names)?);
-        }
-        show(&prediction(&report.prediction))?;
-        show(&time.line(report.tokens, report.bytes, report.documents))
+        let names = serde_json::json!({ "model": self.model.name() });
+        self.texts
+            .measure(Single::new(model)?, tokenizer, names, |report| prediction(&report.prediction))
     }
 }

@@ -1,9 +1,12 @@
 //! Progress bars on standard error for longer work.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::interrupt;
 
 /// The time after which a bar appears.
 const PATIENCE: Duration = Duration::from_millis(800);
@@ -42,6 +45,16 @@ impl Progress {
             let bar = bar.get_or_insert_with(|| self.draw());
             bar.set_length(total as u64);
             bar.set_position(done as u64);
+        }
+    }
+
+    /// Returns a callback that moves the bar. It stops the work after a Ctrl-C.
+    pub(crate) fn callback(
+        self,
+    ) -> impl FnMut(mlx_llamba::progress::Progress<'_>) -> ControlFlow<()> + Send {
+        move |now| {
+            self.at(now.done as usize, now.total as usize);
+            interrupt::flow()
         }
     }
 

@@ -129,21 +129,19 @@ impl Args {
             ModeArg::Mxfp8 => Mode::Mxfp8,
             ModeArg::Nvfp4 => Mode::Nvfp4,
         };
-        let base = QuantizeOptions::new(mode, self.bits, self.group_size)?;
-        let overrides = self.overrides.iter().map(|text| Override::parse(text, base.scheme));
-        Ok(QuantizeOptions {
-            embedding: !self.keep_embedding,
-            head: !self.keep_head,
-            overrides: overrides.collect::<Result<_, _>>()?,
-            dtype: self.dtype.map(Into::into),
-            recipe: match self.recipe {
+        let mut options = QuantizeOptions::new(mode, self.bits, self.group_size)?
+            .embedding(!self.keep_embedding)
+            .head(!self.keep_head)
+            .recipe(match self.recipe {
                 RecipeArg::Uniform => Recipe::Uniform,
                 RecipeArg::Mixed => Recipe::Mixed,
-            },
-            requantize: self.requantize,
-            overwrite: self.overwrite,
-            ..base
-        })
+            })
+            .requantize(self.requantize)
+            .overwrite(self.overwrite);
+        let overrides = self.overrides.iter().map(|text| Override::parse(text, options.scheme));
+        options.overrides = overrides.collect::<Result<_, _>>()?;
+        options.dtype = self.dtype.map(Into::into);
+        Ok(options)
     }
 
     /// Returns the token ids of the report's text.
@@ -166,7 +164,7 @@ impl Args {
         let name = quantized.display().to_string();
         let quantized = Llamba::builder(name).without_tokenizer().load()?;
         let progress = Progress::new("comparing", Unit::Tokens);
-        let on_progress = |done, total| progress.at(done, total);
-        Ok(compare(original.model(), quantized.model(), ids, Window::default(), on_progress)?)
+        let mut on_progress = progress.callback();
+        Ok(compare(original.model(), quantized.model(), ids, Window::default(), &mut on_progress)?)
     }
 }

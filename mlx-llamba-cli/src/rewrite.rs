@@ -1,9 +1,7 @@
 //! Shared by `quantize` and `convert`: a progress bar, and Ctrl-C.
 
-use std::ops::ControlFlow;
-
 use anyhow::Result;
-use mlx_llamba::store::OnProgress;
+use mlx_llamba::progress::OnProgress;
 
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
@@ -14,9 +12,5 @@ pub(crate) fn watched<T>(
     work: impl FnOnce(OnProgress<'_>) -> mlx_llamba::Result<T>,
 ) -> Result<T> {
     interrupt::on_first(|| {})?;
-    let bar = Progress::new(label, Unit::Weights);
-    Ok(work(&mut |progress| {
-        bar.at(progress.done as usize, progress.total as usize);
-        if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?)
+    Ok(work(&mut Progress::new(label, Unit::Weights).callback())?)
 }

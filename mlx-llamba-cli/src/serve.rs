@@ -36,7 +36,8 @@ pub(crate) struct Args {
     /// Address to listen on: a host, a port, or both; port 0 chooses a free port
     #[arg(short, long, value_name = "HOST:PORT", default_value_t = Options::default().bind, value_parser = mlx_llamba_server::parse_address)]
     bind: SocketAddr,
-    /// Name of the model in answers [default: as --model]; given again, another name for it
+    /// Name of the model in answers; if given again, the further names are aliases [default: as
+    /// --model]
     #[arg(long, value_name = "NAME")]
     served_name: Vec<String>,
     /// Refuse unknown parameters and other models' names, instead of ignoring them
@@ -191,43 +192,43 @@ impl Args {
         let limits = &self.limits;
         let duration = Duration::from_secs_f64;
         let mebibytes = |n: usize| n.saturating_mul(1 << 20);
-        let mut engine = EngineOptions::default();
-        engine.rows = limits.max_rows;
-        engine.state_memory = mebibytes(limits.state_memory);
-        engine.cache_memory = mebibytes(limits.cache_memory);
+        let mut engine = EngineOptions::default()
+            .rows(limits.max_rows)
+            .state_memory(mebibytes(limits.state_memory))
+            .cache_memory(mebibytes(limits.cache_memory))
+            .cache_disk(limits.cache_disk.saturating_mul(1 << 20))
+            .queue(limits.max_queue)
+            .prompt_tokens(limits.max_prompt_tokens)
+            .prefill(limits.prefill)
+            .sessions(limits.max_sessions)
+            .session_memory(mebibytes(limits.session_memory))
+            .session_idle(duration(limits.session_idle))
+            .request_timeout(duration(limits.request_timeout));
         engine.cache_directory = self.cache_directory.clone();
-        engine.cache_disk = limits.cache_disk.saturating_mul(1 << 20);
-        engine.queue = limits.max_queue;
-        engine.prompt_tokens = limits.max_prompt_tokens;
-        engine.prefill = limits.prefill;
-        engine.sessions = limits.max_sessions;
-        engine.session_memory = mebibytes(limits.session_memory);
-        engine.session_idle = duration(limits.session_idle);
-        engine.request_timeout = duration(limits.request_timeout);
         let mut names = self.served_name.iter();
         let model = names.next().map_or_else(|| self.model.name().to_owned(), Clone::clone);
-        Ok(Options {
-            bind: self.bind,
-            model,
-            aliases: names.cloned().collect(),
-            strict: self.strict,
-            api_keys,
-            cors: self.cors.clone(),
-            log_prompts: self.log_prompts,
-            share_cache: self.share_cache,
-            engine,
-            limits: Limits {
-                body: limits.max_body,
-                max_tokens: limits.max_tokens,
-                choices: limits.max_choices,
-                connections: limits.max_connections,
-                head_timeout: duration(limits.head_timeout),
-                body_timeout: duration(limits.body_timeout),
-                write_timeout: duration(limits.write_timeout),
-                keep_alive: duration(limits.keep_alive),
-                grace: duration(limits.grace),
-            },
-        })
+        Ok(Options::default()
+            .bind(self.bind)
+            .model(model)
+            .aliases(names.cloned().collect::<Vec<_>>())
+            .strict(self.strict)
+            .api_keys(api_keys)
+            .cors(self.cors.clone())
+            .log_prompts(self.log_prompts)
+            .share_cache(self.share_cache)
+            .engine(engine)
+            .limits(
+                Limits::default()
+                    .body(limits.max_body)
+                    .max_tokens(limits.max_tokens)
+                    .choices(limits.max_choices)
+                    .connections(limits.max_connections)
+                    .head_timeout(duration(limits.head_timeout))
+                    .body_timeout(duration(limits.body_timeout))
+                    .write_timeout(duration(limits.write_timeout))
+                    .keep_alive(duration(limits.keep_alive))
+                    .grace(duration(limits.grace)),
+            ))
     }
 }
 

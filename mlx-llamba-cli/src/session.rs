@@ -80,7 +80,7 @@ impl Args {
                 // All are checked before one is removed.
                 let files = names.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
                 for file in &files {
-                    SessionInfo::read(file)?;
+                    SessionInfo::load(file)?;
                 }
                 for file in &files {
                     std::fs::remove_file(file)
@@ -107,7 +107,7 @@ fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
     files.sort();
     let mut all = Vec::new();
     for file in files {
-        match SessionInfo::read(&file) {
+        match SessionInfo::load(&file) {
             Ok(info) => all.push(info),
             Err(error) => log::warn!("{error}"),
         }
@@ -130,7 +130,7 @@ fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
 }
 
 fn inspect(file: &Path, json: bool) -> Result<()> {
-    let info = SessionInfo::read(file)?;
+    let info = SessionInfo::load(file)?;
     info.state()?;
     if json {
         return show(&format!("{:#}\n", serde_json::to_value(&info)?));
@@ -156,7 +156,7 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
 }
 
 fn diff(first: &Path, second: &Path) -> Result<()> {
-    let [one, two] = [SessionInfo::read(first)?, SessionInfo::read(second)?];
+    let [one, two] = [SessionInfo::load(first)?, SessionInfo::load(second)?];
     let states = [one.state()?, two.state()?];
     for (what, a, b) in
         [("model", &one.model, &two.model), ("tokenizer", &one.tokenizer, &two.tokenizer)]

@@ -17,6 +17,10 @@ use crate::progress::{Progress, Unit};
 
 /// Let a teacher write texts for a student to learn from, if you have no other data
 #[derive(clap::Args)]
+// In lines that fit a terminal.
+#[command(override_usage = "\
+mlx-llamba synthesize [OPTIONS] --teacher <PATH> --tokens <N>
+           --output <FILE>")]
 #[command(after_help = "\
 Every line of the output is a text, for distill --data:
 

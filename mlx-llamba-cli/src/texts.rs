@@ -7,11 +7,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::Tokenizer;
-use mlx_llamba::evaluate::Window;
-use mlx_llamba::evaluate::{Document, Estimate, Evaluation, Prediction, Reader};
+use mlx_llamba::evaluate::{
+    Comparison, Document, Estimate, Evaluation, Perplexity, Prediction, Reader, Window,
+};
 use mlx_llamba::pieces::Pieces;
 use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out};
+use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::model::AttentionArgs;
+use crate::output::show;
 use crate::progress::{Progress, Unit};
 
 /// The number of bytes read at once.
@@ -47,22 +52,29 @@ pub(crate) struct TextArgs {
     /// window]
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
-}
-
-/// The time of an evaluation.
-pub(crate) struct Time {
-    seconds: f64,
+    #[command(flatten)]
+    pub(crate) attention: AttentionArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl TextArgs {
-    /// Reads the texts. Returns the report of `reader` and the time.
-    pub(crate) fn read<R: Reader>(
+    /// Reads the texts and shows the report of `reader`: as JSON with `models`, or in the lines that
+    /// `describe` makes.
+    pub(crate) fn measure<R: Reader>(
         &self,
         reader: R,
         tokenizer: &Tokenizer,
-    ) -> Result<(R::Report, Time)> {
+        models: Value,
+        describe: impl FnOnce(&R::Report) -> String,
+    ) -> Result<()>
+    where
+        R::Report: Measured,
+    {
         let vocab = reader.vocab_size();
-        let window = Window { length: self.window, stride: self.stride };
+        let mut window = Window::default();
+        (window.length, window.stride) = (self.window, self.stride);
         let mut evaluation = Evaluation::new(reader, window, tokenizer.bos_id())?;
         let start = Instant::now();
         match (&self.data, &self.text) {
@@ -73,8 +85,33 @@ impl TextArgs {
             }
             (None, None) => bail!("no text: give a file or --data"),
         }
-        let time = Time { seconds: start.elapsed().as_secs_f64() };
-        Ok((evaluation.report(), time))
+        let (seconds, report) = (start.elapsed().as_secs_f64(), evaluation.report());
+        let path = self.data.as_ref().or(self.text.as_ref());
+        let name = path.map(|path| path.display().to_string());
+        let (tokens, bytes, documents) = report.amount();
+        if tokens == 0 {
+            let name = name.unwrap_or_default();
+            bail!("{name}: no token to predict; a text needs at least two");
+        }
+        let speed = tokens as f64 / seconds.max(1e-9);
+        if !self.json {
+            let texts = if documents == 1 { "text" } else { "texts" };
+            return show(&format!(
+                "{}{tokens} tokens, {bytes} bytes in {documents} {texts}; {speed:.1} tok/s\n",
+                describe(&report)
+            ));
+        }
+        let mut all = models;
+        for part in [
+            json!({ "text": name, "attention_window": self.attention.json() }),
+            serde_json::to_value(&report)?,
+            json!({ "seconds": seconds, "tokens_per_second": speed }),
+        ] {
+            if let (Some(all), Value::Object(part)) = (all.as_object_mut(), part) {
+                all.extend(part);
+            }
+        }
+        show(&format!("{all:#}\n"))
     }
 
     fn documents<R: Reader>(
@@ -97,11 +134,23 @@ impl TextArgs {
         }
         Ok(())
     }
+}
 
-    /// Returns the name of the texts as JSON.
-    pub(crate) fn name(&self) -> serde_json::Value {
-        let path = self.data.as_ref().or(self.text.as_ref());
-        path.map(|path| path.display().to_string()).into()
+/// A report on texts.
+pub(crate) trait Measured: Serialize {
+    /// The numbers of tokens predicted, of bytes, and of documents.
+    fn amount(&self) -> (u64, u64, u64);
+}
+
+impl Measured for Perplexity {
+    fn amount(&self) -> (u64, u64, u64) {
+        (self.tokens, self.bytes, self.documents)
+    }
+}
+
+impl Measured for Comparison {
+    fn amount(&self) -> (u64, u64, u64) {
+        (self.tokens, self.bytes, self.documents)
     }
 }
 
@@ -154,18 +203,6 @@ fn stream<R: Reader>(
     Ok(())
 }
 
-/// Refuses a result over no tokens.
-pub(crate) fn expect_tokens(tokens: u64, texts: &TextArgs) -> Result<()> {
-    if tokens == 0 {
-        let name = texts.name();
-        bail!(
-            "{}: no token to predict; a text needs at least two",
-            name.as_str().unwrap_or_default()
-        );
-    }
-    Ok(())
-}
-
 /// Formats an estimate with its errors.
 pub(crate) fn estimate(estimate: &Estimate) -> String {
     let digits = 4;
@@ -190,39 +227,4 @@ pub(crate) fn prediction(prediction: &Prediction) -> String {
         text += &format!("bits per byte   {}\n", estimate(bits));
     }
     text
-}
-
-impl Time {
-    /// Formats the amount of text and the speed as one line.
-    pub(crate) fn line(&self, tokens: u64, bytes: u64, documents: u64) -> String {
-        let texts = match documents {
-            1 => "1 text".to_owned(),
-            _ => format!("{documents} texts"),
-        };
-        let speed = self.speed(tokens);
-        format!("{tokens} tokens, {bytes} bytes in {texts}; {speed:.1} tok/s\n")
-    }
-
-    fn speed(&self, tokens: u64) -> f64 {
-        tokens as f64 / self.seconds.max(1e-9)
-    }
-
-    /// Formats a report as JSON, with the time and `others`.
-    pub(crate) fn json(
-        &self,
-        report: &impl serde::Serialize,
-        tokens: u64,
-        others: serde_json::Value,
-    ) -> Result<String> {
-        let mut all = others;
-        let time = serde_json::json!({
-            "seconds": self.seconds, "tokens_per_second": self.speed(tokens),
-        });
-        for part in [serde_json::to_value(report)?, time] {
-            if let (Some(all), serde_json::Value::Object(part)) = (all.as_object_mut(), part) {
-                all.extend(part);
-            }
-        }
-        Ok(format!("{all:#}\n"))
-    }
 }

@@ -13,6 +13,10 @@ use crate::training::{self, Display, RecipeArgs};
 
 /// Train a small model from scratch, such as a teacher to try `distill` with
 #[derive(clap::Args)]
+// In lines that fit a terminal.
+#[command(override_usage = "\
+mlx-llamba train [OPTIONS] --arch <ARCH> --data <PATH>
+           --tokenizer <PATH> --output <DIR>")]
 #[command(after_help = "\
 A Llama is written in Hugging Face's layout, a Llamba in its published layout.
 
@@ -60,15 +64,9 @@ impl Args {
             Arch::Llama => Kind::Llama,
             Arch::Llamba => Kind::Llamba,
         };
-        let job = Job {
-            task: Task::Train { kind, tokenizer: self.tokenizer },
-            data: self.data,
-            output: self.output,
-            recipe,
-            resume: self.recipe.resume,
-            cache: self.recipe.cache,
-            memory,
-        };
+        let task = Task::Train { kind, tokenizer: self.tokenizer };
+        let mut job = Job::new(task, self.data, self.output, recipe).resume(self.recipe.resume);
+        (job.cache, job.memory) = (self.recipe.cache, memory);
         Display::follow("model", &job.output, |tell| run(&job, tell))
     }
 }

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mlx_llamba::mlx::DeviceType;
 use mlx_llamba_mohawk::evaluate::Metrics;
 use mlx_llamba_mohawk::recipe::builtin;
-use mlx_llamba_mohawk::run::{Note, Outcome};
+use mlx_llamba_mohawk::run::{Note, OnNote, Outcome};
 use mlx_llamba_mohawk::train::{Ending, Event, State, Step};
 
 use crate::doctor::memory;
@@ -105,9 +105,7 @@ impl Display {
     pub(crate) fn follow(
         what: &str,
         output: &Path,
-        work: impl FnOnce(
-            &mut dyn FnMut(Note<'_>) -> ControlFlow<()>,
-        ) -> mlx_llamba_mohawk::Result<Outcome>,
+        work: impl FnOnce(OnNote<'_>) -> mlx_llamba_mohawk::Result<Outcome>,
     ) -> Result<()> {
         interrupt::on_first(|| {})?;
         let tokenizing = Progress::new("tokenizing", Unit::Bytes);
@@ -118,7 +116,7 @@ impl Display {
         if let Some(error) = display.failed.take() {
             return Err(error);
         }
-        let Outcome { ending, metrics } = outcome?;
+        let Outcome { ending, metrics, .. } = outcome?;
         if ending == Ending::Stopped {
             eprintln!("stopped after step {}; --resume continues from there", display.steps);
             return Ok(());
@@ -129,8 +127,8 @@ impl Display {
 
     fn tell(&mut self, note: &Note<'_>) -> ControlFlow<()> {
         let said = match note {
-            Note::Tokenizing(done, total) => {
-                self.tokenizing.at(*done as usize, *total as usize);
+            Note::Tokenizing(progress) => {
+                self.tokenizing.at(progress.done as usize, progress.total as usize);
                 Ok(())
             }
             Note::Begins { model, tokens, steps } => {
@@ -166,10 +164,7 @@ impl Display {
             _ => Ok(()),
         };
         self.failed = self.failed.take().or(said.err());
-        match interrupt::happened() || self.failed.is_some() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        if self.failed.is_some() { ControlFlow::Break(()) } else { interrupt::flow() }
     }
 
     /// Prints a line without disturbing the bar.

@@ -1,4 +1,4 @@
-//! Everything that can go wrong in the engine, one variant per cause.
+//! The errors of the engine, one variant per cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub enum Error {
     #[error(transparent)]
     Failed(Arc<mlx_llamba::Error>),
     /// The prompt is too long.
-    #[error("{tokens} tokens, more than {limit}")]
+    #[error("the prompt has {tokens} tokens, more than {limit}")]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -84,7 +84,7 @@ pub enum Error {
         limit: usize,
     },
     /// A conversation has no messages.
-    #[error("at least one message")]
+    #[error("a conversation needs at least one message")]
     NoMessages,
     /// The model has no chat template.
     #[error("this model has no chat template")]

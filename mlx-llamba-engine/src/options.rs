@@ -3,16 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use derive_setters::Setters;
+
 use crate::error::{Error, Result};
 
 /// Bounds of an engine's memory, queue and requests.
 ///
 /// ```
-/// let mut options = mlx_llamba_engine::Options::default();
-/// options.rows = 16;
+/// let options = mlx_llamba_engine::Options::default().rows(16).prefill(512);
 /// ```
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
+#[setters(strip_option)]
 pub struct Options {
     /// Continuations computed at once, if [`state_memory`](Self::state_memory) allows.
     pub rows: usize,

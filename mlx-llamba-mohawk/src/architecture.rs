@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::Dtype;
 use mlx_llamba::{Config, Model};
-use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig, Wanted};
-use mlx_rs::Array;
+use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig};
 
 use crate::data::Companions;
-use crate::{Batch, Parameters, Result, student};
+use crate::{Parameters, Result, student};
 
 /// The sizes of a model of either kind.
 #[derive(Debug, Clone)]
@@ -100,24 +99,4 @@ impl Architecture {
 pub(crate) enum Built {
     Llama(Llama),
     Llamba(Model),
-}
-
-impl Built {
-    /// The logits of texts that begin with the batch's tokens: (b, l, at least the vocabulary).
-    pub(crate) fn logits(&self, batch: &Batch) -> Result<Array> {
-        match self {
-            Self::Llama(llama) => llama_logits(llama, batch),
-            Self::Llamba(model) => {
-                let state = model.state(batch.tokens.dim(0) as usize)?;
-                Ok(model.forward(&batch.tokens, None, &state)?.0)
-            }
-        }
-    }
-}
-
-/// The teacher's logits (b, l, vocab).
-pub(crate) fn llama_logits(llama: &Llama, batch: &Batch) -> Result<Array> {
-    let wanted = Wanted { logits: true, ..Wanted::default() };
-    let logits = llama.trace(&batch.tokens, batch.starts.as_ref(), wanted)?.logits;
-    Ok(logits.ok_or("a trace without logits").map_err(mlx_rs::error::Exception::custom)?)
 }

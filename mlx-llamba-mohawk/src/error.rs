@@ -1,4 +1,4 @@
-//! Errors, one variant per cause.
+//! The errors of data, recipes and training, one variant per cause.
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ pub enum Error {
     },
     /// The training text is shorter than a window.
     #[error(
-        "the training text has {tokens} tokens, without what is held out; one window needs {needed}: give more text, or a smaller length"
+        "the training text has {tokens} tokens beside the held-out ones; one window needs {needed}: give more text, or a smaller length"
     )]
     TooLittleData {
         /// Tokens of the text.
@@ -47,7 +47,7 @@ pub enum Error {
         /// Tokens of a window and the one after it.
         needed: u64,
     },
-    /// The training text has more windows than are counted.
+    /// The training text has too many windows to number them.
     #[error("the training text has {tokens} tokens, too many for windows of {length}: split it")]
     TooMuchData {
         /// Tokens of the text.
@@ -55,7 +55,7 @@ pub enum Error {
         /// Tokens of a window.
         length: usize,
     },
-    /// A token that a document is to begin or end with.
+    /// The tokenizer lacks the token that documents are to begin or end with.
     #[error("the tokenizer has no token {token:?}")]
     UnknownToken {
         /// The token.
@@ -69,7 +69,7 @@ pub enum Error {
         /// The problem.
         reason: String,
     },
-    /// An objective trains what the model does not have.
+    /// An objective trains a parameter that the model does not have.
     #[error("the model has no parameter {name}")]
     UnknownParameter {
         /// The parameter.
@@ -107,12 +107,12 @@ pub enum Error {
     },
     /// The loss exploded.
     #[error(
-        "the loss is {loss}, far above the last ones (median {median}), in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
+        "the loss is {loss}, far above the previous losses (median {median}), in stage {stage}, step {step}, part {part} ({parameter} ...); the last checkpoint is good: a smaller lr or clip, or a longer warm-up, may help"
     )]
     Exploded {
         /// The loss.
         loss: f32,
-        /// The median of the last ones.
+        /// The median of the previous losses.
         median: f32,
         /// The stage.
         stage: String,
@@ -131,17 +131,17 @@ pub enum Error {
         /// The problem.
         reason: String,
     },
-    /// The run to resume computes something else.
-    #[error("the run in {path} is another one: {list}", path = path.display(), list = differences.join("; "))]
+    /// The run to resume has other options or data.
+    #[error("the run in {path} differs from this one: {list}", path = path.display(), list = differences.join("; "))]
     OtherRun {
         /// The run's directory.
         path: PathBuf,
         /// The differences: key, old value, new value.
         differences: Vec<String>,
     },
-    /// Texts would have no first token.
+    /// A text without a prompt would have no first token.
     #[error(
-        "the tokenizer begins no text with a token of its own: name one with --begin, or give --prompts"
+        "the tokenizer has no token that begins a text: name one with --begin, or give --prompts"
     )]
     NoBeginning,
     /// The directory holds a run already.
@@ -162,7 +162,7 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// A window is longer than what the teacher was trained on.
+    /// A window is longer than the texts that the teacher was trained on.
     #[error(
         "stage {stage}: length {length} is more than the teacher's context of {context} tokens"
     )]
@@ -174,8 +174,8 @@ pub enum Error {
         /// `max_position_embeddings` of the teacher.
         context: usize,
     },
-    /// The student to begin with is not the one of the recipe.
-    #[error("the student in {path} has other sizes than the recipe's", path = path.display())]
+    /// The student to begin with does not have the recipe's sizes.
+    #[error("the student in {path} does not have the sizes that the recipe asks for", path = path.display())]
     OtherStudent {
         /// The checkpoint.
         path: PathBuf,
@@ -213,14 +213,14 @@ pub enum Error {
     Mlx(#[from] mlx_rs::error::Exception),
     /// A run needs more memory than there is.
     #[error(
-        "the run needs about {} of memory, and {} can be had here: a smaller micro_batch or \
-         length, or recompute = true in [distillation], takes less",
+        "the run needs about {} of memory, and {} are available: a smaller micro_batch or length, \
+         or recompute = true in [distillation], needs less",
         size(*needed), size(*available)
     )]
     DoesNotFit {
         /// Bytes that the run takes at its peak.
         needed: u64,
-        /// Bytes that it may take.
+        /// Bytes that are available.
         available: u64,
     },
     /// No Llamba can take the place of this teacher.

@@ -20,6 +20,7 @@ pub const RECIPES: [(&str, &str); 3] = [
 ];
 
 /// The options of a run: a distillation, or a training from random parameters.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -52,6 +53,7 @@ pub struct Recipe {
 }
 
 /// Options of the student that the teacher's sizes do not decide.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StudentOptions {
@@ -117,6 +119,7 @@ impl Default for StudentOptions {
 }
 
 /// The text that is read.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataOptions {
@@ -152,6 +155,7 @@ impl Default for DataOptions {
 }
 
 /// Evaluation on held-out text.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationOptions {
@@ -170,6 +174,7 @@ impl Default for EvaluationOptions {
 }
 
 /// When a run is saved.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointOptions {

@@ -46,7 +46,7 @@ fn a_cache_is_used_again_until_something_changes() {
     let run = |encoder: &Encoder, field: &str| -> Result<(String, bool)> {
         let mut calls = 0;
         let sources = Sources::new(&path, field)?;
-        let corpus = tokenize(&sources, encoder, &cache, &mut |_, _| {
+        let corpus = tokenize(&sources, encoder, &cache, &mut |_| {
             calls += 1;
             ControlFlow::Continue(())
         })?;
@@ -274,9 +274,8 @@ fn too_little_text_is_refused() {
     let empty = directory.path().join("empty.txt");
     std::fs::write(&empty, "").unwrap();
     let sources = Sources::new(&empty, "text").unwrap();
-    let error =
-        tokenize(&sources, &encoder(), directory.path(), &mut |_, _| ControlFlow::Continue(()))
-            .unwrap_err();
+    let error = tokenize(&sources, &encoder(), directory.path(), &mut mlx_llamba::progress::ignore)
+        .unwrap_err();
     assert!(error.to_string().contains("there is no text"), "{error}");
 }
 

@@ -28,19 +28,10 @@ fn job(directory: &Path) -> Job {
     ];
     let changes = changes.map(String::from);
     let assets = "../mlx-llamba/assets/llamba-stories";
-    Job {
-        task: Task::Train {
-            kind: Kind::Llamba,
-            tokenizer: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(assets),
-        },
-        data,
-        output: directory.join("run"),
-        recipe: Recipe::parse_training("tiny-teacher", builtin("tiny-teacher").unwrap(), &changes)
-            .unwrap(),
-        resume: false,
-        cache: None,
-        memory: None,
-    }
+    let tokenizer = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(assets);
+    let recipe = builtin("tiny-teacher").unwrap();
+    let recipe = Recipe::parse_training("tiny-teacher", recipe, &changes).unwrap();
+    Job::new(Task::Train { kind: Kind::Llamba, tokenizer }, data, directory.join("run"), recipe)
 }
 
 #[test]
@@ -56,7 +47,7 @@ fn a_run_that_does_not_fit_is_refused_before_it_begins() {
     // Too little for the parameters, and enough for them but not for a step.
     let model = 4 * 4 * 40_000;
     for memory in [1000, model] {
-        let job = Job { memory: Some(memory), ..job(directory.path()) };
+        let job = job(directory.path()).memory(memory);
         let error = run(&job, &mut tell).unwrap_err().to_string();
         for part in ["the run needs about", "of memory", "micro_batch"] {
             assert!(error.contains(part), "{error}");

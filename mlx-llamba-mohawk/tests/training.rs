@@ -11,7 +11,7 @@ use std::path::Path;
 use mlx_llamba::kernels::Backend;
 use mlx_llamba_mohawk::data::Windows;
 use mlx_llamba_mohawk::train::{
-    AdamW, Checkpoints, Ending, Event, Identity, Moments, Session, SessionOptions, Stage,
+    AdamW, Checkpoints, Ending, Event, Identity, Moments, OnEvent, Session, SessionOptions, Stage,
     StageOptions, State, Trainer, clip_factor, global_norm,
 };
 use mlx_llamba_mohawk::{Error, Parameters, Result};
@@ -158,11 +158,7 @@ impl<'a> Runs<'a> {
         }
     }
 
-    fn run(
-        &self,
-        resume: bool,
-        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Result<(Ending, Parameters)> {
+    fn run(&self, resume: bool, watch: OnEvent<'_>) -> Result<(Ending, Parameters)> {
         let data = tempfile::tempdir().unwrap();
         let corpus = corpus(data.path());
         let start = || Ok(self.toys[0].parameters(4096));

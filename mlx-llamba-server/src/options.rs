@@ -3,14 +3,18 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use derive_setters::Setters;
+
 use crate::error::{Error, Result};
 
 /// Options of the server.
-#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Setters)]
 pub struct Options {
     /// The address to listen on; port 0 takes a free one.
     pub bind: SocketAddr,
     /// The model's name in answers.
+    #[setters(into)]
     pub model: String,
     /// Other names of the model.
     pub aliases: Vec<String>,
@@ -31,7 +35,8 @@ pub struct Options {
 }
 
 /// Bounds of HTTP requests and connections.
-#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Setters)]
 pub struct Limits {
     /// Bytes of a request's body.
     pub body: usize,

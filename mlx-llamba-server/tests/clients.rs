@@ -96,11 +96,7 @@ fn lm_eval() {
     let fields =
         Fields { context: "beginning".into(), choices: "endings".into(), answer: "right".into() };
     for (bos, found) in [false, true].into_iter().zip(found) {
-        let asking = MultipleChoiceOptions {
-            bos,
-            mutual_information: true,
-            ..MultipleChoiceOptions::default()
-        };
+        let asking = MultipleChoiceOptions::default().bos(bos).mutual_information(true);
         let quiz =
             MultipleChoice::new(llamba.model(), llamba.tokenizer().unwrap(), asking).unwrap();
         let mut score = Score::default();

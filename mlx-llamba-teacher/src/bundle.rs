@@ -107,7 +107,8 @@ impl Teacher {
 ///
 /// # Errors
 /// Those of [`open_tokenizer`].
-pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
+pub fn tokenizer_of(path: impl AsRef<Path>) -> Result<Tokenizer> {
+    let path = path.as_ref();
     let directory = match path.parent() {
         Some(parent) if path.is_file() && !is_gguf(path) => parent,
         _ => path,
@@ -119,7 +120,8 @@ pub fn tokenizer_of(path: &Path) -> Result<Tokenizer> {
 ///
 /// # Errors
 /// [`Error::TokenizerMissing`], [`Error::Tokenizer`]; those of [`gguf_tokenizer`].
-pub fn open_tokenizer(path: &Path) -> Result<Tokenizer> {
+pub fn open_tokenizer(path: impl AsRef<Path>) -> Result<Tokenizer> {
+    let path = path.as_ref();
     Ok(match is_gguf(path) {
         true => Tokenizer::from_files(path, &gguf_tokenizer(path)?)?,
         false => Tokenizer::open(path)?,

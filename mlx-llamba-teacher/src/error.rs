@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mlx_llamba::error::FieldProblem;
+use mlx_llamba::error::{FieldProblem, list};
 
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The model is of a family that is not supported, or no Transformer.
+    /// The model's family is not supported, or the model is no Transformer.
     #[error(
         "{path}: the architecture {found} is not supported: {reason}. Models are llamba; llama, \
          mistral, qwen2, qwen3 and phi3 as teachers",
@@ -41,7 +41,7 @@ pub enum Error {
         /// The problem.
         reason: String,
     },
-    /// A tensor is quantized in a way that MLX has no matrices for.
+    /// A tensor has a type that cannot be read.
     #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K are read", path = path.display())]
     GgufType {
         /// The file.
@@ -51,7 +51,7 @@ pub enum Error {
         /// Its type.
         found: String,
     },
-    /// A GGUF file's tokenizer is of a kind that is not known here.
+    /// A GGUF file has a tokenizer of an unknown kind.
     #[error("the tokenizer in {path} is {found}, expected {expected}; give another with --tokenizer", path = path.display())]
     TokenizerKind {
         /// The file.
@@ -67,14 +67,4 @@ pub enum Error {
     /// MLX refused an operation.
     #[error("MLX: {0}")]
     Mlx(#[from] mlx_rs::error::Exception),
-}
-
-/// Joins the first problems into one readable line.
-fn list(problems: &[FieldProblem]) -> String {
-    const SHOWN: usize = 12;
-    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
-    if problems.len() > SHOWN {
-        lines.push(format!("and {} more", problems.len() - SHOWN));
-    }
-    lines.join("; ")
 }

@@ -39,7 +39,8 @@ impl TeacherSummary {
     ///
     /// # Errors
     /// Those of [`Llama::open`](crate::Llama::open).
-    pub fn of(path: &Path) -> Result<Self> {
+    pub fn of(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let files = Files::open(path)?;
         let config = files.config();
         let mut dtypes = BTreeMap::new();

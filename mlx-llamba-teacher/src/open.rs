@@ -10,6 +10,7 @@ use mlx_llamba::error::TensorProblem;
 use mlx_llamba::files::{StoredTensor, TensorFiles, json};
 use mlx_llamba::kernels::{Backend, Weight};
 use mlx_llamba::linear::DtypePolicy;
+use mlx_llamba::progress::{OnProgress, Progress};
 use mlx_rs::Dtype;
 use mlx_rs::ops::split_at_indices;
 use serde_json::Value;
@@ -42,17 +43,17 @@ impl Llama {
         Self::build(files.config().clone(), compute, &|name| files.weight(name))
     }
 
-    /// Reads all weights now. `progress` gets the bytes read so far and in all.
+    /// Reads all weights now. The unit of the progress is a byte.
     ///
     /// # Errors
-    /// [`Error::Mlx`] if a file cannot be read.
-    pub fn materialize(&self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+    /// [`Error::Mlx`] if a file cannot be read; [`mlx_llamba::Error::Interrupted`].
+    pub fn materialize(&self, on_progress: OnProgress<'_>) -> Result<()> {
         let total = self.weight_bytes();
         let mut done = 0;
         for array in self.weights().iter().flat_map(|(_, weight)| weight.arrays()) {
             array.eval()?;
             done += array.nbytes();
-            progress(done, total);
+            Progress::new("", done as u64, total as u64).tell(on_progress)?;
         }
         Ok(())
     }

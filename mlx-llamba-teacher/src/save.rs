@@ -24,9 +24,10 @@ pub fn save(
     config: &LlamaConfig,
     parameters: &Parameters,
     companions: &TokenizerFiles,
-    output: &Path,
+    output: impl AsRef<Path>,
     overwrite: bool,
 ) -> Result<PathBuf> {
+    let output = output.as_ref();
     let shapes = parameters.iter().map(|(name, array)| {
         (name.as_str(), array.shape().iter().map(|&size| size as usize).collect())
     });

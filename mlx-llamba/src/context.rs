@@ -123,7 +123,8 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
-    pub fn save(&self, model: &Model, path: &Path) -> Result<()> {
+    pub fn save(&self, model: &Model, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         let position = &self.position;
         let metadata = Metadata::from([
             ("model".to_owned(), model.fingerprint().to_owned()),
@@ -142,7 +143,8 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::State`] if the file is damaged, of another version or of another model.
-    pub fn load(model: &Model, path: &Path) -> Result<Self> {
+    pub fn load(model: &Model, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         let config = model.config();
         // Nothing of ours is larger; a hostile file must not fill the memory.
         let limit = config.state_bytes(4) as u64 + (16 << 20) + 16 * 1024 * config.n_layer as u64;

@@ -1,21 +1,25 @@
 //! Converts checkpoints from one layout to another.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use mlx_rs::Dtype;
 
 use crate::checkpoint::{Checkpoint, Layout};
 use crate::config::Quantization;
 use crate::error::{Error, Result};
+use crate::progress::{self, OnProgress};
 use crate::quantize::SHARD_BYTES;
-use crate::store::{OnProgress, Rewrite, plan, stored_float};
+use crate::store::{Rewrite, plan, stored_float};
 
 /// Options of [`convert`].
-#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Setters)]
+#[setters(strip_option)]
 pub struct Conversion {
     /// The layout to write: [`Layout::MlxLlamba`] keeps quantized matrices as they are,
     /// [`Layout::PyTorch`] dequantizes them. Cartesia's cannot be written.
+    #[setters(skip)]
     pub to: Layout,
     /// Dtype of all dense tensors: float32, float16 or bfloat16. `None` keeps the stored dtype, and
     /// gives a dequantized matrix the dtype of its scales.
@@ -39,8 +43,12 @@ impl Conversion {
 /// # Errors
 /// [`Error::Argument`] for a layout or dtype that cannot be written, [`Error::OutputExists`],
 /// [`Error::Io`].
-pub fn convert(source: &Checkpoint, output: &Path, conversion: &Conversion) -> Result<PathBuf> {
-    convert_with(source, output, conversion, &mut |_| ControlFlow::Continue(()))
+pub fn convert(
+    source: &Checkpoint,
+    output: impl AsRef<Path>,
+    conversion: &Conversion,
+) -> Result<PathBuf> {
+    convert_with(source, output, conversion, &mut progress::ignore)
 }
 
 /// [`convert`] with a progress callback, which can stop it.
@@ -49,10 +57,11 @@ pub fn convert(source: &Checkpoint, output: &Path, conversion: &Conversion) -> R
 /// Those of [`convert`], and [`Error::Interrupted`].
 pub fn convert_with(
     source: &Checkpoint,
-    output: &Path,
+    output: impl AsRef<Path>,
     conversion: &Conversion,
     on_progress: OnProgress<'_>,
 ) -> Result<PathBuf> {
+    let output = output.as_ref();
     let dtype = conversion.dtype.map(stored_float).transpose()?;
     let mut config = source.config().clone();
     let format = match conversion.to {

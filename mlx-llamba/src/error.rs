@@ -142,7 +142,7 @@ pub enum Error {
         /// The reason, and what to do.
         reason: String,
     },
-    /// There is nothing to continue: neither a prompt nor a state.
+    /// There is neither a prompt nor a state to continue.
     #[error("the prompt has no tokens and there is no state to continue")]
     EmptyPrompt,
     /// An argument, an option or an environment variable has an invalid value.
@@ -206,7 +206,7 @@ pub enum Error {
         /// Bits of its first quantized matrix.
         bits: usize,
     },
-    /// The callback stopped the work. Nothing is left behind.
+    /// A progress callback stopped the work.
     #[error("interrupted")]
     Interrupted,
     /// The output already exists.
@@ -309,9 +309,9 @@ pub(crate) fn printable(name: &str) -> String {
     text
 }
 
-/// Joins the first problems into one line. A model with the wrong configuration has thousands; the
-/// error itself lists all of them.
-fn list<T: std::fmt::Display>(problems: &[T]) -> String {
+/// Joins the first problems into one line for a message. A model with the wrong configuration has
+/// thousands; the error's field has all of them.
+pub fn list<T: std::fmt::Display>(problems: &[T]) -> String {
     const SHOWN: usize = 12;
     let mut lines: Vec<String> = problems.iter().take(SHOWN).map(T::to_string).collect();
     if problems.len() > SHOWN {

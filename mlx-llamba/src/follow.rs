@@ -16,6 +16,7 @@ use crate::tokenizer::Tokenizer;
 const PIECE: usize = 256;
 
 /// The predictions since the last report, and all of them.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct FollowReport {
     /// Since the last report.

@@ -15,11 +15,12 @@ mod transfer;
 
 use std::path::{Path, PathBuf};
 
+use crate::progress::Progress;
 use crate::{Error, Result};
 use cache::{Snapshots, Wanted};
 use failure::Failure;
 pub use inventory::{CachedRepo, CachedRevision, cached};
-pub use options::{HubOptions, HubProgress, OnHubProgress};
+pub use options::{HubOptions, OnDownload};
 pub use reach::reach;
 use remote::Remote;
 pub use removal::{Removal, clean_up};
@@ -117,10 +118,11 @@ fn download(
         let lock = cache::lock(&blob)?;
         if !blob.exists() {
             let part = blob.with_extension("part");
-            let report = |bytes| {
-                if let Some(progress) = &options.progress {
-                    progress(HubProgress { file, bytes, total: found.size });
-                }
+            let report = |bytes| match &options.progress {
+                Some(on_progress) => Progress::new(file, bytes, found.size)
+                    .tell(&mut |now| on_progress(now))
+                    .map_err(Failure::Local),
+                None => Ok(()),
             };
             remote.download(&found, &part, &report)?;
             cache::finish(&part, &blob)?;

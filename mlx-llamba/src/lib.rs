@@ -94,13 +94,13 @@ pub mod names;
 mod needs;
 pub mod pieces;
 pub mod prefix_cache;
+pub mod progress;
 pub mod quantize;
 pub mod random;
 pub mod row_layout;
 pub mod sample;
 #[cfg(feature = "chat")]
 pub mod session;
-mod setters;
 #[cfg(feature = "chat")]
 pub mod snapshots;
 mod state;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_kernels::mlx::{current_device, is_available, on_device};
@@ -16,6 +17,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::{self, HubOptions};
 use crate::model::Model;
+use crate::progress::{self, Progress};
 use crate::tokenizer::Tokenizer;
 
 /// A Llamba, ready to generate.
@@ -217,8 +219,8 @@ enum TokenizerSource {
     None,
 }
 
-/// Load progress callback: (bytes read, total).
-type Progress = Box<dyn FnMut(usize, usize) + Send>;
+/// An [`OnProgress`](crate::progress::OnProgress) that the builder keeps.
+type BoxedOnProgress = Box<dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send>;
 
 /// Loads a [`Llamba`].
 pub struct Builder {
@@ -229,7 +231,7 @@ pub struct Builder {
     compute: Compute,
     dtype: Option<Dtype>,
     activations: Option<Activations>,
-    progress: Option<Progress>,
+    on_progress: BoxedOnProgress,
 }
 
 impl Builder {
@@ -242,7 +244,7 @@ impl Builder {
             compute: Compute::default(),
             dtype: None,
             activations: None,
-            progress: None,
+            on_progress: Box::new(progress::ignore),
         }
     }
 
@@ -299,10 +301,13 @@ impl Builder {
         self
     }
 
-    /// Sets a callback for (bytes read, total) while the weights are read.
+    /// Sets the callback for the bytes of weights that are read. It can stop the load.
     #[must_use]
-    pub fn progress(mut self, progress: impl FnMut(usize, usize) + Send + 'static) -> Self {
-        self.progress = Some(Box::new(progress));
+    pub fn progress(
+        mut self,
+        on_progress: impl FnMut(Progress<'_>) -> ControlFlow<()> + Send + 'static,
+    ) -> Self {
+        self.on_progress = Box::new(on_progress);
         self
     }
 
@@ -354,8 +359,7 @@ impl Builder {
         let backend = Backend::select_with(dtype, self.activations)?;
         let model = Model::with_backend(&checkpoint, dtype, backend)?;
         let tokenizer = self.find_tokenizer(&checkpoint)?;
-        let mut silent: Progress = Box::new(|_, _| {});
-        model.materialize(self.progress.as_mut().unwrap_or(&mut silent))?;
+        model.materialize(&mut *self.on_progress)?;
         Ok(Llamba { model, tokenizer })
     }
 

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::language::LanguageModel;
 use crate::linear::{DtypePolicy, Linear, Matrix, optional};
 use crate::named::NamedWeights;
+use crate::progress::{OnProgress, Progress};
 use crate::random::RandomWeights;
 use crate::row_layout::RowLayout;
 use crate::state::State;
@@ -145,18 +146,18 @@ impl Model {
     }
 
     /// Reads all weights, one after the other, so that two copies of the model never exist.
-    /// `progress` is called with (bytes read, total).
+    /// The unit of the progress is a byte.
     ///
     /// # Errors
-    /// [`Error::Mlx`] if a file cannot be read.
-    pub fn materialize(&self, mut progress: impl FnMut(usize, usize)) -> Result<()> {
+    /// [`Error::Mlx`] if a file cannot be read; [`Error::Interrupted`].
+    pub fn materialize(&self, on_progress: OnProgress<'_>) -> Result<()> {
         let weights = self.weights();
-        let total = weights.iter().map(|array| array.nbytes()).sum();
+        let total: usize = weights.iter().map(|array| array.nbytes()).sum();
         let mut done = 0;
         for array in weights {
             array.eval()?;
             done += array.nbytes();
-            progress(done, total);
+            Progress::new("", done as u64, total as u64).tell(on_progress)?;
         }
         Ok(())
     }

@@ -46,6 +46,7 @@ struct Entry {
 }
 
 /// A known prefix.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct PrefixHit {
     /// The number of tokens in the prefix.

@@ -1,8 +1,8 @@
 //! Quantizes a checkpoint, tensor by tensor, in bounded memory.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use mlx_llamba_kernels::{Mode, Scheme};
 use mlx_rs::Dtype;
 use serde::Serialize;
@@ -11,7 +11,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Quantization;
 use crate::error::{Error, Result, TensorProblem};
 use crate::names;
-use crate::store::{OnProgress, Rewrite, TensorPlan, plan, stored_float};
+use crate::progress::{self, OnProgress};
+use crate::store::{Rewrite, TensorPlan, plan, stored_float};
 
 /// Distribution of bits over the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,7 +73,9 @@ impl Override {
 }
 
 /// Options of [`quantize`].
-#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Setters)]
+#[setters(strip_option)]
 pub struct QuantizeOptions {
     /// The scheme of all matrices without an exception below.
     pub scheme: Scheme,
@@ -216,10 +219,10 @@ impl std::fmt::Display for QuantizeReport {
 /// [`Error::Io`].
 pub fn quantize(
     source: &Checkpoint,
-    output: &Path,
+    output: impl AsRef<Path>,
     options: &QuantizeOptions,
 ) -> Result<QuantizeReport> {
-    quantize_with(source, output, options, &mut |_| ControlFlow::Continue(()))
+    quantize_with(source, output, options, &mut progress::ignore)
 }
 
 /// [`quantize`] with a progress callback, which can stop it.
@@ -228,10 +231,11 @@ pub fn quantize(
 /// Those of [`quantize`], and [`Error::Interrupted`].
 pub fn quantize_with(
     source: &Checkpoint,
-    output: &Path,
+    output: impl AsRef<Path>,
     options: &QuantizeOptions,
     on_progress: OnProgress<'_>,
 ) -> Result<QuantizeReport> {
+    let output = output.as_ref();
     let mut config = source.config().clone();
     if let Some(block) = &config.quantization
         && !options.requantize

@@ -1,5 +1,7 @@
 //! Contexts of a conversation to return to, within a memory budget.
 
+use derive_setters::Setters;
+
 use crate::context::Context;
 use crate::error::Result;
 
@@ -7,7 +9,8 @@ use crate::error::Result;
 const LAST: usize = 4;
 
 /// The memory budget of a session's snapshots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Setters)]
 pub struct SnapshotBudget {
     /// The size of all states together in bytes. A state of the published models has 9 to 34 MiB.
     pub bytes: usize,

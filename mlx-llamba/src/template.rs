@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use derive_setters::Setters;
 use jiff::{Timestamp, tz::TimeZone};
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,9 @@ impl Message {
 }
 
 /// Values for a template beside the messages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Setters)]
+#[setters(strip_option)]
 pub struct ChatOptions {
     /// `tools`: a list of JSON schemas.
     #[serde(default, skip_serializing_if = "Option::is_none")]

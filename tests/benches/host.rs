@@ -24,7 +24,7 @@ fn model(dtype: Dtype, backend: Backend) -> Model {
     let config = Config::from_json("config.json".as_ref(), &json.to_string()).unwrap();
     let scheme = Scheme::new(64, 4, Mode::Affine).unwrap();
     let model = Model::random_with_backend(config, Some(scheme), dtype, backend).unwrap();
-    model.materialize(|_, _| {}).unwrap();
+    model.materialize(&mut mlx_llamba::progress::ignore).unwrap();
     model
 }
 

@@ -179,11 +179,7 @@ fn the_size_of_weights_follows_from_the_configuration() {
     // The published form of a quantized model: groups of 64, everything else in half precision.
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("small");
-    let options = QuantizeOptions {
-        requantize: true,
-        dtype: Some(Dtype::Float16),
-        ..QuantizeOptions::default()
-    };
+    let options = QuantizeOptions::default().requantize(true).dtype(Dtype::Float16);
     quantize(&Llamba::embedded().checkpoint().unwrap(), &output, &options).unwrap();
     let checkpoint = open(&output);
     assert_eq!(checkpoint.config().weight_bytes(Some(4), 2), checkpoint.tensor_bytes());

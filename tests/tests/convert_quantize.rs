@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use mlx_llamba::checkpoint::Layout;
 use mlx_llamba::convert::{Conversion, convert};
+use mlx_llamba::progress::Progress;
 use mlx_llamba::quantize::{
     Override, QuantizeOptions, QuantizeReport, Recipe, quantize, quantize_with,
 };
-use mlx_llamba::store::Progress;
 use mlx_llamba::{Checkpoint, Error};
 use mlx_llamba_kernels::{Mode, Scheme};
 use mlx_llamba_tests::fixtures::{self, CARTESIA, PYTORCH};
@@ -137,7 +137,7 @@ fn the_mixed_recipe_keeps_a_log_dense_to_the_bit() {
     for name in PYTORCH {
         let (_directory, output) = pair();
         let source = open(fixtures::path(name));
-        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
+        let options = QuantizeOptions::default().recipe(Recipe::Mixed);
         run(&source, &output, &options);
         let written = open(&output);
         let config = written.config();
@@ -159,11 +159,7 @@ fn splitting_and_joining_in_proj_gives_the_original_back() {
     let (directory, output) = pair();
     let source = open(fixtures::path("b_grouped"));
     let only = |pattern: &str, scheme| Override { pattern: pattern.into(), scheme };
-    let options = QuantizeOptions {
-        recipe: Recipe::Mixed,
-        overrides: vec![only("*", None)],
-        ..Default::default()
-    };
+    let options = QuantizeOptions::default().recipe(Recipe::Mixed).overrides(vec![only("*", None)]);
     run(&source, &output, &options);
     let split = open(&output);
     assert!(split.config().split_a_log && split.config().quantization.is_none());
@@ -176,7 +172,7 @@ fn splitting_and_joining_in_proj_gives_the_original_back() {
 fn floats_can_be_cast_before_they_are_quantized() {
     let (_directory, output) = pair();
     let source = open(fixtures::path("a_base"));
-    let options = QuantizeOptions { dtype: Some(Dtype::Float16), ..Default::default() };
+    let options = QuantizeOptions::default().dtype(Dtype::Float16);
     let report = run(&source, &output, &options);
     let written = open(&output);
     assert_eq!(written.tensor("lm_head.scales").unwrap().dtype_name(), "float16");
@@ -189,12 +185,10 @@ fn overrides_and_exclusions_are_written_per_tensor() {
     let (_directory, output) = pair();
     let six = Scheme::new(32, 6, Mode::Affine).unwrap();
     let only = |pattern: &str, scheme| Override { pattern: pattern.into(), scheme };
-    let options = QuantizeOptions {
-        embedding: false,
-        head: false,
-        overrides: vec![only("layers.0.mlp.*", Some(six)), only("layers.0.mlp.up_proj", None)],
-        ..Default::default()
-    };
+    let options = QuantizeOptions::default()
+        .embedding(false)
+        .head(false)
+        .overrides(vec![only("layers.0.mlp.*", Some(six)), only("layers.0.mlp.up_proj", None)]);
     let report = run(&open(fixtures::path("a_base")), &output, &options);
     let written = open(&output);
     assert_eq!(written.scheme("backbone.embedding"), None);
@@ -357,7 +351,7 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
     };
     let source = open(fixtures::path("a_base"));
     let conversion = Conversion::to(Layout::MlxLlamba);
-    let error = convert(&source, &disk.0.join("out"), &conversion).unwrap_err();
+    let error = convert(&source, disk.0.join("out"), &conversion).unwrap_err();
     let Error::Io { action, path, source } = &error else { panic!("{error}") };
     assert_eq!((*action, source.kind()), ("write", std::io::ErrorKind::StorageFull));
     assert!(path.ends_with("model.safetensors"), "{error}");
@@ -388,7 +382,7 @@ fn progress_ends_with_every_value_done() {
     let source = open(fixtures::path("a_base"));
     let mut last = (0, 0);
     let mut watch = |progress: Progress<'_>| {
-        assert!(progress.done > last.0, "{}", progress.tensor);
+        assert!(progress.done > last.0, "{}", progress.item);
         last = (progress.done, progress.total);
         ControlFlow::Continue(())
     };
@@ -425,7 +419,7 @@ fn unknown_schemes_and_patterns_are_refused() {
     assert!(matches!(bad(Mode::Mxfp4, 4, 64), Error::Argument { .. }));
     let (_directory, output) = pair();
     let nothing = Override { pattern: "q_proj".into(), scheme: None };
-    let options = QuantizeOptions { overrides: vec![nothing], ..Default::default() };
+    let options = QuantizeOptions::default().overrides(vec![nothing]);
     let source = open(fixtures::path("a_base"));
     let error = quantize(&source, &output, &options).unwrap_err();
     assert!(error.to_string().contains("q_proj"), "{error}");

@@ -26,7 +26,7 @@ fn step(model: &Model) -> Vec<String> {
 fn model(fixture: &str, dtype: Dtype, backend: Backend) -> Model {
     let checkpoint = Checkpoint::open(fixtures::path(fixture)).unwrap();
     let model = Model::with_backend(&checkpoint, dtype, backend).unwrap();
-    model.materialize(|_, _| {}).unwrap();
+    model.materialize(&mut mlx_llamba::progress::ignore).unwrap();
     model
 }
 

@@ -15,7 +15,7 @@ const LOGITS: f32 = 6e-6;
 /// Largest error of a state, relative to its largest value; measured below 3e-6.
 const STATES: f32 = 6e-6;
 
-/// The same with activations that are rounded to int8; measured LOGITS_MEASURED.
+/// The same with activations that are rounded to int8.
 const INT8_LOGITS: f32 = 4e-2;
 
 /// The quantized fixture with activations in int8.

@@ -27,7 +27,7 @@ fn seeds() -> &'static [PathBuf] {
         let directory = tempfile::tempdir().unwrap();
         let source = Checkpoint::open(fixtures::path("c_tied_exp2")).unwrap();
         let [mixed, sharded] = ["mixed", "sharded"].map(|name| directory.path().join(name));
-        let options = QuantizeOptions { recipe: Recipe::Mixed, ..Default::default() };
+        let options = QuantizeOptions::default().recipe(Recipe::Mixed);
         mlx_llamba::quantize::quantize(&source, &mixed, &options).unwrap();
         let mut conversion = Conversion::to(Layout::MlxLlamba);
         conversion.shard_bytes = 30_000;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
+
 use mlx_llamba::mlx::{DeviceType, floats};
 use mlx_llamba::{
     Builder, Compute, Context, Error, Event, Generation, LanguageModel, Llamba, Model, Reason,
@@ -471,13 +473,26 @@ fn a_stream_leaves_the_peak_memory_of_the_process_alone() {
 }
 
 #[test]
+fn a_load_can_be_stopped() {
+    let mut calls = 0;
+    let builder = Llamba::embedded().progress(move |_| {
+        calls += 1;
+        if calls == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(builder.load(), Err(Error::Interrupted)));
+}
+
+#[test]
 fn models_load_on_a_worker_thread_from_a_path() {
     let loaded = |builder: Builder| {
         let (send, steps) = std::sync::mpsc::channel();
-        let builder = builder.progress(move |read, total| send.send((read, total)).unwrap());
+        let builder = builder.progress(move |now| {
+            send.send((now.done, now.total)).unwrap();
+            ControlFlow::Continue(())
+        });
         let llamba = std::thread::spawn(move || builder.load().unwrap()).join().unwrap();
         let (read, total) = steps.iter().last().unwrap();
-        assert_eq!((read, total), (llamba.model().weight_bytes(), read));
+        assert_eq!((read, total), (llamba.model().weight_bytes() as u64, read));
         llamba
     };
     loaded(Llamba::embedded());

@@ -1,10 +1,12 @@
 //! Downloads from a hub on loopback that behaves, and from one that does not.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use mlx_llamba::Error;
 use mlx_llamba::hub::{HubOptions, reach, resolve, resolve_tokenizer};
+use mlx_llamba::progress::Progress;
 use mlx_llamba_tests::fake_hub::{Access, FakeHub, Fault, Request};
 use tempfile::TempDir;
 
@@ -28,11 +30,8 @@ fn setup() -> (FakeHub, HubOptions, TempDir) {
         ("README.md", b"no", false),
     ]);
     let cache = tempfile::tempdir().unwrap();
-    let options = HubOptions {
-        endpoint: Some(hub.endpoint.clone()),
-        retries: 0,
-        ..HubOptions::new(cache.path().join("hub"))
-    };
+    let options =
+        HubOptions::new(cache.path().join("hub")).endpoint(hub.endpoint.clone()).retries(0);
     (hub, options, cache)
 }
 
@@ -138,7 +137,7 @@ fn a_tokenizer_comes_without_the_weights() {
     let expected = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(names(&directory), expected);
     assert!(hub.take_requests(of_weights).is_empty());
-    let offline = HubOptions { offline: true, ..options.clone() };
+    let offline = options.clone().offline(true);
     assert_eq!(resolve_tokenizer(REPO, &offline).unwrap(), directory);
     assert!(reason(resolve(REPO, &offline)).contains("not in the cache"));
 
@@ -167,7 +166,7 @@ fn broken_transfers_are_taken_up_again_by_themselves() {
     let (hub, options, _cache) = setup();
     // More cuts than retries: each brings something, so each is the first again.
     hub.break_file(WEIGHTS, Fault::Cut { after: 800_000, times: 3 });
-    let options = HubOptions { retries: 1, ..options };
+    let options = options.retries(1);
     let directory = resolve(REPO, &options).unwrap();
     assert_eq!(std::fs::read(directory.join(WEIGHTS)).unwrap(), weights());
     let expected = [None, Some("bytes=800000-"), Some("bytes=1600000-"), Some("bytes=2400000-")];
@@ -178,12 +177,12 @@ fn broken_transfers_are_taken_up_again_by_themselves() {
 fn a_busy_hub_is_asked_again_but_not_for_ever() {
     let (hub, options, _cache) = setup();
     hub.break_file(WEIGHTS, Fault::Busy { times: 1 });
-    resolve(REPO, &HubOptions { retries: 1, ..options.clone() }).unwrap();
+    resolve(REPO, &options.clone().retries(1)).unwrap();
     assert_eq!(ranges(&hub).len(), 2);
 
     let (hub, options, _cache) = setup();
     hub.break_file(WEIGHTS, Fault::Busy { times: 9 });
-    let message = reason(resolve(REPO, &HubOptions { retries: 1, ..options }));
+    let message = reason(resolve(REPO, &options.retries(1)));
     assert!(message.contains("status 503"), "{message}");
     assert_eq!(ranges(&hub).len(), 2);
 }
@@ -236,7 +235,7 @@ fn wrong_bytes_and_wrong_lengths_are_not_kept() {
 #[test]
 fn gated_private_and_absent_repositories_say_what_to_do() {
     let (hub, options, _cache) = setup();
-    let with = |token: &str| HubOptions { token: Some(token.to_owned()), ..options.clone() };
+    let with = |token: &str| options.clone().token(token.to_owned());
     let page = format!("{}/{REPO}", hub.endpoint);
     hub.contents().access = Access::Gated("good".to_owned());
     let message = reason(resolve(REPO, &options));
@@ -272,8 +271,8 @@ fn without_a_network_the_cache_is_used() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    let unreachable = HubOptions { endpoint: Some(nobody), ..options.clone() };
-    let offline = HubOptions { offline: true, ..unreachable.clone() };
+    let unreachable = options.clone().endpoint(nobody);
+    let offline = unreachable.clone().offline(true);
     let message = reason(resolve(REPO, &unreachable));
     assert!(message.contains("cannot be reached"), "{message}");
     let message = reason(resolve(REPO, &offline));
@@ -323,16 +322,31 @@ fn progress_tells_file_bytes_and_total() {
     hub.break_file(WEIGHTS, Fault::Cut { after: 1_000_000, times: 1 });
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
-    let progress = Arc::new(move |p: mlx_llamba::hub::HubProgress<'_>| {
-        sink.lock().unwrap().push((p.file.to_owned(), p.bytes, p.total));
-    });
-    resolve(REPO, &HubOptions { retries: 1, progress: Some(progress), ..options }).unwrap();
+    let progress = move |now: Progress<'_>| {
+        sink.lock().unwrap().push((now.item.to_owned(), now.done, now.total));
+        ControlFlow::Continue(())
+    };
+    resolve(REPO, &options.retries(1).progress(progress)).unwrap();
     let seen = seen.lock().unwrap();
     let weights: Vec<_> = seen.iter().filter(|(file, ..)| file == WEIGHTS).collect();
     assert_eq!((weights[0].1, weights.last().unwrap().1), (0, 3_000_000));
     assert!(weights.is_sorted_by_key(|(_, bytes, _)| bytes) && weights.len() > 4);
     assert!(weights.iter().all(|(_, _, total)| *total == 3_000_000));
     assert!(seen.iter().any(|(file, ..)| file == "config.json"));
+}
+
+#[test]
+fn a_stopped_download_is_continued() {
+    let (hub, options, _cache) = setup();
+    let half = |now: Progress<'_>| match 2 * now.done > 3_000_000 {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    let stopping = options.clone().progress(half);
+    assert!(matches!(resolve(REPO, &stopping), Err(Error::Interrupted)));
+    let path = resolve(REPO, &options).unwrap();
+    assert_eq!(std::fs::read(path.join(WEIGHTS)).unwrap(), weights());
+    assert_eq!(hub.take_requests(|request| request.storage && request.range.is_some()).len(), 1);
 }
 
 #[test]
@@ -376,7 +390,7 @@ fn two_at_once_download_once() {
 fn unreadable_certificates_are_named() {
     let (_hub, options, cache) = setup();
     let file = cache.path().join("ca.pem");
-    let with = HubOptions { certificates: Some(file.clone()), ..options };
+    let with = options.certificates(file.clone());
     assert!(matches!(resolve(REPO, &with), Err(Error::Io { action: "read", .. })));
     std::fs::write(&file, "nothing").unwrap();
     assert!(matches!(resolve(REPO, &with), Err(Error::Argument { name: "SSL_CERT_FILE", .. })));
@@ -385,14 +399,14 @@ fn unreadable_certificates_are_named() {
 #[test]
 fn a_hub_is_asked_whether_it_is_there_and_knows_the_token() {
     let (hub, options, _cache) = setup();
-    let with = |token: &str| HubOptions { token: Some(token.to_owned()), ..options.clone() };
+    let with = |token: &str| options.clone().token(token.to_owned());
     assert_eq!(reach(&options).unwrap(), None);
     hub.contents().access = Access::Gated("good".to_owned());
     assert_eq!(reach(&with("good")).unwrap().as_deref(), Some("somebody"));
     let refused = reach(&with("other")).unwrap_err().to_string();
     assert!(refused.contains("refuses the token") && refused.contains("HF_TOKEN"), "{refused}");
     assert!(!refused.contains("other"), "{refused}");
-    let nobody = HubOptions { endpoint: Some("http://127.0.0.1:1".to_owned()), ..options };
+    let nobody = options.endpoint("http://127.0.0.1:1".to_owned());
     let away = reach(&nobody).unwrap_err().to_string();
     assert!(away.contains("http://127.0.0.1:1: the hub cannot be reached"), "{away}");
 }

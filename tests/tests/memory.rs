@@ -16,7 +16,7 @@ use serde_json::json;
 fn measure(config: &Config, bits: Option<usize>) -> usize {
     let scheme = bits.map(|bits| Scheme::new(64, bits, Mode::Affine).unwrap());
     let model = Model::random(config.clone(), scheme, Dtype::Float32).unwrap();
-    model.materialize(|_, _| {}).unwrap();
+    model.materialize(&mut mlx_llamba::progress::ignore).unwrap();
     memory::clear_cache().unwrap();
     memory::reset_peak_memory().unwrap();
     let mut state = model.state(1).unwrap();

@@ -282,7 +282,7 @@ fn an_edited_conversation_is_a_fresh_one_with_the_edited_text() {
     let llamba = chat::load(4);
     for budget in [0, 3000, 512 << 20] {
         let mut session = llamba.session().unwrap();
-        session.set_snapshot_budget(SnapshotBudget { bytes: budget });
+        session.set_snapshot_budget(SnapshotBudget::default().bytes(budget));
         session.push_system("Be brief.");
         say(&mut session, "Why?", 1);
         // The question, answered anew.
@@ -332,7 +332,7 @@ fn snapshots_stay_within_their_budget() {
     let llamba = chat::load(1);
     let mut session = conversation(&llamba, 0);
     let state = session.stats().state_bytes;
-    session.set_snapshot_budget(SnapshotBudget { bytes: 9 * state });
+    session.set_snapshot_budget(SnapshotBudget::default().bytes(9 * state));
     for turn in 0..20 {
         say(&mut session, "again", turn);
         assert!(session.stats().snapshot_bytes <= 9 * state);
@@ -340,7 +340,7 @@ fn snapshots_stay_within_their_budget() {
     let stats = session.stats();
     assert_eq!((stats.snapshots.len(), stats.snapshot_budget), (9, 9 * state));
     assert_eq!(stats.snapshots.last(), Some(&stats.tokens));
-    session.set_snapshot_budget(SnapshotBudget { bytes: 0 });
+    session.set_snapshot_budget(SnapshotBudget::default().bytes(0));
     assert!(session.stats().snapshots.is_empty());
     session.undo().unwrap();
     assert_eq!(session.covered(), 0);

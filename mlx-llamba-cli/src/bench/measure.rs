@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use mlx_llamba_kernels::cpu;
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::transforms::{async_eval, eval};
-use mlx_rs::{Array, Device, DeviceType, memory};
+use mlx_rs::{Array, DeviceType, memory};
 
 use super::counts::short;
 use super::report::{Row, Test, Times};
@@ -105,7 +105,7 @@ impl<'a, M: Subject> Bench<'a, M> {
         let mut state = run(Rows { state, batch, depth }, warm_up)?;
         memory::reset_peak_memory()?;
         let mut times = Times { seconds: Vec::new(), memory: Vec::new() };
-        let on_cpu = matches!(Device::try_default()?.get_type()?, DeviceType::Cpu);
+        let on_cpu = matches!(self.model.device()?, DeviceType::Cpu);
         for _ in 0..self.repetitions {
             let rows = back(state);
             // Measured before each repetition: the speed of a shared machine varies.

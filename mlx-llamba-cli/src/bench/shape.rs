@@ -90,7 +90,7 @@ impl ShapeArgs {
         let model = Model::random_with_backend(config, scheme, dtype, backend)?;
         check(&model).with_context(|| format!("{name} does not fit"))?;
         let progress = Progress::new("generating weights", Unit::Bytes);
-        model.materialize(|done, total| progress.at(done, total))?;
+        model.materialize(&mut progress.callback())?;
         Ok(Some((model, name)))
     }
 

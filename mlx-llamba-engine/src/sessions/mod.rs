@@ -188,7 +188,7 @@ impl<'m> Sessions<'m> {
         if self.kept.len() >= self.limit {
             self.forget()?;
         }
-        session.set_snapshot_budget(SnapshotBudget { bytes });
+        session.set_snapshot_budget(SnapshotBudget::default().bytes(bytes));
         let id = new_id()?;
         let view = view(&id, &session);
         self.kept

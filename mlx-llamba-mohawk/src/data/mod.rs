@@ -14,8 +14,9 @@ pub(crate) use shuffle::Stream;
 pub use source::{Sources, Text};
 pub use windows::{Packing, Position, Windows};
 
-use std::ops::ControlFlow;
 use std::path::Path;
+
+use mlx_llamba::progress::{OnProgress, Progress};
 
 use crate::Result;
 use crate::evaluate::Document;
@@ -24,17 +25,16 @@ use crate::evaluate::Document;
 const BLOCK: usize = 256;
 
 /// The tokens of all texts of `sources`: those in the directory `cache`, if they are of just these
-/// texts and this encoder, else made now and put there. `progress` gets the bytes read and in all, and
-/// can end it; then nothing is left behind.
+/// texts and this encoder, else made now and put there. The unit of the progress is a byte.
 ///
 /// # Errors
-/// [`crate::Error::NoDocuments`], what the sources and the tokenizer report, and
+/// [`crate::Error::NoDocuments`], [`mlx_llamba::Error::Interrupted`], what the sources and the tokenizer report, and
 /// [`crate::Error::Io`] if the cache cannot be written.
 pub fn tokenize(
     sources: &Sources,
     encoder: &Encoder,
     cache: &Path,
-    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    on_progress: OnProgress<'_>,
 ) -> Result<Corpus> {
     let key = cache::Key::new(sources, encoder)?;
     let path = key.path(cache);
@@ -57,9 +57,7 @@ pub fn tokenize(
                 writer.push(&ids, text.text.len() as u64)?;
             }
             let done = block.last().map_or(total, |text: &Text| text.end);
-            if progress(done, total).is_break() {
-                return Err(mlx_llamba::Error::Interrupted.into());
-            }
+            Progress::new("", done, total).tell(on_progress)?;
             block.clear();
         }
         if ended {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{Note, Tell};
+use super::{Note, OnNote};
 use crate::Result;
 use crate::data::{Corpus, Encoder, Packing, Sources, Windows, held_out, is_held_out, tokenize};
 use crate::evaluate::Document;
@@ -27,15 +27,14 @@ impl Texts {
         evaluation: &EvaluationOptions,
         encoder: &Encoder,
         cache: &Path,
-        tell: Tell<'_>,
+        tell: OnNote<'_>,
     ) -> Result<Self> {
         let mut read = |path: &Path| {
             let sources = Sources::new(path, &data.field)?;
             // Of a single document nothing would be left to train on.
             let split = data.heldout.is_none() && data.heldout_every > 0;
             let sources = if split { sources.split() } else { sources };
-            let mut progress = |done, total| tell(Note::Tokenizing(done, total));
-            tokenize(&sources, encoder, cache, &mut progress)
+            tokenize(&sources, encoder, cache, &mut |progress| tell(Note::Tokenizing(progress)))
         };
         let corpus = Rc::new(read(path)?);
         let EvaluationOptions { tokens, length, .. } = *evaluation;

@@ -1,5 +1,6 @@
 //! The student's parameters before it has learned anything itself.
 
+use derive_setters::Setters;
 use mlx_llamba::Config;
 use mlx_rs::ops::{broadcast_to, concatenate};
 use mlx_rs::{Array, random};
@@ -13,7 +14,9 @@ use mlx_llamba_teacher::LlamaConfig;
 const OPEN: f32 = 1.278_464_5;
 
 /// Initial values of the parts that a Llama does not have.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Setters)]
+#[setters(strip_option)]
 pub struct Init {
     /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
     pub copy_attention: bool,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use derive_setters::Setters;
 use mlx_llamba::Config;
 use serde_json::json;
 
@@ -9,7 +10,9 @@ use crate::{Error, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
 /// The student's sizes that the teacher does not decide.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, Setters)]
+#[setters(strip_option)]
 pub struct Shape {
     /// State dimension, `n`; the teacher's `head_dim` if `None`.
     pub d_state: Option<usize>,

@@ -27,11 +27,11 @@ pub fn save(
     config: &Config,
     parameters: &Parameters,
     companions: &TokenizerFiles,
-    output: &Path,
+    output: impl AsRef<Path>,
     overwrite: bool,
 ) -> Result<PathBuf> {
     Model::from_parameters(config, parameters, Dtype::Float32, Backend::PLAIN)?;
-    let output = Output::create(output, overwrite)?;
+    let output = Output::create(output.as_ref(), overwrite)?;
     let tensors = config.tensors();
     let headers = tensors.iter().map(|(name, shape)| {
         let shape = match shape[..] {
@@ -61,7 +61,8 @@ pub fn save(
 ///
 /// # Errors
 /// Those of [`Checkpoint::open`]; [`Error::Quantized`].
-pub fn load(path: &Path) -> Result<(Config, Parameters)> {
+pub fn load(path: impl AsRef<Path>) -> Result<(Config, Parameters)> {
+    let path = path.as_ref();
     let checkpoint = Checkpoint::open(path)?;
     if checkpoint.is_quantized() {
         return Err(Error::Quantized { path: path.to_owned() });

@@ -36,7 +36,7 @@ impl Prompt {
     /// Those of the template.
     pub fn chat(messages: &[Message], tokenizer: &Tokenizer, template: &Template) -> Result<Self> {
         // The same text whenever it is made.
-        let options = ChatOptions { now: 0, ..ChatOptions::default() };
+        let options = ChatOptions::default().now(0);
         let rendered = template.render(messages, true, &options)?;
         let ids = tokenizer.encode_rendered(&rendered)?;
         Ok(Self { text: rendered.text().to_owned(), ids, chat: true })

@@ -15,6 +15,7 @@ use super::Moments;
 use crate::Result;
 
 /// Settings that stay the same for a stage.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Decay of the mean gradient.

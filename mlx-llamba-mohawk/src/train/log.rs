@@ -13,6 +13,7 @@ use crate::error::io;
 use crate::evaluate::Metrics;
 
 /// A line: a step, or what was measured on held-out text after one.
+#[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Steps of all stages so far.

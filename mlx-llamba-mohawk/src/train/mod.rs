@@ -20,6 +20,6 @@ pub use curves::plot;
 pub use gradient::{clip_factor, global_norm, value_and_gradient};
 pub use log::{Log, Record};
 pub use schedule::Schedule;
-pub use session::{Ending, Event, Session, SessionOptions, Stage};
+pub use session::{Ending, Event, OnEvent, Session, SessionOptions, Stage};
 pub use step::{StageCost, StageOptions, Step, Trainer};
 pub use watch::Watch;

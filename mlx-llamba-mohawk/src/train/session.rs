@@ -75,6 +75,9 @@ pub enum Event<'a> {
     Checkpoint(&'a Path),
 }
 
+/// Receives what happens in a stage; [`ControlFlow::Break`] stops the training after a checkpoint.
+pub type OnEvent<'a> = &'a mut (dyn FnMut(Event<'_>) -> ControlFlow<()> + Send);
+
 /// The end of a stage or of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -203,7 +206,7 @@ impl Session {
         &mut self,
         stage: &Stage<'_, O>,
         evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
-        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        watch: OnEvent<'_>,
     ) -> Result<Ending> {
         if stage.index < self.state.progress.stage {
             return Ok(Ending::Done);
@@ -241,7 +244,7 @@ impl Session {
         name: &str,
         stop: ControlFlow<()>,
         evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
-        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        watch: OnEvent<'_>,
     ) -> Result<Ending> {
         self.evaluate(name, evaluate, watch)?;
         self.state.next_stage();
@@ -259,7 +262,7 @@ impl Session {
         &mut self,
         stage: &str,
         evaluate: &mut dyn FnMut(&Parameters) -> Result<Option<Metrics>>,
-        watch: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        watch: OnEvent<'_>,
     ) -> Result<()> {
         if let Some(metrics) = evaluate(&self.state.parameters)? {
             let record = Record { held_out: Some(metrics), ..self.place(stage) };

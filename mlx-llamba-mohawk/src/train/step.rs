@@ -16,6 +16,7 @@ use crate::stages::Compared;
 use crate::{Error, Objective, Parameters, Result};
 
 /// Options of a stage; a table of a recipe.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageOptions {
@@ -194,6 +195,7 @@ impl StageOptions {
 }
 
 /// The memory and time that training takes on this machine, estimated.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StageCost {
     /// Bytes of MLX arrays at the peak: models, gradients, the optimizer's moments, activations.
@@ -203,6 +205,7 @@ pub struct StageCost {
 }
 
 /// The losses and figures of a step.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The loss of each part before the step.

@@ -117,7 +117,7 @@ fn calibrated(
 ) -> (Llama, mlx_llamba::Config, Parameters, Vec<Vec<Fit>>) {
     let llama = teacher(variant);
     let config = student::config(llama.config(), &Shape::default()).unwrap();
-    let init = Init { copy_attention: true, scale: Some(1.0), ..Init::default() };
+    let init = Init::default().copy_attention(true).scale(1.0);
     let theirs = llama.parameters().unwrap();
     let mut made = student::init(llama.config(), &theirs, &config, &init).unwrap();
     let fits = student::calibrate(&llama, &config, &mut made, batch).unwrap();

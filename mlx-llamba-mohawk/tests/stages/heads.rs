@@ -46,9 +46,9 @@ fn random(heads: [usize; 4], bias: bool) -> (LlamaConfig, Parameters) {
 
 /// The student with the teacher's attention, which forgets nothing and skips nothing.
 fn copy(config: &LlamaConfig, parameters: &Parameters) -> (Config, Parameters) {
-    let shape = Shape { bias: true, ..Shape::default() };
+    let shape = Shape::default().bias(true);
     let student = student::config(config, &shape).unwrap();
-    let init = Init { copy_attention: true, skip: 0.0, ..Init::default() };
+    let init = Init::default().copy_attention(true).skip(0.0);
     let mut made = student::init(config, parameters, &student, &init).unwrap();
     for i in 0..student.n_layer {
         let mut last = |part: &str, value: f32| {

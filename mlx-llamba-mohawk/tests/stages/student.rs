@@ -38,7 +38,7 @@ fn sizes_come_from_the_teacher() {
     }
     let (_, config, _) = made(
         "biases",
-        &Shape { d_state: Some(3), d_conv: 2, pad_vocab_size_multiple: 1, bias: false },
+        &Shape::default().d_state(3).d_conv(2).pad_vocab_size_multiple(1).bias(false),
         &Init::default(),
     );
     assert_eq!((config.dims().n, config.dims().k, config.padded_vocab()), (3, 2, 13));
@@ -92,7 +92,7 @@ fn what_both_have_is_copied_and_the_rest_lets_through() {
     spread(&mixer("out_proj.weight"), 1.0 / 24f32.sqrt() / 2f32.sqrt());
     // Deterministic, and each seed and layer its own.
     let again = made("plain", &Shape::default(), &Init::default()).2;
-    let other = made("plain", &Shape::default(), &Init { seed: 1, ..Init::default() }).2;
+    let other = made("plain", &Shape::default(), &Init::default().seed(1)).2;
     let name = "backbone.layers.1.mixer.in_proj.weight";
     assert_eq!(values(&again, name), in_proj);
     assert_ne!(values(&other, name), in_proj);
@@ -102,7 +102,7 @@ fn what_both_have_is_copied_and_the_rest_lets_through() {
 #[test]
 fn heads_of_attention_go_to_their_own_heads() {
     for (variant, groups) in [("plain", 2), ("biases", 1)] {
-        let init = Init { copy_attention: true, ..Init::default() };
+        let init = Init::default().copy_attention(true);
         let (teacher, config, parameters) = made(variant, &Shape::default(), &init);
         let theirs = teacher.parameters().unwrap();
         let (k, d) = (6, 12);
@@ -210,14 +210,14 @@ fn what_cannot_be_is_refused_with_its_reason() {
     let message = refused(&odd, &Shape::default());
     let expected = "num_attention_heads * head_dim is 24, expected a multiple of hidden_size = 10";
     assert!(message.contains(expected), "{message}");
-    let message = refused(&config, &Shape { d_conv: 0, ..Shape::default() });
+    let message = refused(&config, &Shape::default().d_conv(0));
     assert!(message.contains("ssm_cfg.d_conv"), "{message}");
 
     let teacher = teacher("plain");
     let parameters = teacher.parameters().unwrap();
-    let shape = Shape { d_state: Some(5), ..Shape::default() };
+    let shape = Shape::default().d_state(5);
     let smaller = student::config(&config, &shape).unwrap();
-    let init = Init { copy_attention: true, ..Init::default() };
+    let init = Init::default().copy_attention(true);
     let error = student::init(&config, &parameters, &smaller, &init).unwrap_err();
     assert!(matches!(error, Error::NoStudent { .. }), "{error}");
     student::init(&config, &parameters, &smaller, &Init::default()).unwrap();

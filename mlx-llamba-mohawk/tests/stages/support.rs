@@ -21,7 +21,7 @@ pub(crate) fn teacher(variant: &str) -> Llama {
 }
 
 pub(crate) fn student(variant: &str) -> (Config, Parameters) {
-    student::load(&fixture(variant).join("student")).unwrap()
+    student::load(fixture(variant).join("student")).unwrap()
 }
 
 /// Tensors that the generator wrote.

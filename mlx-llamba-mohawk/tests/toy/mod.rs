@@ -2,7 +2,6 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -110,9 +109,7 @@ pub(crate) fn encoder() -> Encoder {
 
 pub(crate) fn corpus(directory: &Path) -> Rc<Corpus> {
     let sources = Sources::new(&stories(directory), "text").unwrap();
-    Rc::new(
-        tokenize(&sources, &encoder(), directory, &mut |_, _| ControlFlow::Continue(())).unwrap(),
-    )
+    Rc::new(tokenize(&sources, &encoder(), directory, &mut mlx_llamba::progress::ignore).unwrap())
 }
 
 pub(crate) fn windows(corpus: &Rc<Corpus>, length: usize) -> Windows {

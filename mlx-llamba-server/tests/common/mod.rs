@@ -42,7 +42,7 @@ impl Server {
         load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
         change: impl FnOnce(&mut Options),
     ) -> Self {
-        let mut options = Options { model: MODEL.to_owned(), ..Options::default() };
+        let mut options = Options::default().model(MODEL.to_owned());
         options.bind.set_port(0);
         change(&mut options);
         let (stop, stopped) = tokio::sync::oneshot::channel();

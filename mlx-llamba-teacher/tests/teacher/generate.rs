@@ -83,9 +83,9 @@ fn two_models_are_compared_within_their_context() {
     )
     .unwrap();
     // Two contexts of 64 tokens and a bit: the third begins at token 128.
-    let window = Window { stride: Some(64), ..Window::default() };
+    let window = Window::default().stride(64);
     let ids: Vec<u32> = (0..140).map(|i| (i * i + i / 7) % 23).collect();
-    let same = compare(&llama, &llama, &ids, window, |_, _| ()).unwrap();
+    let same = compare(&llama, &llama, &ids, window, &mut mlx_llamba::progress::ignore).unwrap();
     assert_eq!((same.mean_kl.value, same.top1_agreement.value, same.tokens), (0.0, 1.0, 139));
     let wanted = Wanted { logits: true, ..Wanted::default() };
     let mut total = 0.0;
@@ -101,10 +101,11 @@ fn two_models_are_compared_within_their_context() {
     let perplexity = (total / 139.0).exp();
     let found = same.other.perplexity.value;
     assert!((found / perplexity - 1.0).abs() < 1e-5, "{perplexity} {same:?}");
-    let differ = compare(&llama, &other, &ids, window, |_, _| ()).unwrap();
+    let differ = compare(&llama, &other, &ids, window, &mut mlx_llamba::progress::ignore).unwrap();
     assert!(differ.mean_kl.value > 0.1);
     assert!((differ.reference.perplexity.value - found).abs() < 1e-9);
-    let error = compare(&llama, teacher().llama(), &ids, window, |_, _| ()).unwrap_err();
+    let error = compare(&llama, teacher().llama(), &ids, window, &mut mlx_llamba::progress::ignore)
+        .unwrap_err();
     let error = error.to_string();
     assert!(error.contains("vocab_size = 277"), "{error}");
 }

@@ -95,7 +95,7 @@ fn rewritten(name: &str, write: impl Fn(&std::path::Path, Vec<(String, TensorVie
     let bytes = std::fs::read(fixture(name).join("model.safetensors")).unwrap();
     write(path, SafeTensors::deserialize(&bytes).unwrap().tensors());
     let llama = Llama::open(path, Dtype::Float32, Backend::PLAIN).unwrap();
-    llama.materialize(|_, _| ()).unwrap();
+    llama.materialize(&mut mlx_llamba::progress::ignore).unwrap();
     llama
 }
 

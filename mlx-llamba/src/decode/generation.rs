@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use derive_setters::Setters;
 use serde::Serialize;
 
 #[cfg(feature = "constraints")]
@@ -11,18 +12,19 @@ use crate::constraint::Constraint;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::sample::Sampling;
-use crate::setters::setters;
 use crate::state::State;
 
 /// Options for continuing a prompt.
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
+#[setters(strip_option)]
 pub struct Generation {
     /// The choice of tokens.
     pub sampling: Sampling,
     /// The most tokens to generate.
     pub max_tokens: usize,
     /// The text ends before any of these strings.
+    #[setters(skip)]
     pub stop: Vec<String>,
     /// Ids that end the text. `None`: those that the tokenizer and the checkpoint name.
     pub eos: Option<Vec<u32>>,
@@ -63,21 +65,6 @@ impl Generation {
     #[must_use]
     pub fn greedy() -> Self {
         Self::default().sampling(Sampling::greedy())
-    }
-
-    setters! {
-        sampling: Sampling;
-        max_tokens: usize;
-        eos: Vec<u32> => Some;
-        logprobs: usize => Some;
-        prefill: usize;
-        pipelined: bool => Some;
-        cancel: Cancel;
-    }
-
-    #[cfg(feature = "constraints")]
-    setters! {
-        constraint: Constraint => Some;
     }
 
     /// Sets the sampling's temperature.
@@ -183,6 +170,7 @@ impl Event {
 }
 
 /// Log-probabilities at one position: natural logarithms of the model's own distribution.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenLogprobs {
     /// That of the chosen token.

@@ -58,6 +58,7 @@ impl BatchRequest {
 }
 
 /// A step of a request, with the request it belongs to.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct BatchEvent {
     /// The request.

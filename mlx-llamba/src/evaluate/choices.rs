@@ -3,6 +3,7 @@
 //! Tokens and scores are those of EleutherAI's lm-evaluation-harness (0.4, `multiple_choice` with
 //! the metrics of the same names), so results are comparable with its results.
 
+use derive_setters::Setters;
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use serde::Serialize;
@@ -17,9 +18,11 @@ use crate::language::LanguageModel;
 use crate::tokenizer::Tokenizer;
 
 /// Options of [`MultipleChoice`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, Setters)]
 pub struct MultipleChoiceOptions {
     /// The text between a context and a choice.
+    #[setters(into)]
     pub delimiter: String,
     /// Begin every context with the tokens with which the tokenizer begins a text.
     pub bos: bool,
@@ -35,6 +38,7 @@ impl Default for MultipleChoiceOptions {
 }
 
 /// The likelihoods of the choices of a question.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Answer {
     /// The log-likelihood of each choice, in nats.
@@ -172,6 +176,7 @@ impl<M: LanguageModel> Place<'_, M> {
 }
 
 /// The shares of right answers, by the normalization of likelihoods.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Accuracies {
     /// The number of questions.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 /// A measured value.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Estimate {
     /// The value.

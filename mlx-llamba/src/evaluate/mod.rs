@@ -26,6 +26,7 @@ pub use window::Window;
 
 use crate::error::{Error, Result};
 use crate::language::LanguageModel;
+use crate::progress::{OnProgress, Progress};
 use window::Sliding;
 
 /// The largest number of tokens per forward pass.
@@ -185,17 +186,17 @@ impl<R: Reader> Evaluation<R> {
     }
 }
 
-/// Compares the predictions of two models on one text, `ids`. `progress` is called with (tokens
-/// read, total).
+/// Compares the predictions of two models on one text, `ids`. The unit of the progress is a token.
 ///
 /// # Errors
-/// [`Error::Argument`] if the text has fewer than two tokens or the vocabularies differ.
+/// [`Error::Argument`] if the text has fewer than two tokens or the vocabularies differ;
+/// [`Error::Interrupted`].
 pub fn compare<R: LanguageModel, M: LanguageModel>(
     reference: &R,
     other: &M,
     ids: &[u32],
     window: Window,
-    mut progress: impl FnMut(usize, usize),
+    on_progress: OnProgress<'_>,
 ) -> Result<Comparison> {
     if ids.len() < 2 {
         return Err(Error::Argument {
@@ -209,7 +210,7 @@ pub fn compare<R: LanguageModel, M: LanguageModel>(
     for piece in ids.chunks(PIECE) {
         evaluation.push(piece)?;
         done += piece.len();
-        progress(done, ids.len());
+        Progress::new("", done as u64, ids.len() as u64).tell(on_progress)?;
     }
     evaluation.end(0);
     Ok(evaluation.report())

@@ -13,6 +13,7 @@ use crate::language::LanguageModel;
 use crate::tokens;
 
 /// The quality of predictions of texts.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Prediction {
     /// Mean negative log-likelihood per token, in nats.
@@ -36,6 +37,7 @@ impl From<&Mean> for Prediction {
 }
 
 /// Results of [`Single`].
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Perplexity {
     /// The number of tokens predicted.

@@ -1,12 +1,16 @@
 //! Sliding windows over texts longer than a model's context.
 
+use derive_setters::Setters;
+
 use crate::error::{Error, Result};
 
 /// A window that slides over a text. The first window predicts `length` tokens. Every other starts
 /// `stride` tokens later from an empty state and predicts the tokens that the windows before it
 /// have not, so each of these has at least `length - stride` tokens of context. A smaller stride
 /// gives more context and takes longer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Setters)]
+#[setters(strip_option)]
 pub struct Window {
     /// The number of tokens of a window. Default: the model's limit.
     pub length: Option<usize>,

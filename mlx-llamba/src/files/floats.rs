@@ -35,7 +35,12 @@ impl FloatTensor {
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
-    pub fn save(tensors: &[Self], metadata: HashMap<String, String>, path: &Path) -> Result<()> {
+    pub fn save(
+        tensors: &[Self],
+        metadata: HashMap<String, String>,
+        path: impl AsRef<Path>,
+    ) -> Result<()> {
+        let path = path.as_ref();
         let file = with_views(tensors, |views| safetensors::serialize(views, Some(metadata)))
             .map_err(std::io::Error::other);
         file.and_then(|file| atomic::write(path, &file)).map_err(Error::io("write", path))

@@ -1,45 +1,48 @@
 //! Options of the hub and its cache.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use derive_setters::Setters;
+
 use super::remote::is_loopback;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// The progress of the download of one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HubProgress<'a> {
-    /// Name of the file in the repository.
-    pub file: &'a str,
-    /// Bytes downloaded so far, also by an earlier, interrupted download.
-    pub bytes: u64,
-    /// Length of the whole file in bytes.
-    pub total: u64,
-}
-
-/// Progress callback of downloads.
-pub type OnHubProgress = Arc<dyn Fn(HubProgress<'_>) + Send + Sync>;
+/// An [`OnProgress`](crate::progress::OnProgress) that clones of the options share. The item is the
+/// file's name in the repository; the bytes done include those of an earlier, interrupted download.
+pub type OnDownload = Arc<dyn Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync>;
 
 /// Options of downloads from a hub. [`HubOptions::from_env`] reads the variables that all hub tools
 /// read; [`HubOptions::new`] reads none.
-#[derive(Clone)]
+#[non_exhaustive]
+#[derive(Clone, Setters)]
+#[setters(strip_option)]
 pub struct HubOptions {
     /// Branch, tag or commit; `None` for `main`. A revision in the name itself takes precedence.
+    #[setters(into)]
     pub revision: Option<String>,
     /// Directory of the cache; created if it does not exist.
+    #[setters(into)]
     pub cache: PathBuf,
     /// Access token, sent to the hub only.
+    #[setters(into)]
     pub token: Option<String>,
     /// Address of the hub, without a slash at the end; `None` for the public one.
+    #[setters(into)]
     pub endpoint: Option<String>,
     /// Use only the cache.
     pub offline: bool,
     /// Certificates (PEM) to trust instead of the built-in ones.
+    #[setters(into)]
     pub certificates: Option<PathBuf>,
     /// The number of times in a row that a transfer is resumed after it broke off without a byte.
     pub retries: u32,
-    /// Called when a file begins and whenever more of it has arrived.
-    pub progress: Option<OnHubProgress>,
+    /// Called when a file begins and whenever more of it has arrived. A download that it stops is
+    /// continued by the next one.
+    #[setters(skip)]
+    pub progress: Option<OnDownload>,
 }
 
 impl std::fmt::Debug for HubOptions {
@@ -70,6 +73,16 @@ impl HubOptions {
             retries: 5,
             progress: None,
         }
+    }
+
+    /// Sets the callback for the progress of downloads.
+    #[must_use]
+    pub fn progress(
+        mut self,
+        on_progress: impl Fn(Progress<'_>) -> ControlFlow<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.progress = Some(Arc::new(on_progress));
+        self
     }
 
     /// Reads the options from the environment.

@@ -16,7 +16,7 @@ impl Remote {
         &self,
         file: &RemoteFile,
         part: &Path,
-        report: &dyn Fn(u64),
+        report: &dyn Fn(u64) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let local = |e| Failure::local("write", part, e);
         let open = OpenOptions::new().create(true).read(true).append(true).open(part);
@@ -28,7 +28,7 @@ impl Remote {
                 out.set_len(0).map_err(local)?;
                 continue;
             }
-            report(start);
+            report(start)?;
             if start == file.size {
                 break;
             }
@@ -59,7 +59,7 @@ impl Remote {
         out: &mut File,
         part: &Path,
         start: u64,
-        report: &dyn Fn(u64),
+        report: &dyn Fn(u64) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let local = |e| Failure::local("write", part, e);
         let response = match self.ask(false, &file.url, Follow::All, start) {
@@ -104,7 +104,7 @@ impl Remote {
                 return Err(Failure::Damaged(format!("{name} is longer than its {size} bytes")));
             }
             out.write_all(&buffer[..read]).map_err(local)?;
-            report(end);
+            report(end)?;
         }
     }
 }

@@ -8,6 +8,7 @@ use mlx_rs::{Array, Dtype};
 use super::transform::log_softmax;
 
 /// Natural log-probabilities of one step under the model itself. Lazy.
+#[non_exhaustive]
 #[derive(Debug, Clone)]
 pub struct Logprobs {
     /// Those of the chosen tokens: (b), float32.

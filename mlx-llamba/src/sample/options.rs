@@ -1,7 +1,8 @@
 //! The options of sampling and the values that they may have.
 
+use derive_setters::Setters;
+
 use crate::error::{Error, Result};
-use crate::setters::setters;
 
 /// Options for choosing the next token.
 ///
@@ -23,7 +24,8 @@ use crate::setters::setters;
 /// | 9 | `min_p` | keeps tokens at least min_p times as probable as the likeliest |
 /// | 10 | `seed` | draws from what is left, in proportion to the probabilities |
 #[non_exhaustive]
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Setters)]
+#[setters(strip_option)]
 pub struct Sampling {
     /// Scales the distribution: 0 always takes the likeliest token, 1 is the model's own distribution,
     /// more is flatter.
@@ -56,19 +58,6 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    setters! {
-        temperature: f32;
-        top_k: usize;
-        top_p: f32;
-        min_p: f32;
-        repetition_penalty: f32;
-        presence_penalty: f32;
-        frequency_penalty: f32;
-        penalty_window: usize => Some;
-        logit_bias: Vec<(u32, f32)>;
-        seed: u64 => Some;
-    }
-
     /// Temperatures below this one count as 0.
     pub const GREEDY_BELOW: f32 = 1e-5;
 

@@ -45,7 +45,7 @@ impl SessionInfo {
     ///
     /// # Errors
     /// [`Error::State`] if the file is not a saved session, or of another version.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
         let bad = |reason: String| Error::State { path: path.to_owned(), reason };

@@ -1,6 +1,6 @@
 //! Writes a checkpoint from another one, a few rows of a tensor at a time.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_kernels::{Quantized, Scheme};
@@ -8,12 +8,12 @@ use mlx_rs::{Array, Device, with_device};
 use safetensors::Dtype;
 
 use super::card::card;
-use super::{OnProgress, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, TensorKind, TensorSpec, specs};
 use crate::error::{Error, Result};
 use crate::files::scan::Scan;
 use crate::files::{Output, StoredTensor, TensorHeader, WeightFiles, mlx_dtype};
+use crate::progress::{OnProgress, Progress};
 
 /// Size in float32 of the rows that are rewritten at a time; memory holds a few times as much.
 const TILE: usize = 16 << 20;
@@ -101,11 +101,7 @@ impl Rewrite<'_> {
             for plan in &self.tensors {
                 let mut report = |values: usize| {
                     done += values as u64;
-                    let progress = Progress { tensor: &plan.spec.name, done, total };
-                    match on_progress(progress) {
-                        ControlFlow::Continue(()) => Ok(()),
-                        ControlFlow::Break(()) => Err(Error::Interrupted),
-                    }
+                    Progress::new(&plan.spec.name, done, total).tell(on_progress)
                 };
                 self.write(plan, &mut files, &mut report)?;
             }
