@@ -111,6 +111,8 @@ pub mod template;
 #[cfg_attr(not(feature = "chat"), allow(dead_code))]
 pub mod tokenizer;
 mod tokens;
+#[cfg(feature = "chat")]
+pub mod tool_calls;
 mod weights;
 
 /// The guide's chapter on Rust and the project's README: their examples are tests.

@@ -169,6 +169,11 @@ impl Template {
         &self.0.source
     }
 
+    /// The text of the template for conversations with tools.
+    pub(crate) fn source_with_tools(&self) -> &str {
+        self.0.tools.as_ref().map_or(&self.0.source, |template| &template.0.source)
+    }
+
     /// The name in errors.
     #[must_use]
     pub fn name(&self) -> &str {

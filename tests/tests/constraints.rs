@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use mlx_llamba::constraint::{Constraint, Grammar};
 use mlx_llamba::decode::batch::{Batch, BatchEvent, BatchRequest, Step};
 use mlx_llamba::decode::generation::{Completion, Generation, Reason};
+use mlx_llamba::tool_calls::{CallParser, Piece, Tool, ToolFormat};
 use mlx_llamba::{Compute, Error, Llamba};
 use mlx_llamba_tests::chat;
 use mlx_llamba_tests::tiny::Tiny;
@@ -36,6 +37,8 @@ fn pieces(seed: u64) -> Llamba {
     ];
     vocab.extend(texts.map(str::to_owned));
     vocab.extend(('0'..='9').map(String::from));
+    let marks = vocab.len()..vocab.len() + 4;
+    vocab.extend(["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]"].map(str::to_owned));
     let ids: serde_json::Map<String, Value> =
         vocab.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let special = |id: usize| {
@@ -45,7 +48,7 @@ fn pieces(seed: u64) -> Llamba {
     let space = json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [special(0), special(1), special(2)],
+        "added_tokens": (0..3).chain(marks).map(special).collect::<Vec<_>>(),
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": "\u{2581}"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"}]},
@@ -236,4 +239,77 @@ fn forced_texts_have_the_tokenizers_own_tokens() {
         };
         assert_eq!(completion.tokens, expected);
     }
+}
+
+/// Whatever a random model writes where it must call a tool is a call with valid arguments, whether
+/// or not the marks around calls are special tokens.
+#[test]
+fn required_calls_are_calls() {
+    use ToolFormat::{Hermes, Json, Mistral, MistralArgs, Pythonic, QwenXml};
+    let color = json!({"type": "object", "required": ["color"], "additionalProperties": false,
+        "properties": {
+            "count": {"type": "integer", "minimum": 1, "maximum": 9},
+            "color": {"enum": ["red", "blue"]},
+            "on": {"$ref": "#/$defs/switch"}},
+        "$defs": {"switch": {"type": "boolean"}}});
+    let plain = json!({"type": "object", "required": ["color"], "additionalProperties": false,
+        "properties": {
+            "count": {"type": "integer", "minimum": 1, "maximum": 9},
+            "color": {"enum": ["red", "blue"]},
+            "on": {"type": "boolean"}}});
+    let tools = [Tool::new("paint", Some(color)), Tool::new("wait", None)];
+    for (kind, llamba) in [chat::load(3), pieces(3)].iter().enumerate() {
+        let tokenizer = llamba.tokenizer().unwrap();
+        for format in [Hermes, QwenXml, Json, Pythonic, Mistral, MistralArgs] {
+            let grammar = format.grammar(&tools, tokenizer, false, None).unwrap();
+            let mut names = Vec::new();
+            for seed in 0..6 {
+                let completion = write(llamba, &grammar, seed);
+                let what = format!("{format:?} {kind} {:?}", completion.text);
+                assert!(matches!(completion.reason, Reason::Complete | Reason::Eos(_)), "{what}");
+                let mut text = tokenizer.decode(&completion.tokens, false).unwrap();
+                if let Reason::Eos(eos) = completion.reason {
+                    text.truncate(text.len() - tokenizer.token(eos).unwrap().len());
+                }
+                let mut parser = CallParser::new(format, tools.to_vec());
+                let mut pieces = parser.push(&text);
+                pieces.extend(parser.finish());
+                let [Piece::Call(call)] = &pieces[..] else { panic!("{what}: {pieces:?}") };
+                let arguments: Value = serde_json::from_str(&call.arguments).unwrap();
+                match call.name.as_str() {
+                    "paint" => assert!(valid(&plain, &arguments), "{what}"),
+                    name => assert_eq!((name, arguments), ("wait", json!({})), "{what}"),
+                }
+                names.push(call.name.clone());
+            }
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names, ["paint", "wait"], "{format:?} {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_reply_calls_several_tools_or_has_a_format() {
+    let llamba = chat::load(4);
+    let tokenizer = llamba.tokenizer().unwrap();
+    let tools = [Tool::new("a", None), Tool::new("b", None)];
+    let several = ToolFormat::Hermes.grammar(&tools, tokenizer, true, None).unwrap();
+    let either = json!({"type": "boolean"});
+    let either = ToolFormat::Hermes.grammar(&tools, tokenizer, false, Some(&either)).unwrap();
+    let (mut calls, mut kinds) = (0, [0, 0]);
+    for seed in 0..8 {
+        let text = write(&llamba, &several, seed).text;
+        let mut parser = CallParser::new(ToolFormat::Hermes, tools.to_vec());
+        let found = parser.push(&text);
+        assert!(found.iter().all(|piece| matches!(piece, Piece::Call(_))), "{text:?}");
+        calls = calls.max(found.len());
+        let text = write(&llamba, &either, seed).text;
+        kinds[usize::from(text.starts_with('<'))] += 1;
+        assert!(text.starts_with("<tool_call>") || text == "true" || text == "false", "{text:?}");
+    }
+    assert!(calls > 1 && kinds[0] > 0 && kinds[1] > 0, "{calls} {kinds:?}");
+    let bad = [Tool::new("a b", None)];
+    let error = ToolFormat::Json.grammar(&bad, tokenizer, false, None).unwrap_err();
+    assert_eq!(error.to_string(), "tool: \"a b\": expected letters, digits, _, . and -");
 }

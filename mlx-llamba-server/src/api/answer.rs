@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mlx_llamba::Tokenizer;
 use mlx_llamba::decode::generation::TokenLogprobs;
+use mlx_llamba::tool_calls::{CallParser, Piece, ToolCall};
 use mlx_llamba_engine::{Engine, Event, Events, Prepared};
 use serde::Serialize;
 
@@ -13,6 +14,7 @@ use super::usage::Usage;
 use super::{App, finish, now};
 use crate::problem::Problem;
 use crate::request::common::UsageWanted;
+use crate::request::tools::Calls;
 
 /// The form of an endpoint's answers.
 pub(crate) trait Form: Send + 'static {
@@ -45,14 +47,29 @@ pub(crate) struct Choice<L> {
     /// Nothing of the choice was sent before.
     pub(crate) first: bool,
     pub(crate) text: String,
+    /// Calls of tools, of which the choice had `called` before.
+    pub(crate) calls: Vec<Called>,
+    pub(crate) called: usize,
     pub(crate) logprobs: Option<L>,
     pub(crate) finish: Option<&'static str>,
+}
+
+/// A call of a tool with an id of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Called {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
 }
 
 /// An answer on its way.
 pub(crate) struct Answer<F: Form> {
     app: Arc<App>,
     head: Head,
+    /// Special tokens around calls.
+    marks: Vec<(u32, &'static str)>,
+    /// More than one call in a choice.
+    parallel: bool,
     tokenizer: Tokenizer,
     /// Choices of each request.
     n: usize,
@@ -69,6 +86,10 @@ pub(crate) struct Answer<F: Form> {
 struct Open<L> {
     begun: bool,
     text: String,
+    parser: Option<CallParser>,
+    calls: Vec<Called>,
+    /// The number of calls that were sent.
+    called: usize,
     logprobs: Option<L>,
     finish: Option<&'static str>,
     /// Tokens of the prompt whose log-probabilities are still to come, the last one first.
@@ -87,6 +108,7 @@ impl<F: Form> Answer<F> {
         echo: Vec<String>,
         logprobs: bool,
         usage_wanted: UsageWanted,
+        calls: Option<Calls>,
     ) -> Result<Self, Problem> {
         let head = Head { id: app.id(F::ID), created: now(), model: app.options.model.clone() };
         let tokenizer = engine.tokenizer().clone();
@@ -94,6 +116,7 @@ impl<F: Form> Answer<F> {
         let mut echo = echo.into_iter();
         for request in &requests {
             let mut open = Open { text: echo.next().unwrap_or_default(), ..Open::default() };
+            open.parser = calls.as_ref().map(|calls| calls.parser.clone());
             open.logprobs = logprobs.then(F::Logprobs::default);
             if let Some(logprobs) = open.logprobs.as_mut().filter(|_| request.prompt_logprobs()) {
                 logprobs.push(&tokenizer, request.tokens()[0], None);
@@ -105,7 +128,16 @@ impl<F: Form> Answer<F> {
                 None => tokenizer.decode(request.tokens(), false).unwrap_or_default(),
             });
         }
+        // Special tokens are in no text.
+        let mark = |mark: &&'static str| {
+            let id = tokenizer.token_id(mark)?;
+            let hidden = tokenizer.decode(&[id], true).is_ok_and(|text| text.is_empty());
+            hidden.then_some((id, *mark))
+        };
+        let marks = calls.iter().flat_map(|calls| calls.format.marks()).filter_map(mark).collect();
         Ok(Self {
+            marks,
+            parallel: calls.is_none_or(|calls| calls.parallel),
             head,
             tokenizer,
             n: requests.first().map_or(1, Prepared::choices),
@@ -150,8 +182,10 @@ impl<F: Form> Answer<F> {
             Event::Token { request, choice, text, id, logprobs } => {
                 self.usage.token();
                 let index = request * self.n + choice;
+                let mark =
+                    self.marks.iter().find(|(mark, _)| *mark == id).map_or("", |(_, mark)| mark);
+                self.add(index, &text, mark);
                 let open = &mut self.choices[index];
-                open.text.push_str(&text);
                 if let Some(all) = &mut open.logprobs {
                     all.push(&self.tokenizer, id, logprobs.as_ref());
                 }
@@ -159,9 +193,15 @@ impl<F: Form> Answer<F> {
             }
             Event::End { request, choice, text, reason } => {
                 let index = request * self.n + choice;
+                self.add(index, &text, "");
+                let rest = self.choices[index].parser.as_mut().map(CallParser::finish);
+                self.pieces(index, rest.unwrap_or_default());
                 let open = &mut self.choices[index];
-                open.text.push_str(&text);
-                open.finish = Some(finish(&reason));
+                let called = open.called + open.calls.len() > 0;
+                open.finish = Some(match finish(&reason) {
+                    "stop" if called => "tool_calls",
+                    other => other,
+                });
                 self.left -= 1;
                 Ok(index..index + 1)
             }
@@ -169,18 +209,47 @@ impl<F: Form> Answer<F> {
         }
     }
 
+    /// Adds text to a choice, and a special token after it.
+    fn add(&mut self, index: usize, text: &str, mark: &str) {
+        let Some(parser) = &mut self.choices[index].parser else {
+            return self.choices[index].text.push_str(text);
+        };
+        let mut pieces = parser.push(text);
+        if !mark.is_empty() {
+            pieces.extend(parser.push(mark));
+        }
+        self.pieces(index, pieces);
+    }
+
+    fn pieces(&mut self, index: usize, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let open = &mut self.choices[index];
+            if !self.parallel && open.called + open.calls.len() > 0 {
+                return;
+            }
+            match piece {
+                Piece::Text(text) => open.text.push_str(&text),
+                Piece::Call(ToolCall { name, arguments, .. }) => {
+                    open.calls.push(Called { id: self.app.call_id(), name, arguments });
+                }
+            }
+        }
+    }
+
     /// The addition to a choice since the last time, if there is any.
     fn news(&mut self, index: usize) -> Option<Choice<F::Logprobs>> {
         let open = &mut self.choices[index];
         let tokens = open.logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_empty());
-        if open.text.is_empty() && !tokens && open.finish.is_none() {
+        if open.text.is_empty() && open.calls.is_empty() && !tokens && open.finish.is_none() {
             return None;
         }
         let text = std::mem::take(&mut open.text);
+        let (calls, called) = (std::mem::take(&mut open.calls), open.called);
+        open.called += calls.len();
         self.app.log_text("text", &self.head.id, || text.clone());
         let first = !std::mem::replace(&mut open.begun, true);
         let logprobs = open.logprobs.as_mut().map(Logprobs::take);
-        Some(Choice { index, first, text, logprobs, finish: open.finish })
+        Some(Choice { index, first, text, calls, called, logprobs, finish: open.finish })
     }
 }
 

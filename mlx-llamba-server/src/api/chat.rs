@@ -21,6 +21,7 @@ use crate::request::body::{Body, part};
 use crate::request::common::Common;
 use crate::request::messages::{ChatMessage, messages};
 use crate::request::structured::Structured;
+use crate::request::tools::{Callable, Mode, ToolChoice};
 use answer::Chat;
 pub(crate) use answer::{ChatChunk, ChatCompletion};
 
@@ -38,16 +39,16 @@ struct Fields {
     top_logprobs: Option<u32>,
     #[serde(flatten)]
     template: TemplateFields,
-    /// `none` keeps the tools from the model.
-    #[schemars(extend("enum" = [null, "none", "auto"]))]
-    tool_choice: Option<Value>,
+    /// `none` keeps the tools from the model, `required` makes it call one.
+    tool_choice: Option<ToolChoice>,
+    /// `false`: at most one call in a message.
     parallel_tool_calls: Option<bool>,
 }
 
 /// The fields that go to the chat template.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(super) struct TemplateFields {
-    /// Tools for the model, whose calls come back as text.
+    /// Functions that the model can call.
     #[schemars(length(max = 128))]
     tools: Option<Vec<Tool>>,
     /// Variables of the chat template.
@@ -97,16 +98,32 @@ pub(crate) async fn create(
     let logprobs = call.body.chat.logprobs.unwrap_or(false);
     let engine = call.client.engine.clone();
     let structured = std::mem::take(&mut call.body.structured);
-    let constraint = app.constraint(structured.grammar()?).await?;
+    let grammar = structured.grammar()?;
+    let callable = callable(&app, &call)?;
+    let grammar = match &callable {
+        Some(callable) => callable.grammar(grammar, app.engine.tokenizer())?,
+        None => grammar,
+    };
+    let calls = callable.map(Callable::parser);
+    let constraint = app.constraint(grammar).await?;
     let request = request(&app, call, constraint)?;
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
     let answer =
-        Answer::<Chat>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage)?;
+        Answer::<Chat>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
     Ok(Json(answer.whole().await?).into_response())
+}
+
+/// The tools that the reply may call. In a session they are those of its beginning, and the calls
+/// come back as text.
+fn callable(app: &App, call: &Call<ChatRequest>) -> Result<Option<Callable>, Problem> {
+    let Fields { template, tool_choice, parallel_tool_calls, .. } = &call.body.chat;
+    let tools = template.tools.as_deref();
+    let model = app.engine.template().filter(|template| takes_tools(template));
+    Callable::read(tools, tool_choice.as_ref(), *parallel_tool_calls, model)
 }
 
 /// Makes the engine's request.
@@ -118,13 +135,7 @@ fn request(
     let Call { client, id, body: ChatRequest { common, chat, .. }, .. } = call;
     let n = common.n.unwrap_or(1) as usize;
     let messages = messages(chat.messages);
-    let tools = chat.template.tools.as_ref().is_some_and(|tools| !tools.is_empty());
-    let hidden = chat.tool_choice == Some("none".into());
-    if tools && !hidden && chat.parallel_tool_calls == Some(false) {
-        let message = "parallel_tool_calls: false is not supported by this server";
-        let problem = Problem::bad(message).param("parallel_tool_calls");
-        return Err(problem.code("unsupported_parameter"));
-    }
+    let hidden = matches!(chat.tool_choice, Some(ToolChoice::Mode(Mode::None)));
     let prompt = match id {
         None => {
             let template = if hidden {

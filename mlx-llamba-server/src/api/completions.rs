@@ -83,7 +83,8 @@ pub(crate) async fn create(
     let constraint = app.constraint(structured.grammar()?).await?;
     let prepared = engine.prepare(requests(&app, call, constraint)?).await?;
     let echo = if echo { texts(&app, &prepared).await? } else { Vec::new() };
-    let answer = Answer::<Text>::start(app.clone(), &engine, prepared, echo, logprobs, usage)?;
+    let answer =
+        Answer::<Text>::start(app.clone(), &engine, prepared, echo, logprobs, usage, None)?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }

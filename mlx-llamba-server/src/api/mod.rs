@@ -73,6 +73,20 @@ impl App {
         format!("{kind}-{:x}{n:06x}", self.run)
     }
 
+    /// Returns an id for a call of a tool, hardly ever that of another. Templates of Mistral take no
+    /// other length.
+    pub(crate) fn call_id(&self) -> String {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut mixed = (self.run ^ n.rotate_right(8)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let digits = b"0123456789abcdefghijklmnopqrstuvwxyz";
+        let digit = |_| {
+            let digit = digits[(mixed % 36) as usize];
+            mixed /= 36;
+            char::from(digit)
+        };
+        (0..9).map(digit).collect()
+    }
+
     /// Compiles a grammar and the parameter that asks for it.
     ///
     /// # Errors

@@ -105,7 +105,8 @@ impl Fields {
             None if matches!(self.role, Role::Assistant | Role::Tool) => String::new(),
             None => return Err(format!("content: a message of the {role} needs one")),
         };
-        let calls = self.tool_calls.filter(|calls| !calls.is_empty());
+        let mut calls = self.tool_calls.filter(|calls| !calls.is_empty());
+        calls.iter_mut().flatten().for_each(objects);
         let named = [
             ("name", self.name.map(Value::from)),
             ("tool_calls", calls.map(|calls| calls.into_iter().map(Value::Object).collect())),
@@ -119,6 +120,20 @@ impl Fields {
             message.fields.insert(name, value);
         }
         Ok(message)
+    }
+}
+
+/// Makes an object of the arguments of a call, which clients send as its text: templates write them
+/// as JSON themselves.
+fn objects(call: &mut Map<String, Value>) {
+    let function = call.get_mut("function").and_then(Value::as_object_mut);
+    let Some(arguments) = function.and_then(|function| function.get_mut("arguments")) else {
+        return;
+    };
+    if let Some(object) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
+        *arguments = Value::Object(object);
+    } else if arguments.as_str().is_some_and(|text| text.trim().is_empty()) {
+        *arguments = Value::Object(Map::new());
     }
 }
 

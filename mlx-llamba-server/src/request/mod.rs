@@ -7,4 +7,5 @@ mod compatible;
 pub(crate) mod messages;
 pub(crate) mod schemas;
 pub(crate) mod structured;
+pub(crate) mod tools;
 mod unique;

@@ -60,11 +60,10 @@ impl Schemas {
         let rules = json!([
             // More than 0 likely tokens need log-probabilities to be asked for.
             unless("logprobs", &json!([true]), "top_logprobs", &json!([0, null])),
-            // Tools without a choice among them make several calls possible.
+            // A choice of tools needs some.
             { "anyOf": [
-                { "properties": { "parallel_tool_calls": { "enum": [true, null] } } },
-                { "properties": { "tools": { "enum": [[], null] } } },
-                { "properties": { "tool_choice": { "const": "none" } }, "required": ["tool_choice"] },
+                { "properties": { "tool_choice": { "enum": ["none", "auto", null] } } },
+                { "properties": { "tools": { "type": "array", "minItems": 1 } }, "required": ["tools"] },
             ] },
         ]);
         if let Some(chat) = all.get_mut("ChatRequest") {
@@ -98,10 +97,13 @@ fn bounds(body: &mut Value, engine: &Engine, options: &Options) {
         let names = options.names().map(Value::from).chain([Value::Null]);
         model["enum"] = names.collect();
     }
-    if !engine.template().is_some_and(takes_tools)
-        && let Some(tools) = fields.get_mut("tools")
-    {
-        *tools = json!({ "enum": [[], null] });
+    if !engine.template().is_some_and(takes_tools) {
+        if let Some(tools) = fields.get_mut("tools") {
+            *tools = json!({ "enum": [[], null] });
+        }
+        if let Some(choice) = fields.get_mut("tool_choice") {
+            *choice = json!({ "enum": [null, "none", "auto"] });
+        }
     }
     compatible::complete(fields);
 }

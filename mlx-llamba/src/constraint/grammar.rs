@@ -42,6 +42,11 @@ impl Grammar {
         }
     }
 
+    /// The separators of all JSON.
+    pub(crate) fn separators() -> Value {
+        json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "})
+    }
+
     pub(super) fn error(&self, reason: impl Into<String>) -> Error {
         Error::Constraint { kind: self.kind(), reason: reason.into() }
     }
@@ -116,9 +121,7 @@ impl Grammar {
             Value::Bool(false) => return Err(self.error("false allows no value")),
             _ => return Err(self.error("expected an object, true or false")),
         };
-        schema.entry("x-guidance").or_insert_with(
-            || json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
-        );
+        schema.entry("x-guidance").or_insert_with(Self::separators);
         Ok(Value::Object(schema))
     }
 }

@@ -29,7 +29,7 @@ impl Tokenizer {
     }
 
     /// Returns true for tokens that are no text.
-    fn is_control(&self, id: u32) -> bool {
+    pub(crate) fn is_control(&self, id: u32) -> bool {
         let special = &self.0.special;
         special.eos.contains(&id) || special.bos == Some(id) || {
             let token = self.0.inner.id_to_token(id);

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::answer::{Choice, Form, Head};
+use crate::api::answer::{Called, Choice, Form, Head};
 use crate::api::stream;
 use crate::api::tokens::{ChatLogprobs, Logprobs};
 use crate::api::usage::Usage;
@@ -12,9 +12,37 @@ use crate::api::usage::Usage;
 #[derive(Debug, Serialize, JsonSchema)]
 struct ReplyMessage {
     role: &'static str,
-    content: String,
+    /// `null` if there are only calls.
+    content: Option<String>,
     /// Always `null`.
     refusal: Option<()>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Call {
+    /// In a stream, the place among the calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: CalledFunction,
+}
+
+/// A function and its arguments, the text of a JSON object.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CalledFunction {
+    name: String,
+    arguments: String,
+}
+
+impl Call {
+    fn new(Called { id, name, arguments }: Called, index: Option<usize>) -> Self {
+        Self { index, id, kind: "function", function: CalledFunction { name, arguments } }
+    }
 }
 
 /// One of the messages that were asked for.
@@ -23,7 +51,7 @@ struct ChatChoice {
     index: usize,
     message: ReplyMessage,
     logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     finish_reason: &'static str,
 }
 
@@ -45,6 +73,8 @@ struct Delta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call>,
 }
 
 /// An addition to a choice.
@@ -53,7 +83,7 @@ struct ChunkChoice {
     index: usize,
     delta: Delta,
     logprobs: Option<ChatLogprobs>,
-    /// `stop` or `length`; `null` before the end.
+    /// `stop`, `length` or `tool_calls`; `null` before the end.
     finish_reason: Option<&'static str>,
 }
 
@@ -80,7 +110,12 @@ impl Form for Chat {
     fn whole(head: Head, choices: Vec<Choice<ChatLogprobs>>, usage: Usage) -> ChatCompletion {
         let choice = |choice: Choice<ChatLogprobs>| ChatChoice {
             index: choice.index,
-            message: ReplyMessage { role: "assistant", content: choice.text, refusal: None },
+            message: ReplyMessage {
+                role: "assistant",
+                content: Some(choice.text).filter(|t| !t.is_empty() || choice.calls.is_empty()),
+                refusal: None,
+                tool_calls: choice.calls.into_iter().map(|call| Call::new(call, None)).collect(),
+            },
             logprobs: choice.logprobs,
             finish_reason: choice.finish.unwrap_or("stop"),
         };
@@ -90,16 +125,24 @@ impl Form for Chat {
     }
 
     fn chunks(head: &Head, choice: Choice<ChatLogprobs>, usage: Option<Usage>) -> Vec<String> {
-        let Choice { index, first, text, logprobs, finish } = choice;
+        let Choice { index, first, text, calls, called, logprobs, finish } = choice;
         let mut choices = Vec::new();
         let plain = |delta| ChunkChoice { index, delta, logprobs: None, finish_reason: None };
         if first {
-            choices.push(plain(Delta { role: Some("assistant"), content: Some(String::new()) }));
+            choices.push(plain(Delta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+                ..Delta::default()
+            }));
         }
         let tokens = logprobs.as_ref().is_some_and(|logprobs| !logprobs.is_empty());
         if !text.is_empty() || tokens {
-            let delta = Delta { role: None, content: Some(text) };
+            let delta = Delta { content: Some(text), ..Delta::default() };
             choices.push(ChunkChoice { logprobs, ..plain(delta) });
+        }
+        for (i, call) in calls.into_iter().enumerate() {
+            let tool_calls = vec![Call::new(call, Some(called + i))];
+            choices.push(plain(Delta { tool_calls, ..Delta::default() }));
         }
         if finish.is_some() {
             choices.push(ChunkChoice { finish_reason: finish, ..plain(Delta::default()) });
