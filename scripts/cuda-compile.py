@@ -14,7 +14,7 @@ root = wheels / "nvidia" / "cu13"
 nvrtc = ctypes.CDLL(str(root / "lib" / "libnvrtc.so.13"))
 options = [
     "--gpu-architecture=sm_90a",
-    "--std=c++20",
+    "--std=c++17",
     "--device-as-default-execution-space",
     "--ptxas-options=-v",
     f"--include-path={root / 'include'}",
@@ -36,7 +36,7 @@ def compile_source(text):
 
 
 failed = 0
-print(f"{'kernel':<28} {'threads':>7} {'registers':>9} {'spilled':>7} {'shared':>7}")
+print(f"{'kernel':<36} {'threads':>7} {'registers':>9} {'spilled':>7} {'shared':>7}")
 for path in sorted(sources.glob("*.cu")):
     text = path.read_text()
     threads, dynamic = map(int, re.match(r"// threads (\d+) dynamic (\d+)", text).groups())
@@ -44,7 +44,7 @@ for path in sorted(sources.glob("*.cu")):
     used = re.search(r"Used (\d+) registers", log)
     if status or not used:
         failed += 1
-        print(f"{path.stem:<28} does not compile:\n{log}")
+        print(f"{path.stem:<36} does not compile:\n{log}")
         continue
     registers = int(used[1])
     spilled = int(re.search(r"(\d+) bytes spill stores", log)[1])
@@ -53,5 +53,5 @@ for path in sorted(sources.glob("*.cu")):
     bad = spilled > 0 or registers * threads > 65536
     failed += bad
     mark = "  <-- too many registers" if bad else ""
-    print(f"{path.stem:<28} {threads:>7} {registers:>9} {spilled:>7} {shared:>7}{mark}")
+    print(f"{path.stem:<36} {threads:>7} {registers:>9} {spilled:>7} {shared:>7}{mark}")
 sys.exit(f"{failed} kernels are not as they should be" if failed else 0)

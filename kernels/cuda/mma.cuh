@@ -70,3 +70,20 @@ static __device__ __forceinline__ void copy16(void* to, const void* from, bool r
 static __device__ __forceinline__ void copies_arrived() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
+
+// The same for 4 or 8 bytes.
+template <int bytes>
+static __device__ __forceinline__ void copy_small(void* to, const void* from) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(bytes));
+}
+
+// Ends a group of copies. All but the last `pending` groups have arrived after the second.
+static __device__ __forceinline__ void copies_end() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int pending>
+static __device__ __forceinline__ void copies_arrived() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}

@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MixerCall, add_rms_norm_launch, swiglu_launch,
+    Argument, Language, Launch, MatmulCall, MixerCall, add_rms_norm_launch, swiglu_launch,
 };
-use mlx_llamba_kernels::{Dims, cuda, gpu};
+use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
 use support::{Case, published, steps, tokens};
 
@@ -45,6 +45,27 @@ fn main() {
     for (i, case) in [steps(), tokens()].concat().iter().enumerate().step_by(6) {
         let launch = gpu::mixer_launch(&call(case, Dtype::Float32)).expect("a launch");
         add(format!("dialect {i}"), &launch, &mixer_inputs(Dtype::Float32));
+    }
+    let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+    let mut products = Vec::new();
+    for group in [32, 64, 128] {
+        products.extend([1, 16, 17, 64].map(|m| (bf16, bf16, group, m, 4096)));
+        products.extend([(bf16, f32, group, 1, 4096), (f32, f32, group, 2, 4096)]);
+    }
+    products.extend([1, 16, 17, 64].map(|m| (f16, f16, 64, m, 4096)));
+    products.extend([512, 28672].map(|rows| (bf16, bf16, 64, 1, rows)));
+    products.push((f32, bf16, 64, 5, 4096));
+    for (dtype, scales, group_size, m, rows) in products {
+        let scheme = Scheme { group_size, bits: 4, mode: Mode::Affine };
+        let call = MatmulCall { m, rows, columns: 4096, dtype, scales, scheme };
+        let Ok((product, sum)) = cuda::matmul_launch(&call, hopper) else { continue };
+        let of = [dtype, Dtype::Uint32, scales, scales];
+        let inputs: [_; 4] = std::array::from_fn(|i| (cuda::MATMUL_INPUTS[i], of[i]));
+        let name = format!("matmul {dtype:?} {scales:?} {group_size} {m} {rows}");
+        add(name, &product, &inputs);
+        if let Some(sum) = sum {
+            add(format!("matmul {dtype:?} sum"), &sum, &[("sums", f32)]);
+        }
     }
     std::fs::create_dir_all(&folder).expect("the folder");
     for (name, source) in sources {
@@ -106,6 +127,7 @@ fn type_of(dtype: Dtype) -> &'static str {
         Dtype::Float16 => "__half",
         Dtype::Bfloat16 => "__nv_bfloat16",
         Dtype::Int32 => "int32_t",
+        Dtype::Uint32 => "uint32_t",
         other => panic!("no kernel takes {other:?}"),
     }
 }

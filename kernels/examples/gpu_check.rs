@@ -9,7 +9,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use mlx_llamba_kernels::Backend;
+use mlx_llamba_kernels::{Backend, Mode, Quantized, Scheme, Weight};
 use mlx_rs::ops::{concatenate, ones};
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 use support::{
@@ -56,6 +56,13 @@ fn main() {
             }
             if wanted(&row_name("residual norm", dtype, shape)) {
                 norm(backend, shape, dtype, bound, &mut table);
+            }
+        }
+    }
+    for (m, group_size, dtype) in matmuls() {
+        for [rows, columns] in [[40, 256], [1024, 4096], [2592, 2048]] {
+            if wanted(&matmul_name(dtype, [m, rows, columns], group_size)) {
+                matmul(backend, dtype, [m, rows, columns], group_size, &mut table);
             }
         }
     }
@@ -138,6 +145,50 @@ fn error(found: &Array, expected: &[f64]) -> f64 {
         if f.is_nan() { f64::INFINITY } else { most.max((f - e).abs()) }
     });
     largest / scale_of(expected)
+}
+
+/// Rows of activations, groups and dtypes of products with matrices of 4 bits: every form of the kernels,
+/// and what they leave to MLX, whose own kernels take long to compile.
+fn matmuls() -> Vec<(usize, usize, Dtype)> {
+    let mut all = vec![(1, 64, Dtype::Float32), (5, 64, Dtype::Float32), (2, 32, Dtype::Float32)];
+    all.extend([1, 2, 7, 8, 13, 17, 40, 64, 70].map(|m| (m, 64, Dtype::Bfloat16)));
+    all.extend([1, 16, 17, 64].map(|m| (m, 64, Dtype::Float16)));
+    all.extend([(1, 32), (33, 32), (1, 128)].map(|(m, group)| (m, group, Dtype::Bfloat16)));
+    all
+}
+
+fn matmul_name(dtype: Dtype, [m, rows, columns]: [usize; 3], group_size: usize) -> String {
+    format!("matmul {dtype:?} {m} x {columns} by {rows} g={group_size}")
+}
+
+/// An error may be twice that of MLX's own product, or a unit in the last place.
+fn matmul(backend: Backend, dtype: Dtype, sizes: [usize; 3], group: usize, table: &mut Table) {
+    let [m, rows, columns] = sizes;
+    let (x, x64) = random(5, [m, columns], dtype);
+    let (w, _) = random(6, [rows, columns], dtype);
+    let scheme = Scheme::new(group, 4, Mode::Affine).unwrap();
+    let weight = Quantized::quantize(&w, scheme).unwrap();
+    let [scales, biases] = [&weight.scales, weight.biases.as_ref().unwrap()].map(support::values);
+    let words: Vec<u32> = weight.weight.contiguous().unwrap().to_vec_exact().unwrap();
+    let mut expected = vec![0.0; m * rows];
+    for row in 0..rows {
+        let w64: Vec<f64> = (0..columns)
+            .map(|k| {
+                let code = words[(row * columns + k) / 8] >> (k % 8 * 4) & 15;
+                let at = (row * columns + k) / group;
+                f64::from(code) * scales[at] + biases[at]
+            })
+            .collect();
+        for (i, x64) in x64.chunks(columns).enumerate() {
+            expected[i * rows + row] = x64.iter().zip(&w64).map(|(x, w)| x * w).sum();
+        }
+    }
+    let weight = Weight::Quantized(weight);
+    let [ours, mlx] = [backend, Backend::PLAIN]
+        .map(|backend| error(&backend.matmul(&x, &weight).unwrap(), &expected));
+    let last_place = HALVES.iter().find(|(half, _)| *half == dtype).map_or(1e-6, |half| half.1);
+    let name = matmul_name(dtype, sizes, group);
+    table.row(&name, ours, (2.0 * mlx).max(last_place));
 }
 
 fn swiglu(backend: Backend, [rows, m]: [usize; 2], dtype: Dtype, bound: f64, table: &mut Table) {

@@ -8,6 +8,7 @@ pub(crate) static METAL: Gpu = Gpu {
     name: "Metal",
     dialect: "",
     mixer: mixer_launch,
+    matmul: None,
     available: metal::available,
     run: metal::run,
 };

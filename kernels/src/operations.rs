@@ -70,7 +70,8 @@ pub(crate) trait Operations: Debug + Send + Sync {
         Functions::MLX
     }
 
-    /// See [`Backend::matmul`](crate::Backend::matmul).
+    /// See [`Backend::matmul`](crate::Backend::matmul). MLX's own products are the rule here, not a
+    /// fallback: kernels take the quantized matrices and numbers of rows where they are faster.
     fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
         plain::matmul(x, weight)
     }

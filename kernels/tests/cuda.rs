@@ -1,11 +1,11 @@
 //! The choice of CUDA kernels: pure functions of shapes, so they are tested without a GPU.
 //! `scripts/cuda-compile` compiles the kernels, `scripts/gpu-check` runs them.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
-use mlx_llamba_kernels::cuda::{mixer_launch, shared_bytes};
-use mlx_llamba_kernels::gpu::{Argument, Language, MixerCall};
-use mlx_llamba_kernels::{Activation, Dims};
+use mlx_llamba_kernels::cuda::{matmul_launch, mixer_launch, shared_bytes};
+use mlx_llamba_kernels::gpu::{Argument, Language, MatmulCall, MixerCall};
+use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme};
 use mlx_rs::Dtype;
 
 fn call(p: usize, b: usize, l: usize, dtype: Dtype) -> MixerCall {
@@ -71,4 +71,87 @@ fn other_cases_take_the_metal_kernels() {
     let odd = Dims { h: 3, g: 3, p: 64, n: 64, k: 4 };
     assert!(metal(MixerCall { dims: odd, l: 100, ..call(64, 2, 1, bf16) }, hopper()));
     assert!(!metal(call(64, 2, 100, bf16), shared_bytes((8, 6))));
+}
+
+fn product(m: usize, [rows, columns]: [usize; 2], dtype: Dtype) -> MatmulCall {
+    let scheme = Scheme::new(64, 4, Mode::Affine).unwrap();
+    MatmulCall { m, rows, columns, dtype, scales: dtype, scheme }
+}
+
+/// The matrices of the published models, (out, in).
+const MATRICES: [[usize; 2]; 12] = [
+    [8224, 2048],
+    [2048, 2048],
+    [16384, 2048],
+    [2048, 8192],
+    [10272, 3072],
+    [3072, 3072],
+    [16384, 3072],
+    [3072, 8192],
+    [12320, 4096],
+    [4096, 4096],
+    [28672, 4096],
+    [4096, 14336],
+];
+
+#[test]
+fn products_of_1_to_64_rows_take_kernels_that_fit() {
+    for matrix in MATRICES {
+        for m in 1..=64 {
+            for dtype in [Dtype::Float16, Dtype::Bfloat16] {
+                let call = product(m, matrix, dtype);
+                let (launch, sum) = matmul_launch(&call, hopper()).unwrap();
+                assert_eq!((launch.grid.1, launch.grid.2), (1, 1), "rows belong in x");
+                assert!(launch.dynamic_bytes <= hopper(), "{call:?}");
+                let [out] = &launch.outputs[..] else { panic!("{call:?}: outputs") };
+                let parts = if sum.is_some() { out.shape[0] as usize } else { 1 };
+                let size: i32 = out.shape.iter().product();
+                assert_eq!(size as usize, parts * m * matrix[0], "{call:?}");
+                assert_eq!(out.dtype == dtype, sum.is_none(), "{call:?}");
+                if let Some(sum) = sum {
+                    assert_eq!(sum.outputs[0].shape, [m as i32, matrix[0] as i32]);
+                    assert_eq!(sum.outputs[0].dtype, dtype);
+                    let threads = sum.grid.0 as usize;
+                    assert!((m * matrix[0]..m * matrix[0] + 128).contains(&threads));
+                }
+            }
+        }
+    }
+}
+
+/// Small matrices are cut into parts of their columns, or shared by more warps, so that every
+/// multiprocessor has work.
+#[test]
+fn products_with_small_matrices_fill_a_gpu() {
+    for matrix in MATRICES {
+        let warps = |m| {
+            let (launch, _) =
+                matmul_launch(&product(m, matrix, Dtype::Bfloat16), hopper()).unwrap();
+            launch.grid.0 / 32
+        };
+        assert!(warps(1) >= 1024, "{matrix:?}: {} warps for one row", warps(1));
+        assert!(warps(64) >= 256, "{matrix:?}: {} warps for 64 rows", warps(64));
+    }
+}
+
+#[test]
+fn other_products_are_left_to_mlx() {
+    let takes = |call: MatmulCall| matmul_launch(&call, hopper()).is_ok();
+    let call = product(1, [4096, 4096], Dtype::Bfloat16);
+    assert!(takes(call));
+    assert!(!takes(MatmulCall { m: 65, ..call }));
+    assert!(!takes(MatmulCall { m: 0, ..call }));
+    assert!(!takes(MatmulCall { columns: 4096 + 64, ..call }));
+    for (bits, mode) in [(8, Mode::Affine), (4, Mode::Nvfp4)] {
+        let group_size = if mode == Mode::Affine { 64 } else { 16 };
+        let scheme = Scheme::new(group_size, bits, mode).unwrap();
+        assert!(!takes(MatmulCall { scheme, ..call }), "{scheme:?}");
+    }
+    assert!(matmul_launch(&call, shared_bytes((7, 5))).is_err());
+    assert!(matmul_launch(&call, shared_bytes((8, 6))).is_ok());
+    // Float32 is three rows of tensor cores; for more rows scales are of the activations' type.
+    let float = |m| MatmulCall { dtype: Dtype::Float32, scales: Dtype::Float32, m, ..call };
+    assert!(takes(float(5)) && !takes(float(6)));
+    assert!(takes(MatmulCall { scales: Dtype::Float32, ..call }));
+    assert!(!takes(MatmulCall { scales: Dtype::Float32, m: 17, ..call }));
 }

@@ -1,9 +1,11 @@
-//! The GPU kernels on NVIDIA's GPUs: a mixer's own kernels in CUDA for the sizes that models have, the
-//! Metal kernels through a dialect for all others and for everything else.
+//! The GPU kernels on NVIDIA's GPUs: kernels in CUDA for mixers of the sizes that models have and for
+//! products with matrices of 4 bits, the Metal kernels through a dialect for all others and for everything else.
 
+mod matmul;
 mod scan;
 mod step;
 
+pub use matmul::{MATMUL_INPUTS, matmul_launch};
 pub use scan::scan;
 pub use step::step;
 
@@ -23,12 +25,13 @@ pub(crate) static CUDA: Gpu = Gpu {
     name: "CUDA",
     dialect: DIALECT,
     mixer: |call| mixer_launch(call, *SHARED_BYTES),
+    matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
     available: cuda::available,
     run: cuda::run,
 };
 
 /// Shared memory that a block may have on this machine's GPU, in bytes; 0 where its tensor cores do not
-/// take the scan's operands.
+/// take the operands of the kernels in CUDA.
 static SHARED_BYTES: LazyLock<usize> = LazyLock::new(|| {
     let property = |key| gpu_property(key).unwrap_or(0);
     let capability = (property("compute_capability_major"), property("compute_capability_minor"));
@@ -36,7 +39,7 @@ static SHARED_BYTES: LazyLock<usize> = LazyLock::new(|| {
 });
 
 /// Returns the shared memory that a block may have on GPUs of a compute capability, in bytes; 0 where
-/// `mixer_scan.cu` does not run.
+/// `mixer_scan.cu` and the products with quantized matrices do not run.
 ///
 /// Source: NVIDIA's CUDA programming guide, "Technical specifications per compute capability".
 pub fn shared_bytes(capability: (usize, usize)) -> usize {

@@ -3,7 +3,7 @@
 use mlx_rs::Dtype;
 
 use crate::mlx::launch::{Argument, Output};
-use crate::{Activation, Dims};
+use crate::{Activation, Dims, Scheme};
 
 /// Threadgroup memory of one threadgroup on every Apple GPU, in bytes; every CUDA GPU has more.
 pub const THREADGROUP_BYTES: usize = 32 * 1024;
@@ -41,6 +41,23 @@ pub struct MixerCall {
     pub z_bias: bool,
     /// After the convolution.
     pub activation: Activation,
+}
+
+/// Shapes and dtypes of one product with a quantized matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatmulCall {
+    /// Rows of activations.
+    pub m: usize,
+    /// Rows of the matrix.
+    pub rows: usize,
+    /// Columns of both.
+    pub columns: usize,
+    /// Activations: float32, float16 or bfloat16.
+    pub dtype: Dtype,
+    /// The dtype of scales and biases.
+    pub scales: Dtype,
+    /// Quantization of the matrix.
+    pub scheme: Scheme,
 }
 
 /// Inputs of both mixer kernels, in order. Where a call lacks one, `D` takes its place and the

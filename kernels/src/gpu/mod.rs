@@ -13,7 +13,9 @@ mod step;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, DeviceType, Dtype};
 
-pub use call::{LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MixerCall, THREADGROUP_BYTES};
+pub use call::{
+    LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
+};
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use scan::mixer_scan;
 pub use step::{MAX_STEPS, mixer_step};
@@ -23,7 +25,10 @@ pub use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 use crate::fallback::log_fallback;
 use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
-use crate::{Activation, Dims, Mixed, MixerInput, MixerState, MixerWeights, plain};
+use crate::{
+    Activation, Dims, Mixed, MixerInput, MixerState, MixerWeights, QuantizationError, Quantized,
+    Weight, plain,
+};
 
 /// Returns the launch that computes a mixer: steps for up to [`MAX_STEPS`] tokens, with bits that
 /// do not depend on how tokens are cut into calls; chunks beyond, or steps where sizes do not suit
@@ -66,6 +71,9 @@ pub(crate) struct Gpu {
     pub(crate) dialect: &'static str,
     /// Returns the launch that computes a mixer.
     pub(crate) mixer: fn(&MixerCall) -> Result<Launch, LaunchError>,
+    /// Returns the launch that multiplies by a quantized matrix, and that of the sum of its parts if it
+    /// has several. The calls that it does not take are MLX's, as all are without it.
+    pub(crate) matmul: Option<fn(&MatmulCall) -> Result<(Launch, Option<Launch>), LaunchError>>,
     /// Returns true if MLX has such a GPU here.
     pub(crate) available: fn() -> Result<bool>,
     /// Puts a launch into MLX's graph; the safety conditions are those of
@@ -145,6 +153,45 @@ impl Gpu {
         Ok(Mixed { y, state: MixerState { conv, ssm } })
     }
 
+    /// Multiplies by a quantized matrix.
+    fn matmul_kernel(&self, x: &Array, weight: &Quantized) -> Result<Array, LaunchError> {
+        let refuse = |reason: &str| Err(LaunchError::Unsupported(reason.to_owned()));
+        let (Some(matmul), Some(biases)) = (self.matmul, &weight.biases) else {
+            return refuse("there is no kernel for such matrices");
+        };
+        let (&[rows, packed], Some(&columns)) = (weight.weight.shape(), x.shape().last()) else {
+            return refuse("the arrays are no matrices");
+        };
+        let Quantized { weight: codes, scales, scheme, .. } = weight;
+        let groups = [rows, columns / scheme.group_size as i32];
+        if codes.dtype() != Dtype::Uint32
+            || scheme.packed_columns(columns as usize).ok() != Some(packed as usize)
+            || scales.shape() != groups
+            || biases.shape() != groups
+            || biases.dtype() != scales.dtype()
+        {
+            return refuse("the arrays do not fit each other");
+        }
+        let (product, sum) = matmul(&MatmulCall {
+            m: x.size() / columns as usize,
+            rows: rows as usize,
+            columns: columns as usize,
+            dtype: x.dtype(),
+            scales: scales.dtype(),
+            scheme: *scheme,
+        })?;
+        let x2 = x.reshape(&[-1, columns])?; // (m, in)
+        let [mut y] = self.run(&product, &[&x2, codes, scales, biases])?;
+        if let Some(sum) = sum {
+            [y] = self.run(&sum, &[&y])?;
+        }
+        let mut shape = x.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = rows;
+        }
+        Ok(y.reshape(&shape)?)
+    }
+
     fn swiglu_kernel(&self, gate_up: &Array) -> Result<Array, LaunchError> {
         let launch = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
         let [out] = self.run(&launch, &[gate_up])?;
@@ -194,6 +241,17 @@ impl Operations for Gpu {
                 Err(format!("the {name} kernels take float32, float16 and bfloat16 only"))
             }
         }
+    }
+
+    fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
+        if let Weight::Quantized(quantized) = weight {
+            match self.matmul_kernel(x, quantized) {
+                Err(LaunchError::Unsupported(_)) => {}
+                Err(LaunchError::Mlx(error)) => return Err(error.into()),
+                Ok(y) => return Ok(y),
+            }
+        }
+        plain::matmul(x, weight)
     }
 
     fn mixer(
