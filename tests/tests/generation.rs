@@ -374,9 +374,9 @@ fn damaged_and_foreign_states_are_refused() {
     // d_silu has the same shapes and other weights.
     let error = Context::load(fixture("d_silu").model(), &file).unwrap_err().to_string();
     assert!(error.contains("belongs to another model"), "{error}");
-    let missing = Context::load(model, &directory.path().join("none")).unwrap_err();
+    let missing = Context::load(model, directory.path().join("none")).unwrap_err();
     assert!(matches!(missing, Error::Io { action: "read", .. }));
-    let error = Context::new(model).unwrap().save(model, &directory.path().join("no/where"));
+    let error = Context::new(model).unwrap().save(model, directory.path().join("no/where"));
     assert!(matches!(error.unwrap_err(), Error::Io { action: "write", .. }));
 }
 

@@ -84,20 +84,20 @@ fn the_tokenizer_is_in_the_metadata() {
     let config: serde_json::Value =
         serde_json::from_slice(files.get("tokenizer_config.json").unwrap()).unwrap();
     assert_eq!(config["chat_template"], "{{ messages }}");
-    let error = tokenizer_of(&fixture("factors.gguf")).unwrap_err().to_string();
+    let error = tokenizer_of(fixture("factors.gguf")).unwrap_err().to_string();
     assert!(error.contains("null, expected byte-level BPE (gpt2) or SentencePiece"), "{error}");
 }
 
 #[test]
 fn summaries_tell_what_is_in_a_file() {
-    let summary = TeacherSummary::of(&fixture("mixed.gguf")).unwrap();
+    let summary = TeacherSummary::of(fixture("mixed.gguf")).unwrap();
     let kinds: Vec<&str> = summary.dtypes.keys().map(String::as_str).collect();
     assert_eq!(kinds, ["BF16", "F16", "F32", "Q4_0", "Q4_1", "Q8_0"]);
     assert_eq!(summary.dtypes.values().sum::<u64>(), summary.parameters);
     assert_eq!(summary.cache_bytes_per_token, 2 * 3 * 2 * 16 * 4);
     let text = summary.to_string();
     assert!(text.contains("6 query heads and 2 key/value heads of 16"), "{text}");
-    let summary = TeacherSummary::of(&fixture("biases")).unwrap();
+    let summary = TeacherSummary::of(fixture("biases")).unwrap();
     assert!(summary.to_string().contains("llama3 scaling"));
 }
 

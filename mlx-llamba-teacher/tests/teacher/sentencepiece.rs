@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::fixture;
 
 fn of_gguf() -> Tokenizer {
-    tokenizer_of(&fixture("sentencepiece/tokenizer.gguf")).unwrap()
+    tokenizer_of(fixture("sentencepiece/tokenizer.gguf")).unwrap()
 }
 
 fn of_transformers() -> Tokenizer {
