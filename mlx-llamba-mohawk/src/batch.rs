@@ -8,10 +8,10 @@ use mlx_rs::Array;
 /// |---|---|---|
 /// | tokens | (b, l) | uint32 |
 /// | next | (b, l): the token after each | uint32 |
-/// | starts | (b, l): true at the first token of a document, where memory of what came before ends; `None` to read across documents | bool |
+/// | starts | (b, l): true at the first token of a document, which sees nothing before it; `None` to read across documents | bool |
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// The windows.
+    /// The tokens of the windows.
     pub tokens: Array,
     /// The token that follows each token.
     pub next: Array,

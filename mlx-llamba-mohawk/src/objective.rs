@@ -4,34 +4,35 @@ use mlx_rs::Array;
 
 use crate::{Batch, Parameters, Result};
 
-/// A loss in independent parts: one a layer (stages 1 and 2) or one in all (stage 3).
+/// A loss in independent parts: one per layer (stages 1 and 2) or a single one (stage 3).
 ///
-/// Parts share no trained parameter, so that they may be trained together or one after the other,
-/// in the memory of one.
+/// Parts share no trained parameter, so they can be trained together, or one after the other in the
+/// memory of one.
 pub trait Objective {
     /// The constants that the parts are compared with, such as the teacher's outputs; computed
-    /// once a batch.
+    /// once per batch.
     type Targets;
 
     /// The number of parts.
     fn parts(&self) -> usize;
 
-    /// Names of the parameters that part `part` trains, in their order; empty past the last part.
+    /// Returns the names of the parameters that part `part` trains, in order; empty past the last
+    /// part.
     fn trains(&self, part: usize) -> Vec<String>;
 
     /// Computes the constants of a batch.
     ///
     /// # Errors
-    /// Those of the teacher.
+    /// Errors of the teacher.
     fn targets(&self, batch: &Batch) -> Result<Self::Targets>;
 
-    /// The loss of part `part`: a scalar in float32, a mean over the batch's tokens.
+    /// Returns the loss of part `part`: a scalar in float32, a mean over the batch's tokens.
     ///
     /// `parameters` holds all tensors of the model. The loss is differentiable in those that the
     /// part trains; the others are constants. Lazy.
     ///
     /// # Errors
-    /// Those of the model and of MLX for shapes that do not fit.
+    /// Errors of the model, and of MLX for shapes that do not fit.
     fn loss(
         &self,
         part: usize,

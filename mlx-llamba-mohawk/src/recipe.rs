@@ -1,4 +1,4 @@
-//! Recipes: TOML files with everything that decides a run beside the teacher and the text.
+//! Recipes: TOML files with all options of a run except its teacher and its text.
 
 mod parse;
 #[cfg(test)]
@@ -24,16 +24,16 @@ pub const RECIPES: [(&str, &str); 3] = [
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// The seed of everything random: first parameters and the order of the text.
+    /// The seed of the initial parameters and of the order of the text.
     #[serde(default)]
     pub seed: u64,
     /// The sizes of a model that is trained from random parameters, under the names of a Llama's
     /// `config.json`; for a Llamba, those of the Llama that it could be the student of.
     pub model: Option<toml::Table>,
-    /// The sizes and first values of a Llamba that a Llama does not decide.
+    /// The sizes and initial values of a Llamba that its teacher does not determine.
     #[serde(default)]
     pub student: StudentOptions,
-    /// The text.
+    /// Options of the text.
     #[serde(default)]
     pub data: DataOptions,
     /// The stage that trains from random parameters.
@@ -47,17 +47,17 @@ pub struct Recipe {
     /// The evaluation on held-out text.
     #[serde(default)]
     pub evaluation: EvaluationOptions,
-    /// The saving of the run.
+    /// The checkpoints of the run.
     #[serde(default)]
     pub checkpoint: CheckpointOptions,
 }
 
-/// Options of the student that the teacher's sizes do not decide.
+/// Options of the student that its teacher does not determine.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StudentOptions {
-    /// State dimension; 0 is the width of the teacher's heads.
+    /// State dimension; 0 stands for the width of the teacher's heads.
     pub state: usize,
     /// Width of the convolution.
     pub conv: usize,
@@ -66,19 +66,20 @@ pub struct StudentOptions {
     /// Initial values of the mixers; calibrated unless `copy_qkvo` says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<MixerInit>,
-    /// The older name of two of them: true is `copy`, false is `random`.
+    /// The old spelling of two of them: true is `copy`, false is `random`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_qkvo: Option<bool>,
-    /// Factor of copied C and of copied B; 0 is `head_dim^(-1/4)`. Not with `calibrated`.
+    /// Factor of the copied C and of the copied B; 0 stands for `head_dim^(-1/4)`. Not with
+    /// `calibrated`.
     pub copy_scale: f32,
     /// Initial value of D, the skip connection. Not with `calibrated`.
     pub skip: f32,
-    /// Initial half-lives of the first heads, in tokens; the others begin as they are drawn, at
-    /// about one token. Not with `calibrated`.
+    /// Initial half-lives of the first heads, in tokens; those of the others are random, about one
+    /// token. Not with `calibrated`.
     pub half_lives: Vec<f32>,
 }
 
-/// Initial values of the mixers, which the teacher does not have.
+/// Initial values of the mixers, for which the teacher has no counterpart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MixerInit {
@@ -118,7 +119,7 @@ impl Default for StudentOptions {
     }
 }
 
-/// The text that is read.
+/// Options of the text.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -127,16 +128,15 @@ pub struct DataOptions {
     pub field: String,
     /// Documents 0, this, two times this and so on are held out and never trained on; 0: none.
     pub heldout_every: usize,
-    /// Held-out documents from somewhere else: a file or a directory. Then all of the text is
-    /// trained on.
+    /// Other held-out documents, a file or a directory. All of the text is then trained on.
     pub heldout: Option<PathBuf>,
-    /// The places at which windows begin: documents, sink or cut.
+    /// The positions at which windows begin: documents, sink or cut.
     pub packing: Packing,
-    /// A document's start ends all memory of what came before.
+    /// The state is reset at the start of each document.
     pub resets: bool,
-    /// The token that a document begins with, if not as the tokenizer begins a text.
+    /// The token that begins a document, in place of the tokenizer's own.
     pub begin: Option<String>,
-    /// The token that a document ends with, if not the tokenizer's own.
+    /// The token that ends a document, in place of the tokenizer's own.
     pub end: Option<String>,
 }
 
@@ -159,11 +159,11 @@ impl Default for DataOptions {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvaluationOptions {
-    /// Steps from one evaluation to the next; 0: at the end of a stage only.
+    /// Steps between two evaluations; 0: only at the end of a stage.
     pub every: u64,
-    /// Held-out tokens that are read, at most; 0: nothing is measured.
+    /// The maximum number of held-out tokens to read; 0: no evaluation.
     pub tokens: usize,
-    /// Tokens of a held-out document that are read, at most.
+    /// The maximum number of tokens of a held-out document to read.
     pub length: usize,
 }
 
@@ -173,14 +173,14 @@ impl Default for EvaluationOptions {
     }
 }
 
-/// When a run is saved.
+/// Options of checkpoints.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckpointOptions {
-    /// Steps from one checkpoint to the next; 0: at the end of a stage only.
+    /// Steps between two checkpoints; 0: only at the end of a stage.
     pub every: u64,
-    /// Checkpoints that are kept.
+    /// The number of checkpoints to keep.
     pub keep: usize,
 }
 
@@ -190,7 +190,7 @@ impl Default for CheckpointOptions {
     }
 }
 
-/// A stage. Its number decides the order of its text.
+/// A stage. Its number is part of the seed of its text's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StageName {
     /// Training from random parameters.
@@ -221,10 +221,10 @@ impl StageName {
         }
     }
 
-    /// Reads `all`, or numbers from 1 to 3 in rising order: `2+3`.
+    /// Parses `all`, or numbers from 1 to 3 in ascending order: `2+3`.
     ///
     /// # Errors
-    /// A message that says what is allowed.
+    /// A message that lists the allowed values.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
         let stages: Option<Vec<Self>> = match text {
             "all" => Some(Self::MOHAWK.to_vec()),
@@ -298,11 +298,11 @@ impl Recipe {
         }
     }
 
-    /// The recipe with only the stages `wanted`. With `tokens`, these get so many together, in the
-    /// proportions that they have in the recipe; else they keep what they have.
+    /// Returns the recipe with only the stages `wanted`. With `tokens`, that many are divided among
+    /// these stages in the proportions of the recipe.
     ///
     /// # Errors
-    /// [`Error::Recipe`] if it lacks one of them.
+    /// [`Error::Recipe`] if the recipe lacks one of them.
     pub fn only(mut self, wanted: &[StageName], tokens: Option<u64>) -> Result<Self> {
         for &stage in wanted {
             if self.stage(stage).is_none() {
@@ -331,10 +331,10 @@ impl Recipe {
     }
 }
 
-/// The text of one of [`RECIPES`].
+/// Returns the text of one of [`RECIPES`].
 ///
 /// # Errors
-/// [`Error::UnknownRecipe`] lists them.
+/// [`Error::UnknownRecipe`], which lists them.
 pub fn builtin(name: &str) -> Result<&'static str> {
     let found = RECIPES.iter().find(|(known, _)| *known == name);
     found.map(|(_, text)| *text).ok_or_else(|| Error::UnknownRecipe { name: name.to_owned() })

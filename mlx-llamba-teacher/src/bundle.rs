@@ -1,4 +1,4 @@
-//! A Llama with its tokenizer.
+//! A teacher: a Transformer with its tokenizer.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// Joins the two.
+    /// Joins a model and a tokenizer.
     ///
     /// # Errors
     /// [`Error::TokenizerMismatch`] if the tokenizer belongs to another model.
@@ -31,7 +31,7 @@ impl Teacher {
         Ok(Self { llama, tokenizer })
     }
 
-    /// Opens a directory or a GGUF file with the tokenizer that is in it.
+    /// Opens a directory or a GGUF file, with its tokenizer.
     ///
     /// # Errors
     /// Those of [`Llama::open`] and [`tokenizer_of`].
@@ -40,7 +40,7 @@ impl Teacher {
         Self::new(Llama::open(path, dtype, backend)?, Some(tokenizer_of(path)?))
     }
 
-    /// The same teacher that attends to a window of its text only: see [`Llama::with_window`].
+    /// Limits the attention to a window of the text: see [`Llama::with_window`].
     #[must_use]
     pub fn with_window(self, window: Option<Window>) -> Self {
         Self { llama: self.llama.with_window(window), ..self }
@@ -56,7 +56,7 @@ impl Teacher {
         self.tokenizer.as_ref()
     }
 
-    /// A place to start from.
+    /// Returns the context before the first token.
     ///
     /// # Errors
     /// None at present.
@@ -64,11 +64,10 @@ impl Teacher {
         Context::new(&self.llama)
     }
 
-    /// Goes on from a context with more prompt, one event after the other: see
-    /// [`Llamba::resume`](mlx_llamba::Llamba::resume).
+    /// Continues from a context with more prompt: see [`Llamba::resume`](mlx_llamba::Llamba::resume).
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Llamba::resume`](mlx_llamba::Llamba::resume).
     pub fn resume<'p>(
         &self,
         context: Context<KvCache>,
@@ -82,7 +81,7 @@ impl Teacher {
     /// Reads the prompt, generates, and returns everything at once.
     ///
     /// # Errors
-    /// As [`resume`](Self::resume).
+    /// Those of [`resume`](Self::resume).
     pub fn generate<'p>(
         &self,
         prompt: impl Into<Prompt<'p>>,
@@ -91,7 +90,7 @@ impl Teacher {
         self.resume(self.context()?, prompt, options)?.finish()
     }
 
-    /// The tokenizer, or the error that says how to get one.
+    /// Returns the tokenizer, or an error that says how to get one.
     ///
     /// # Errors
     /// [`Error::TokenizerMissing`].

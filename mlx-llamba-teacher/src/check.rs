@@ -1,4 +1,4 @@
-//! Holds tensors against what a configuration asks for.
+//! Compares tensors with a configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,14 +8,13 @@ use mlx_llamba::{Error, Result};
 
 use crate::config::LlamaConfig;
 
-/// The error about one tensor that is not there.
+/// The error about a missing tensor.
 pub(crate) fn missing(path: &Path, name: &str) -> Error {
     let problems = vec![TensorProblem::Missing { name: name.to_owned(), expected: Vec::new() }];
     Error::Tensors { path: path.to_owned(), problems }
 }
 
-/// Holds names and shapes against what the configuration asks for; names everything that does not
-/// fit.
+/// Compares names and shapes with the configuration. The error lists every difference.
 pub(crate) fn check_shapes<'n>(
     path: &Path,
     config: &LlamaConfig,

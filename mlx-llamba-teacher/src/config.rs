@@ -1,7 +1,7 @@
 //! The sizes and switches of a Llama, and of the families that differ from it in a few of them.
 //!
 //! Mistral has a sliding window, Qwen2 biases of queries, keys and values, Qwen3 norms of queries
-//! and keys; Phi-3 keeps projections that others have apart in one matrix.
+//! and keys; Phi-3 stores several projections in one matrix.
 
 use std::path::Path;
 
@@ -13,11 +13,10 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::rope::Rope;
 
-/// Everything that decides a Llama's shapes and maths, under the names of Hugging Face's
-/// `config.json`.
+/// The sizes and switches of a Llama, under the names of Hugging Face's `config.json`.
 ///
-/// As read from a file it is valid: every size is at least 1, no product of sizes overflows,
-/// `num_key_value_heads` divides `num_attention_heads`, and `head_dim` is even.
+/// A configuration that was read from a file is valid: every size is at least 1, no product of
+/// sizes overflows, `num_key_value_heads` divides `num_attention_heads`, and `head_dim` is even.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
     /// Entries of the vocabulary.
@@ -40,17 +39,17 @@ pub struct LlamaConfig {
     pub rope_theta: f64,
     /// The scaling of those wavelengths.
     pub rope: Rope,
-    /// Tokens of the longest text that it was trained on.
+    /// The number of tokens of the longest text in its training.
     pub max_position_embeddings: usize,
-    /// The head uses the embedding's matrix.
+    /// The head shares the embedding's matrix.
     pub tie_word_embeddings: bool,
     /// The projections to queries, keys and values have biases.
     pub qkv_bias: bool,
     /// The projection from the heads to the residual stream has a bias.
     pub out_bias: bool,
-    /// Queries and keys of every head are normed before they are turned.
+    /// Queries and keys of every head are normalized before they are rotated.
     pub qk_norm: bool,
-    /// Tokens that a token attends to at most, itself among them; `None`: all before it.
+    /// The number of tokens that a token attends to, including itself; `None`: all before it.
     pub sliding_window: Option<usize>,
     /// The three projections of the MLP have biases.
     pub mlp_bias: bool,
@@ -61,10 +60,10 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
-    /// Reads a `config.json`; `path` only names it in errors.
+    /// Parses a `config.json`. Errors call it `path`.
     ///
     /// # Errors
-    /// [`Error::Architecture`] for families that are not read; [`Error::Config`] with every bad field;
+    /// [`Error::Architecture`] for unsupported families; [`Error::Config`] with every bad field;
     /// [`mlx_llamba::Error::Json`].
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
         let value: Value = json::from_slice(text.as_bytes())
@@ -87,8 +86,8 @@ impl LlamaConfig {
         problems.into_result(config).map_err(|problems| bad(path, problems))
     }
 
-    /// The configuration as a `config.json` that [`from_json`](Self::from_json) and Hugging Face's
-    /// libraries read.
+    /// Returns the configuration as a `config.json` for [`from_json`](Self::from_json) and Hugging
+    /// Face's libraries.
     pub fn to_json(&self) -> Value {
         let eos = match self.eos.as_slice() {
             [] => Value::Null,
@@ -131,7 +130,7 @@ impl LlamaConfig {
         json
     }
 
-    /// Names and shapes of all tensors, in the order in which a forward pass meets them.
+    /// Returns names and shapes of all tensors, in the order in which a forward pass meets them.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (d, m) = (self.hidden_size, self.intermediate_size);
         let query = self.num_attention_heads * self.head_dim;
@@ -168,17 +167,17 @@ impl LlamaConfig {
         all
     }
 
-    /// Values of all tensors together.
+    /// The number of values of all tensors.
     pub fn parameters(&self) -> u64 {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Bytes of the keys and values of a token in all layers, of numbers of `bytes` each.
+    /// The size in bytes of the keys and values of a token in all layers, at `bytes` per number.
     pub fn cache_bytes_per_token(&self, bytes: usize) -> usize {
         2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * bytes
     }
 
-    /// Notes sizes that do not fit each other.
+    /// Adds problems of sizes that do not fit each other.
     pub(crate) fn check(&self, problems: &Problems) {
         let (h, g) = (self.num_attention_heads, self.num_key_value_heads);
         if !h.is_multiple_of(g) {
@@ -200,7 +199,7 @@ pub(crate) fn bad(path: &Path, problems: Vec<FieldProblem>) -> Error {
     Error::Config { path: path.to_owned(), problems }
 }
 
-/// The families that are read, with the names of their classes.
+/// The supported families, with the names of their classes.
 const FAMILIES: [(&str, &str); 5] = [
     ("llama", "LlamaForCausalLM"),
     ("mistral", "MistralForCausalLM"),
@@ -224,7 +223,7 @@ fn family(config: &Value) -> Result<&'static str, String> {
     }
 }
 
-/// Explains why a family is not read.
+/// Explains why a family is not supported.
 pub(crate) fn refusal(found: &str) -> &'static str {
     let found = found.to_lowercase();
     let reasons = [
@@ -272,7 +271,7 @@ fn read(family: &str, f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig
     };
     let max_position_embeddings = f.size("max_position_embeddings", Some(context), CONTEXT);
     let tie_word_embeddings = f.flag("tie_word_embeddings", Some(false));
-    // Each family has its own switches; those of others mean nothing to it.
+    // Each family has its own switches, and ignores those of others.
     let switch = |key: &str, families: &[&str]| match families.contains(&family) {
         true => f.flag(key, Some(false)),
         false => Some(false),

@@ -1,4 +1,4 @@
-//! Random first parameters of a Llama.
+//! Random initial parameters of a Llama.
 
 use mlx_rs::{Array, random};
 
@@ -9,8 +9,8 @@ use crate::parameters::Parameters;
 /// Standard deviation of the matrices, as in Llama's and GPT-2's training.
 const DEVIATION: f32 = 0.02;
 
-/// Random float32 parameters: matrices normal with a deviation of 0.02 (those that write to the
-/// residual stream divided by `sqrt(2 n_layer)`), norms 1, biases 0. Equal seeds give equal
+/// Returns random float32 parameters: matrices normal with a deviation of 0.02 (those that write to
+/// the residual stream divided by `sqrt(2 n_layer)`), norms 1, biases 0. Equal seeds give equal
 /// parameters.
 ///
 /// Source: GPT-2 (Radford et al. 2019), section 2.3.

@@ -1,4 +1,4 @@
-//! A summary of a teacher's sizes and memory, from headers alone.
+//! Summarizes a teacher's sizes and memory from the headers of its files.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,17 +19,17 @@ pub struct TeacherSummary {
     pub layout: &'static str,
     /// The configuration, as Hugging Face writes it.
     pub config: serde_json::Value,
-    /// Values of the model.
+    /// The number of values of the model.
     pub parameters: u64,
-    /// Bits a value takes on average.
+    /// The mean number of bits per value.
     pub bits_per_weight: f64,
-    /// Bytes of all tensors.
+    /// The size of all tensors in bytes.
     pub tensor_bytes: u64,
-    /// Values by the kind of number that they are stored as.
+    /// The number of values by the type in which they are stored.
     pub dtypes: BTreeMap<String, u64>,
-    /// Bytes that a token takes in the cache, in float32.
+    /// The size of a token in the cache in bytes, in float32.
     pub cache_bytes_per_token: u64,
-    /// Canonical name, kind and shape of every tensor.
+    /// Canonical name, type and shape of every tensor.
     #[serde(skip)]
     pub tensors: Vec<(String, String, Vec<usize>)>,
 }

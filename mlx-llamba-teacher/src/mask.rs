@@ -5,21 +5,21 @@ use mlx_rs::ops::{arange, expand_dims, select};
 use mlx_rs::{Array, Dtype};
 
 /// Attention to the last `size` tokens (the token itself among them) and the first `sinks` ones
-/// of the document: what a Transformer does with bounded memory and no training.
+/// of the document, which bounds a Transformer's memory without training.
 ///
 /// Source: StreamingLLM (arXiv 2309.17453); positions stay those of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Tokens seen at the end.
+    /// The number of last tokens seen.
     pub size: usize,
-    /// Tokens seen at the beginning.
+    /// The number of first tokens seen.
     pub sinks: usize,
 }
 
-/// The keys at `0..offset + l` that queries at `offset..offset + l` see: (1 or b, 1, l, offset + l)
-/// bool, true where they see. `None` if they see everything. `starts` (b, l) goes with an offset
-/// of 0 only. Texts begin at `first` (b,): what stands before is padding and sees itself alone, so
-/// that its numbers stay finite.
+/// Returns the mask of the keys at `0..offset + l` for the queries at `offset..offset + l`, (1 or b,
+/// 1, l, offset + l) bool, true where a query sees a key; `None` if all are seen. `starts` (b, l)
+/// requires an offset of 0. Texts begin at `first` (b,): tokens before are padding and see only
+/// themselves, so that their values stay finite.
 pub(crate) fn visible(
     l: usize,
     offset: usize,
@@ -37,8 +37,7 @@ pub(crate) fn visible(
     let mut mask = key.le(&query)?; // (l, t)
     let mut index = key.clone(); // of a key in its document
     if let Some(starts) = starts {
-        // A document goes from a start to before the next; what stands before the first start
-        // is one too.
+        // A document ends before the next start; tokens before the first start are one too.
         let document = cumsum(&starts.as_dtype(Dtype::Int32)?)?; // (b, l)
         let of_query = expand_dims(&document, -1)?; // (b, l, 1)
         let of_key = expand_dims(&document, -2)?; // (b, 1, l)

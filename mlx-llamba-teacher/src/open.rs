@@ -1,4 +1,4 @@
-//! Llamas in files: directories as Hugging Face's, and GGUF.
+//! Opens Llamas: directories in Hugging Face's layout, and GGUF files.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::gguf::{Gguf, MAGIC};
 use crate::llama::Llama;
 
-/// A Llama's files, whose headers were read and found sound.
+/// A Llama's files, with valid headers.
 pub(crate) enum Files {
     Directory { files: TensorFiles, config: LlamaConfig, ignored: BTreeSet<String> },
     Gguf(Gguf),
@@ -72,7 +72,7 @@ impl Files {
         }
     }
 
-    /// A tensor by its canonical name.
+    /// Returns a tensor by its canonical name.
     fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
         match self {
             Self::Directory { files, config, .. } => {
@@ -89,7 +89,7 @@ impl Files {
         }
     }
 
-    /// Canonical name, kind, shape and bytes of every tensor.
+    /// Returns canonical name, type, shape and size in bytes of every tensor.
     pub(crate) fn tensors(&self) -> Vec<(String, String, Vec<usize>, usize)> {
         match self {
             Self::Directory { files, ignored, .. } => files
@@ -108,8 +108,8 @@ impl Files {
     }
 }
 
-/// True for a GGUF file, and for a directory whose `config.json` names an architecture other than
-/// Llamba's: what is to be opened as a Llama, and refused as such.
+/// True for a GGUF file, and for a directory whose `config.json` names another architecture than
+/// Llamba's: it is opened, or refused, as a Llama.
 pub fn is_teacher(path: &Path) -> bool {
     let kind = || -> Option<String> {
         let text = std::fs::read(path.join("config.json")).ok()?;
@@ -118,7 +118,7 @@ pub fn is_teacher(path: &Path) -> bool {
     is_gguf(path) || (path.is_dir() && kind().is_some_and(|kind| kind != "llamba"))
 }
 
-/// True for a file that calls itself GGUF, by its first bytes or by its name.
+/// True for a GGUF file, by its first bytes or its name.
 pub(crate) fn is_gguf(path: &Path) -> bool {
     let begins = || {
         let mut start = [0; 4];
@@ -152,8 +152,8 @@ fn has(files: &TensorFiles, name: &str) -> bool {
     files.tensor(name).is_some()
 }
 
-/// The matrices that some families keep in one, one below the other: Phi-3's queries, keys and
-/// values, and its gate and input of the MLP.
+/// The matrices that some families store in one, one below the other: Phi-3's queries, keys and
+/// values, and the gate and input of its MLP.
 fn fused(config: &LlamaConfig) -> [(&'static str, Vec<(&'static str, usize)>); 2] {
     let query = config.num_attention_heads * config.head_dim;
     let key = config.num_key_value_heads * config.head_dim;
@@ -164,7 +164,7 @@ fn fused(config: &LlamaConfig) -> [(&'static str, Vec<(&'static str, usize)>); 2
     ]
 }
 
-/// The matrix that a canonical tensor may be a part of, and its rows there.
+/// Returns the matrix that may contain a canonical tensor, and the rows of the tensor in it.
 fn part_of(config: &LlamaConfig, name: &str) -> Option<(String, Range<usize>)> {
     for (whole, parts) in fused(config) {
         let module = whole.split('.').next().unwrap_or_default();
@@ -179,7 +179,7 @@ fn part_of(config: &LlamaConfig, name: &str) -> Option<(String, Range<usize>)> {
     None
 }
 
-/// Canonical names and shapes of a stored tensor: several for one that holds several matrices.
+/// Returns the canonical names and shapes of a stored tensor, which may hold several matrices.
 fn parts_of(config: &LlamaConfig, name: &str, shape: &[usize]) -> Vec<(String, Vec<usize>)> {
     for (whole, parts) in fused(config) {
         let rows = parts.iter().map(|(_, rows)| rows).sum::<usize>();
@@ -204,8 +204,8 @@ fn check_dtype(tensor: &StoredTensor) -> Option<TensorProblem> {
     })
 }
 
-/// Tensors that some tools write and that say nothing new: rotary frequencies, and a tied head
-/// that is the embedding's to the bit.
+/// True for redundant tensors that some tools write: rotary frequencies, and a tied head that equals
+/// the embedding bit for bit.
 fn ignored(files: &TensorFiles, config: &LlamaConfig) -> BTreeSet<String> {
     let head = "lm_head.weight";
     let bytes = |name: &str| files.tensor(name).map(StoredTensor::bytes);

@@ -17,12 +17,12 @@ pub enum Rope {
     /// `base^(2i/k)`.
     #[default]
     Default,
-    /// All wavelengths longer by a factor.
+    /// All wavelengths multiplied by a factor.
     Linear {
         /// The factor.
         factor: f64,
     },
-    /// Long wavelengths longer by a factor, short ones as they are, and a bend between.
+    /// Long wavelengths multiplied by a factor, short ones unchanged, with a transition between.
     Llama3 {
         /// The factor.
         factor: f64,
@@ -33,10 +33,10 @@ pub enum Rope {
         /// Context of the training before the extension, in tokens.
         original_context: usize,
     },
-    /// Short wavelengths as they are, long ones longer, by how often they turn.
+    /// Wavelengths stretched depending on their number of rotations.
     Yarn(Yarn),
-    /// Plain within the context. In a longer text all wavelengths follow from its whole length, so
-    /// that a cache, whose keys are turned already, cannot grow past the context.
+    /// Unchanged within the context. In a longer text all wavelengths depend on its length, so a
+    /// cache, whose keys are already rotated, cannot grow past the context.
     Dynamic {
         /// The factor.
         factor: f64,
@@ -46,8 +46,8 @@ pub enum Rope {
 }
 
 impl Rope {
-    /// The wavelengths over 2 pi of the `k / 2` pairs in a text of `length` tokens: an angle is the
-    /// position over this.
+    /// Returns the wavelengths over 2 pi of the `k / 2` pairs in a text of `length` tokens: an
+    /// angle is the position over this.
     pub(crate) fn wavelengths(self, k: usize, base: f64, length: usize) -> Vec<f64> {
         let base = match self {
             Self::Dynamic { factor, context } if length > context => {
@@ -65,7 +65,7 @@ impl Rope {
         }
     }
 
-    /// The factor of queries and of keys as they are turned.
+    /// The factor of rotated queries and keys.
     pub fn attention_factor(self) -> f64 {
         match self {
             Self::Yarn(yarn) => yarn.attention_factor,
@@ -73,7 +73,7 @@ impl Rope {
         }
     }
 
-    /// Tokens of the longest text whose keys can stay as they are when it grows; `None`: all.
+    /// The number of tokens up to which a growing text keeps its rotated keys; `None`: no limit.
     pub(crate) fn longest_cache(self) -> Option<usize> {
         match self {
             Self::Dynamic { context, .. } => Some(context),
@@ -99,14 +99,14 @@ impl Rope {
         }
     }
 
-    /// [`wavelengths`](Self::wavelengths) as MLX takes them: (k / 2,) float32.
+    /// Returns [`wavelengths`](Self::wavelengths) as an array (k / 2,), float32.
     pub(crate) fn array(self, k: usize, base: f64, length: usize) -> Array {
         let all = self.wavelengths(k, base, length);
         let values: Vec<f32> = all.iter().map(|&w| w as f32).collect();
         Array::from_slice(&values, &[values.len() as i32])
     }
 
-    /// Reads the `rope_scaling` block of a `config.json` with so many `max_position_embeddings`.
+    /// Parses the `rope_scaling` block of a `config.json` with these `max_position_embeddings`.
     pub(crate) fn parse(
         block: &Map<String, Value>,
         context: usize,
@@ -143,7 +143,7 @@ impl Rope {
         }
     }
 
-    /// The `rope_scaling` block, null without scaling.
+    /// Returns the `rope_scaling` block, null without scaling.
     pub(crate) fn to_json(self) -> Value {
         match self {
             Self::Default => Value::Null,

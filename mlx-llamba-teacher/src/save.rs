@@ -10,7 +10,7 @@ use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::parameters::Parameters;
 
-/// Largest weight file.
+/// The largest size of a weight file in bytes.
 const SHARD_BYTES: usize = 4 << 30;
 
 /// Writes `config.json`, `model.safetensors` with float32 tensors, and `companions`. The directory

@@ -1,4 +1,4 @@
-//! Rotary positions stretched by how often a pair turns within the context of the training.
+//! Rotary positions stretched depending on a pair's rotations within the training's context.
 //!
 //! Source: YaRN (arXiv 2309.00071), sections 3.2 and 3.4; fields and defaults as in the
 //! configurations on Hugging Face.
@@ -13,17 +13,17 @@ use crate::limits::CONTEXT;
 /// YaRN's scaling.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Yarn {
-    /// Long wavelengths are longer by this.
+    /// The factor of long wavelengths.
     pub factor: f64,
     /// Context of the training before the extension, in tokens.
     pub original_context: usize,
-    /// Pairs that turn more often in that context stay as they are.
+    /// Pairs with more rotations in that context are unchanged.
     pub beta_fast: f64,
-    /// Pairs that turn more seldom are stretched by the whole factor.
+    /// Pairs with fewer rotations are stretched by the whole factor.
     pub beta_slow: f64,
-    /// The bend between them begins and ends at whole pairs.
+    /// The transition between them begins and ends at whole pairs.
     pub truncate: bool,
-    /// Queries and keys are multiplied with it, each.
+    /// The factor of queries, and of keys.
     pub attention_factor: f64,
 }
 
@@ -31,7 +31,7 @@ impl Yarn {
     /// The wavelength of pair `i` of `k / 2`, which is `w` without scaling.
     pub(crate) fn stretch(self, i: usize, w: f64, k: usize, base: f64) -> f64 {
         let context = self.original_context as f64;
-        // The pair, not a whole one, that turns so often.
+        // The fractional index of the pair with this number of rotations.
         let pair = |turns: f64| k as f64 * (context / (turns * 2.0 * PI)).ln() / (2.0 * base.ln());
         let (mut low, mut high) = (pair(self.beta_fast), pair(self.beta_slow));
         if self.truncate {
@@ -45,7 +45,7 @@ impl Yarn {
         1.0 / (long / (self.factor * w) + (1.0 - long) / w)
     }
 
-    /// Reads the rest of the block; `context` is what the model can read now.
+    /// Parses the rest of the block; `context` is the model's present context.
     pub(crate) fn parse(f: &Fields<'_>, factor: f64, context: usize) -> Option<Self> {
         let optional = |key| match f.get(key) {
             Some(_) => f.number(key, None, "a number above 0", |x| x > 0.0).map(Some),

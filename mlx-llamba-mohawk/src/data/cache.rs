@@ -1,9 +1,9 @@
 //! Token ids of a corpus in one mapped file.
 //!
-//! The file: [`MAGIC`]; the ids, 2 bytes each if the vocabulary fits, else 4; where each document
-//! begins, and where the last ends, counted in ids, 8 bytes each; bytes of each document's text, 8
-//! each; the footer, in JSON; the footer's length, 8 bytes; [`MAGIC`]. All little-endian. The
-//! footer comes last because only then the counts are known: documents are written as they come.
+//! The file consists of [`MAGIC`]; the ids, 2 bytes each if the vocabulary fits, else 4; the start of
+//! each document and the end of the last, counted in ids, 8 bytes each; the bytes of each document's
+//! text, 8 each; the footer, in JSON; the footer's length, 8 bytes; [`MAGIC`]. All numbers are
+//! little-endian. The footer comes last because the counts are known only then.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use crate::{Error, Result};
 const MAGIC: &[u8; 8] = b"MLtokens";
 const VERSION: u32 = 1;
 
-/// The inputs that decide the content of a cache. For files, these are their content
-/// and the encoder; for text that is made up, whatever decides it.
+/// The inputs that determine the content of a cache. For files, these are their content and the
+/// encoder; for generated text, everything that determines it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key(pub Value);
 
@@ -33,14 +33,14 @@ impl Key {
             "sources": sources.hashes()?,
             "vocab": encoder.vocab(),
         });
-        // Left out of others, whose tokens are found under the names that they always had.
+        // Absent for other texts, so that the names of their caches stay the same.
         if sources.is_split() {
             key["split"] = true.into();
         }
         Ok(Self(key))
     }
 
-    /// The path of such a cache.
+    /// Returns the path of this cache.
     #[must_use]
     pub fn path(&self, directory: &Path) -> PathBuf {
         let hash = format!("{:x}", Sha256::digest(self.0.to_string()));
@@ -52,15 +52,15 @@ impl Key {
 struct Footer {
     version: u32,
     key: Value,
-    /// Bytes of an id.
+    /// The size of an id in bytes.
     width: usize,
     ids: u64,
     documents: u64,
-    /// SHA-256 of all that stands between the first [`MAGIC`] and the footer.
+    /// SHA-256 of everything between the first [`MAGIC`] and the footer.
     sha256: String,
 }
 
-/// A corpus in the making; documents come in any number and from anywhere.
+/// Writes a corpus, document by document.
 pub struct Writer {
     file: BufWriter<AtomicFile>,
     path: PathBuf,
@@ -72,7 +72,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file at `path` for ids below `vocab`; its directory is made if it is not there.
+    /// Begins a file at `path` for ids below `vocab`, and creates its directory if there is none.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -110,10 +110,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the rest and opens the file; `source` is what an error calls the data.
+    /// Writes the rest and opens the file. Errors call the data `source`.
     ///
     /// # Errors
-    /// [`Error::NoDocuments`] if there was no token; [`Error::Io`].
+    /// [`Error::NoDocuments`] if there are no tokens; [`Error::Io`].
     pub fn finish(mut self, source: &Path) -> Result<Corpus> {
         let ids = self.offsets.last().copied().unwrap_or(0);
         if ids == 0 {
@@ -156,10 +156,10 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens a file that a [`Writer`] made, and reads it once to see that it is whole.
+    /// Opens a file that a [`Writer`] wrote, and compares its checksum.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Cache`] says what is wrong with the file.
+    /// [`Error::Io`]; [`Error::Cache`] if the file is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |reason: &str| Error::Cache { path: path.to_owned(), reason: reason.to_owned() };
         let map = Map::open(path)?;
@@ -183,7 +183,8 @@ impl Corpus {
             return Err(bad("its checksum is wrong"));
         }
         let corpus = Self { map, footer };
-        // The checksum says that the numbers are those written; this, that they made sense.
+        // The checksum shows that the numbers are those that were written; this, that they are
+        // consistent.
         let last = corpus.documents();
         if (0..last).any(|i| corpus.number(i) > corpus.number(i + 1))
             || (corpus.number(0), corpus.number(last)) != (0, corpus.footer.ids)
@@ -193,13 +194,13 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// True if it was made of that.
+    /// True if the corpus was made from these inputs.
     #[must_use]
     pub fn is_of(&self, key: &Key) -> bool {
         self.footer.key == key.0
     }
 
-    /// A hash of the content: two corpora with the same hash have the same documents.
+    /// Returns a hash of the content: corpora with the same hash have the same documents.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.footer.sha256
@@ -211,13 +212,13 @@ impl Corpus {
         self.footer.documents as usize
     }
 
-    /// Tokens of all documents.
+    /// The number of tokens of all documents.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.footer.ids
     }
 
-    /// The place of a document's first token; of the one after the last, the end.
+    /// The position of a document's first token. The document after the last one begins at the end.
     ///
     /// # Panics
     /// If there is no such document.
@@ -227,7 +228,7 @@ impl Corpus {
         self.number(document)
     }
 
-    /// Bytes of a document's text.
+    /// The number of bytes of a document's text.
     ///
     /// # Panics
     /// If there is no such document.
@@ -265,7 +266,7 @@ impl Corpus {
         }
     }
 
-    /// One of the numbers behind the ids.
+    /// One of the numbers that follow the ids.
     fn number(&self, i: usize) -> u64 {
         let at = MAGIC.len() + self.footer.width * self.footer.ids as usize + 8 * i;
         let mut bytes = [0; 8];

@@ -1,4 +1,4 @@
-//! A tokenizer with the files that belong to it, wherever they come from.
+//! A tokenizer with the files that belong to it.
 
 use std::path::Path;
 
@@ -15,14 +15,14 @@ use mlx_llamba_teacher::gguf_tokenizer;
 pub struct Companions {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// The files that a model with this tokenizer has beside its weights.
+    /// The files for the directory of a model with this tokenizer.
     pub files: TokenizerFiles,
-    /// SHA-256 over the files that decide what the tokenizer does.
+    /// SHA-256 over the files that determine token ids.
     pub hash: String,
 }
 
 impl Companions {
-    /// From a directory with a `tokenizer.json`, from such a file, or from a GGUF file.
+    /// Opens a directory with a `tokenizer.json`, such a file, or a GGUF file.
     ///
     /// # Errors
     /// Those of [`TokenizerFiles::of_model`], [`gguf_tokenizer`] and [`Tokenizer::from_files`].

@@ -1,11 +1,11 @@
-//! Texts to token ids, with the tokens that begin and end a document.
+//! Converts texts to token ids, with the tokens that begin and end a document.
 
 use mlx_llamba::Tokenizer;
 
 use super::Text;
 use crate::{Error, Result};
 
-/// A tokenizer and what it puts around a document.
+/// A tokenizer, and the tokens around a document.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     tokenizer: Tokenizer,
@@ -16,12 +16,12 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for a model with `vocab` entries. A document begins as the tokenizer begins a
-    /// text, or with the token `begin`; it ends with the token `end`, or the first that ends a
-    /// text for the tokenizer, if there is one. `hash` stands for the tokenizer.
+    /// Makes an encoder for a vocabulary of `vocab` entries. A document begins as the tokenizer
+    /// begins a text, or with the token `begin`; it ends with the token `end`, or the first that
+    /// ends a text for the tokenizer, if there is one. `hash` identifies the tokenizer.
     ///
     /// # Errors
-    /// [`Error::UnknownToken`]; a tokenizer with ids outside of the vocabulary.
+    /// [`Error::UnknownToken`]; an error for a tokenizer with ids outside of the vocabulary.
     pub fn new(
         tokenizer: &Tokenizer,
         hash: String,
@@ -42,7 +42,7 @@ impl Encoder {
         })
     }
 
-    /// Entries of the vocabulary.
+    /// The number of entries of the vocabulary.
     #[must_use]
     pub fn vocab(&self) -> usize {
         self.vocab
@@ -53,7 +53,7 @@ impl Encoder {
         serde_json::json!({ "tokenizer": self.hash, "begin": self.begin, "end": self.end })
     }
 
-    /// The ids of a document; none of an empty text.
+    /// Returns the ids of a document; an empty text has none.
     ///
     /// # Errors
     /// Those of the tokenizer.
@@ -69,7 +69,7 @@ impl Encoder {
         Ok(ids)
     }
 
-    /// The ids of each text, on all cores.
+    /// Returns the ids of each text, computed on all cores.
     pub(crate) fn encode_all(&self, texts: &[Text]) -> Result<Vec<Vec<u32>>> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = texts.len().div_ceil(threads).max(1);

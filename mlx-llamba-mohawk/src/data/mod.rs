@@ -1,4 +1,4 @@
-//! From texts to the windows that training reads.
+//! Text for training: sources, token ids, windows.
 
 mod cache;
 mod companions;
@@ -21,15 +21,16 @@ use mlx_llamba::progress::{OnProgress, Progress};
 use crate::Result;
 use crate::evaluate::Document;
 
-/// Texts that are encoded at a time, on all cores.
+/// The number of texts that are encoded at once, on all cores.
 const BLOCK: usize = 256;
 
-/// The tokens of all texts of `sources`: those in the directory `cache`, if they are of just these
-/// texts and this encoder, else made now and put there. The unit of the progress is a byte.
+/// Returns the tokens of all texts of `sources`. They are read from the directory `cache` if it has
+/// those of exactly these texts and this encoder, and otherwise computed and written there. The unit
+/// of the progress is a byte.
 ///
 /// # Errors
-/// [`crate::Error::NoDocuments`], [`mlx_llamba::Error::Interrupted`], what the sources and the tokenizer report, and
-/// [`crate::Error::Io`] if the cache cannot be written.
+/// [`crate::Error::NoDocuments`], [`mlx_llamba::Error::Interrupted`], errors of the sources and of
+/// the tokenizer, and [`crate::Error::Io`] if the cache cannot be written.
 pub fn tokenize(
     sources: &Sources,
     encoder: &Encoder,
@@ -40,9 +41,9 @@ pub fn tokenize(
     let path = key.path(cache);
     match Corpus::open(&path) {
         Ok(corpus) if corpus.is_of(&key) => return Ok(corpus),
-        Ok(_) => log::warn!("{}: of other data; it is made anew", path.display()),
+        Ok(_) => log::warn!("{}: it belongs to other data and is replaced", path.display()),
         Err(_) if !path.exists() => {}
-        Err(error) => log::warn!("{error}; it is made anew"),
+        Err(error) => log::warn!("{error}; it is replaced"),
     }
     let mut writer = Writer::create(&path, &key, encoder.vocab())?;
     let total = sources.bytes();
@@ -67,14 +68,14 @@ pub fn tokenize(
     writer.finish(sources.path())
 }
 
-/// True for a document that is held out: numbers 0, `every`, 2 `every` and so on; none for 0.
+/// True for a held-out document: number 0, `every`, 2 `every` and so on; with 0, none.
 #[must_use]
 pub fn is_held_out(document: usize, every: usize) -> bool {
     every > 0 && document.is_multiple_of(every)
 }
 
-/// The first documents among `numbers` that have at most `tokens` tokens together, at least one;
-/// documents longer than `longest` are cut there.
+/// Returns the first documents of `numbers` that together have at most `tokens` tokens, but at least
+/// one document. Documents are truncated to `longest` tokens.
 #[must_use]
 pub fn held_out(
     corpus: &Corpus,
@@ -90,7 +91,8 @@ pub fn held_out(
             continue;
         }
         if ids.len() > longest {
-            // The number of bytes behind the kept tokens is unknown; their share of all tokens is close to it.
+            // The number of bytes behind the kept tokens is unknown; their share of all tokens is
+            // close to it.
             bytes = (bytes as u128 * longest as u128 / ids.len() as u128) as u64;
             ids.truncate(longest.max(2));
         }

@@ -1,11 +1,11 @@
-//! The order of an epoch, from the seed and the epoch's number alone.
+//! The order of an epoch, which depends only on the seed and the number of the epoch.
 
-/// A stream of numbers (splitmix64; Steele, Lea and Flood 2014): small, and the same everywhere
-/// for ever, which a run that is taken up again depends on.
+/// A stream of random numbers (splitmix64; Steele, Lea and Flood 2014). It is the same on every
+/// machine and in every version, which resumed runs depend on.
 pub(crate) struct Stream(u64);
 
 impl Stream {
-    /// The stream of some numbers that name it.
+    /// Returns the stream that some numbers identify.
     pub(crate) fn new(names: &[u64]) -> Self {
         let mut stream = Self(0x6d6f_6861_776b);
         for &name in names {
@@ -22,13 +22,13 @@ impl Stream {
         z ^ (z >> 31)
     }
 
-    /// A number below `n`; each is as likely as another to within `n / 2^64`.
+    /// Returns a number below `n`, uniformly distributed to within `n / 2^64`.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 }
 
-/// The numbers below `n` in an order that looks random (Fisher and Yates).
+/// Returns the numbers below `n` in random order (Fisher and Yates).
 pub(crate) fn permutation(n: u32, stream: &mut Stream) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n).collect();
     for i in (1..order.len()).rev() {
@@ -54,7 +54,7 @@ mod tests {
             let same = first.iter().zip(order).filter(|(a, b)| **a == *b).count();
             assert!(same < 10, "{other:?}: {same}");
         }
-        // The stream may never change: runs that were saved go on with it.
+        // The stream must never change: saved runs continue with it.
         assert_eq!(permutation(8, &mut Stream::new(&[7, 3])), [0, 4, 5, 2, 7, 3, 6, 1]);
     }
 

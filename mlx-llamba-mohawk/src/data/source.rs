@@ -1,7 +1,7 @@
 //! Documents from text files and JSONL files.
 //!
-//! A line of JSONL whose text no tokenizer can read (a lone surrogate, invalid UTF-8) costs that
-//! line: it is skipped, and a warning counts and names the lines. A byte order mark is dropped.
+//! A line of JSONL whose text is not valid Unicode (a lone surrogate, invalid UTF-8) is skipped, and
+//! a warning counts and names such lines. A byte order mark is dropped.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -14,16 +14,17 @@ use sha2::{Digest, Sha256};
 use crate::train::io;
 use crate::{Error, Result};
 
-/// The byte order mark that some editors put before a text.
+/// The byte order mark that some editors write before a text.
 const BOM: &str = "\u{feff}";
-/// Skipped lines that a warning names.
+/// The number of skipped lines that a warning names.
 const NAMED: usize = 5;
-/// Bytes of a document that is cut from a single text, at least and at most, where possible.
+/// The smallest and largest number of bytes of a document that is cut from a single text, where
+/// possible.
 const PIECE: (usize, usize) = (1 << 10, 1 << 14);
-/// Documents that a single text is cut into, if its length allows it.
+/// The number of documents that a single text is cut into, if it is long enough.
 const PIECES: usize = 100;
 
-/// Files of documents: a `.jsonl` file has one in each line, any other file is one.
+/// Files of documents: a `.jsonl` file has one per line, any other file is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     path: PathBuf,
@@ -36,15 +37,15 @@ pub struct Sources {
 /// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// Its text; empty ones count.
+    /// Its text, which may be empty.
     pub text: String,
-    /// Bytes of the sources read with it and before it.
+    /// The number of bytes of the sources up to its end.
     pub end: u64,
 }
 
 impl Sources {
-    /// A file, or all `.jsonl`, `.txt` and `.md` files in a directory and those below it. `field`
-    /// is the one that holds the text of a line of JSONL.
+    /// Finds a file, or all `.jsonl`, `.txt` and `.md` files in a directory and its subdirectories.
+    /// `field` holds the text in a line of JSONL.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::NoDocuments`] if a directory has no such file.
@@ -71,18 +72,18 @@ impl Sources {
         self
     }
 
-    /// True if the only file is a text that is cut into documents.
+    /// True if the only file is a text to be cut into documents.
     pub(crate) fn is_split(&self) -> bool {
         self.split
     }
 
-    /// The file or directory they were found at.
+    /// The file or directory that was given.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of all files.
+    /// The number of bytes of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|(_, bytes)| bytes).sum()
@@ -137,7 +138,7 @@ fn is(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// Adds the files of a directory; hidden ones are none of ours.
+/// Adds the files of a directory, without hidden ones.
 fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
     for entry in fs::read_dir(directory).map_err(io("list", directory))? {
         let path = entry.map_err(io("list", directory))?.path();
@@ -167,7 +168,7 @@ fn whole(path: &Path, end: u64) -> Result<Text> {
     Ok(Text { text, end })
 }
 
-/// Cuts a text at empty lines, at line ends where a paragraph is long, and nowhere else.
+/// Cuts a text at empty lines, and long paragraphs at line ends.
 fn pieces(text: Text) -> Vec<Text> {
     let (least, most) = PIECE;
     let size = (text.text.len() / PIECES).clamp(least, most);
@@ -181,7 +182,7 @@ fn pieces(text: Text) -> Vec<Text> {
             from = at;
         }
     }
-    // A short rest belongs to the piece before it.
+    // A short rest is joined to the piece before it.
     match pieces.last_mut() {
         Some(last) if at - from < size / 2 => last.1 = at,
         _ => pieces.push((from, at)),
@@ -243,7 +244,7 @@ fn is_no_text(line: &[u8]) -> bool {
     let lossy = String::from_utf8_lossy(line);
     let mut mended = String::with_capacity(lossy.len());
     let mut rest = &*lossy;
-    // An escape of any surrogate becomes one of a letter; "\\\\" is no beginning of an escape.
+    // Escapes of surrogates are replaced by the escape of a letter; "\\\\" does not begin an escape.
     while let Some(at) = rest.find('\\') {
         let (before, escape) = rest.split_at(at);
         mended.push_str(before);

@@ -1,4 +1,4 @@
-//! Windows of equal length over documents one after the other, in an order that looks random.
+//! Windows of equal length over concatenated documents, in random order.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,41 +13,42 @@ use crate::{Batch, Error, Result};
 /// The position of the next window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// The number of times that all windows were read.
+    /// The number of complete passes over all windows.
     pub epoch: u64,
-    /// Windows of this epoch that were read.
+    /// The number of windows read in this epoch.
     pub index: u64,
 }
 
-/// The places at which windows begin.
+/// The positions at which windows begin.
 ///
-/// A trained Transformer's attention rests on the first token it sees. A window that begins within
-/// a document has another first token than any text that the model knows.
+/// A trained Transformer attends strongly to the first token that it sees. A window that begins
+/// within a document has a first token that no text of the training had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Packing {
-    /// Anywhere: the documents stand one after the other and are cut every `length` tokens. Each
-    /// epoch has a shift of its own, so that a text is not always cut at the same places.
+    /// Anywhere: the documents are concatenated and cut every `length` tokens, with an offset that
+    /// differs between epochs.
     Cut,
-    /// As `Cut`, but windows that begin within a document have its first token before them.
+    /// As `Cut`, but a window that begins within a document is preceded by the document's first
+    /// token.
     Sink,
-    /// At a document: each epoch draws the documents in an order of its own and puts them one after
-    /// the other until the window is full; what is left of the last one is not read. A document
-    /// that is longer than a window is several, each but the first with its first token before it.
+    /// At a document: in each epoch the documents are shuffled and concatenated until the window is
+    /// full; the rest of the last one is not read. A document longer than a window is cut into
+    /// several, all preceded by its first token.
     #[default]
     Documents,
 }
 
-/// The windows of some documents of a corpus. Their order follows from the names and the epoch.
+/// The windows of some documents of a corpus. Their order depends on the names and the epoch.
 #[derive(Debug)]
 pub struct Windows {
     corpus: Rc<Corpus>,
     packing: Packing,
     /// Parts of documents that fit into a window, for [`Packing::Documents`].
     pieces: Vec<Piece>,
-    /// Runs of documents: place among the windows' tokens, place in the corpus, tokens.
+    /// Runs of documents: position among the windows' tokens, position in the corpus, tokens.
     runs: Vec<(u64, u64, u64)>,
-    /// Places among the windows' tokens where documents begin.
+    /// Positions among the windows' tokens at which documents begin.
     starts: Vec<u64>,
     tokens: u64,
     length: usize,
@@ -60,33 +61,33 @@ pub struct Windows {
 struct Epoch {
     number: u64,
     shift: u64,
-    /// Of windows, or of pieces.
+    /// The order of windows, or of pieces.
     order: Vec<u32>,
-    /// Places in the order at which windows begin, for [`Packing::Documents`].
+    /// Positions in the order at which windows begin, for [`Packing::Documents`].
     begins: Vec<u32>,
 }
 
 /// A part of a document.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    /// Place in the corpus.
+    /// The position in the corpus.
     start: u64,
     tokens: u32,
-    /// The place of the document's first token, if that is to stand before the part.
+    /// The position of the document's first token, if it precedes the part.
     sink: Option<u64>,
 }
 
 impl Piece {
-    /// Tokens in a window.
+    /// The number of tokens in a window.
     fn length(&self) -> usize {
         self.tokens as usize + usize::from(self.sink.is_some())
     }
 }
 
 impl Windows {
-    /// Windows of `length` tokens over the documents with these numbers, cut anywhere. With
-    /// `resets`, batches tell where documents begin. Windows with the same `names` (the seed, the
-    /// stage) come in the same order.
+    /// Returns windows of `length` tokens over the documents with these numbers, cut anywhere. With
+    /// `resets`, batches mark the starts of documents. Windows with the same `names` (the seed, the
+    /// stage) have the same order.
     ///
     /// # Errors
     /// [`Error::TooLittleData`] if not even one window can be filled.
@@ -122,7 +123,7 @@ impl Windows {
         Ok(Self { corpus, packing, pieces, runs, starts, tokens, length, resets, names, epoch })
     }
 
-    /// The windows packed in another way.
+    /// Sets another packing.
     #[must_use]
     pub fn packing(mut self, packing: Packing) -> Self {
         self.packing = packing;
@@ -152,19 +153,19 @@ impl Windows {
         at + place - from
     }
 
-    /// Tokens of all documents.
+    /// The number of tokens of all documents.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Tokens of a window.
+    /// The number of tokens of a window.
     #[must_use]
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// The next `rows` windows from `position` on, and the position behind them.
+    /// Reads the next `rows` windows from `position` on. Returns them and the position after them.
     ///
     /// # Errors
     /// None at present.
@@ -216,7 +217,7 @@ impl Windows {
         }
     }
 
-    /// Reads `length + 1` tokens from a place among the windows' tokens on.
+    /// Reads `length + 1` tokens from a position among the windows' tokens on.
     fn cut(&self, start: u64, window: &mut Window) {
         let first = self.starts.partition_point(|&place| place < start);
         let mut before = 0;
@@ -258,7 +259,7 @@ impl Windows {
             for (place, &i) in order.iter().enumerate() {
                 let tokens = self.pieces[i as usize].length();
                 if filled == self.length {
-                    // Full; this piece gives the token behind it, and begins the next window.
+                    // Full; this piece gives the token after it, and begins the next window.
                     begins.extend(begin.take());
                     filled = 0;
                 }
@@ -271,7 +272,7 @@ impl Windows {
             }
             return Epoch { number, shift: 0, order, begins };
         }
-        // At least one window is left, and each has a token behind it.
+        // At least one window is left, and each is followed by a token.
         let shift = stream.below(length.min(self.tokens - length));
         let windows = (self.tokens - 1 - shift) / length;
         let order = permutation(windows as u32, &mut stream);
@@ -293,7 +294,7 @@ impl Windows {
     }
 }
 
-/// The tokens of a window with the one behind it, and the places at which documents begin.
+/// The tokens of a window with the one after it, and the positions at which documents begin.
 #[derive(Default)]
 struct Window {
     ids: Vec<u32>,

@@ -11,7 +11,7 @@ pub(super) fn bad(origin: &str, key: &str, reason: impl Into<String>) -> Error {
     Error::Recipe { origin: origin.to_owned(), key: key.to_owned(), reason: reason.into() }
 }
 
-/// Reads a recipe, with changes.
+/// Parses a recipe, with changes.
 pub(super) fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Recipe> {
     let mut table: Table = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -29,7 +29,7 @@ pub(super) fn parse(origin: &str, text: &str, changes: &[String]) -> Result<Reci
     })
 }
 
-/// Sets one key, `a.b=value`; the value is TOML, or a text without quotes.
+/// Sets one key, `a.b=value`; the value is TOML, or text without quotes.
 fn apply(table: &mut Table, change: &str) -> Result<()> {
     let bad = || bad("--set", change, "expected KEY=VALUE, such as alignment.lr=1e-4");
     let (key, value) = change.split_once('=').ok_or_else(bad)?;
@@ -48,7 +48,7 @@ fn apply(table: &mut Table, change: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses values that make no sense, alone or in their stage.
+/// Refuses invalid values, and options that have no meaning in their stage.
 pub(super) fn check(origin: &str, recipe: &Recipe) -> Result<()> {
     for (stage, options) in recipe.stages() {
         let problem =
@@ -91,7 +91,7 @@ pub(super) fn check(origin: &str, recipe: &Recipe) -> Result<()> {
     }
 }
 
-/// The first option that is set in a stage where it has no meaning, and the reason.
+/// Returns the first option that has no meaning in its stage, and the reason.
 fn foreign(stage: StageName, options: &StageOptions) -> Option<(&'static str, String)> {
     use StageName::{Alignment, Distillation, Orientation};
     let (early, middle, last) = ([Orientation, Alignment], [Alignment], [Distillation]);

@@ -27,8 +27,8 @@ impl Cost {
     }
 }
 
-/// A lower bound of the bytes that a run takes, without activations: refusing by it needs no
-/// memory.
+/// A lower bound of the bytes that a run needs, without activations, which is known before any memory
+/// is allocated.
 pub(super) fn least_bytes(
     recipe: &Recipe,
     architecture: &Architecture,

@@ -1,4 +1,4 @@
-//! The values that decide what a run computes.
+//! The values that determine what a run computes.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -25,7 +25,7 @@ pub(crate) fn identify(identity: &mut Identity, name: &str, value: &impl Seriali
             other => drop(identity.insert(name, other)),
         }
     }
-    // Recipes are plain data, with text for keys.
+    // Recipes are plain data whose keys are text.
     add(identity, name.to_owned(), serde_json::to_value(value).unwrap_or_default());
 }
 

@@ -1,4 +1,4 @@
-//! The arguments of a run, what it tells on the way, and its result.
+//! The arguments of a run, its notes on the way, and its result.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub enum Kind {
     Llamba,
 }
 
-/// The model that a run trains, and what it learns from beside text.
+/// The model that a run trains, and what it learns from apart from the text.
 #[derive(Debug, Clone)]
 pub enum Task {
     /// Distills a Llamba from a teacher.
@@ -29,7 +29,7 @@ pub enum Task {
         teacher: PathBuf,
         /// A tokenizer, if not the teacher's own.
         tokenizer: Option<PathBuf>,
-        /// A student to begin with, of the recipe's sizes.
+        /// A student to start from, of the recipe's sizes.
         student: Option<PathBuf>,
     },
     /// Trains a model from random parameters.
@@ -46,31 +46,31 @@ pub enum Task {
 #[derive(Debug, Clone, Setters)]
 #[setters(strip_option)]
 pub struct Job {
-    /// The model, and what it learns from.
+    /// The model, and its teacher.
     pub task: Task,
     /// Text: a file or a directory.
     pub data: PathBuf,
     /// The directory of the run, which also receives the finished model.
     pub output: PathBuf,
-    /// Options, with the stages that run and no others.
+    /// Options, with only the stages to run.
     pub recipe: Recipe,
     /// Resumes the run in `output`.
     pub resume: bool,
-    /// The directory for the tokens of the text; `output` if `None`.
+    /// The directory for the tokens of the text; by default `output`.
     pub cache: Option<PathBuf>,
-    /// Bytes of memory that the run may use; it is refused if it needs more. `None`: no limit.
+    /// The memory in bytes that the run may use, which is refused if it needs more. `None`: no limit.
     pub memory: Option<u64>,
 }
 
 impl Job {
-    /// A run that begins, caches nothing elsewhere, and may use any amount of memory.
+    /// Describes a new run that keeps its tokens in `output` and may use any amount of memory.
     #[must_use]
     pub fn new(task: Task, data: PathBuf, output: PathBuf, recipe: Recipe) -> Self {
         Self { task, data, output, recipe, resume: false, cache: None, memory: None }
     }
 }
 
-/// Progress of a run, at which the caller can stop it.
+/// An event of a run. The caller can stop the run at each.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Note<'a> {
@@ -82,14 +82,14 @@ pub enum Note<'a> {
         model: String,
         /// Tokens of the training text, and held-out tokens that evaluations read.
         tokens: (u64, u64),
-        /// Steps that are done, and in all stages.
+        /// Steps already done, and steps of all stages.
         steps: (u64, u64),
     },
-    /// The memory and time that the rest of the run takes on this machine, estimated from one
-    /// window of each stage.
+    /// The memory and time that the rest of the run needs on this machine, estimated from one window
+    /// of each stage.
     Cost(&'a Cost),
-    /// The teacher with attention to its last 64 tokens and first 4, untrained, on the held-out
-    /// text: a student has to be better than this to be worth its training.
+    /// The teacher with attention to its last 64 tokens and first 4, untrained, on the held-out text.
+    /// A student that is not better is not worth its training.
     Baseline(&'a Metrics),
     /// A step, an evaluation or a checkpoint.
     Train(Event<'a>),
@@ -99,11 +99,11 @@ pub enum Note<'a> {
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Tells a finished run from one that the caller stopped.
+    /// Distinguishes a finished run from one that the caller stopped.
     pub ending: Ending,
     /// The last evaluation of this call.
     pub metrics: Option<Metrics>,
 }
 
-/// Receives the progress of a run.
+/// Receives the events of a run; `Break` stops it after a checkpoint.
 pub type OnNote<'a> = &'a mut (dyn FnMut(Note<'_>) -> ControlFlow<()> + Send);

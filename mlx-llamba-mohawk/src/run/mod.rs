@@ -40,11 +40,11 @@ use texts::Texts;
 /// The untrained baseline that a student has to beat (StreamingLLM, arXiv 2309.17453).
 const BASELINE: Window = Window { size: 64, sinks: 4 };
 
-/// Runs a job, or what is left of it.
+/// Runs a job, or the rest of it.
 ///
 /// # Errors
-/// Everything that can be wrong with models, tokenizer, recipe and text is reported before the
-/// first step; [`Error::DoesNotFit`] too. Later those of [`Session::stage`].
+/// Errors of models, tokenizer, recipe and text, and [`Error::DoesNotFit`], before the first step;
+/// later those of [`Session::stage`].
 pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
     let Job { output, recipe, .. } = job;
     output::expect_no_model(output, job.resume)?;
@@ -65,7 +65,7 @@ pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
         ..recipe.evaluation.clone()
     };
     let texts = Texts::open(&job.data, &recipe.data, &evaluation, &encoder, cache, tell)?;
-    // A stage reads the same text in the same order, whichever stages came before.
+    // A stage reads the same text in the same order whether or not other stages came before.
     let windows = recipe
         .stages()
         .map(|(name, options)| texts.windows(options.length, &[recipe.seed, name as u64]))
@@ -74,7 +74,7 @@ pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
     run.train(run.identity(identity), tell)
 }
 
-/// Everything that stays the same during a run.
+/// The constants of a run.
 struct Run<'a> {
     job: &'a Job,
     llama: LlamaConfig,
@@ -83,7 +83,7 @@ struct Run<'a> {
     companions: Companions,
     backend: Backend,
     texts: Texts,
-    /// Those of each stage.
+    /// The windows of each stage.
     windows: Vec<Windows>,
 }
 
@@ -95,7 +95,7 @@ enum Work<'a> {
 }
 
 impl Run<'_> {
-    /// Everything that decides the bits of the model.
+    /// Returns the values that determine the weights of the model.
     fn identity(&self, mut identity: Identity) -> Identity {
         let recipe = &self.job.recipe;
         identity.insert("data".into(), self.texts.hash()[..16].into());
@@ -155,7 +155,7 @@ impl Run<'_> {
         Ok(Outcome { ending, metrics })
     }
 
-    /// Tells what will be trained and what it costs; refuses what does not fit.
+    /// Tells what will be trained and its cost; refuses a run that does not fit.
     fn announce(&self, state: &State, tell: OnNote<'_>) -> Result<ControlFlow<()>> {
         let steps: u64 = self.job.recipe.stages().map(|(_, options)| options.steps()).sum();
         let learned = self.windows.first().map_or(0, Windows::tokens);
@@ -196,7 +196,7 @@ impl Run<'_> {
         }
     }
 
-    /// Puts stage `index` of the recipe to use.
+    /// Measures or trains stage `index` of the recipe.
     fn stage(&self, index: usize, work: Work<'_>) -> Result<Ending> {
         let Some((name, options)) = self.job.recipe.stages().nth(index) else {
             return Ok(Ending::Done);

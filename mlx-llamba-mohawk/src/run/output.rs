@@ -8,7 +8,7 @@ use mlx_llamba::files::atomic;
 use crate::Result;
 use crate::error::io;
 
-/// Refuses an output that has a model already: the one to come would replace it.
+/// Refuses an output that has a model already, which the new one would replace.
 pub(super) fn expect_no_model(output: &Path, resume: bool) -> Result<()> {
     let taken = |name: &str| output.join(name).exists();
     if !resume && (taken("config.json") || taken("model.safetensors")) {

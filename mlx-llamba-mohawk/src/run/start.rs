@@ -12,7 +12,7 @@ use crate::recipe::MixerInit;
 use crate::student::{self, Init, set_half_lives};
 use crate::{Error, Parameters, Result};
 
-/// Tokens that the calibration reads, in whole windows.
+/// The number of tokens that the calibration reads, rounded up to whole windows.
 const CALIBRATION: usize = 8192;
 
 impl Run<'_> {

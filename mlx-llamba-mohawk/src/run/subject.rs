@@ -17,8 +17,8 @@ use crate::{Error, Result};
 
 /// The models of a task.
 pub(super) struct Subject {
-    /// The teacher's sizes; without a teacher, those of the Llama that is trained or that the
-    /// Llamba could be the student of.
+    /// The teacher's sizes. Without a teacher, those of the Llama that is trained, or whose student
+    /// the Llamba could be.
     pub(super) llama: LlamaConfig,
     pub(super) teacher: Option<Llama>,
     /// The model that is trained.

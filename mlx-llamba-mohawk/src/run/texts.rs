@@ -1,4 +1,4 @@
-//! The text of a run: what it trains on, and what is held out.
+//! The text of a run: the part to train on, and the held-out part.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use crate::recipe::{DataOptions, EvaluationOptions};
 /// The text of a run.
 pub(super) struct Texts {
     corpus: Rc<Corpus>,
-    /// Every how many documents one is held out.
+    /// The interval between held-out documents.
     every: usize,
     resets: bool,
     packing: Packing,
@@ -20,7 +20,7 @@ pub(super) struct Texts {
 }
 
 impl Texts {
-    /// Reads the text at `path`, and what is held out of it.
+    /// Reads the text at `path` and its held-out documents.
     pub(super) fn open(
         path: &Path,
         data: &DataOptions,
@@ -31,7 +31,7 @@ impl Texts {
     ) -> Result<Self> {
         let mut read = |path: &Path| {
             let sources = Sources::new(path, &data.field)?;
-            // Of a single document nothing would be left to train on.
+            // A single document would be held out, with nothing left to train on.
             let split = data.heldout.is_none() && data.heldout_every > 0;
             let sources = if split { sources.split() } else { sources };
             tokenize(&sources, encoder, cache, &mut |progress| tell(Note::Tokenizing(progress)))
@@ -58,12 +58,12 @@ impl Texts {
         self.corpus.hash()
     }
 
-    /// Tokens that are held out and read.
+    /// The number of held-out tokens to read.
     pub(super) fn held_out_tokens(&self) -> u64 {
         self.held_out.iter().map(|document| document.tokens.len() as u64).sum()
     }
 
-    /// Windows over what is not held out.
+    /// Returns windows over the documents to train on.
     pub(super) fn windows(&self, length: usize, names: &[u64]) -> Result<Windows> {
         let kept = (0..self.corpus.documents()).filter(|&i| !is_held_out(i, self.every));
         let windows = Windows::new(&self.corpus, kept, length, self.resets, names)?;

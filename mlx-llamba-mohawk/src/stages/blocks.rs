@@ -1,4 +1,4 @@
-//! A student from tokens to hidden states, with or without keeping what is inside its blocks.
+//! A student from tokens to hidden states, with or without keeping the activations of its blocks.
 
 use mlx_llamba::Config;
 use mlx_llamba::kernels::Backend;
@@ -13,9 +13,8 @@ use crate::{Batch, Parameters, Result};
 
 /// Hidden states after the final norm, (b, l, d).
 ///
-/// With `again`, a gradient keeps only what each block reads and computes the rest of it again:
-/// memory for the activations of one block, and of `n_layer` residual streams, for a third more
-/// work.
+/// With `again`, a gradient keeps only the input of each block and recomputes the rest: memory for
+/// the activations of one block and `n_layer` residual streams, for a third more work.
 pub(super) fn hidden(
     config: &Config,
     parameters: &Parameters,
@@ -36,7 +35,7 @@ pub(super) fn hidden(
     Ok(Backend::PLAIN.rms_norm(&x, norm, config.norm_epsilon as f32)?)
 }
 
-/// Block `i` by itself: (b, l, d) to (b, l, d).
+/// Computes block `i` alone: (b, l, d) to (b, l, d).
 fn block(
     config: &Config,
     parameters: &Parameters,
@@ -44,7 +43,7 @@ fn block(
     i: usize,
     x: Array,
 ) -> Result<Array> {
-    // A model of this one layer; what else it has is never read.
+    // A model of this one layer; its other weights are never read.
     let mut config = config.clone();
     config.n_layer = 1;
     let (mut rest, mut names, mut inputs) = (Parameters::new(), Vec::new(), vec![x]);

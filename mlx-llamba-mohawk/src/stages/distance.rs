@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::{maximum, mean, sqrt, sum_axes};
 
-/// The mean of the Euclidean norms of `a - b` over the axes `axes`; 0 has the gradient 0.
+/// Returns the mean of the Euclidean norms of `a - b` over the axes `axes`; 0 has the gradient 0.
 pub(super) fn mean_norm(a: &Array, b: &Array, axes: &[i32]) -> Result<Array> {
     let squares = sum_axes(a.subtract(b)?.square()?, axes, None)?;
     // The root's slope at 0 is infinite.

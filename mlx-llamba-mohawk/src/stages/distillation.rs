@@ -12,9 +12,9 @@ use mlx_llamba_teacher::{Llama, Wanted};
 /// the distributions are `softmax(logits / t)` over the whole vocabulary and NLL is the negative
 /// log-likelihood of the true next token. One part, which trains everything.
 ///
-/// The KL divergence is the cross entropy of the student with the teacher's softmax less what no
-/// student can change, the teacher's entropy: its gradients are those of the cross entropy, and it
-/// is 0 for a student that predicts what the teacher does.
+/// The KL divergence is the student's cross entropy with the teacher's softmax, minus the teacher's
+/// entropy, which no student can change: the gradients are those of the cross entropy, and a student
+/// that predicts as the teacher does has the value 0.
 ///
 /// Sources: MOHAWK (arXiv 2408.10189), section 3.3; arXiv 1503.02531 for `t`.
 #[derive(Debug, Clone)]
@@ -32,9 +32,9 @@ pub struct Distillation {
 pub struct Losses {
     /// The loss that is minimized: see [`Distillation`].
     pub mixed: Array,
-    /// Of the student with the teacher's softmax at the temperature.
+    /// The student's cross entropy with the teacher's softmax, at the temperature.
     pub cross_entropy: Array,
-    /// KL(teacher || student) at the temperature: the cross entropy less the teacher's entropy.
+    /// KL(teacher || student) at the temperature: the cross entropy minus the teacher's entropy.
     pub kl: Array,
     /// Negative log-likelihood of the true next token, at temperature 1.
     pub next_token: Array,
@@ -58,17 +58,17 @@ impl Distillation {
         Self { temperature, ..self }
     }
 
-    /// Gradients compute the inside of a block again instead of keeping it: less memory, a third
-    /// more work.
+    /// Recomputes the activations of a block for its gradient instead of keeping them: less memory, a
+    /// third more work.
     #[must_use]
     pub fn recompute(self, recompute: bool) -> Self {
         Self { recompute, ..self }
     }
 
-    /// All losses of a batch; lazy. The parts of the mixed one have no gradients.
+    /// Returns all losses of a batch; lazy. Only the mixed one has gradients.
     ///
     /// # Errors
-    /// As [`loss`](Objective::loss).
+    /// Those of [`loss`](Objective::loss).
     pub fn losses(
         &self,
         parameters: &Parameters,

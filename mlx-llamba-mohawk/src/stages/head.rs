@@ -11,7 +11,7 @@ use mlx_rs::{Array, Dtype, stop_gradient};
 use crate::{Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// Logits in one piece: 64 MiB of float32.
+/// The largest number of logits computed at once: 64 MiB of float32.
 const PIECE: usize = 16 << 20;
 
 /// The last matrix of a model.
@@ -47,14 +47,14 @@ pub(super) struct Means {
 }
 
 impl Head {
-    /// A Llamba's.
+    /// Returns the head of a Llamba.
     pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> Result<Self> {
         let name = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
         let bias = if config.lm_head_bias { parameters.get("lm_head.bias") } else { None };
         Ok(Self { bias: bias.cloned(), ..Self::new(name, parameters, config.vocab_size)? })
     }
 
-    /// A Llama's.
+    /// Returns the head of a Llama.
     pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> Result<Self> {
         let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
         Self::new(name, parameters, config.vocab_size)
@@ -69,11 +69,11 @@ impl Head {
 
     /// Compares the logits of `hidden` (b, l, d).
     ///
-    /// Everything of the vocabulary's size is computed for a piece of the positions, and so is its
-    /// gradient with respect to the hidden states and the matrix, G W and G^T h with
-    /// G = d loss / d logits. They stand in the result as `<h - h', G W> + <W - W', G^T h>`, where
-    /// h' and W' are constants of the same values: terms of value 0 with these very gradients. So
-    /// no piece is needed again once the next one begins, and nothing is computed twice.
+    /// Arrays of the vocabulary's size are computed for a few positions at a time, together with the
+    /// gradients with respect to the hidden states and the matrix, G W and G^T h with
+    /// G = d loss / d logits. They are part of the result as `<h - h', G W> + <W - W', G^T h>`, where
+    /// h' and W' are constants of the same values: terms of value 0 with exactly these gradients. No
+    /// array is thus kept for the backward pass, and nothing is computed twice.
     pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
         self.compare_by(PIECE / self.vocab.max(1), hidden, goal)
     }
@@ -118,7 +118,7 @@ impl Head {
                 logits = logits.add(bias)?;
             }
             let teacher = teacher.as_ref().map(cut).transpose()?;
-            // G, but for the logits of the true tokens.
+            // G, except for the logits of the true tokens.
             let CrossEntropy { gradient: G, cross_entropy, kl, log_sum } = backend
                 .cross_entropy(&logits, teacher.as_ref(), how)
                 .map_err(mlx_llamba::Error::from)?;
@@ -137,7 +137,7 @@ impl Head {
         let Piece { sums, by_W, by_bias } =
             parts.ok_or_else(|| Exception::custom("no positions to compare"))?;
 
-        // The logits of the true tokens, with gradients of their own.
+        // The logits of the true tokens have their own gradients.
         let mut right = sum(traced_h.multiply(self.weight.try_index(&next)?)?, None)?;
         if let Some(bias) = &self.bias {
             right = right.add(sum(bias.try_index(&next)?, None)?)?;
@@ -189,12 +189,12 @@ impl Piece {
     }
 }
 
-/// 0, with the gradient `slope` with respect to `traced`, of which `value` is the value.
+/// Returns 0 with the gradient `slope` with respect to `traced`, whose value is `value`.
 fn with_slope(traced: &Array, value: &Array, slope: &Array) -> Result<Array> {
     Ok(sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)?)
 }
 
-/// The first `count` of axis 0.
+/// Returns the first `count` elements of axis 0.
 fn first(array: &Array, count: i32) -> Result<Array> {
     if array.dim(0) == count {
         return Ok(array.clone());

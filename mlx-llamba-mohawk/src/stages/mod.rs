@@ -2,10 +2,10 @@
 //!
 //! | stage | part | compares | with the teacher's | given |
 //! |---|---|---|---|---|
-//! | [`Orientation`] | a layer's mixer | its matrix over time | attention matrix | the teacher's hidden state |
+//! | [`Orientation`] | a layer's mixer | its mixing matrix | attention matrix | the teacher's hidden state |
 //! | [`Alignment`] | a layer | its output | hidden state | the teacher's hidden state |
 //! | [`Distillation`] | the whole student | its logits | logits | tokens |
-//! | [`NextToken`] | any model | its logits | | tokens and what follows them |
+//! | [`NextToken`] | any model | its logits | | tokens and their successors |
 //!
 //! All are computed in float32, by plain MLX operations and those kernels that have gradients.
 //!
@@ -32,7 +32,7 @@ use mlx_rs::error::Exception;
 
 use crate::{Batch, Parameters, Result};
 
-/// The student with these parameters, with gradients.
+/// Returns the student with these parameters, with gradients.
 fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
     let backend = Backend::with_gradients()?;
     Ok(Model::from_parameters(config, parameters, Dtype::Float32, backend)?)
@@ -43,8 +43,7 @@ fn borders(batch: &Batch) -> RowLayout<'_> {
     RowLayout { lengths: None, starts: batch.starts.as_ref() }
 }
 
-/// Those of a model's tensors that belong to layer `i` and to the things in `parts`, in the order
-/// of their names.
+/// Returns the names of the tensors of layer `i` that belong to `parts`, in alphabetical order.
 fn of_layer(config: &Config, i: usize, parts: &[&str]) -> Vec<String> {
     let prefix = format!("backbone.layers.{i}.");
     let wanted = |name: &String| {
@@ -53,7 +52,7 @@ fn of_layer(config: &Config, i: usize, parts: &[&str]) -> Vec<String> {
     sorted(config.tensors().into_iter().map(|(name, _)| name).filter(wanted))
 }
 
-/// A parameter of the student.
+/// Returns a parameter of the student.
 fn named<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a mlx_rs::Array> {
     parameters.get(name).ok_or_else(|| crate::Error::unknown(name))
 }
@@ -64,7 +63,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
-/// The constant that part `part` is compared with.
+/// Returns the constant that part `part` is compared with.
 fn target<T>(targets: &[T], part: usize) -> Result<&T> {
     let missing = || Exception::custom(format!("no layer {part} in {} targets", targets.len()));
     Ok(targets.get(part).ok_or_else(missing)?)

@@ -1,4 +1,4 @@
-//! Training from scratch: a model learns what follows.
+//! Training from scratch: a model learns to predict the next token.
 
 use mlx_llamba::kernels::Backend;
 use mlx_rs::Array;
@@ -8,7 +8,7 @@ use super::{blocks, sorted};
 use crate::{Architecture, Batch, Objective, Parameters, Result};
 use mlx_llamba_teacher::Llama;
 
-/// The mean negative log-likelihood of the tokens that follow, `-log softmax(logits)[next]`, in
+/// The mean negative log-likelihood of the next tokens, `-log softmax(logits)[next]`, in
 /// nats. One part, which trains everything.
 #[derive(Debug, Clone)]
 pub struct NextToken {

@@ -11,21 +11,22 @@ use super::distance::mean_norm;
 use super::{borders, of_layer, student};
 use crate::{Batch, Error, Objective, Parameters, Result};
 
-/// The quantity that stage 1 compares, given the teacher's attention `A` and the mixer's matrix `T` of each head.
+/// The quantity that stage 1 compares, given the teacher's attention `A` and the mixer's matrix `T`
+/// of each head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compared {
     /// `A - T`, as in the paper.
     Matrix,
-    /// `(A - T) diag |v_s|`: each column weighs as much as the teacher's value that it takes. A
-    /// trained model's attention is mostly on the first token, whose value is small: in
-    /// SmolLM2-135M 61 % of `|A|^2` is there, at a value of a quarter of the median's length.
+    /// `(A - T) diag |v_s|`: each column is weighted by the norm of the teacher's value. A trained
+    /// model attends mostly to the first token, whose value is small: in SmolLM2-135M it has 61 % of
+    /// `|A|^2`, and a value with a quarter of the median norm.
     #[default]
     Columns,
 }
 
 /// Matrix orientation: `mean_{b, h} |A_l - T_l(hidden_l)|_F` for each layer `l`, or of their
-/// columns weighed by the norms of the teacher's values (see [`Compared`]).
+/// columns weighted by the norms of the teacher's values (see [`Compared`]).
 ///
 /// `A_l` (b, h, l, l) is the teacher's attention after the softmax, `T_l` the student's mixer as a
 /// matrix over time ([`Model::mixing_matrix`](mlx_llamba::Model::mixing_matrix)), given the
@@ -53,7 +54,8 @@ struct Values {
 }
 
 impl Orientation {
-    /// Trains what the matrix depends on: in_proj, the convolution and D of each layer.
+    /// Trains the parameters that the matrix depends on: in_proj, the convolution and D of each
+    /// layer.
     ///
     /// # Errors
     /// MLX's own.
@@ -80,7 +82,7 @@ impl Orientation {
         Self { norms, ..self }
     }
 
-    /// Weighs the columns or not.
+    /// Sets the weights of the columns.
     #[must_use]
     pub fn compared(self, compared: Compared) -> Self {
         Self { compared, ..self }

@@ -1,4 +1,4 @@
-//! Attention's projections as the mixer's: C, B and x begin as Q, K and V.
+//! Converts attention's projections to the mixer's: C, B and x begin as Q, K and V.
 
 use mlx_llamba::Config;
 use mlx_rs::Array;
@@ -8,14 +8,14 @@ use super::parameters::get;
 use crate::{Error, Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// The teacher's heads and their repetition.
+/// The teacher's heads.
 pub(super) struct Heads {
     /// Query heads.
     h: i32,
     /// Key/value heads.
     g: i32,
     head_dim: i32,
-    /// Of C and B, each.
+    /// The factor of C, and of B.
     scale: f32,
 }
 
@@ -40,7 +40,7 @@ impl Heads {
         })
     }
 
-    /// The rows of in_proj (or of its bias) that give x, B and C, one above the other.
+    /// Returns the rows of in_proj (or of its bias) that give x, B and C, in this order.
     ///
     /// `layer` is the teacher's prefix of the layer, `part` is `weight` or `bias`.
     pub(super) fn xBC(&self, parameters: &Parameters, layer: &str, part: &str) -> Result<Array> {
@@ -52,7 +52,7 @@ impl Heads {
         Ok(concatenate(&[x, B, C], 0)?)
     }
 
-    /// Rows of g heads, every head as often as query heads read it: query head i reads head
+    /// Repeats the rows of each of g heads for the query heads that use it: query head i uses head
     /// i / (h / g).
     fn repeated(&self, rows: &Array) -> Result<Array> {
         let Self { h, g, head_dim, .. } = *self;

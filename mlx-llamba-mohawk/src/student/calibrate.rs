@@ -1,8 +1,8 @@
-//! Initial values that fit the teacher: how strongly, how far back and how much of itself a head
-//! reads.
+//! Initial values that fit the teacher's attention: the scale, half-life and skip connection of each
+//! head.
 //!
 //! A copy of Q and K has no softmax: without a scale its sums are tens of times attention's, and a
-//! fresh decay forgets within a token. Both are measured here, per head, on a few texts.
+//! random decay forgets within a token. Both are fitted here, per head, on a few texts.
 
 use mlx_llamba::Config;
 use mlx_llamba::mlx::floats;
@@ -15,16 +15,16 @@ use super::parameters::{get, rows};
 use crate::{Batch, Parameters, Result};
 use mlx_llamba_teacher::{Llama, Wanted};
 
-/// Half-lives to choose from, in tokens.
+/// The candidate half-lives, in tokens.
 const HALF_LIVES: [f64; 9] = [1.5, 3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0, 1e4];
 
-/// Smallest factor of C and B together: at 0 neither would have a gradient.
+/// The smallest factor of `C B^T`: at 0 neither would have a gradient.
 const LEAST: f64 = 1e-6;
 
-/// Elements of a matrix over time, at most, unless a single window has more.
+/// The largest number of elements of a (b, h, l, l) array, unless a single window has more.
 const PIECE: i32 = 1 << 24;
 
-/// Ridge of the direction that carries a constant, relative to the mean square of an input.
+/// The ridge for the direction that carries a constant, relative to the mean square of an input.
 const RIDGE: f64 = 1e-3;
 
 /// The least-squares fit `A x ~ factor (decay o C B^T) x + skip x` of one head, where `A` is the
@@ -45,16 +45,16 @@ pub struct Fit {
 /// ([`Init::copy_attention`](super::Init) with scale 1) and writes them into its parameters.
 /// Returns the fits, by layer and head.
 ///
-/// The first token of each document is left out on both
-/// sides: it is attention's sink, which holds most of the weights and little of the result. A
-/// document's later tokens are compared in what the other columns of attention give.
+/// The first token of each document is left out on both sides: it is attention's sink, which has most
+/// of the weight and contributes little. Later tokens are compared in the contributions of the other
+/// columns of attention.
 ///
 /// The decays come from a row of in_proj that is constant on average, `A_log = ln(2^(1/t) - 1)`
 /// for a half-life of `t` tokens: along `m = (E[u u^T] + r I)^-1 E[u]`, for which `m . u` is near
 /// 1, or from the bias of in_proj where it has one.
 ///
 /// # Errors
-/// [`mlx_llamba::Error::Tensors`] names a parameter that is missing; what MLX reports.
+/// [`mlx_llamba::Error::Tensors`], which names a missing parameter; errors of MLX.
 pub fn calibrate(
     teacher: &Llama,
     student: &Config,
@@ -144,7 +144,7 @@ impl Sums {
         let mut best =
             Fit { factor: LEAST, skip: 0.0, half_life: HALF_LIVES[0], explained: f64::MIN };
         for (half_life, [zz, zx, zy]) in HALF_LIVES.into_iter().zip(self.z) {
-            // Singular where z is along x, such as for one token's documents.
+            // Singular if z is parallel to x, as for documents of one token.
             let determinant = zz * self.xx - zx * zx + 1e-6 * zz * self.xx;
             if determinant <= 0.0 || !determinant.is_finite() || self.yy <= 0.0 {
                 continue;

@@ -1,4 +1,4 @@
-//! Decays to begin with.
+//! Initial decays.
 
 use mlx_llamba::Config;
 use mlx_rs::Array;
@@ -8,16 +8,15 @@ use mlx_rs::ops::{concatenate, expand_dims, mean_axes, sum_axis};
 use super::parameters::{get, rows};
 use crate::{Parameters, Result};
 
-/// Changes the rows of in_proj that give `A_log` so that head `i` of every layer forgets half in
-/// `half_lives[i]` tokens, on average over some texts; heads without one stay as they are.
+/// Changes the rows of in_proj that give `A_log` so that head `i` of every layer has the half-life
+/// `half_lives[i]` in tokens, on average over some texts. Other heads keep theirs.
 ///
-/// `hidden[l]` (b, t, d) is what layer `l` reads of these texts, such as a teacher's trace. A
-/// projection without biases gives `A_log` near 0, which forgets half in one token; but what it
-/// reads has a mean, along which a row can carry a constant: `w + (A_log - w . m) m / |m|^2`.
-/// Lazy.
+/// `hidden[l]` (b, t, d) is the input of layer `l` for these texts, such as a teacher's trace. A
+/// projection without biases gives `A_log` near 0, a half-life of one token; but its input has a mean
+/// `m`, along which a row can carry a constant: `w + (A_log - w . m) m / |m|^2`. Lazy.
 ///
 /// # Errors
-/// [`mlx_llamba::Error::Tensors`] names a parameter that is missing; what MLX reports.
+/// [`mlx_llamba::Error::Tensors`], which names a missing parameter; errors of MLX.
 pub fn set_half_lives(
     config: &Config,
     parameters: &mut Parameters,

@@ -1,4 +1,4 @@
-//! The student's parameters before it has learned anything itself.
+//! The student's parameters before training.
 
 use derive_setters::Setters;
 use mlx_llamba::Config;
@@ -10,7 +10,7 @@ use super::parameters::{get, rows};
 use crate::{Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// silu of it is 1: a gate that lets everything through.
+/// The solution of silu(x) = 1: an open gate.
 const OPEN: f32 = 1.278_464_5;
 
 /// Initial values of the parts that a Llama does not have.
@@ -18,10 +18,10 @@ const OPEN: f32 = 1.278_464_5;
 #[derive(Debug, Clone, Copy, PartialEq, Setters)]
 #[setters(strip_option)]
 pub struct Init {
-    /// C, B, x and out_proj take the place of Q, K, V and O. Else they are random.
+    /// Initialize C, B, x and out_proj from Q, K, V and O, instead of randomly.
     pub copy_attention: bool,
-    /// The factor of the copied C, and of the copied B; if `None`, `head_dim^(-1/4)` (times the
-    /// attention factor of YaRN), with which `C . B` is attention's `Q . K / sqrt(head_dim)`.
+    /// The factor of the copied C, and of the copied B. By default `head_dim^(-1/4)` (times the
+    /// attention factor of YaRN), so that `C . B` equals attention's `Q . K / sqrt(head_dim)`.
     pub scale: Option<f32>,
     /// The initial value of D. A copied attention needs no skip connection.
     pub skip: f32,
@@ -35,16 +35,16 @@ impl Default for Init {
     }
 }
 
-/// Parameters of a student with [`config`](super::config()) `student`: embedding, MLPs, norms and
-/// head are the teacher's; the convolution passes its input on, the gate is open, and the
-/// rest is random (uniform, `1/sqrt(columns)` at most, out_proj divided by `sqrt(n_layer)`) or
-/// attention's. All float32; lazy.
+/// Returns the parameters of a student with the [`config`](super::config()) `student`. Embedding,
+/// MLPs, norms and head are the teacher's. The convolution is the identity and the gate is open. The
+/// rest is random (uniform, up to `1/sqrt(columns)`, out_proj divided by `sqrt(n_layer)`) or copied
+/// from attention. All float32; lazy.
 ///
-/// Rows that pad the vocabulary are zero. The blocks of a Llamba norm with an epsilon of 1e-5
+/// Rows that pad the vocabulary are zero. The norms of a Llamba's blocks have an epsilon of 1e-5,
 /// whatever the teacher's is.
 ///
 /// Source: MOHAWK (arXiv 2408.10189), section 4; the published training code of Llamba; PyTorch's
-/// defaults for what those leave alone.
+/// defaults for everything else.
 ///
 /// # Errors
 /// [`Error::NoStudent`](crate::Error::NoStudent) if attention is to be copied and `d_state` is not
@@ -92,7 +92,7 @@ pub fn init(
                     concatenate(&[&xBC, &full(&[d_inner], OPEN)?, &A_log], 0)?
                 }
                 "out_proj.weight" => {
-                    // Drawn in any case: what is drawn after it does not depend on options.
+                    // Drawn in any case, so that later draws do not depend on options.
                     let drawn = draws.uniform(&shape, (student.n_layer as f32).sqrt().recip())?;
                     match &attention {
                         Some(_) => own(&format!("{layer}.self_attn.o_proj.weight"))?.clone(),
@@ -115,13 +115,13 @@ pub fn init(
                 _ => Array::zeros::<f32>(&shape)?,
             }
         };
-        // Views would keep what they are views of.
+        // A view would keep its whole array alive.
         made.insert(name, array.contiguous()?);
     }
     Ok(made)
 }
 
-/// The name that a Llama has for a tensor which both models have.
+/// Returns the Llama's name for a tensor that both models have.
 fn teachers_name(name: &str) -> Option<String> {
     let whole = [
         ("backbone.embedding.weight", "model.embed_tokens.weight"),
@@ -135,7 +135,7 @@ fn teachers_name(name: &str) -> Option<String> {
     shared.then(|| name.replacen("backbone.", "model.", 1))
 }
 
-/// The array with zeros below it, up to `rows` rows.
+/// Pads an array with zeros to `rows` rows.
 fn padded(array: &Array, rows: i32) -> Result<Array> {
     let missing = rows - array.dim(0);
     if missing <= 0 {
@@ -149,13 +149,13 @@ fn full(shape: &[i32], value: f32) -> Result<Array> {
     Ok(broadcast_to(Array::from_f32(value), shape)?)
 }
 
-/// Random matrices, one after the other.
+/// A source of random matrices.
 struct Draws {
     key: Array,
 }
 
 impl Draws {
-    /// Uniform in `+-factor / sqrt(columns)`.
+    /// Returns a matrix uniform in `+-factor / sqrt(columns)`.
     fn uniform(&mut self, shape: &[i32], factor: f32) -> Result<Array> {
         let (this, rest) = random::split(&self.key, 2)?;
         self.key = rest;

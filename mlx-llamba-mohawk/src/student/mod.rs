@@ -1,4 +1,4 @@
-//! The Llamba that a Llama becomes: its sizes, its first parameters, and the files it is kept in.
+//! The student: its sizes, its initial parameters, and its files.
 //!
 //! Sources: MOHAWK (arXiv 2408.10189), section 4; Llamba (arXiv 2502.14458), section 3.
 

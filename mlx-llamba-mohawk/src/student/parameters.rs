@@ -1,4 +1,4 @@
-//! Parts of parameters.
+//! Access to parameters and their rows.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use mlx_rs::Array;
 
 use crate::{Parameters, Result};
 
-/// A parameter of the teacher.
+/// Returns a parameter of the teacher.
 pub(super) fn get<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a Array> {
     parameters.get(name).ok_or_else(|| {
         let problems = vec![TensorProblem::Missing { name: name.to_owned(), expected: Vec::new() }];
@@ -15,7 +15,7 @@ pub(super) fn get<'a>(parameters: &'a Parameters, name: &str) -> Result<&'a Arra
     })
 }
 
-/// `count` rows of a matrix from row `from` on.
+/// Returns `count` rows of a matrix from row `from` on.
 pub(super) fn rows(array: &Array, from: i32, count: i32) -> Result<Array> {
     let parts = mlx_rs::ops::split_at_indices(array, &[from, from + count], 0)?;
     Ok(parts.into_iter().nth(1).unwrap_or_else(|| array.clone()))

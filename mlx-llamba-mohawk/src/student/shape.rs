@@ -9,19 +9,19 @@ use serde_json::json;
 use crate::{Error, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// The student's sizes that the teacher does not decide.
+/// The student's sizes that its teacher does not determine.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, Setters)]
 #[setters(strip_option)]
 pub struct Shape {
-    /// State dimension, `n`; the teacher's `head_dim` if `None`.
+    /// State dimension, `n`. By default the teacher's `head_dim`.
     pub d_state: Option<usize>,
     /// Width of the convolution, `k`.
     pub d_conv: usize,
-    /// The mixers' projections have biases, in place of `z_bias`. Always so if the teacher's
-    /// attention has biases. The published models have none.
+    /// Give the mixers' projections biases, in place of `z_bias`. A student of a teacher whose
+    /// attention has biases always has them; the published models have none.
     pub bias: bool,
-    /// Embedding and head have rows up to the next multiple of this.
+    /// Embedding and head are padded to a multiple of this number of rows.
     pub pad_vocab_size_multiple: usize,
 }
 
@@ -31,13 +31,13 @@ impl Default for Shape {
     }
 }
 
-/// A Llamba of the teacher's sizes: a value head and a query/key head for every query head of the
-/// teacher (`h = g`), `p = head_dim`, no activation after the convolution.
+/// Returns the configuration of a Llamba of the teacher's sizes: a value head and a query/key head
+/// for every query head of the teacher (`h = g`), `p = head_dim`, no activation after the
+/// convolution.
 ///
 /// # Errors
-/// [`Error::NoStudent`] if `num_attention_heads * head_dim` is no multiple of `hidden_size`, as
-/// the inside of a Llamba's mixer must be. [`mlx_llamba::Error::Config`] for a [`Shape`] that no
-/// Llamba can have.
+/// [`Error::NoStudent`] if `num_attention_heads * head_dim` is not a multiple of `hidden_size`.
+/// [`mlx_llamba::Error::Config`] for a [`Shape`] that no Llamba can have.
 pub fn config(teacher: &LlamaConfig, shape: &Shape) -> Result<Config> {
     let (d, h, p) = (teacher.hidden_size, teacher.num_attention_heads, teacher.head_dim);
     let d_inner = h * p;
@@ -48,7 +48,7 @@ pub fn config(teacher: &LlamaConfig, shape: &Shape) -> Result<Config> {
             expected: format!("a multiple of hidden_size = {d}: mixers are so many times as wide"),
         });
     }
-    // The text of a config.json: reading it checks everything else.
+    // As the text of a config.json, whose parser checks everything else.
     let json = json!({
         "model_type": "llamba",
         "vocab_size": teacher.vocab_size,

@@ -1,4 +1,4 @@
-//! Students on the disk, in the published PyTorch layout.
+//! Saves and loads students in the published PyTorch layout.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{Error, Parameters, Result};
 
-/// Largest weight file.
+/// The largest size of a weight file in bytes.
 const SHARD_BYTES: usize = 4 << 30;
 
 const GENERATION: &str = "generation_config.json";
@@ -22,7 +22,7 @@ const GENERATION: &str = "generation_config.json";
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`], [`mlx_llamba::Error::Io`];
-/// [`mlx_llamba::Error::Tensors`] if the parameters are not the configuration's.
+/// [`mlx_llamba::Error::Tensors`] if the parameters do not match the configuration.
 pub fn save(
     config: &Config,
     parameters: &Parameters,
@@ -56,7 +56,7 @@ pub fn save(
     Ok(output.publish()?)
 }
 
-/// Configuration and float32 parameters of a Llamba checkpoint of any layout, if it is dense.
+/// Loads the configuration and the float32 parameters of a dense Llamba checkpoint of any layout.
 /// Lazy: a tensor is read when its array is evaluated.
 ///
 /// # Errors

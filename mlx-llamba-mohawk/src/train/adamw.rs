@@ -1,11 +1,10 @@
-//! AdamW: gradients in, parameters changed.
+//! The AdamW optimizer.
 //!
-//! mlx-rs has an AdamW, without the correction of the moments' bias. Over a hundred thousand steps
-//! that matters little; a stage of a small distillation has hundreds, and there it bends the
-//! schedule: with the defaults here the first step would be 0.45 times as long as it should be, and
-//! those around the twentieth 1.1 times. Its moments also live under names of its own, where our
-//! checkpoints need them by parameter. Source: Loshchilov and Hutter (arXiv 1711.05101), algorithm
-//! 2, with epsilon where PyTorch has it.
+//! The AdamW of mlx-rs does not correct the bias of the moments. That matters little over a hundred
+//! thousand steps, but a stage of a small distillation has hundreds: with the defaults here the
+//! first step would be 0.45 times as long as it should be, and those around the twentieth 1.1
+//! times. Its moments also have names of its own, while checkpoints need them by parameter. Source:
+//! Loshchilov and Hutter (arXiv 1711.05101), algorithm 2, with epsilon where PyTorch has it.
 
 use mlx_llamba_kernels::{AdamWStep, Backend};
 use mlx_rs::Array;
@@ -14,7 +13,7 @@ use mlx_rs::ops::zeros_like;
 use super::Moments;
 use crate::Result;
 
-/// Settings that stay the same for a stage.
+/// Constants of the optimizer during a stage.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
@@ -24,27 +23,27 @@ pub struct AdamW {
     pub beta2: f64,
     /// Added to the denominator.
     pub epsilon: f64,
-    /// Part of a matrix that a step with learning rate 1 takes away.
+    /// The fraction of a matrix that a step with learning rate 1 subtracts.
     pub weight_decay: f64,
 }
 
 impl Default for AdamW {
-    /// As MOHAWK has it: betas 0.9 and 0.95, epsilon 1e-8, weight decay 0.1.
+    /// The values of MOHAWK: betas 0.9 and 0.95, epsilon 1e-8, weight decay 0.1.
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 }
     }
 }
 
 impl AdamW {
-    /// One step of one parameter; lazy.
+    /// Computes one step of one parameter; lazy.
     ///
     /// | arg | shape | dtype |
     /// |---|---|---|
     /// | parameter, gradient | same | float32 |
     /// | moments | that shape; empty before the first step | float32 |
     ///
-    /// The gradient is multiplied with `scale` first. `step` counts from 1. Weights decay where
-    /// they have two axes or more: not norms, biases and D.
+    /// The gradient is multiplied by `scale` first. `step` counts from 1. Only parameters with two or
+    /// more axes decay: norms, biases and D do not.
     ///
     /// # Errors
     /// [`crate::Error::Mlx`] if shapes differ.

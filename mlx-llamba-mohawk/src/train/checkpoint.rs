@@ -22,7 +22,7 @@ const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 const PREFIX: &str = "checkpoint-";
 
-/// AdamW's moments of a parameter; float32, the parameter's shape.
+/// AdamW's moments of a parameter, float32, of the parameter's shape.
 #[derive(Debug, Clone)]
 pub struct Moments {
     /// Mean gradient.
@@ -34,7 +34,7 @@ pub struct Moments {
 /// The progress of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The stage at work, counted from 0 among those of the run.
+    /// The current stage, counted from 0.
     pub stage: usize,
     /// Steps of this stage.
     pub step: u64,
@@ -44,7 +44,7 @@ pub struct Progress {
     pub tokens: u64,
     /// The position in the text that this stage reads next.
     pub position: Position,
-    /// The last losses.
+    /// The previous losses.
     pub watch: Watch,
 }
 
@@ -66,7 +66,7 @@ impl State {
         Self { parameters, moments: BTreeMap::new(), progress: Progress::default() }
     }
 
-    /// Moves on to the next stage, which reads the text from its start, without moments.
+    /// Moves on to the next stage, which has no moments yet and reads the text from its start.
     pub fn next_stage(&mut self) {
         self.moments.clear();
         let Progress { stage, total_steps, tokens, .. } = self.progress;
@@ -74,8 +74,8 @@ impl State {
     }
 }
 
-/// Everything that decides what a run computes, by dotted names: two runs with the same identity have the
-/// same steps.
+/// The values that determine what a run computes, by dotted names: two runs with the same identity
+/// have the same steps.
 pub type Identity = BTreeMap<String, Value>;
 
 #[derive(Serialize, Deserialize)]
@@ -83,7 +83,7 @@ struct Saved {
     version: u32,
     progress: Progress,
     identity: Identity,
-    /// Bytes of the tensors' file.
+    /// The size of the tensors' file in bytes.
     bytes: u64,
     /// SHA-256 of the tensors' file; checkpoints of earlier versions have no checksums.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -93,8 +93,8 @@ struct Saved {
     sha256: Option<String>,
 }
 
-/// The text between the fields that are hashed and their checksum; behind it come a quotation
-/// mark, a line break and a brace.
+/// The text between the hashed fields and their checksum, which is followed by a quotation mark, a
+/// line break and a brace.
 const BEFORE_SHA256: &str = ",\n  \"sha256\": \"";
 
 /// The checkpoints of a run: directories `checkpoint-STEP`, the last few of them.
@@ -105,13 +105,13 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Those in `directory`, of which the last `keep` (at least 1) are kept.
+    /// Manages the checkpoints in `directory` and keeps the last `keep` of them (at least 1).
     #[must_use]
     pub fn new(directory: &Path, keep: usize) -> Self {
         Self { directory: directory.to_owned(), keep: keep.max(1) }
     }
 
-    /// Steps and directories, the newest first.
+    /// Returns steps and directories, the newest first.
     fn list(&self) -> Result<Vec<(u64, PathBuf)>> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -130,7 +130,7 @@ impl Checkpoints {
         Ok(found)
     }
 
-    /// True if there is none, sound or not.
+    /// True if there is none, not even a damaged one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -138,17 +138,17 @@ impl Checkpoints {
         Ok(self.list()?.is_empty())
     }
 
-    /// Writes a checkpoint under a hidden name, flushes it to the disk, gives it its name, and
-    /// then removes those that are too many.
+    /// Writes a checkpoint under a hidden name, flushes it to the disk, renames it, and then removes
+    /// surplus checkpoints.
     ///
     /// # Errors
-    /// [`Error::Io`], as with a full disk: what was written is removed, and the checkpoints before
-    /// it are kept.
+    /// [`Error::Io`], for example on a full disk: the partial checkpoint is removed, and earlier ones
+    /// are kept.
     pub fn save(&self, state: &State, identity: &Identity) -> Result<PathBuf> {
         let name = format!("{PREFIX}{:08}", state.progress.total_steps);
         let path = self.directory.join(&name);
         let hidden = self.directory.join(format!(".{name}.partial"));
-        // Left by a killed run.
+        // Left behind by a killed run.
         remove(&hidden)?;
         fs::create_dir(&hidden).map_err(io("write", &path))?;
         if let Err(error) = self.fill(&hidden, &path, state, identity) {
@@ -198,18 +198,17 @@ impl Checkpoints {
         sync(hidden)
     }
 
-    /// Removes those of later steps than `step`: damaged ones, which would be in the way of new
-    /// ones.
+    /// Removes checkpoints of later steps than `step`, which are damaged and would block new ones.
     pub(super) fn forget_after(&self, step: u64) -> Result<()> {
         let mut later = self.list()?.into_iter().filter(|&(at, _)| at > step);
         later.try_for_each(|(_, path)| remove(&path))
     }
 
-    /// The newest sound checkpoint, with the identity of its run; damaged ones are passed over
+    /// Loads the newest intact checkpoint, with the identity of its run; damaged ones are skipped
     /// with a warning.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if there are some and none is sound.
+    /// [`Error::Checkpoint`] if all of them are damaged.
     pub fn newest(&self) -> Result<Option<(State, Identity)>> {
         let mut failed = None;
         for (step, path) in self.list()? {
@@ -229,7 +228,7 @@ impl Checkpoints {
     }
 }
 
-/// The differences of two identities, one readable line each.
+/// Describes the differences of two identities, one line each.
 pub(crate) fn differences(saved: &Identity, wanted: &Identity) -> Vec<String> {
     let keys: std::collections::BTreeSet<&String> = saved.keys().chain(wanted.keys()).collect();
     let show = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
@@ -296,7 +295,7 @@ fn sync(path: &Path) -> Result<()> {
     atomic::sync(path).map_err(io("write", path))
 }
 
-/// Removes a directory, if it is there.
+/// Removes a directory if it exists.
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

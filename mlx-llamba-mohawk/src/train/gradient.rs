@@ -1,4 +1,4 @@
-//! Value and gradient of a part of an objective, and what is done with gradients.
+//! Value and gradient of a part of an objective, and the norm of gradients.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use mlx_rs::transforms::value_and_grad_with_argnums;
 
 use crate::{Batch, Error, Objective, Parameters, Result};
 
-/// The loss of part `part` and its gradients by `names`, in their order; lazy.
+/// Returns the loss of part `part` and its gradients with respect to `names`, in their order; lazy.
 ///
 /// # Errors
 /// Those of the objective; [`Error::UnknownParameter`] if `parameters` lacks a name.
@@ -25,7 +25,7 @@ pub fn value_and_gradient<O: Objective>(
         .iter()
         .map(|name| parameters.get(name).cloned().ok_or_else(|| Error::unknown(name)))
         .collect::<Result<_>>()?;
-    // MLX passes on that a closure failed, not why.
+    // MLX reports that a closure failed, but not the reason.
     let failed = RefCell::new(None);
     let loss = |traced: &[Array]| {
         let mut all = parameters.clone();
@@ -49,7 +49,7 @@ pub fn value_and_gradient<O: Objective>(
     }
 }
 
-/// The Euclidean norm of all values of all arrays, a scalar; lazy.
+/// Returns the Euclidean norm of all values of all arrays, a scalar; lazy.
 ///
 /// # Errors
 /// [`Error::Mlx`].
@@ -61,7 +61,7 @@ pub fn global_norm(gradients: &[Array]) -> Result<Array> {
     Ok(total.sqrt()?)
 }
 
-/// The factor that limits gradients of norm `norm` to a norm of `clip`.
+/// Returns the factor that reduces gradients of norm `norm` to the norm `clip` at most.
 #[must_use]
 pub fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
     match clip {

@@ -12,15 +12,15 @@ use crate::Result;
 use crate::error::io;
 use crate::evaluate::Metrics;
 
-/// A line: a step, or what was measured on held-out text after one.
+/// A line: a step, or an evaluation after one.
 #[non_exhaustive]
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Steps of all stages so far.
+    /// The number of steps of all stages so far.
     pub step: u64,
     /// The stage's name.
     pub stage: String,
-    /// Tokens read so far in all stages.
+    /// The number of tokens read so far in all stages.
     pub tokens: u64,
     /// Mean of the parts' losses.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -50,8 +50,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log to go on after step `step`: lines of later steps, and one that was not
-    /// finished, are cut off.
+    /// Opens the log to continue after step `step`: lines of later steps, and an incomplete one, are
+    /// removed.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
@@ -73,7 +73,7 @@ impl Log {
         self.file.write_all(line(record).as_bytes()).map_err(io("write", &self.path))
     }
 
-    /// All lines so far.
+    /// Reads all lines so far.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
@@ -83,13 +83,13 @@ impl Log {
 }
 
 fn line(record: &Record) -> String {
-    // A record is plain data, with text for keys.
+    // A record is plain data whose keys are text.
     let mut line = serde_json::to_string(record).unwrap_or_default();
     line.push('\n');
     line
 }
 
-/// The sound lines of a log up to the first that is not; none if there is no file.
+/// Reads the lines of a log up to the first damaged one; none if there is no file.
 fn read(path: &Path) -> Result<Vec<Record>> {
     let file = match File::open(path) {
         Ok(file) => file,

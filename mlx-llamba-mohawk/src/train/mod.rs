@@ -1,5 +1,5 @@
-//! The training machine: an [`Objective`](crate::Objective), data and options in, parameters out,
-//! in steps that can be stopped and taken up again with the same result to the bit.
+//! Trains the parameters of an [`Objective`](crate::Objective) in steps that can be stopped and
+//! resumed with bit-identical results.
 
 mod adamw;
 mod checkpoint;

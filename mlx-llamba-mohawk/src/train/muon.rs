@@ -1,8 +1,8 @@
-//! Muon: matrices change by their momentum with all its singular values made alike.
+//! The Muon optimizer: a matrix changes by its momentum, with all singular values made equal.
 //!
-//! Few steps teach a mixer's projections more this way than AdamW's do. Source: K. Jordan et al.,
-//! Muon (2024), with the scale of Moonlight (arXiv 2502.16982), under which AdamW's learning rates
-//! fit.
+//! With few steps, a mixer's projections learn more than with AdamW. Source: K. Jordan et al.,
+//! Muon (2024), with the scale of Moonlight (arXiv 2502.16982), which allows AdamW's learning
+//! rates.
 
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, split_at_indices, sum_axes, swap_axes};
@@ -17,15 +17,15 @@ const POLYNOMIAL: [f32; 3] = [3.4445, -4.775, 2.0315];
 const MOMENTUM: f32 = 0.9;
 const SIZE: f32 = 0.2;
 
-/// The step of a matrix (r, c) in blocks of `rows` rows, such as the rows of a head; 0 is all rows.
-/// Rows that fill no block are as in `others`. Lazy.
+/// Returns the step of a matrix (r, c) in blocks of `rows` rows, such as the rows of a head; 0 is a
+/// single block. Rows that fill no block are taken from `others`. Lazy.
 ///
 /// | arg | shape |
 /// |---|---|
 /// | parameter, gradient (times `scale`), mean, others | (r, c) |
 ///
-/// `mean` is the mean gradient with this one in it, as [`AdamW`](super::AdamW) keeps it with
-/// `beta1` = 0.9. Nothing decays.
+/// `mean` is the mean gradient including this one, as [`AdamW`](super::AdamW) keeps it with
+/// `beta1` = 0.9. There is no decay.
 ///
 /// # Errors
 /// Those of MLX for shapes that differ.
@@ -60,7 +60,8 @@ pub(super) fn step(
     Ok(concatenate(&[changed, rest], 0)?)
 }
 
-/// `U V^T` of each matrix `U S V^T` in (k, r, c), roughly: singular values between 0.7 and 1.2.
+/// Approximates `U V^T` of each matrix `U S V^T` in (k, r, c): singular values are between 0.7 and
+/// 1.2.
 fn orthogonal(matrices: &Array) -> Result<Array> {
     let tall = matrices.dim(1) > matrices.dim(2);
     let x = if tall { swap_axes(matrices, 1, 2)? } else { matrices.clone() };

@@ -1,19 +1,19 @@
 //! The learning rate's schedule: warm-up, stable, decay.
 
-/// Multiplier of the learning rate: it rises in a straight line, stays at 1, and falls in a
-/// straight line. No step has a rate of 0.
+/// Multiplier of the learning rate: it rises linearly, stays at 1, and falls linearly. No step has a
+/// rate of 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
-    /// Steps in all.
+    /// The number of steps.
     pub steps: u64,
-    /// Part of them that rises, 0 to 1.
+    /// The fraction of steps in which it rises, 0 to 1.
     pub warmup: f64,
-    /// Part of them that falls, 0 to 1.
+    /// The fraction of steps in which it falls, 0 to 1.
     pub decay: f64,
 }
 
 impl Schedule {
-    /// The multiplier of step `step`, counted from 0: above 0, at most 1.
+    /// Returns the multiplier of step `step`, counted from 0: above 0, at most 1.
     #[must_use]
     pub fn at(&self, step: u64) -> f64 {
         let part = |fraction: f64| (fraction * self.steps as f64).round().max(1.0);

@@ -1,5 +1,5 @@
-//! A run: stages one after the other, with a log, a plot and checkpoints, that can be stopped
-//! anywhere and goes on with the same result.
+//! A run: stages in sequence, with a log, a plot and checkpoints. It can be stopped anywhere and
+//! resumed with the same result.
 
 use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
@@ -14,31 +14,31 @@ use crate::error::io;
 use crate::evaluate::Metrics;
 use crate::{Error, Objective, Parameters, Result};
 
-/// Bytes of freed memory that MLX may keep for the next step. Without a limit it keeps all that
-/// any step ever used, in sizes that other stages have no use for.
+/// The freed memory in bytes that MLX may keep for the next step. Without a limit it keeps all that
+/// any step ever used, in sizes that other stages cannot use.
 const CACHE: usize = 1 << 29;
 
-/// Bytes of memory from which on half of it may be such a cache: a large GPU's allocator waits for
-/// all work before it, every time.
+/// The memory in bytes above which half of it may be such a cache, since the allocator of a large
+/// GPU waits for all earlier work each time.
 const LARGE: usize = 64 << 30;
 
-/// Intervals of evaluations and checkpoints; they do not change what is computed.
+/// Intervals of evaluations and checkpoints, which do not affect the result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SessionOptions {
-    /// Steps from one evaluation to the next; 0: only at the end of a stage.
+    /// Steps between two evaluations; 0: only at the end of a stage.
     pub evaluate_every: u64,
-    /// Steps from one checkpoint to the next; 0: only at the end of a stage.
+    /// Steps between two checkpoints; 0: only at the end of a stage.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept.
+    /// The number of checkpoints to keep.
     pub keep: usize,
 }
 
 /// A stage of a run.
 #[derive(Debug)]
 pub struct Stage<'a, O> {
-    /// Its name, for people.
+    /// Its name in messages.
     pub name: &'a str,
-    /// Its place among the stages of the run, counted from 0.
+    /// Its number among the stages of the run, counted from 0.
     pub index: usize,
     /// The loss.
     pub objective: &'a O,
@@ -57,7 +57,7 @@ pub enum Event<'a> {
         stage: &'a str,
         /// The run after it.
         state: &'a State,
-        /// Steps of this stage in all.
+        /// The number of steps of this stage.
         of: u64,
         /// The losses and figures of the step.
         step: &'a Step,
@@ -66,7 +66,7 @@ pub enum Event<'a> {
     Evaluation {
         /// The stage's name.
         stage: &'a str,
-        /// The run as it was read with.
+        /// The state that was evaluated.
         state: &'a State,
         /// The result.
         metrics: &'a Metrics,
@@ -130,7 +130,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Looks, before anything else is done, whether a run can begin or go on in `directory`.
+    /// Checks that a run can begin or be resumed in `directory`, before anything else is done.
     ///
     /// # Errors
     /// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Io`].
@@ -143,13 +143,13 @@ impl Session {
         }
     }
 
-    /// Begins a run in `directory`, or goes on with the one there if `resume` is set. `start`
-    /// gives the parameters of a run that begins.
+    /// Begins a run in `directory`, or continues the one there if `resume` is set. `start` returns
+    /// the parameters of a new run.
     ///
     /// # Errors
     /// [`Error::RunExists`] if there is one and `resume` is not set; [`Error::NothingToResume`];
-    /// [`Error::OtherRun`] names what differs from `identity`; [`Error::Checkpoint`];
-    /// [`Error::Busy`]; [`Error::Io`]; and what `start` reports.
+    /// [`Error::OtherRun`] lists the differences from `identity`; [`Error::Checkpoint`];
+    /// [`Error::Busy`]; [`Error::Io`]; and the errors of `start`.
     pub fn open(
         directory: &Path,
         identity: Identity,
@@ -182,7 +182,7 @@ impl Session {
         let directory = directory.to_owned();
         let session = Self { directory, options, checkpoints, identity, log, state, _lock: lock };
         if !resume {
-            // From here on there is something to resume, however early the run is killed.
+            // From here on a run that is killed can be resumed.
             session.checkpoint()?;
         }
         Ok(session)
@@ -194,10 +194,10 @@ impl Session {
         &self.state
     }
 
-    /// Runs a stage to its end, from where it stands; a stage that is done is passed over.
+    /// Runs the rest of a stage; a finished stage is skipped.
     ///
-    /// `evaluate` measures parameters on held-out text; `watch` is told of everything and stops
-    /// the run after a step by [`ControlFlow::Break`].
+    /// `evaluate` measures parameters on held-out text; `watch` receives all events and can stop the
+    /// run after a step.
     ///
     /// # Errors
     /// As for [`Trainer::step`], and [`Error::Io`] if something cannot be written. The last
@@ -238,7 +238,7 @@ impl Session {
         self.finish(name, ControlFlow::Continue(()), evaluate, watch)
     }
 
-    /// The end of a stage: what was reached, and a checkpoint from which the next one begins.
+    /// Ends a stage with an evaluation and a checkpoint, from which the next one begins.
     fn finish(
         &mut self,
         name: &str,
@@ -274,7 +274,7 @@ impl Session {
         atomic::write(&path, picture.as_bytes()).map_err(io("write", &path))
     }
 
-    /// A record of now, with nothing in it.
+    /// Returns an empty record of the current step.
     fn place(&self, stage: &str) -> Record {
         let progress = &self.state.progress;
         Record {

@@ -20,22 +20,22 @@ use crate::{Error, Objective, Parameters, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageOptions {
-    /// Tokens that are read.
+    /// The number of tokens to read.
     pub tokens: u64,
     /// Learning rate of the stable part.
     pub lr: f64,
-    /// Windows of a step.
+    /// The number of windows of a step.
     pub batch: usize,
-    /// Windows that are in memory at a time; the gradients of a step are summed up over them. 0
-    /// is all.
+    /// The number of windows in memory at a time, over which the gradients of a step are summed; 0:
+    /// all.
     #[serde(default)]
     pub micro_batch: usize,
-    /// Tokens of a window.
+    /// The number of tokens of a window.
     pub length: usize,
-    /// Part of the steps in which the learning rate rises.
+    /// The fraction of steps in which the learning rate rises.
     #[serde(default = "tenth")]
     pub warmup: f64,
-    /// Part of the steps in which it falls.
+    /// The fraction of steps in which it falls.
     #[serde(default = "tenth")]
     pub decay: f64,
     /// Decay of matrices: norms, biases and D have none.
@@ -47,55 +47,55 @@ pub struct StageOptions {
     /// Decay of the mean squared gradient.
     #[serde(default = "beta2")]
     pub beta2: f64,
-    /// Largest norm of a part's gradient; longer ones are shortened. 0 leaves all as they are.
+    /// The largest norm of a part's gradient, to which larger ones are clipped; 0: no clipping.
     #[serde(default = "one")]
     pub clip: f64,
-    /// A loss above this many times the median of the last ones ends the run.
+    /// A loss above this multiple of the median of the previous ones ends the run.
     #[serde(default = "ten")]
     pub explosion: f64,
     /// Stage 1: the quantity that is compared.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compared: Compared,
-    /// Trains the blocks' norms too. Of stages 1 and 2; later ones train everything.
+    /// Trains the blocks' norms too. For stages 1 and 2; later ones train everything.
     #[serde(default)]
     pub norms: bool,
-    /// Trains the MLPs too. Of stage 2.
+    /// Trains the MLPs too. For stage 2.
     #[serde(default)]
     pub mlp: bool,
-    /// Share of the loss that is of the true next token, 0 to 1; the rest is of the teacher's
-    /// predictions. Of stage 3.
+    /// The weight of the true next token in the loss, 0 to 1; the rest is for the teacher's
+    /// predictions. For stage 3.
     #[serde(default)]
     pub next_token: f64,
-    /// The divisor of both logits before they are compared. Of stage 3.
+    /// The divisor of both logits before they are compared. For stage 3.
     #[serde(default = "one")]
     pub temperature: f64,
-    /// Computes the inside of a block again for its gradient, instead of keeping it: less memory,
-    /// a third more work. Of stage 3; the others go layer by layer.
+    /// Recomputes the activations of a block for its gradient, instead of keeping them: less
+    /// memory, a third more work. For stage 3; the others train layer by layer.
     #[serde(default)]
     pub recompute: bool,
-    /// Parameters that stay as they are: names, or their last parts, with `*` for anything.
+    /// Frozen parameters: names, or their last parts, with `*` for any text.
     #[serde(default)]
     pub freeze: Vec<String>,
-    /// Parts of the learning rate for parameters with names like these, such as those that were
-    /// copied and need little change.
+    /// Factors of the learning rate by patterns of names, such as for copied parameters, which need
+    /// little change.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lr_factors: BTreeMap<String, f64>,
-    /// Matrices that Muon changes instead of AdamW, as in [`freeze`](Self::freeze).
+    /// Matrices that Muon trains instead of AdamW, as patterns like [`freeze`](Self::freeze).
     #[serde(default)]
     pub muon: Vec<String>,
-    /// Rows that are a matrix of their own to Muon, such as those of a head; 0 is all of them. One
-    /// number, or a table of numbers by name, as in [`lr_factors`](Self::lr_factors).
+    /// The number of rows that Muon treats as one matrix, such as those of a head; 0: all rows. One
+    /// number, or a table of numbers by pattern, as in [`lr_factors`](Self::lr_factors).
     #[serde(default)]
     pub muon_rows: MuonRows,
 }
 
-/// Rows of a block of Muon's: of all matrices, or of those whose names fit a pattern.
+/// The rows of Muon's blocks, for all matrices or by patterns of their names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum MuonRows {
-    /// Of all.
+    /// For all matrices.
     All(usize),
-    /// By pattern; the others are whole.
+    /// By pattern; other matrices are a single block.
     By(BTreeMap<String, usize>),
 }
 
@@ -130,13 +130,13 @@ fn ten() -> f64 {
 }
 
 impl StageOptions {
-    /// Steps in which at least `tokens` tokens are read.
+    /// The number of steps that read at least `tokens` tokens.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.tokens.div_ceil(self.tokens_per_step().max(1))
     }
 
-    /// Tokens that a step reads.
+    /// The number of tokens that a step reads.
     #[must_use]
     pub fn tokens_per_step(&self) -> u64 {
         (self.batch * self.length) as u64
@@ -149,7 +149,7 @@ impl StageOptions {
     }
 
     /// The factor of the learning rate for the parameter `name`: the product of all
-    /// [`lr_factors`](Self::lr_factors) whose patterns fit.
+    /// [`lr_factors`](Self::lr_factors) whose patterns match.
     #[must_use]
     pub fn lr_factor(&self, name: &str) -> f64 {
         let fitting =
@@ -157,7 +157,7 @@ impl StageOptions {
         fitting.map(|(_, factor)| factor).product()
     }
 
-    /// Rows of a block of the matrix `name` to Muon; 0 is all of them.
+    /// The rows of Muon's blocks of the matrix `name`; 0: all.
     #[must_use]
     pub fn muon_rows(&self, name: &str) -> usize {
         match &self.muon_rows {
@@ -170,7 +170,7 @@ impl StageOptions {
         }
     }
 
-    /// The first field that makes no sense: its name and what is allowed.
+    /// Returns the first field with an invalid value: its name and the allowed values.
     pub(crate) fn problem(&self) -> Option<(&'static str, &'static str)> {
         let part = |value: f64| (0.0..=1.0).contains(&value);
         let fine = |value: f64| value.is_finite() && value >= 0.0;
@@ -194,13 +194,13 @@ impl StageOptions {
     }
 }
 
-/// The memory and time that training takes on this machine, estimated.
+/// An estimate of the memory and time that training needs on this machine.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StageCost {
     /// Bytes of MLX arrays at the peak: models, gradients, the optimizer's moments, activations.
     pub bytes: u64,
-    /// Seconds.
+    /// The time in seconds.
     pub seconds: f64,
 }
 
@@ -210,18 +210,18 @@ pub struct StageCost {
 pub struct Step {
     /// The loss of each part before the step.
     pub losses: Vec<f32>,
-    /// The norm of all gradients before they were shortened.
+    /// The norm of all gradients before clipping.
     pub norm: f64,
     /// The learning rate.
     pub lr: f64,
-    /// Tokens read.
+    /// The number of tokens read.
     pub tokens: u64,
-    /// Time it took.
+    /// The time in seconds.
     pub seconds: f64,
 }
 
 impl Step {
-    /// Mean over the parts.
+    /// Returns the mean over the parts.
     #[must_use]
     pub fn loss(&self) -> f64 {
         let sum: f64 = self.losses.iter().copied().map(f64::from).sum();
@@ -243,7 +243,7 @@ pub struct Trainer<'a, O> {
 }
 
 impl<'a, O: Objective> Trainer<'a, O> {
-    /// A trainer of the parameters that the objective names and the options do not freeze.
+    /// Makes a trainer of the parameters that the objective names and the options do not freeze.
     ///
     /// # Errors
     /// [`Error::UnknownParameter`], [`Error::TrainedTwice`] if two parts train the same one,
@@ -283,7 +283,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(Self { objective, windows, options, name, adamw, backend, trained })
     }
 
-    /// Estimates the memory and time of a step by the gradients of one window; changes nothing.
+    /// Estimates the memory and time of a step from the gradients of one window; changes nothing.
     ///
     /// The estimate's `seconds` are those of one step.
     ///
@@ -309,22 +309,23 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let seconds = started.elapsed().as_secs_f64();
         let window = (memory::peak_memory()? as u64).saturating_sub(base + largest);
         let rows = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
-        // Gradients of all parts wait for the last micro-batch; an update has the old and the new
-        // parameters and moments of one part. Moments of a resumed stage are in `base` already.
+        // The gradients of all parts are kept until the last micro-batch; an update needs the old
+        // and the new parameters and moments of one part. Moments of a resumed stage are in `base`
+        // already.
         let gradients = if rows < options.batch { all } else { largest };
         let moments = if state.moments.is_empty() { 2 * all } else { 0 };
         let bytes = base + moments + gradients + window * rows as u64 + 3 * largest;
         Ok(StageCost { bytes, seconds: seconds * options.batch as f64 })
     }
 
-    /// Reads the next batch and changes the parameters.
+    /// Reads the next batch and updates the parameters.
     ///
     /// Each part is evaluated before the next one begins, and is updated with the last of its
     /// micro-batches: activations of one part and one micro-batch are in memory at a time.
     ///
     /// # Errors
-    /// [`Error::NotFinite`], [`Error::Exploded`], and what the objective reports. Parameters of
-    /// some parts may have changed then: the state must not be saved.
+    /// [`Error::NotFinite`], [`Error::Exploded`], and errors of the objective. Some parts may have
+    /// been updated already, so the state must not be saved.
     pub fn step(&self, state: &mut State) -> Result<Step> {
         let started = Instant::now();
         let options = self.options;
@@ -370,7 +371,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
         })
     }
 
-    /// Applies a part's gradient; gives its loss and the gradient's norm.
+    /// Applies a part's gradient. Returns its loss and the gradient's norm.
     fn update(&self, part: usize, sum: Sum, lr: f64, state: &mut State) -> Result<(f32, f32)> {
         let names = &self.trained[part];
         let norm = global_norm(&sum.gradients)?;
@@ -412,7 +413,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
     }
 }
 
-/// Loss and gradients of the micro-batches so far, each with its share.
+/// The weighted sums of the losses and gradients of the micro-batches so far.
 struct Sum {
     loss: Array,
     gradients: Vec<Array>,

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Losses that are remembered of each part.
+/// The number of previous losses to keep for each part.
 const REMEMBERED: usize = 64;
-/// Losses that a median is taken of, at least.
+/// The smallest number of losses for a median.
 const ENOUGH: usize = 8;
 
-/// The last losses of each part, to hold the next ones against.
+/// The previous losses of each part, with which the next ones are compared.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Watch(Vec<Seen>);
@@ -17,14 +17,14 @@ pub struct Watch(Vec<Seen>);
 /// The losses of a part.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Seen {
-    /// The first loss of the stage. What is below it is no explosion: a loss near its end goes up
-    /// and down by large factors.
+    /// The first loss of the stage. A loss below it is no explosion: small losses vary by large
+    /// factors.
     first: f32,
-    /// The last losses.
+    /// The previous losses.
     last: Vec<f32>,
 }
 
-/// The place of a loss in a run.
+/// The origin of a loss in a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) stage: &'a str,
@@ -35,11 +35,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl Watch {
-    /// Takes a loss and the norm of its gradient.
+    /// Checks a loss and the norm of its gradient.
     ///
     /// # Errors
-    /// [`Error::NotFinite`]; [`Error::Exploded`] if the loss is above `factor` times the median of
-    /// the last ones, and above the first one.
+    /// [`Error::NotFinite`]; [`Error::Exploded`] if the loss exceeds `factor` times the median of the
+    /// previous ones, and the first one.
     pub(crate) fn check(
         &mut self,
         place: Place<'_>,

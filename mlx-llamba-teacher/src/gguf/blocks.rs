@@ -1,4 +1,4 @@
-//! Kinds of numbers in GGUF files, and how MLX holds them.
+//! The types of tensors in GGUF files, and their form in MLX.
 //!
 //! A quantized row is a sequence of blocks of 32 values. MLX's affine groups of 32 hold the same
 //! numbers exactly: `value = scale * code + bias`.
@@ -9,7 +9,7 @@ use mlx_rs::Array;
 
 use super::kquants::{self, BYTES, SUPER};
 
-/// Values in a block.
+/// The number of values in a block.
 const BLOCK: usize = 32;
 
 /// The storage format of a tensor, under ggml's name.
@@ -33,7 +33,7 @@ pub(super) enum Kind {
     Q6_K,
 }
 
-/// Names of the kinds by their numbers in the file, for messages.
+/// The names of the types by their numbers in the file, for messages.
 const NAMES: [&str; 31] = [
     "F32", "F16", "Q4_0", "Q4_1", "Q4_2", "Q4_3", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K",
     "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S",
@@ -41,7 +41,7 @@ const NAMES: [&str; 31] = [
 ];
 
 impl Kind {
-    /// The kind of this number, if it is one that is read here.
+    /// Returns the type of this number, if it is supported.
     pub(super) fn of(number: u32) -> Option<Self> {
         Some(match number {
             0 => Self::F32,
@@ -62,7 +62,7 @@ impl Kind {
         known.unwrap_or_else(|| format!("type {number}"))
     }
 
-    /// As safetensors names it, if it is a float.
+    /// Returns the name in safetensors, for a float.
     pub(super) fn float(self) -> Option<safetensors::Dtype> {
         match self {
             Self::F32 => Some(safetensors::Dtype::F32),
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// Values and bytes of a block.
+    /// The numbers of values and bytes of a block.
     fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
@@ -86,7 +86,8 @@ impl Kind {
         }
     }
 
-    /// Bytes of a tensor; `None` if a size is 0 or too large for MLX, or rows are no whole blocks.
+    /// The size of a tensor in bytes; `None` if a size is 0 or too large for MLX, or if rows do not
+    /// consist of whole blocks.
     pub(super) fn bytes(self, shape: &[usize]) -> Option<usize> {
         let (values, bytes) = self.block();
         let (&columns, rows) = shape.split_last()?;
@@ -97,13 +98,13 @@ impl Kind {
         rows.iter().try_fold(row, |n, &size| n.checked_mul(size))
     }
 
-    /// Codes a word of MLX holds, as bits.
+    /// The bits of a code in MLX's words.
     fn bits(self) -> usize {
         if self == Self::Q8_0 { 8 } else { 4 }
     }
 
-    /// The float32 values of a matrix of K-quants, row `order(i)` of `bytes` as row `i`; `None` for
-    /// other kinds.
+    /// Returns the float32 values of a matrix of K-quants, row `order(i)` of `bytes` as row `i`;
+    /// `None` for other kinds.
     pub(super) fn values(
         self,
         bytes: &[u8],
@@ -126,8 +127,8 @@ impl Kind {
         Some(Array::from_slice(&values, &[rows as i32, columns as i32]))
     }
 
-    /// The quantized matrix (rows, columns) whose row `i` is row `order(i)` of `bytes`, which are
-    /// of the length that [`bytes`](Self::bytes) says; and whether all its numbers are finite.
+    /// Returns the quantized matrix (rows, columns) whose row `i` is row `order(i)` of `bytes`, which
+    /// have the length [`bytes`](Self::bytes), and true if all its numbers are finite.
     pub(super) fn unpack(
         self,
         bytes: &[u8],

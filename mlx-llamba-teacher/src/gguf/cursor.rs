@@ -1,14 +1,14 @@
-//! Reads the header of a GGUF file: little-endian numbers, strings and arrays.
+//! Parses the header of a GGUF file: little-endian numbers, strings and arrays.
 
 use serde_json::{Map, Number, Value};
 
-/// Metadata values in all: far above any model's, and a bound on memory.
+/// The largest number of metadata values, far above any model's, to bound memory.
 const MAX_VALUES: usize = 1 << 23;
 
 /// The problem, for [`Error::Gguf`](crate::Error::Gguf).
 pub(super) type Reason = String;
 
-/// A place in the header. Every read checks that the bytes are there.
+/// A position in the header. Every read checks that the bytes exist.
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -20,7 +20,7 @@ impl<'a> Cursor<'a> {
         Self { bytes, at: 0, values: 0 }
     }
 
-    /// Bytes read.
+    /// The number of bytes read.
     pub(super) fn at(&self) -> usize {
         self.at
     }
@@ -53,7 +53,7 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A number that fits in memory.
+    /// Reads a number that fits in memory.
     pub(super) fn size(&mut self) -> Result<usize, Reason> {
         let size = self.u64()?;
         usize::try_from(size).map_err(|_| format!("a size of {size}"))
@@ -67,7 +67,7 @@ impl<'a> Cursor<'a> {
         Ok(text.map_err(|_| format!("the string at byte {at} is not UTF-8"))?.to_owned())
     }
 
-    /// Names and values of the metadata.
+    /// Reads the names and values of the metadata.
     pub(super) fn metadata(&mut self, count: u64) -> Result<Map<String, Value>, Reason> {
         let mut metadata = Map::new();
         for _ in 0..count {
@@ -79,7 +79,7 @@ impl<'a> Cursor<'a> {
         Ok(metadata)
     }
 
-    /// A value of the given kind; arrays hold no arrays.
+    /// Reads a value of the given type; arrays contain no arrays.
     fn value(&mut self, kind: u32, outside: bool) -> Result<Value, Reason> {
         self.values += 1;
         if self.values > MAX_VALUES {
@@ -93,14 +93,14 @@ impl<'a> Cursor<'a> {
             3 => i16::from_le_bytes(self.array()?).into(),
             4 => self.u32()?.into(),
             5 => i32::from_le_bytes(self.array()?).into(),
-            // By way of its digits: 1e-5 is to stay 1e-5.
+            // Through its digits, so that 1e-5 stays 1e-5.
             6 => float(f32::from_le_bytes(self.array()?).to_string().parse().unwrap_or(f64::NAN)),
             7 => (self.array::<1>()?[0] != 0).into(),
             8 => self.string()?.into(),
             9 if outside => {
                 let kind = self.u32()?;
                 let count = self.u64()?;
-                // The list grows as values come: a count is not to be believed.
+                // The list grows with its values, because the count may be wrong.
                 let mut list = Vec::new();
                 for _ in 0..count {
                     list.push(self.value(kind, false)?);

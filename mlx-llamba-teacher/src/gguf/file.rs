@@ -10,7 +10,7 @@ use super::blocks::Kind;
 use super::cursor::{Cursor, Reason};
 use crate::error::{Error, Result};
 
-/// First bytes of every GGUF file.
+/// The first bytes of every GGUF file.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Tensors begin at multiples of this, unless the metadata says otherwise.
 const ALIGNMENT: u64 = 32;
@@ -18,10 +18,10 @@ const ALIGNMENT: u64 = 32;
 /// A tensor whose bytes lie inside the file.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
-    /// Rows first, as everywhere but in GGUF.
+    /// Rows first, unlike in GGUF.
     pub(super) shape: Vec<usize>,
     pub(super) kind: Kind,
-    /// In the file.
+    /// The bytes in the file.
     pub(super) range: Range<usize>,
 }
 
@@ -99,7 +99,7 @@ fn header(bytes: &[u8]) -> Result<Header, Reason> {
     let tensors = cursor.u64()?;
     let count = cursor.u64()?;
     let metadata = cursor.metadata(count)?;
-    // Lists grow as entries come: a count is not to be believed.
+    // Lists grow with their entries, because the count may be wrong.
     let mut described = Vec::new();
     for _ in 0..tensors {
         let name = cursor.string()?;
@@ -115,7 +115,7 @@ fn header(bytes: &[u8]) -> Result<Header, Reason> {
     Ok(Header { metadata, described, end: cursor.at() })
 }
 
-/// A name out of a file, fit for a message.
+/// Escapes a name from a file for a message.
 pub(super) fn shown(name: &str) -> String {
     name.chars().take(80).flat_map(char::escape_debug).collect()
 }

@@ -5,16 +5,16 @@
 
 use half::f16;
 
-/// Values in a super-block.
+/// The number of values in a super-block.
 pub(super) const SUPER: usize = 256;
-/// Bytes of the super-blocks of Q4_K, Q5_K and Q6_K.
+/// The sizes of the super-blocks of Q4_K, Q5_K and Q6_K in bytes.
 pub(super) const BYTES: [usize; 3] = [144, 176, 210];
 
 fn float(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
-/// The 6-bit scale and minimum of block `j` of 8, out of 12 bytes.
+/// Returns the 6-bit scale and minimum of block `j` of 8, from 12 bytes.
 fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, minimum) = match j {
         0..4 => (packed[j] & 63, packed[j + 4] & 63),

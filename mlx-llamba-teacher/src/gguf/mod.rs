@@ -1,7 +1,7 @@
 //! Llamas in GGUF files, as llama.cpp writes them.
 //!
-//! Source: the GGUF specification of the ggml project, versions 2 and 3. A file is read here from
-//! its first byte on; no other parser sees it.
+//! Source: the GGUF specification of the ggml project, versions 2 and 3. Files are parsed here
+//! completely, without another parser.
 
 mod blocks;
 mod cursor;
@@ -20,8 +20,8 @@ use mlx_llamba::files::TokenizerFiles;
 
 use crate::error::Result;
 
-/// The tokenizer that a GGUF file carries in its metadata, as the files that a directory would
-/// have: `tokenizer.json`, and `tokenizer_config.json` with the chat template.
+/// Returns the tokenizer in the metadata of a GGUF file, as the files of a directory:
+/// `tokenizer.json`, and `tokenizer_config.json` with the chat template.
 ///
 /// # Errors
 /// [`Error::Gguf`](crate::Error::Gguf) for a damaged file;

@@ -1,4 +1,4 @@
-//! Configuration and weights out of a GGUF file.
+//! Configuration and weights of a GGUF file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,10 +29,10 @@ const PARTS: [(&str, &str); 9] = [
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
 ];
-/// Factors of the rotary wavelengths, a float a pair.
+/// The factors of the rotary wavelengths, one per pair.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// A GGUF file that holds a Llama: every tensor that it needs is there, and no other.
+/// A GGUF file of a Llama, with exactly the tensors that it needs.
 #[derive(Debug)]
 pub(crate) struct Gguf {
     source: Arc<Source>,
@@ -64,7 +64,7 @@ impl Gguf {
         &self.config
     }
 
-    /// Canonical name, kind, shape and bytes of every tensor.
+    /// Returns canonical name, type, shape and size in bytes of every tensor.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize], usize)> {
         self.names.iter().map(|(name, own)| {
             let Stored { shape, kind, range } = &self.file.tensors[own];
@@ -72,7 +72,7 @@ impl Gguf {
         })
     }
 
-    /// A tensor under its canonical name: floats are read when they are evaluated, quantized
+    /// Returns a tensor by its canonical name. Floats are read when they are evaluated, quantized
     /// matrices now.
     pub(crate) fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
         weight(&self.source, &self.config, name, &self.file.tensors[&self.names[name]])
@@ -104,7 +104,7 @@ fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig>
     }
     let problems = Problems::default();
     let f = Fields::new(&file.metadata, &problems);
-    // The embedding decides the number of tokens: not every file has it as a number.
+    // From the embedding, since not every file has the number of tokens in its metadata.
     let embedding = file.tensors.get("token_embd.weight").map_or(&[][..], |t| &t.shape);
     let vocab_size = embedding.first().copied().filter(|&size| size <= VOCAB);
     if vocab_size.is_none() {
@@ -163,8 +163,8 @@ fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig>
     problems.into_result(config).map_err(|problems| bad(path, problems))
 }
 
-/// The scaling of the positions: by name in the metadata, or as factors in a tensor, where only
-/// Llama 3's are known.
+/// Returns the scaling of the positions, by name in the metadata, or as factors in a tensor, of which
+/// only Llama 3's are known.
 fn rope(source: &Arc<Source>, file: &File, f: &Fields<'_>, k: usize, base: f64) -> Option<Rope> {
     let kind = f.get("llama.rope.scaling.type").map(|kind| kind.as_str().unwrap_or("?"));
     match kind {
@@ -247,7 +247,7 @@ fn weight(
     Ok(Weight::Quantized(matrix))
 }
 
-/// Rows (or values of a bias) from pairs side by side to pairs half a head apart.
+/// Reorders rows (or values of a bias) from adjacent pairs to pairs half a head apart.
 fn halves(array: &Array, k: i32) -> mlx_rs::error::Result<Array> {
     let rows = array.dim(0);
     let pairs = array.reshape(&[rows / k, k / 2, 2, -1])?; // (heads, k / 2, 2, columns or 1)

@@ -7,16 +7,16 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
-/// Llama 3's pre-tokenization: the pieces in which pairs are merged.
+/// Llama 3's pre-tokenization pattern.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// Kinds of tokens: one that text is made of, a control token, and one that a user added.
+/// The types of tokens: ordinary, control, and added by a user.
 const NORMAL: u64 = 1;
 const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
-/// Longer tokens are not looked at for what they are merged from: SentencePiece makes none.
+/// The longest token, in bytes, whose merges are searched; SentencePiece makes no longer ones.
 const LONGEST: usize = 256;
 
-/// Builds the files.
+/// Builds the files of the tokenizer.
 pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<TokenizerFiles> {
     let refused = |found: &Value, expected: &'static str| Error::TokenizerKind {
         path: path.to_owned(),
@@ -96,12 +96,12 @@ pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<Tokeni
         .with("generation_config.json", generation.to_string().into_bytes()))
 }
 
-/// A character for each byte.
+/// Returns the pre-tokenizer with a character for each byte.
 fn bytes(regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
 }
 
-/// The pre-tokenizer of this name, and true if it is Llama 3's.
+/// Returns the pre-tokenizer of this name, and true for Llama 3's.
 fn cut(name: &str) -> Option<(Value, bool)> {
     let both =
         |first: Value, regex| json!({"type": "Sequence", "pretokenizers": [first, bytes(regex)]});
@@ -131,10 +131,10 @@ fn byte_level(vocab: Map<String, Value>, merges: &[Value], cut: &Value, llama_3:
     })
 }
 
-/// The pairs that SentencePiece merges, first those that make the token with the highest score.
+/// Returns the pairs that SentencePiece merges, in descending order of the merged token's score.
 ///
-/// Source: SentencePiece's BPE (arXiv 1808.06226), which merges the two neighbours that together
-/// are the token with the highest score.
+/// Source: SentencePiece's BPE (arXiv 1808.06226), which merges the two neighbors that form the token
+/// with the highest score.
 fn merges(
     vocab: &Map<String, Value>,
     tokens: &[Value],
@@ -160,7 +160,7 @@ fn merges(
     found.into_iter().map(|(_, _, pair)| pair).collect()
 }
 
-/// With `prefix`, a space goes in front of a text.
+/// Returns the tokenizer. With `prefix`, it puts a space in front of a text.
 fn sentence_piece(
     vocab: Map<String, Value>,
     merges: Vec<[String; 2]>,
