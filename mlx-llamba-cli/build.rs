@@ -20,5 +20,8 @@ fn main() {
     }
     if env::var_os("MLX_LLAMBA_RELOCATABLE").is_none() {
         rpath(&built_with);
+        if let Ok(cuda) = env::var("DEP_MLX_CUDA") {
+            println!("cargo::rustc-env=MLX_LLAMBA_CUDA_BUILT={cuda}");
+        }
     }
 }

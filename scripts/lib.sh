@@ -92,3 +92,17 @@ if not executable or not libraries:
     sys.exit(1)
 print(executable, os.path.realpath(libraries), sep="\n")'
 }
+
+# cuda_root: downloads MLX for CUDA with NVIDIA's libraries, if they are missing. Prints their directory.
+cuda_root() {
+  cargo build --quiet --locked -p mlx-sys --features cuda --message-format json-render-diagnostics | python3 -c '
+import json, os, sys
+for message in map(json.loads, sys.stdin):
+    if message["reason"] == "build-script-executed" and "mlx-sys" in message["package_id"]:
+        output = os.path.join(os.path.dirname(message["out_dir"]), "output")
+        roots = [line.split("=", 2)[2].strip() for line in open(output) if line.startswith("cargo::metadata=cuda=")]
+        if roots:
+            print(roots[-1])
+            sys.exit()
+sys.exit(1)' || die "MLX for CUDA could not be installed"
+}

@@ -7,6 +7,8 @@ mod completions;
 mod config;
 mod constraint;
 mod convert;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod distill;
 mod doctor;
 mod eval;
@@ -102,6 +104,8 @@ enum Command {
 }
 
 fn main() -> ! {
+    #[cfg(feature = "cuda")]
+    cuda::start();
     let status = run();
     // Its errors would have nobody to go to.
     let _ = std::io::stdout().flush();
@@ -123,6 +127,10 @@ fn run() -> u8 {
             writeln!(out, "{}: {}", record.level().as_str().to_lowercase(), record.args())
         })
         .init();
+    #[cfg(feature = "cuda")]
+    if !matches!(cli.command, Command::Doctor(_) | Command::Completions(_) | Command::Man(_)) {
+        cuda::warn();
+    }
     let result = match cli.command {
         Command::Generate(args) => args.run(),
         Command::Chat(args) => args.run(),

@@ -6,12 +6,14 @@
 //! | the directory that keeps what was downloaded | `cache.rs` |
 //! | wheels of the Python registry, pinned by hash | `wheel.rs` |
 //! | MLX itself: headers and library | `mlx.rs` |
+//! | MLX's CUDA library, with the feature `cuda` | `cuda.rs` |
 //! | mlx-c: sources from the Rust registry, compiled | `mlx_c.rs` |
 //! | libclang and bindgen | `bindings.rs` |
 //! | link flags, BLAS, `DEP_MLX_*` | `link.rs` |
 
 mod bindings;
 mod cache;
+mod cuda;
 mod link;
 mod mlx;
 mod mlx_c;
@@ -47,6 +49,10 @@ fn run() -> Result<()> {
     let blas = link::Blas::probe(&target, &out)?;
     mlx_c.compile(&target, &mlx, &blas)?;
     bindings::generate(&mlx_c, &target, &cache, &out)?;
+    if cfg!(feature = "cuda") {
+        // For dependents that choose the library when they start.
+        println!("cargo::metadata=cuda={}", cuda::locate(&target, &cache)?.display());
+    }
     link::emit(&target, &mlx, &mlx_c, &blas, &out)
 }
 

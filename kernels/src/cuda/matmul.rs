@@ -4,7 +4,9 @@ use mlx_rs::Dtype;
 
 use super::unsupported;
 use crate::gpu::call::{float_bytes, sizes};
-use crate::gpu::{Argument, Language, Launch, LaunchError, MatmulCall, Output, Source};
+use crate::gpu::{
+    Argument, Language, Launch, LaunchError, MatmulCall, MatmulLaunches, Output, Source,
+};
 use crate::{Mode, Scheme};
 
 /// Inputs of both kernels, in order.
@@ -62,8 +64,8 @@ const MANY_THREADS: usize = 128;
 /// Blocks of `matmul_many.cu` that fill the largest GPUs.
 const ENOUGH_BLOCKS: usize = 256;
 
-/// Returns the launch that multiplies by a quantized matrix, and that of the sum of its parts if there
-/// are several, on GPUs whose blocks may have `shared_bytes` of shared memory.
+/// Returns the launches that multiply by a quantized matrix on GPUs whose blocks may have `shared_bytes`
+/// of shared memory.
 ///
 /// # Errors
 /// [`LaunchError::Unsupported`] for more than 64 rows (in float32: 5), other schemes than affine codes of
@@ -71,7 +73,7 @@ const ENOUGH_BLOCKS: usize = 256;
 pub fn matmul_launch(
     call: &MatmulCall,
     shared_bytes: usize,
-) -> Result<(Launch, Option<Launch>), LaunchError> {
+) -> Result<MatmulLaunches, LaunchError> {
     let MatmulCall { m, columns, scheme, .. } = *call;
     let Scheme { bits, mode, group_size } = scheme;
     if shared_bytes == 0 {
@@ -93,7 +95,7 @@ pub fn matmul_launch(
 }
 
 /// The launch for few rows, which are `summands` rows of tensor cores.
-fn few(call: &MatmulCall, summands: usize) -> Result<(Launch, Option<Launch>), LaunchError> {
+fn few(call: &MatmulCall, summands: usize) -> Result<MatmulLaunches, LaunchError> {
     let [rows, depth] = FEW_TILE;
     let MatmulCall { m, rows: out, columns: within, scheme, scales, .. } = *call;
     if !within.is_multiple_of(depth) {
@@ -118,7 +120,7 @@ fn few(call: &MatmulCall, summands: usize) -> Result<(Launch, Option<Launch>), L
 }
 
 /// The launch for many rows of 16-bit floats.
-fn many(call: &MatmulCall, shared_bytes: usize) -> Result<(Launch, Option<Launch>), LaunchError> {
+fn many(call: &MatmulCall, shared_bytes: usize) -> Result<MatmulLaunches, LaunchError> {
     let [tile, depth] = MANY_TILE;
     let MatmulCall { m, rows: out, columns: within, scheme, scales, dtype } = *call;
     let group = scheme.group_size;

@@ -62,6 +62,12 @@ pub fn supports(dims: Dims, l: usize, dtype: Dtype) -> Result<(), String> {
     mixer_launch(&call).map(drop).map_err(|error| error.to_string())
 }
 
+/// The launch of a product, and that of the sum of its parts if it has several.
+pub type MatmulLaunches = (Launch, Option<Launch>);
+
+/// A function that chooses the launches of a product.
+type ChooseMatmul = fn(&MatmulCall) -> Result<MatmulLaunches, LaunchError>;
+
 /// One kind of GPU: it runs the launches of this module through one of MLX's interfaces.
 #[derive(Debug)]
 pub(crate) struct Gpu {
@@ -71,9 +77,9 @@ pub(crate) struct Gpu {
     pub(crate) dialect: &'static str,
     /// Returns the launch that computes a mixer.
     pub(crate) mixer: fn(&MixerCall) -> Result<Launch, LaunchError>,
-    /// Returns the launch that multiplies by a quantized matrix, and that of the sum of its parts if it
-    /// has several. The calls that it does not take are MLX's, as all are without it.
-    pub(crate) matmul: Option<fn(&MatmulCall) -> Result<(Launch, Option<Launch>), LaunchError>>,
+    /// Returns the launches that multiply by a quantized matrix. The calls that it does not take are
+    /// MLX's, as all are without it.
+    pub(crate) matmul: Option<ChooseMatmul>,
     /// Returns true if MLX has such a GPU here.
     pub(crate) available: fn() -> Result<bool>,
     /// Puts a launch into MLX's graph; the safety conditions are those of

@@ -37,6 +37,8 @@ pub(super) fn look() -> Vec<Finding> {
         }
         .with(details),
     );
+    #[cfg(feature = "cuda")]
+    found.extend(cuda());
     found.push(blas(&runtime.blas));
     found.push(
         Finding::good("processor", format!("{}, {} threads", cpu::simd(), cpu::threads()))
@@ -88,6 +90,19 @@ fn kernels() -> Finding {
             "unset MLX_LLAMBA_KERNELS, or set it to auto",
         ),
     }
+}
+
+/// The part of NVIDIA's that is missing: the driver, the GPU or a library.
+#[cfg(feature = "cuda")]
+fn cuda() -> Option<Finding> {
+    use crate::cuda::{Missing, choice};
+    Some(match choice()? {
+        Ok(library) => Finding::good("CUDA", library.display().to_string()),
+        Err(missing @ (Missing::Driver(_) | Missing::Gpu)) => {
+            Finding::warning("CUDA", missing.to_string(), missing.help())
+        }
+        Err(missing) => Finding::problem("CUDA", missing.to_string(), missing.help()),
+    })
 }
 
 fn blas(blas: &Blas) -> Finding {
