@@ -1,5 +1,6 @@
 //! Messages to the model thread.
 
+use crate::embeddings::EmbedJob;
 use crate::queue::Job;
 use crate::sessions::Sessions;
 
@@ -9,6 +10,8 @@ pub(crate) enum Command {
     Start(Vec<Job>),
     /// Run this between two steps.
     Sessions(SessionTask),
+    /// Embed these texts.
+    Embed(EmbedJob),
     /// Refuse new and waiting jobs; running ones go on.
     Close,
     /// End running jobs too.

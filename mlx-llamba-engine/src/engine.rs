@@ -197,6 +197,16 @@ impl Engine {
         self.shared.threads.run(move || Ok(tokenizer.decode(&ids, false)?)).await
     }
 
+    /// Encodes a text, with or without the tokens around it, beside the model's thread and the
+    /// caller's.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the tokenizer fails.
+    pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer().clone();
+        self.shared.threads.run(move || Ok(tokenizer.encode(&text, special)?)).await
+    }
+
     /// The model's tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
@@ -258,6 +268,10 @@ impl Engine {
 }
 
 impl Shared {
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
+        self.preparer.check_length(tokens)
+    }
+
     /// Ends the model thread and waits for it.
     fn end(&self) {
         let _ = self.commands.send(Command::End);

@@ -52,6 +52,7 @@
 struct Guide;
 
 mod command;
+mod embeddings;
 mod engine;
 mod error;
 mod events;

@@ -89,7 +89,9 @@ impl Preparer {
                 (self.tokens(self.tokenizer.encode(&text, true)?, false)?, Some(text))
             }
             (Prompt::Tokens(ids), _) => (self.tokens(ids, false)?, None),
-            (Prompt::Chat { messages, options }, _) => self.chat(&messages, &options)?,
+            (Prompt::Chat { messages, options }, _) => {
+                self.chat(&messages, &options, settings.continue_last)?
+            }
             (Prompt::Session { messages, .. }, Some((claim, draft))) => {
                 self.turn(messages, claim, draft)?
             }
@@ -115,12 +117,16 @@ impl Preparer {
         &self,
         messages: &[Message],
         options: &ChatOptions,
+        continue_last: bool,
     ) -> Result<(Source, Option<String>)> {
         let template = self.template.as_ref().ok_or(Error::NoTemplate)?;
         if messages.is_empty() {
             return Err(Error::NoMessages);
         }
-        let rendered = template.render(messages, true, options)?;
+        let rendered = match continue_last {
+            true => template.render_open(messages, options)?,
+            false => template.render(messages, true, options)?,
+        };
         let source = self.tokens(self.tokenizer.encode_rendered(&rendered)?, true)?;
         Ok((source, Some(rendered.into_text())))
     }
@@ -141,7 +147,7 @@ impl Preparer {
         Ok((Source::Session { claim, plan }, Some(text)))
     }
 
-    fn check_length(&self, tokens: usize) -> Result<()> {
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
         let limit = self.longest;
         if tokens > limit { Err(Error::PromptTooLong { tokens, limit }) } else { Ok(()) }
     }

@@ -69,6 +69,7 @@ pub(crate) struct Settings {
     pub(crate) cache_salt: String,
     pub(crate) shared_cache: bool,
     pub(crate) prompt_logprobs: bool,
+    pub(crate) continue_last: bool,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -83,6 +84,7 @@ impl Request {
             cache_salt: String::new(),
             shared_cache: false,
             prompt_logprobs: false,
+            continue_last: false,
             deadline: None,
         };
         Self { prompt: prompt.into(), settings }
@@ -155,6 +157,13 @@ impl Request {
     #[must_use]
     pub fn prompt_logprobs(mut self, wanted: bool) -> Self {
         self.settings.prompt_logprobs = wanted;
+        self
+    }
+
+    /// Continues the last message of a conversation instead of replying to it.
+    #[must_use]
+    pub fn continue_last(mut self, wanted: bool) -> Self {
+        self.settings.continue_last = wanted;
         self
     }
 

@@ -9,6 +9,7 @@ use mlx_llamba::decode::batch::{Batch, BatchEvent, RequestId, Step};
 use mlx_llamba::{Llamba, Reason};
 
 use crate::command::Command;
+use crate::embeddings::Embedder;
 use crate::engine::Loaded;
 use crate::error::{Error, Result};
 use crate::events::Event;
@@ -32,6 +33,7 @@ pub(crate) struct Worker<'m> {
     prefixes: Prefixes,
     backlog: &'m Backlog,
     metrics: &'m Metrics,
+    embedder: Embedder,
     closing: bool,
 }
 
@@ -81,6 +83,7 @@ impl<'m> Worker<'m> {
             prefixes: Prefixes::new(&loaded.llamba, options)?,
             backlog,
             metrics,
+            embedder: Embedder::default(),
             closing: false,
         })
     }
@@ -89,7 +92,7 @@ impl<'m> Worker<'m> {
     pub(crate) fn run(mut self, commands: &Receiver<Command>) {
         self.measure();
         'work: loop {
-            if self.batch.is_empty() && self.queue.is_empty() {
+            if self.batch.is_empty() && self.queue.is_empty() && self.embedder.is_empty() {
                 match commands.recv() {
                     Ok(Command::End) | Err(_) => break,
                     Ok(command) => self.command(command),
@@ -104,6 +107,7 @@ impl<'m> Worker<'m> {
             self.sweep();
             self.admit();
             self.step();
+            self.embedder.step(self.llamba);
             self.measure();
         }
         self.prefixes.flush();
@@ -128,11 +132,18 @@ impl<'m> Worker<'m> {
                     self.queue.push(&client, &user, job);
                 }
             }
+            Command::Embed(job) => {
+                self.embedder.push(job);
+                if self.closing {
+                    self.embedder.refuse();
+                }
+            }
             Command::Sessions(task) => task(&mut self.sessions),
             Command::Close => {
                 self.closing = true;
                 let jobs = self.queue.take(|_| false);
                 self.refuse(jobs);
+                self.embedder.refuse();
             }
             Command::Abort => {
                 for running in self.running.values_mut() {

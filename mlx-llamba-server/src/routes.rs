@@ -12,9 +12,15 @@ use serde_json::{Value, json};
 use crate::api::call::with_body;
 use crate::api::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::api::completions::{Completion, CompletionRequest};
+use crate::api::embeddings::{EmbeddingRequest, Embeddings};
+use crate::api::messages::{MessageAnswer, MessageEvent, MessagesRequest};
 use crate::api::models::{Health, Model, ModelList};
+use crate::api::responses::{ResponseAnswer, ResponseEvent, ResponseRequest};
 use crate::api::sessions::{Deleted, RewindRequest, SessionAnswer, SessionRequest};
-use crate::api::{App, chat, completions, models, sessions};
+use crate::api::tokenize::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokens};
+use crate::api::{
+    App, chat, completions, embeddings, messages, models, responses, sessions, tokenize,
+};
 use crate::http::{body, cors, guard, metrics};
 use crate::openapi;
 use crate::problem::Problem;
@@ -106,6 +112,23 @@ pub(crate) fn routes(schemas: &mut Schemas) -> Vec<Route> {
             .takes(JSON, chat_body)
             .answers(JSON, chat.clone())
             .answers(EVENTS, events(&chunk)),
+        send("/v1/responses", "createResponse", with_body(responses::create))
+            .takes(JSON, schemas.request::<ResponseRequest>())
+            .answers(JSON, schemas.answer::<ResponseAnswer>())
+            .answers(EVENTS, events(&schemas.answer::<ResponseEvent>())),
+        send("/v1/messages", "createMessage", with_body(messages::create))
+            .takes(JSON, schemas.request::<MessagesRequest>())
+            .answers(JSON, schemas.answer::<MessageAnswer>())
+            .answers(EVENTS, events(&schemas.answer::<MessageEvent>())),
+        send("/v1/embeddings", "createEmbedding", with_body(embeddings::create))
+            .takes(JSON, schemas.request::<EmbeddingRequest>())
+            .answers(JSON, schemas.answer::<Embeddings>()),
+        send("/v1/tokenize", "tokenize", with_body(tokenize::tokenize))
+            .takes(JSON, schemas.request::<TokenizeRequest>())
+            .answers(JSON, schemas.answer::<Tokens>()),
+        send("/v1/detokenize", "detokenize", with_body(tokenize::detokenize))
+            .takes(JSON, schemas.request::<DetokenizeRequest>())
+            .answers(JSON, schemas.answer::<Detokenized>()),
         send("/v1/sessions", "createSession", with_body(sessions::create))
             .takes(JSON, schemas.request::<SessionRequest>())
             .answers(JSON, session.clone()),

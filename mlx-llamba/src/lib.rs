@@ -77,6 +77,7 @@ pub mod convert;
 pub mod decode;
 #[cfg(feature = "embedded-model")]
 mod embedded;
+mod embedding;
 pub mod error;
 pub mod evaluate;
 pub mod files;

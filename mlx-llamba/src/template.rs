@@ -205,6 +205,23 @@ impl Template {
         self.render_refs(&messages, reply, options)
     }
 
+    /// Renders a conversation up to the end of the last message's content, which a reply continues.
+    ///
+    /// # Errors
+    /// [`Error::Template`] as for [`render`](Self::render), or if the content is not in the text.
+    pub fn render_open(&self, messages: &[Message], options: &ChatOptions) -> Result<Rendered> {
+        let rendered = self.render(messages, false, options)?;
+        let content = messages.last().map_or("", |message| message.content.trim());
+        let Some(start) = rendered.text().rfind(content).filter(|_| !content.is_empty()) else {
+            let reason = "it does not show the last message, which cannot be continued".to_owned();
+            return Err(Error::Template { name: self.0.name.clone(), reason });
+        };
+        // Blanks at the end are the message's own, where the template leaves them.
+        let given = messages.last().map_or("", |message| message.content.trim_start());
+        let end = if rendered.text()[start..].starts_with(given) { given } else { content };
+        Ok(rendered.part(0, start + end.len()))
+    }
+
     pub(crate) fn render_refs(
         &self,
         messages: &[&Message],

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use mlx_llamba::Tokenizer;
 use mlx_llamba::decode::generation::TokenLogprobs;
 use mlx_llamba::tool_calls::{CallParser, Piece, ToolCall};
+use mlx_llamba::{Reason, Tokenizer};
 use mlx_llamba_engine::{Engine, Event, Events, Prepared};
 use serde::Serialize;
 
@@ -26,11 +26,26 @@ pub(crate) trait Form: Send + 'static {
     /// The whole answer.
     fn whole(head: Head, choices: Vec<Choice<Self::Logprobs>>, usage: Usage) -> Self::Whole;
 
-    /// The chunks, as JSON, that add to a choice.
-    fn chunks(head: &Head, choice: Choice<Self::Logprobs>, usage: Option<Usage>) -> Vec<String>;
+    /// The events of a stream have names, and it ends with one of its own.
+    const NAMED: bool = false;
+    /// The progress of a stream.
+    type Progress: Default + Send;
 
-    /// The last chunk, as JSON, which reports the usage.
-    fn last(head: &Head, usage: Usage) -> String;
+    /// The chunks, as JSON, that begin a stream.
+    fn begin(_head: &Head, _progress: &mut Self::Progress, _usage: Usage) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The chunks, as JSON, that add to a choice.
+    fn chunks(
+        head: &Head,
+        progress: &mut Self::Progress,
+        choice: Choice<Self::Logprobs>,
+        usage: Option<Usage>,
+    ) -> Vec<String>;
+
+    /// The last chunks, as JSON, which report the usage.
+    fn last(head: &Head, progress: &mut Self::Progress, usage: Usage) -> Vec<String>;
 }
 
 /// The beginning of an answer and of its chunks.
@@ -52,6 +67,8 @@ pub(crate) struct Choice<L> {
     pub(crate) called: usize,
     pub(crate) logprobs: Option<L>,
     pub(crate) finish: Option<&'static str>,
+    /// The stop string that ended the choice.
+    pub(crate) stopped_by: Option<String>,
 }
 
 /// A call of a tool with an id of its own.
@@ -79,6 +96,8 @@ pub(crate) struct Answer<F: Form> {
     events: Events,
     /// Choices that have not ended.
     left: usize,
+    /// Of a stream that has begun.
+    progress: Option<F::Progress>,
 }
 
 /// A choice that grows; text and tokens that were sent are taken out.
@@ -92,6 +111,7 @@ struct Open<L> {
     called: usize,
     logprobs: Option<L>,
     finish: Option<&'static str>,
+    stopped_by: Option<String>,
     /// Tokens of the prompt whose log-probabilities are still to come, the last one first.
     prompt: Vec<u32>,
 }
@@ -144,7 +164,8 @@ impl<F: Form> Answer<F> {
             left: choices.len(),
             choices,
             usage: Usage::default(),
-            usage_wanted,
+            progress: None,
+            usage_wanted: UsageWanted { last: usage_wanted.last || F::NAMED, ..usage_wanted },
             events: engine.enqueue(requests)?,
             app,
         })
@@ -202,6 +223,9 @@ impl<F: Form> Answer<F> {
                     "stop" if called => "tool_calls",
                     other => other,
                 });
+                if let Reason::Stop(text) = reason {
+                    open.stopped_by = Some(text);
+                }
                 self.left -= 1;
                 Ok(index..index + 1)
             }
@@ -249,7 +273,9 @@ impl<F: Form> Answer<F> {
         self.app.log_text("text", &self.head.id, || text.clone());
         let first = !std::mem::replace(&mut open.begun, true);
         let logprobs = open.logprobs.as_mut().map(Logprobs::take);
-        Some(Choice { index, first, text, calls, called, logprobs, finish: open.finish })
+        let stopped_by = open.stopped_by.take();
+        let finish = open.finish;
+        Some(Choice { index, first, text, calls, called, logprobs, finish, stopped_by })
     }
 }
 
@@ -265,17 +291,37 @@ impl<L: Logprobs> Open<L> {
 }
 
 impl<F: Form> Chunks for Answer<F> {
+    const NAMED: bool = F::NAMED;
+
     async fn next(&mut self) -> Result<Option<Vec<String>>, Problem> {
         while self.left > 0 {
             let changed = self.take().await?;
             let choices: Vec<_> = changed.filter_map(|index| self.news(index)).collect();
             if !choices.is_empty() {
                 let usage = self.usage_wanted.every.then_some(self.usage);
-                let chunks = |choice| F::chunks(&self.head, choice, usage);
-                return Ok(Some(choices.into_iter().flat_map(chunks).collect()));
+                let mut chunks = self.begin();
+                let progress = self.progress.get_or_insert_default();
+                for choice in choices {
+                    chunks.extend(F::chunks(&self.head, progress, choice, usage));
+                }
+                return Ok(Some(chunks));
             }
         }
-        let last = std::mem::take(&mut self.usage_wanted.last);
-        Ok(last.then(|| vec![F::last(&self.head, self.usage)]))
+        if !std::mem::take(&mut self.usage_wanted.last) {
+            return Ok(None);
+        }
+        let mut chunks = self.begin();
+        chunks.extend(F::last(&self.head, self.progress.get_or_insert_default(), self.usage));
+        Ok(Some(chunks))
+    }
+}
+
+impl<F: Form> Answer<F> {
+    /// The chunks that begin a stream, once.
+    fn begin(&mut self) -> Vec<String> {
+        if self.progress.is_some() {
+            return Vec::new();
+        }
+        F::begin(&self.head, self.progress.insert(F::Progress::default()), self.usage)
     }
 }

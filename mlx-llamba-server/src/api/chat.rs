@@ -14,7 +14,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::answer::Answer;
+use super::answer::{Answer, Form};
+use super::tokens::ChatLogprobs;
 use super::{App, Call, stream};
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
@@ -43,6 +44,10 @@ struct Fields {
     tool_choice: Option<ToolChoice>,
     /// `false`: at most one call in a message.
     parallel_tool_calls: Option<bool>,
+    /// Continue the last message instead of replying to it. The answer has what follows.
+    continue_final_message: Option<bool>,
+    /// The opposite of `continue_final_message`.
+    add_generation_prompt: Option<bool>,
 }
 
 /// The fields that go to the chat template.
@@ -89,7 +94,12 @@ impl Body for ChatRequest {
 }
 
 /// `POST /v1/chat/completions`, and the same in a session.
-pub(crate) async fn create(
+pub(crate) async fn create(app: Arc<App>, call: Call<ChatRequest>) -> Result<Response, Problem> {
+    respond::<Chat>(app, call).await
+}
+
+/// Answers a chat request in the form of an endpoint.
+pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     app: Arc<App>,
     mut call: Call<ChatRequest>,
 ) -> Result<Response, Problem> {
@@ -110,7 +120,7 @@ pub(crate) async fn create(
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
     let answer =
-        Answer::<Chat>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
+        Answer::<F>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
     if streams {
         return Ok(stream::respond(&app, answer));
     }
@@ -136,6 +146,15 @@ fn request(
     let n = common.n.unwrap_or(1) as usize;
     let messages = messages(chat.messages);
     let hidden = matches!(chat.tool_choice, Some(ToolChoice::Mode(Mode::None)));
+    let continued = chat.continue_final_message.unwrap_or(false);
+    if continued && (id.is_some() || chat.add_generation_prompt == Some(true)) {
+        let message = "not in a session, and not with add_generation_prompt: true";
+        return Err(Problem::parameter("continue_final_message", message));
+    }
+    if !continued && chat.add_generation_prompt == Some(false) {
+        let message = "false only with continue_final_message: true";
+        return Err(Problem::parameter("add_generation_prompt", message));
+    }
     let prompt = match id {
         None => {
             let template = if hidden {
@@ -164,7 +183,8 @@ fn request(
         (true, top) => Some(top),
     };
     let default_tokens = app.options.limits.max_tokens;
-    Ok(common.request(app, &client, default_tokens, logprobs, constraint)?(prompt))
+    let request = common.request(app, &client, default_tokens, logprobs, constraint)?;
+    Ok(request(prompt).continue_last(continued))
 }
 
 /// True if a template uses tools.

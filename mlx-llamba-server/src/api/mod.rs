@@ -5,9 +5,13 @@ pub(crate) mod call;
 pub(crate) mod chat;
 pub(crate) mod completions;
 mod constraints;
+pub(crate) mod embeddings;
+pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod responses;
 pub(crate) mod sessions;
 pub(crate) mod stream;
+pub(crate) mod tokenize;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::App;
+use super::chat::takes_tools;
 use crate::problem::Problem;
 
 /// A model.
@@ -17,6 +18,10 @@ pub(crate) struct Model {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// The most tokens that a prompt may have.
+    max_model_len: usize,
+    /// What the model can do here: `completion`, and `chat` and `tools` if its template can.
+    capabilities: Vec<&'static str>,
 }
 
 /// The names of this server's model.
@@ -34,7 +39,16 @@ pub(crate) struct Health {
 
 fn model(app: &App, name: &str) -> Model {
     let (id, created) = (name.to_owned(), app.started);
-    Model { id, object: "model", created, owned_by: "mlx-llamba" }
+    let template = app.engine.template();
+    let able = [
+        ("completion", true),
+        ("chat", template.is_some()),
+        ("tools", template.is_some_and(takes_tools)),
+        ("structured_outputs", true),
+    ];
+    let capabilities = able.into_iter().filter_map(|(name, able)| able.then_some(name)).collect();
+    let max_model_len = app.options.engine.prompt_tokens;
+    Model { id, object: "model", created, owned_by: "mlx-llamba", max_model_len, capabilities }
 }
 
 /// `GET /v1/models`

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
-use axum::http::{HeaderValue, StatusCode, Version};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::{App, Client};
 use crate::problem::Problem;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Checks the API key, if the server has keys. Without keys, a server on a loopback address answers
 /// to names of this machine only, so that no web page reaches it through a name of its own.
@@ -53,12 +55,13 @@ pub(crate) async fn authorize(
 
 /// Returns the index of the request's key, comparing all keys in constant time.
 fn find_key(request: &Request, keys: &[String]) -> Option<usize> {
-    let header = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let (scheme, given) = header.and_then(|header| header.split_at_checked(7))?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return None;
-    }
-    let given = given.trim_ascii();
+    let header = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let bearer = header(AUTHORIZATION).and_then(|header| {
+        let (scheme, key) = header.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+    });
+    // Anthropic's clients have a header of their own.
+    let given = bearer.or_else(|| header(X_API_KEY))?.trim_ascii();
     let equal: Vec<Choice> = keys.iter().map(|key| key.as_bytes().ct_eq(given)).collect();
     equal.into_iter().position(bool::from)
 }

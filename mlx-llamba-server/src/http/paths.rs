@@ -4,7 +4,17 @@ use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
 /// The first segments of the API's paths, below `/v1`.
-const API: [&str; 4] = ["chat", "completions", "models", "sessions"];
+const API: [&str; 9] = [
+    "chat",
+    "completions",
+    "detokenize",
+    "embeddings",
+    "messages",
+    "models",
+    "responses",
+    "sessions",
+    "tokenize",
+];
 
 /// Writes a path as the routes have it: without doubled and trailing slashes, and with one `/v1`
 /// before the API's paths.

@@ -11,7 +11,17 @@ use crate::api::chat::takes_tools;
 use crate::options::Options;
 
 /// The names of the schemas that describe bodies of requests.
-const BODIES: [&str; 4] = ["ChatRequest", "CompletionRequest", "RewindRequest", "SessionRequest"];
+const BODIES: [&str; 9] = [
+    "ChatRequest",
+    "CompletionRequest",
+    "DetokenizeRequest",
+    "EmbeddingRequest",
+    "MessagesRequest",
+    "ResponseRequest",
+    "RewindRequest",
+    "SessionRequest",
+    "TokenizeRequest",
+];
 /// Biases that a request may have.
 const BIASES: usize = 4096;
 
@@ -54,12 +64,25 @@ impl Schemas {
                 bounds(body, engine, options);
             }
         }
-        if let Some(prompt) = all.get_mut("Prompt") {
-            prompts(prompt, engine, options);
+        for name in ["EmbeddingInput", "Prompt"] {
+            if let Some(prompt) = all.get_mut(name) {
+                prompts(prompt, engine, options);
+            }
         }
         let rules = json!([
             // More than 0 likely tokens need log-probabilities to be asked for.
             unless("logprobs", &json!([true]), "top_logprobs", &json!([0, null])),
+            // A message is continued, or a new one begins.
+            { "anyOf": [
+                { "properties": {
+                    "continue_final_message": { "const": true },
+                    "add_generation_prompt": { "enum": [false, null] },
+                }, "required": ["continue_final_message"] },
+                { "properties": {
+                    "continue_final_message": { "enum": [false, null] },
+                    "add_generation_prompt": { "enum": [true, null] },
+                } },
+            ] },
             // A choice of tools needs some.
             { "anyOf": [
                 { "properties": { "tool_choice": { "enum": ["none", "auto", null] } } },

@@ -3,6 +3,7 @@
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
+use super::schema;
 use crate::error::{Error, Result};
 
 /// A set of texts.
@@ -11,7 +12,8 @@ use crate::error::{Error, Result};
 pub enum Grammar {
     /// JSON values that a [JSON Schema](https://json-schema.org) describes, with the separators
     /// `", "` and `": "`. The schema's `x-guidance` can change them, for example to
-    /// `{"whitespace_flexible": true}`.
+    /// `{"whitespace_flexible": true}`. An object whose properties are listed has no others, unless
+    /// `additionalProperties` says so.
     JsonSchema(Value),
     /// Any JSON object.
     JsonObject,
@@ -40,11 +42,6 @@ impl Grammar {
             Self::Lark(_) => "grammar",
             Self::Choice(_) => "choice",
         }
-    }
-
-    /// The separators of all JSON.
-    pub(crate) fn separators() -> Value {
-        json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "})
     }
 
     pub(super) fn error(&self, reason: impl Into<String>) -> Error {
@@ -112,16 +109,12 @@ impl Grammar {
         Ok(())
     }
 
-    /// The schema with separators between which there is no other space: with any space allowed, a
-    /// small model writes it without end.
     fn separated(&self, schema: &Value) -> Result<Value> {
-        let mut schema = match schema {
-            Value::Object(schema) => schema.clone(),
-            Value::Bool(true) => serde_json::Map::new(),
-            Value::Bool(false) => return Err(self.error("false allows no value")),
-            _ => return Err(self.error("expected an object, true or false")),
-        };
-        schema.entry("x-guidance").or_insert_with(Self::separators);
-        Ok(Value::Object(schema))
+        match schema {
+            Value::Object(_) => Ok(schema::prepared(schema)),
+            Value::Bool(true) => Ok(schema::prepared(&json!({}))),
+            Value::Bool(false) => Err(self.error("false allows no value")),
+            _ => Err(self.error("expected an object, true or false")),
+        }
     }
 }

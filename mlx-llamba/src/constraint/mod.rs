@@ -32,7 +32,7 @@
 mod grammar;
 mod guide;
 mod mask;
-mod schema;
+pub(crate) mod schema;
 #[cfg(test)]
 mod tests;
 mod vocabulary;

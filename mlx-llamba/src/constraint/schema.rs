@@ -1,6 +1,6 @@
 //! Parts of JSON schemas.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// Keywords whose value is a schema, or a list of schemas.
 const SCHEMAS: [&str; 7] =
@@ -62,4 +62,52 @@ fn with_definitions(part: &Value, whole: &Value) -> Value {
         }
     }
     part
+}
+
+/// The schema with separators between which there is no other space, and with closed objects: a
+/// small model writes spaces and properties without end.
+pub(crate) fn prepared(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if !combines(&schema) {
+        close(&mut schema);
+    }
+    if let Some(schema) = schema.as_object_mut() {
+        schema.entry("x-guidance").or_insert_with(
+            || json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
+        );
+    }
+    schema
+}
+
+/// True if an object may be described by several schemas at once, each with some of its properties.
+fn combines(schema: &Value) -> bool {
+    let also = |object: &Map<String, Value>| {
+        let several =
+            object.get("allOf").and_then(Value::as_array).is_some_and(|all| all.len() > 1);
+        let others =
+            ["allOf", "anyOf", "oneOf", "$ref", "if", "dependentSchemas", "unevaluatedProperties"];
+        several
+            || object.contains_key("properties")
+                && others.iter().any(|key| object.contains_key(*key))
+    };
+    schema.as_object().is_some_and(also) || parts(schema).iter().any(|(_, part)| combines(part))
+}
+
+fn close(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    let lists =
+        object.get("properties").and_then(Value::as_object).is_some_and(|all| !all.is_empty());
+    if lists && !object.contains_key("patternProperties") {
+        object.entry("additionalProperties").or_insert(Value::Bool(false));
+    }
+    for (key, value) in object {
+        if MAPS.contains(&key.as_str()) {
+            value.as_object_mut().into_iter().flatten().for_each(|(_, part)| close(part));
+        } else if SCHEMAS.contains(&key.as_str()) {
+            match value {
+                Value::Array(list) => list.iter_mut().for_each(close),
+                part => close(part),
+            }
+        }
+    }
 }

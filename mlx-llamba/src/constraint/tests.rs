@@ -141,3 +141,30 @@ fn a_constraint_belongs_to_a_tokenizer() {
     let message = error.to_string();
     assert!(message.contains("compiled for the tokenizer made/up/tokenizer.json"), "{message}");
 }
+
+#[test]
+fn objects_have_the_listed_properties_only_unless_their_schema_says_otherwise() {
+    let llamba = llamba();
+    let boolean = json!({"type": "boolean"});
+    let listed = json!({"properties": {"a": boolean}, "required": ["a"], "type": "object"});
+    let inner = json!({"type": "array", "items": listed, "minItems": 1, "maxItems": 1});
+    let options = Generation::default().temperature(1.0).seed(4).max_tokens(40);
+    for (schema, closed) in [
+        (listed.clone(), true),
+        (inner, true),
+        (json!({"$ref": "#/$defs/x", "$defs": {"x": listed}}), true),
+        (
+            json!({"type": "object", "properties": {"a": boolean}, "required": ["a"],
+                "additionalProperties": boolean}),
+            false,
+        ),
+        // Each part has some of the properties.
+        (json!({"allOf": [listed, {"properties": {"b": boolean}, "required": ["b"]}]}), false),
+        (json!({"type": "object"}), false),
+    ] {
+        let completion = write(&llamba, &Grammar::JsonSchema(schema.clone()), &options);
+        let ended = completion.reason == Reason::Complete;
+        assert!(ended || !closed, "{schema}: {}", completion.text);
+        assert!(!closed || completion.text.matches(':').count() == 1, "{}", completion.text);
+    }
+}

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Tool, ToolFormat};
 use crate::constraint::Grammar;
+use crate::constraint::schema::prepared;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -84,11 +85,11 @@ impl ToolFormat {
             };
             let _ = writeln!(lark, "call_{i}: {call}");
             if !matches!(self, Self::QwenXml | Self::Pythonic) {
-                let _ = writeln!(lark, "args_{i}: %json {}", separated(&schema));
+                let _ = writeln!(lark, "args_{i}: %json {}", prepared(&schema));
             }
         }
         if let Some(schema) = text {
-            let _ = writeln!(lark, "text: %json {}", separated(schema));
+            let _ = writeln!(lark, "text: %json {}", prepared(schema));
         }
         Ok(Grammar::Lark(lark))
     }
@@ -140,14 +141,14 @@ impl ToolFormat {
                             format!("value_{i}_{j}")
                         }
                         None => {
-                            let _ = writeln!(lark, "value_{i}_{j}: %json {}", separated(&own));
+                            let _ = writeln!(lark, "value_{i}_{j}: %json {}", prepared(&own));
                             format!("value_{i}_{j}")
                         }
                     };
                     format!("{} {value} {}", literal(&begin), literal(end))
                 }
                 _ => {
-                    let _ = writeln!(lark, "value_{i}_{j}: %json {}", separated(&own));
+                    let _ = writeln!(lark, "value_{i}_{j}: %json {}", prepared(&own));
                     format!("{} value_{i}_{j}", literal(&format!("{key}=")))
                 }
             };
@@ -187,13 +188,4 @@ impl ToolFormat {
 /// A literal of Lark, which writes strings as JSON does.
 fn literal(text: &str) -> String {
     json!(text).to_string()
-}
-
-/// A schema with the separators of all JSON here.
-fn separated(schema: &Value) -> Value {
-    let mut schema = schema.clone();
-    if let Some(schema) = schema.as_object_mut() {
-        schema.entry("x-guidance").or_insert_with(Grammar::separators);
-    }
-    schema
 }

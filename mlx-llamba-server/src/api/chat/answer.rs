@@ -106,6 +106,7 @@ impl Form for Chat {
     const ID: &'static str = "chatcmpl";
     type Logprobs = ChatLogprobs;
     type Whole = ChatCompletion;
+    type Progress = ();
 
     fn whole(head: Head, choices: Vec<Choice<ChatLogprobs>>, usage: Usage) -> ChatCompletion {
         let choice = |choice: Choice<ChatLogprobs>| ChatChoice {
@@ -124,8 +125,13 @@ impl Form for Chat {
         ChatCompletion { id, object: "chat.completion", created, model, choices, usage }
     }
 
-    fn chunks(head: &Head, choice: Choice<ChatLogprobs>, usage: Option<Usage>) -> Vec<String> {
-        let Choice { index, first, text, calls, called, logprobs, finish } = choice;
+    fn chunks(
+        head: &Head,
+        (): &mut (),
+        choice: Choice<ChatLogprobs>,
+        usage: Option<Usage>,
+    ) -> Vec<String> {
+        let Choice { index, first, text, calls, called, logprobs, finish, .. } = choice;
         let mut choices = Vec::new();
         let plain = |delta| ChunkChoice { index, delta, logprobs: None, finish_reason: None };
         if first {
@@ -150,8 +156,8 @@ impl Form for Chat {
         choices.into_iter().map(|choice| chunk(head, vec![choice], usage)).collect()
     }
 
-    fn last(head: &Head, usage: Usage) -> String {
-        chunk(head, Vec::new(), Some(usage))
+    fn last(head: &Head, (): &mut (), usage: Usage) -> Vec<String> {
+        vec![chunk(head, Vec::new(), Some(usage))]
     }
 }
 

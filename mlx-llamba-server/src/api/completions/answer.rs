@@ -37,6 +37,7 @@ impl Form for Text {
     const ID: &'static str = "cmpl";
     type Logprobs = CompletionLogprobs;
     type Whole = Completion;
+    type Progress = ();
 
     fn whole(head: Head, choices: Vec<Choice<CompletionLogprobs>>, usage: Usage) -> Completion {
         completion(head, choices, Some(usage))
@@ -44,14 +45,15 @@ impl Form for Text {
 
     fn chunks(
         head: &Head,
+        (): &mut (),
         choice: Choice<CompletionLogprobs>,
         usage: Option<Usage>,
     ) -> Vec<String> {
         vec![stream::json(&completion(head.clone(), vec![choice], usage))]
     }
 
-    fn last(head: &Head, usage: Usage) -> String {
-        stream::json(&completion(head.clone(), Vec::new(), Some(usage)))
+    fn last(head: &Head, (): &mut (), usage: Usage) -> Vec<String> {
+        vec![stream::json(&completion(head.clone(), Vec::new(), Some(usage)))]
     }
 }
 
