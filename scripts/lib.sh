@@ -97,12 +97,11 @@ print(executable, os.path.realpath(libraries), sep="\n")'
 cuda_root() {
   cargo build --quiet --locked -p mlx-sys --features cuda --message-format json-render-diagnostics | python3 -c '
 import json, os, sys
+key = "cargo::metadata=cuda="
+root = None
 for message in map(json.loads, sys.stdin):
     if message["reason"] == "build-script-executed" and "mlx-sys" in message["package_id"]:
-        output = os.path.join(os.path.dirname(message["out_dir"]), "output")
-        roots = [line.split("=", 2)[2].strip() for line in open(output) if line.startswith("cargo::metadata=cuda=")]
-        if roots:
-            print(roots[-1])
-            sys.exit()
-sys.exit(1)' || die "MLX for CUDA could not be installed"
+        with open(os.path.join(os.path.dirname(message["out_dir"]), "output")) as output:
+            root = next((line[len(key):].strip() for line in output if line.startswith(key)), root)
+print(root) if root else sys.exit(1)' || die "MLX for CUDA could not be installed"
 }

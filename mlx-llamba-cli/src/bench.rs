@@ -14,11 +14,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::model::{ModelArgs, with_model};
 use crate::output::{check_parent, show};
+use crate::progress::{Progress, Unit};
 use crate::{bench, interrupt};
 use bench::counts::{batch, count, repetitions};
 use bench::measure::Bench;
 use bench::report::{Format, Header, Row};
-use bench::shape::ShapeArgs;
+use bench::shape::{Random, ShapeArgs};
 use bench::subject::Subject;
 
 /// Measure speed and memory
@@ -118,14 +119,25 @@ impl Args {
         if let Some(file) = &self.plot {
             check_parent(file)?;
         }
-        match self.shape.model(self.model.select()?, |model| self.check(model))? {
-            Some((model, name)) => self.report(&model, name),
+        match self.shape.model(self.model.select()?)? {
+            Some((Random::Llamba(model), name)) => self.random(&model, name),
+            Some((Random::Llama(model), name)) => self.random(&model, name),
             None => {
                 let name = self.model.name().to_owned();
                 let loaded = self.model.load_any(false)?;
                 with_model!(&loaded, |model| self.report(model, name))
             }
         }
+    }
+
+    /// Generates the weights of a random model, and measures it.
+    fn random(&self, model: &impl Subject, name: String) -> Result<()> {
+        self.check(model).with_context(|| format!("{name} does not fit"))?;
+        {
+            let progress = Progress::new("generating weights", Unit::Bytes);
+            model.generate_weights(&mut progress.callback())?;
+        }
+        self.report(model, name)
     }
 
     /// Measures, prints and plots all rows.

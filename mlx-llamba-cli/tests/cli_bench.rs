@@ -188,6 +188,35 @@ fn shapes_by_file_and_by_sizes_and_bits() {
     assert!(bytes(&[file, "--width", "128", "--mlp", "192", "--bits", "4"]) < 4 * 150_000);
 }
 
+/// A Llama of random weights, by name and by file, dense and in codes.
+#[test]
+fn shapes_of_llamas() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    std::fs::write(
+        &file,
+        r#"{ "model_type": "llama", "vocab_size": 100, "hidden_size": 64, "intermediate_size": 96,
+             "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2,
+             "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "tie_word_embeddings": true }"#,
+    )
+    .unwrap();
+    let rows = |arguments: &[&str]| -> Value {
+        let fixed = ["bench", "-p", "3", "-n", "0", "-r", "1", "-b", "2", "--json", "--shape"];
+        serde_json::from_str(&CLI.ok(&[&fixed, arguments].concat())).unwrap()
+    };
+    let file = file.to_str().unwrap();
+    let layer = (2 * 64 + 2 * 16) * 64 + 3 * 96 * 64 + 2 * 64;
+    let weights = 100 * 64 + 2 * layer + 64;
+    assert_eq!(number(&rows(&[file]), "weight_bytes"), 4 * weights);
+    // As wide heads as before, a quarter of them for keys and values; the head is untied.
+    let small = ["--layers", "2", "--width", "64", "--mlp", "96", "--heads", "8", "--vocab", "100"];
+    let named = rows(&[&["llama-3.1-8b"], &small[..]].concat());
+    assert_eq!(number(&named, "weight_bytes"), 4 * (weights + 100 * 64));
+    let codes = rows(&[&["llama-3.2-1b"], &small[..4], &["--mlp", "128", "--bits", "4"]].concat());
+    assert!(number(&codes, "weight_bytes") > 0 && number(&codes, "tokens") == 3, "{codes}");
+    CLI.fails(&["bench", "--shape", "llama-3.2-3b", "--state", "8"], &["--state", "Llambas"]);
+}
+
 #[test]
 fn what_cannot_be_measured() {
     for (arguments, part) in [
@@ -198,7 +227,7 @@ fn what_cannot_be_measured() {
         (&["-d", "-1"], "'-1'"),
         (&["-p", "1.5k"], "from 0 to 1M"),
         (&["-n", ""], "from 0 to 1M"),
-        (&["--shape", "2b"], "1b, 3b, 8b, custom"),
+        (&["--shape", "2b"], "1b, 3b, 8b, custom, llama-3.2-1b"),
         (&["--layers", "3"], "--shape"),
         (&["--bits", "4"], "--shape"),
         (&["--shape", "1b", "--model", "x"], "cannot be used with"),

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::Dtype;
+use mlx_llamba::progress::OnProgress;
 use mlx_llamba::{LanguageModel, Model, State};
 use mlx_llamba_teacher::{KvCache, Llama};
 
@@ -36,6 +37,9 @@ pub(super) trait Subject: LanguageModel {
     /// Returns sizes and dtype of the model, and its back end.
     fn facts(&self) -> Facts;
 
+    /// Evaluates the weights of a random model.
+    fn generate_weights(&self, on_progress: OnProgress<'_>) -> Result<()>;
+
     /// Returns a lower bound of the memory of a row, without weights, in bytes: while it is read up to
     /// its token `end`, the last `piece` tokens at once.
     fn bytes_of_a_row(&self, piece: usize, end: usize) -> usize;
@@ -55,6 +59,10 @@ impl Subject for Model {
 
     fn facts(&self) -> Facts {
         facts!(self)
+    }
+
+    fn generate_weights(&self, on_progress: OnProgress<'_>) -> Result<()> {
+        Ok(self.materialize(on_progress)?)
     }
 
     /// States before and after, and the widest activations.
@@ -84,6 +92,10 @@ impl Subject for Llama {
 
     fn facts(&self) -> Facts {
         facts!(self)
+    }
+
+    fn generate_weights(&self, on_progress: OnProgress<'_>) -> Result<()> {
+        Ok(self.materialize(on_progress)?)
     }
 
     /// Keys and values, and the widest activations: the scores, or the MLP's.
