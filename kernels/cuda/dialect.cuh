@@ -32,6 +32,11 @@ METAL_FUNC float simd_sum(float v) {
   return v;
 }
 
+template <typename V>
+METAL_FUNC V simd_shuffle_xor(V v, int mask) {
+  return __shfl_xor_sync(0xffffffffu, v, mask);
+}
+
 METAL_FUNC int clamp(int v, int low, int high) {
   return min(max(v, low), high);
 }

@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MatmulCall, MixerCall, add_rms_norm_launch, swiglu_launch,
+    Argument, Language, Launch, MatmulCall, MixerCall, add_rms_norm_launch, draw_launch,
+    ring_attention_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -36,6 +37,18 @@ fn main() {
         add(format!("{model} swiglu"), &launch, &[("gate_up", of)]);
         let launch = add_rms_norm_launch(&[1, 1, d], of, 1e-5).expect("a launch");
         add(format!("{model} residual norm"), &launch, &[("x", of), ("y", of), ("weight", of)]);
+    }
+    for (i, [h, g, k]) in [[9, 3, 64], [32, 8, 64], [32, 8, 128], [24, 3, 128]].iter().enumerate() {
+        let of = if i % 2 == 0 { Dtype::Bfloat16 } else { Dtype::Float32 };
+        let launch = ring_attention_launch([64, *h, *k], *g, 512, of, 0.1).expect("a launch");
+        let inputs = [("queries", of), ("keys", of), ("values", of)];
+        let inputs = [&inputs[..], &[("positions", Dtype::Int32), ("read", Dtype::Int32)]].concat();
+        add(format!("ring attention h={h} g={g} k={k}"), &launch, &inputs);
+    }
+    for (i, vocab) in [4096, 49_152, 128_256].into_iter().enumerate() {
+        let of = if i % 2 == 0 { Dtype::Bfloat16 } else { Dtype::Float32 };
+        let launch = draw_launch([64, vocab], of, vocab, 0.8, f32::INFINITY).expect("a launch");
+        add(format!("draw {vocab}"), &launch, &[("logits", of), ("key", Dtype::Uint32)]);
     }
     for (i, case) in published().iter().enumerate() {
         let of = if i % 2 == 0 { Dtype::Float32 } else { Dtype::Float16 };

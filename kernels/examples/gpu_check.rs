@@ -9,11 +9,12 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use mlx_llamba_kernels::{Backend, Mode, Quantized, Scheme, Weight};
+use mlx_llamba_kernels::{Backend, Draw, Mode, Quantized, Scheme, Weight};
 use mlx_rs::ops::{concatenate, ones};
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 use support::{
-    Case, Data, Values, array, error_of, on, published, ragged, scale_of, steps, tokens,
+    Case, Data, Ring, Values, array, error_of, on, published, ragged, rings, scale_of, steps,
+    tokens,
 };
 
 /// Largest error relative to the largest value, in float32.
@@ -64,6 +65,18 @@ fn main() {
             if wanted(&matmul_name(dtype, [m, rows, columns], group_size)) {
                 matmul(backend, dtype, [m, rows, columns], group_size, &mut table);
             }
+        }
+    }
+    for ring in rings() {
+        for (dtype, bound) in
+            [(Dtype::Float32, TOLERANCE), (HALVES[0].0, 1e-3), (HALVES[1].0, 8e-3)]
+        {
+            ring_attention(backend, &Ring { dtype, ..ring.clone() }, bound, &wanted, &mut table);
+        }
+    }
+    for (dtype, vocab) in [(Dtype::Float32, 701), (HALVES[0].0, 8), (HALVES[1].0, 49_152)] {
+        if wanted(&format!("draw {dtype:?} {vocab}")) {
+            draws(backend, dtype, vocab, &mut table);
         }
     }
     println!("\n{} of the errors are above their bounds; {}", table.failed, backend.report());
@@ -139,7 +152,11 @@ fn random(seed: u64, [rows, columns]: [usize; 2], dtype: Dtype) -> (Array, Vec<f
 }
 
 fn error(found: &Array, expected: &[f64]) -> f64 {
-    let found = support::values(found);
+    largest(&support::values(found), expected)
+}
+
+/// The largest error relative to the largest value.
+fn largest(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let largest = found.iter().zip(expected).fold(0.0f64, |most, (f, e)| {
         if f.is_nan() { f64::INFINITY } else { most.max((f - e).abs()) }
@@ -212,4 +229,31 @@ fn norm(backend: Backend, [rows, d]: [usize; 2], dtype: Dtype, bound: f64, table
         .collect();
     let error = error(&sum, &sums).max(error(&normed, &expected));
     table.row(&row_name("residual norm", dtype, [rows, d]), error, bound);
+}
+
+fn ring_attention(
+    backend: Backend,
+    ring: &Ring,
+    bound: f64,
+    wanted: &dyn Fn(&str) -> bool,
+    table: &mut Table,
+) {
+    let Ring { h, g, k, room, read, dtype, .. } = ring;
+    let b = ring.positions.len();
+    let name = format!("ring attention {dtype:?} b={b} h={h} g={g} k={k} room={room} read={read}");
+    if wanted(&name) {
+        let data = ring.data();
+        table.row(&name, largest(&ring.on(backend, &data), &ring.expected(&data)), bound);
+    }
+}
+
+/// The share of rows whose draw is not that of MLX's operations.
+fn draws(backend: Backend, dtype: Dtype, vocab: usize, table: &mut Table) {
+    let (logits, _) = random(6, [50, vocab], dtype);
+    let key = Array::from_slice(&[7_u32, 11], &[2]);
+    let draw = Draw { vocab, temperature: 0.8, depth: 4.0, key: &key };
+    let [ours, plain] = [backend, Backend::PLAIN]
+        .map(|backend| support::values(&backend.draw(&logits, &draw).unwrap()));
+    let other = ours.iter().zip(&plain).filter(|(ours, plain)| ours != plain).count();
+    table.row(&format!("draw {dtype:?} {vocab}: other tokens"), other as f64 / 50.0, 0.0);
 }

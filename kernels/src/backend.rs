@@ -6,10 +6,12 @@ use std::hash::{Hash, Hasher};
 use mlx_rs::{Array, Dtype};
 
 use crate::adamw::AdamWStep;
+use crate::attention::RingAttention;
 use crate::cpu::{CPU, CPU_INT8};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::cuda::CUDA;
 use crate::dims::{ShapeError, expect};
+use crate::draw::Draw;
 use crate::fallback::{fallbacks, log_fallback};
 use crate::metal::METAL;
 use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
@@ -195,6 +197,48 @@ impl Backend {
     /// MLX's report of a scalar.
     pub fn softmax(self, x: &Array) -> mlx_rs::error::Result<Array> {
         self.0.softmax(x)
+    }
+
+    /// Computes `softmax(scale q k^T) v` of one query a head of many texts, each over the tokens of its
+    /// own text: see [`RingAttention`]. Returns (b, h, k) in the dtype of the queries. Lazy.
+    ///
+    /// Source: arXiv 1706.03762; grouped heads: arXiv 2305.13245.
+    ///
+    /// # Errors
+    /// [`ShapeError`] in [`MixerError`] names the first array that does not fit.
+    pub fn ring_attention(self, ring: &RingAttention<'_>) -> Result<Array, MixerError> {
+        let RingAttention { queries, keys, values, positions, .. } = ring;
+        let (q, shape) = (queries.shape(), keys.shape());
+        let size = |shape: &[i32], axis: usize| shape.get(axis).map_or(0, |&size| size as usize);
+        let (b, h, k) = (size(q, 0), size(q, 1), size(q, 2));
+        let (g, room) = (size(shape, 1), size(shape, 2));
+        if q.len() != 3 || g == 0 || room == 0 || !h.is_multiple_of(g) {
+            let expected = "(b, h, k), with h a multiple of the keys' heads".to_owned();
+            return Err(ShapeError { array: "queries", found: q.to_vec(), expected }.into());
+        }
+        expect("keys", keys, &[b, g, room, k])?;
+        expect("values", values, &[b, g, room, k])?;
+        expect("positions", positions, &[b])?;
+        Ok(self.0.ring_attention(ring)?)
+    }
+
+    /// Draws one token for every row of `logits` (b, width): see [`Draw`]. Returns (b,) u32. Lazy.
+    ///
+    /// All back ends take the same noise for a key: they draw the same tokens, but for the rounding
+    /// of two that are equally high.
+    ///
+    /// Source: the Gumbel-max trick, arXiv 1411.0030.
+    ///
+    /// # Errors
+    /// [`ShapeError`] in [`MixerError`] names the array that does not fit.
+    pub fn draw(self, logits: &Array, draw: &Draw<'_>) -> Result<Array, MixerError> {
+        if logits.ndim() != 2 || (logits.dim(1) as usize) < draw.vocab || draw.vocab == 0 {
+            let (found, expected) =
+                (logits.shape().to_vec(), format!("(b, {} or more)", draw.vocab));
+            return Err(ShapeError { array: "logits", found, expected }.into());
+        }
+        expect("key", draw.key, &[2])?;
+        Ok(self.0.draw(logits, draw)?)
     }
 
     /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one,

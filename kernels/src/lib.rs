@@ -2,7 +2,8 @@
 //!
 //! A [`Backend`] computes them. [`Backend::mixer`] is all of a Discrete-Mamba-2 mixer between its
 //! two projections; the other operations are matrix multiplication, the activation of the MLP,
-//! norms, softmax, cross entropy with its gradient, and a step of AdamW. [`oracle`] defines in
+//! norms, softmax, attention to a ring of texts, the draw of a token, cross entropy with its gradient,
+//! and a step of AdamW. [`oracle`] defines in
 //! plain float64 loops what a mixer computes. [`Quantized`] is a matrix in MLX's group
 //! quantization. [`mlx`] has the calls into MLX that `mlx-rs` does not offer.
 
@@ -10,12 +11,14 @@
 #![allow(non_snake_case)]
 
 mod adamw;
+mod attention;
 mod backend;
 mod convolution;
 pub mod cpu;
 mod cross_entropy;
 pub mod cuda;
 mod dims;
+mod draw;
 mod elementwise;
 mod fallback;
 pub mod gpu;
@@ -32,9 +35,11 @@ mod ssd;
 mod weight;
 
 pub use adamw::AdamWStep;
+pub use attention::RingAttention;
 pub use backend::Backend;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOptions};
 pub use dims::{Activation, Dims, ShapeError};
+pub use draw::Draw;
 pub use mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights};
 pub use operations::Activations;
 pub use quantized::{Mode, QuantizationError, Quantized, Scheme};

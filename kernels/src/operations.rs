@@ -5,7 +5,9 @@ use std::fmt::Debug;
 use mlx_rs::{Array, Dtype};
 
 use crate::adamw::{AdamWStep, adamw};
+use crate::attention::RingAttention;
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions, cross_entropy};
+use crate::draw::Draw;
 use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
@@ -113,6 +115,16 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// See [`Backend::softmax`](crate::Backend::softmax).
     fn softmax(&self, x: &Array) -> Result<Array> {
         plain::softmax(x)
+    }
+
+    /// See [`Backend::ring_attention`](crate::Backend::ring_attention).
+    fn ring_attention(&self, ring: &RingAttention<'_>) -> Result<Array> {
+        ring.plain(|scores| self.softmax(scores))
+    }
+
+    /// See [`Backend::draw`](crate::Backend::draw).
+    fn draw(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array> {
+        draw.plain(logits)
     }
 
     /// See [`Backend::cross_entropy`](crate::Backend::cross_entropy).

@@ -9,12 +9,14 @@ mod support;
 use emulated::{Piece, buffer, emulate, launch_of, run_launch};
 use mlx_llamba_emulator::{Buffer, Report};
 use mlx_llamba_kernels::gpu::{
-    self, MAX_STEPS, add_rms_norm_launch, mixer_scan, mixer_step, swiglu_launch,
+    self, MAX_STEPS, add_rms_norm_launch, draw_launch, mixer_scan, mixer_step,
+    ring_attention_launch, swiglu_launch,
 };
-use mlx_llamba_kernels::{Activation, Backend, Dims};
+use mlx_llamba_kernels::{Activation, Backend, Dims, Draw};
 use mlx_rs::Dtype;
 use support::{
-    Case, Data, Values, assert_close, check, error_of, on, ragged, scale_of, steps, tokens,
+    Case, Data, Ring, Values, array, assert_close, check, error_of, on, ragged, rings, scale_of,
+    steps, tokens,
 };
 
 /// Largest error relative to the largest value, in float32. Measured 2.7e-7.
@@ -257,5 +259,57 @@ fn add_rms_norm_equals_its_definition() {
             .collect();
         let allowed = last_place * scale_of(&normed);
         assert_close(&format!("norm of {d}"), &outputs[1].to_f64(), &normed, allowed);
+    }
+}
+
+#[test]
+fn ring_attention_equals_its_definition() {
+    for (i, ring) in rings().into_iter().enumerate() {
+        let halves = [(Dtype::Float16, 2f64.powi(-10)), (Dtype::Bfloat16, 2f64.powi(-7))];
+        for (dtype, last_place) in
+            [(Dtype::Float32, 1e-6)].into_iter().chain(halves.get(i).copied())
+        {
+            let ring = Ring { dtype, ..ring.clone() };
+            let (data, b) = (ring.data(), ring.positions.len());
+            let shape = [b, ring.h, ring.k];
+            let launch = ring_attention_launch(shape, ring.g, ring.room, dtype, Ring::SCALE);
+            let positions: Vec<f64> = ring.positions.iter().map(|&p| p as f64).collect();
+            let places = [b, ring.g, ring.room, ring.k];
+            let arrays = [
+                buffer(dtype, &shape, &data.queries),
+                buffer(dtype, &places, &data.keys),
+                buffer(dtype, &places, &data.values),
+                buffer(Dtype::Int32, &[b], &positions),
+                buffer(Dtype::Int32, &[1], &[ring.read as f64]),
+            ];
+            let (outputs, report) = run_launch(&launch.unwrap(), &arrays);
+            let expected = ring.expected(&data);
+            let allowed = last_place * scale_of(&expected);
+            assert_close(&format!("{ring:?}"), &outputs[0].to_f64(), &expected, allowed);
+            // Places of no text are not read.
+            let tokens: usize = ring.positions.iter().map(|position| position + 1).sum();
+            let bytes = tokens * ring.g * ring.k * if dtype == Dtype::Float32 { 4 } else { 2 };
+            assert_eq!(report.buffer("keys").unwrap().read, bytes as u64, "{ring:?}");
+        }
+    }
+}
+
+/// The kernel takes the noise of MLX: it draws the tokens that MLX's operations draw.
+#[test]
+fn draws_are_those_of_mlx() {
+    for (b, vocab, width, dtype, temperature, depth) in [
+        (3, 701, 704, Dtype::Float32, 0.8, f32::INFINITY),
+        (4, 37, 37, Dtype::Bfloat16, 1.0, 2.0),
+        (40, 6, 8, Dtype::Float16, 2.5, f32::INFINITY),
+    ] {
+        let logits = Values(vocab as u64).take(b * width, 6.0, dtype);
+        let launch = draw_launch([b, width], dtype, vocab, temperature, depth).unwrap();
+        let words = [0x1234_5678_u32, 0xfedc_ba98];
+        let key = buffer(Dtype::Uint32, &[2], &words.map(f64::from));
+        let (outputs, _) = run_launch(&launch, &[buffer(dtype, &[b, width], &logits), key]);
+        let key = mlx_rs::Array::from_slice(&words, &[2]);
+        let draw = Draw { vocab, temperature, depth, key: &key };
+        let expected = Backend::PLAIN.draw(&array(dtype, &[b, width], &logits), &draw).unwrap();
+        assert_eq!(outputs[0].to_f64(), support::values(&expected), "{b} {vocab} {dtype:?}");
     }
 }

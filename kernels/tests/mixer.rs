@@ -9,7 +9,8 @@ use mlx_llamba_kernels::{Activation, Backend, CHUNK, Dims, MixerInput, MixerWeig
 use mlx_rs::Dtype;
 use proptest::prelude::*;
 use support::{
-    Case, Data, array, check, error_of, in_pieces, on, ragged, state, steps, tokens, weights,
+    Case, Data, array, assert_close, check, error_of, in_pieces, on, ragged, rings, scale_of,
+    state, steps, tokens, weights,
 };
 
 /// Largest error relative to the largest value; 3000 random cases stayed below 1e-6.
@@ -153,4 +154,17 @@ fn bfloat16_errs_no_more_than_its_rounding() {
     let [y, states] = error_of(&case, &on(Backend::PLAIN, &case, &data), &data);
     // Measured 0.9 %; a bfloat16 has 8 bits, and an output has six roundings.
     assert!(y <= 0.02 && states <= 0.02, "errors {y} and {states}");
+}
+
+#[test]
+fn ring_attention_equals_its_definition() {
+    for ring in rings() {
+        let data = ring.data();
+        for backend in [Backend::PLAIN, Backend::CPU] {
+            let expected = ring.expected(&data);
+            let allowed = 1e-6 * scale_of(&expected);
+            let found = ring.on(backend, &data);
+            assert_close(&format!("{backend:?} {ring:?}"), &found, &expected, allowed);
+        }
+    }
 }

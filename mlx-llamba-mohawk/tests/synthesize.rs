@@ -43,7 +43,7 @@ fn beginnings(teacher: &Teacher) -> Vec<Prompt> {
 fn group(teacher: &Teacher, prompts: &[Prompt], options: &Options, number: u64) -> Vec<Written> {
     let tokenizer = teacher.tokenizer().unwrap();
     let writer = Writer::new(teacher.llama(), tokenizer, prompts, options.clone()).unwrap();
-    writer.group(number, &mut |_| ControlFlow::Continue(())).unwrap()
+    writer.group(number, u64::MAX, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 #[test]
@@ -61,10 +61,10 @@ fn likeliest_texts_are_those_of_one_text_at_a_time() {
     let options = Options { sampling: Sampling::greedy(), ends: vec![end], ..options() };
     for number in [0, 1] {
         let found = group(&teacher, &prompts, &options, number);
-        assert_eq!(found.len(), 5);
+        assert_eq!(found.len(), 20);
         let mut ended = 0;
         for (row, written) in found.iter().enumerate() {
-            let prompt = &prompts[(5 * number as usize + row) % 3];
+            let prompt = &prompts[(20 * number as usize + row) % 3];
             let (read, expected) = long(prompt, vec![end]);
             let mut text = Detokenizer::new(teacher.tokenizer().unwrap(), false);
             // The end token is counted, but is not part of the text.
@@ -75,7 +75,7 @@ fn likeliest_texts_are_those_of_one_text_at_a_time() {
             assert_eq!(written.tokens, read + expected.tokens.len());
             ended += usize::from(written.ended);
         }
-        assert!((1..5).contains(&ended), "{found:?}");
+        assert!((1..20).contains(&ended), "{found:?}");
     }
 }
 
@@ -93,7 +93,7 @@ fn seeds_and_numbers_decide() {
 #[test]
 fn tokens_are_as_frequent_as_the_teacher_says() {
     let teacher = teacher();
-    let wide = Options { batch: 2000, length: 2, ends: Vec::new(), ..options() };
+    let wide = Options { batch: 500, length: 2, ends: Vec::new(), ..options() };
     let mut counts = std::collections::BTreeMap::new();
     for written in group(&teacher, &[], &wide, 0) {
         *counts.entry(written.text).or_insert(0.0) += 1.0;
@@ -183,7 +183,7 @@ fn a_file_goes_on_where_it_was_left() {
     );
 
     let partial = path("part.jsonl.partial");
-    let stopped = write(&path("part.jsonl"), &options(), 600, false, 60).unwrap_err();
+    let stopped = write(&path("part.jsonl"), &options(), 600, false, 100).unwrap_err();
     assert!(matches!(stopped, Error::Llamba(Llamba::Interrupted)), "{stopped}");
     let saved = std::fs::read(&partial).unwrap();
     assert!(saved.iter().filter(|&&byte| byte == b'\n').count() > 5);

@@ -2,11 +2,13 @@
 
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::linear::Linear;
+use mlx_llamba_kernels::RingAttention;
 use mlx_rs::ops::{select, swap_axes};
 use mlx_rs::{Array, Dtype, fast};
 
 use crate::cache::{KvCache, Pair};
 use crate::config::LlamaConfig;
+use crate::mask::Window;
 
 /// `o_proj(softmax(q k^T / sqrt(k)) v)`, with grouped key and value heads.
 ///
@@ -27,18 +29,22 @@ pub(crate) struct Pass<'a> {
     pub(crate) backend: Backend,
     /// Rotary wavelengths, (k / 2,).
     pub(crate) wavelengths: &'a Array,
-    /// See [`crate::mask::visible`].
+    /// See [`crate::mask::visible`]; not of a ring.
     pub(crate) mask: Option<Array>,
+    /// What the mask makes of it.
+    pub(crate) window: Option<Window>,
     /// The cache of the text before, if the pass keeps one.
     pub(crate) cache: Option<&'a KvCache>,
+    /// The token's position in each row's text (b,), if the cache is a ring.
+    pub(crate) positions: Option<Array>,
 }
 
 /// The result of a layer's attention.
 pub(crate) struct Attended {
     /// (b, l, d)
     pub(crate) y: Array,
-    /// (b, h, l, t), the weights of each query, which sum to 1.
-    pub(crate) weights: Array,
+    /// (b, h, l, t), the weights of each query, which sum to 1; not of a ring.
+    pub(crate) weights: Option<Array>,
     /// The layer's new keys and values, if the pass keeps a cache.
     pub(crate) pair: Option<Pair>,
 }
@@ -66,7 +72,12 @@ impl Attention {
         let (q_norm, k_norm) =
             (self.qk_norm.as_ref()).map_or((None, None), |(q, k)| (Some(q), Some(k)));
         let turn = |x: Array| -> mlx_rs::error::Result<Array> {
-            fast::rope(&x, k, false, None, 1.0, read as i32, pass.wavelengths)
+            match &pass.positions {
+                None => fast::rope(&x, k, false, None, 1.0, read as i32, pass.wavelengths),
+                Some(positions) => {
+                    fast::rope_dynamic(&x, k, false, None, 1.0, positions, pass.wavelengths)
+                }
+            }
         };
         let queries = turn(heads(norm(self.q_proj.forward(u)?, q_norm)?, h)?)?; // (b, h, l, k)
         let keys = turn(heads(norm(self.k_proj.forward(u)?, k_norm)?, g)?)?; // (b, g, l, k)
@@ -74,30 +85,49 @@ impl Attention {
         let (pair, keys, values) = match pass.cache {
             None => (None, keys, values),
             Some(cache) => {
-                let (pair, keys, values) = Pair::append(cache.layer(layer), read, &keys, &values)?;
+                let (pair, keys, values) = Pair::append(cache, layer, &keys, &values)?;
                 (Some(pair), keys, values) // (b, g, t, k)
             }
         };
 
-        // Query heads of a group are adjacent: the group's rows of one matrix multiplication.
-        let t = keys.dim(2);
         let factor = pass.config.rope.attention_factor().powi(2) as f32;
-        let scale = Array::from_f32(factor * (pass.config.head_dim as f32).powf(-0.5));
-        let queries = queries.multiply(scale.as_dtype(queries.dtype())?)?;
-        let queries = queries.reshape(&[b, g, h / g * l, k])?; // (b, g, h/g * l, k)
-        let scores = queries.matmul(swap_axes(&keys, -1, -2)?)?; // (b, g, h/g * l, t)
-        let scores = scores.reshape(&[b, h, l, t])?; // (b, h, l, t)
-        let scores = match &pass.mask {
-            None => scores,
-            Some(mask) => {
-                let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
-                select(mask, &scores, never)?
+        let scale = factor * (pass.config.head_dim as f32).powf(-0.5);
+        let (mixed, weights) = match &pass.positions {
+            Some(positions) => {
+                let ring = RingAttention {
+                    queries: &queries.reshape(&[b, h, k])?,
+                    keys: &keys,
+                    values: &values,
+                    positions,
+                    read,
+                    scale,
+                    window: pass.window.map(|window| (window.size, window.sinks)),
+                };
+                let mixed = pass.backend.ring_attention(&ring).map_err(mlx_llamba::Error::from)?;
+                (mixed.reshape(&[b, 1, h * k])?, None)
+            }
+            None => {
+                // Query heads of a group are adjacent: the rows of one matrix multiplication.
+                let t = keys.dim(2);
+                let queries =
+                    queries.multiply(Array::from_f32(scale).as_dtype(queries.dtype())?)?;
+                let queries = queries.reshape(&[b, g, h / g * l, k])?; // (b, g, h/g * l, k)
+                let scores = queries.matmul(swap_axes(&keys, -1, -2)?)?; // (b, g, h/g * l, t)
+                let scores = scores.reshape(&[b, h, l, t])?; // (b, h, l, t)
+                let scores = match &pass.mask {
+                    None => scores,
+                    Some(mask) => {
+                        let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
+                        select(mask, &scores, never)?
+                    }
+                };
+                let weights = pass.backend.softmax(&scores)?; // (b, h, l, t)
+                let mixed = weights.reshape(&[b, g, h / g * l, t])?.matmul(&values)?;
+                let mixed = swap_axes(&mixed.reshape(&[b, h, l, k])?, 1, 2)?; // (b, l, h, k)
+                (mixed.reshape(&[b, l, h * k])?, Some(weights))
             }
         };
-        let weights = pass.backend.softmax(&scores)?; // (b, h, l, t)
-        let mixed = weights.reshape(&[b, g, h / g * l, t])?.matmul(&values)?; // (b, g, h/g * l, k)
-        let mixed = swap_axes(&mixed.reshape(&[b, h, l, k])?, 1, 2)?; // (b, l, h, k)
-        let y = self.o_proj.forward(&mixed.reshape(&[b, l, h * k])?)?; // (b, l, d)
+        let y = self.o_proj.forward(&mixed)?; // (b, l, d)
         Ok(Attended { y, weights, pair })
     }
 }

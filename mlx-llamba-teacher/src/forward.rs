@@ -47,7 +47,7 @@ impl Llama {
     /// Those of MLX for shapes that do not fit.
     pub fn trace(&self, tokens: &Array, starts: Option<&Array>, wanted: Wanted) -> Result<Trace> {
         let mut trace = Trace::default();
-        let mask = visible(tokens.dim(1) as usize, 0, None, starts, self.window)?;
+        let mask = visible(tokens.dim(1) as usize, 0, starts, self.window)?;
         let (u, _) = self.read(tokens, mask, None, wanted, &mut trace)?;
         if wanted.logits {
             trace.logits = Some(self.logits(&u)?);
@@ -56,7 +56,8 @@ impl Llama {
     }
 
     /// The hidden states after the final norm of tokens (b, l) that follow what `cache` has read:
-    /// (b, l, d), and the cache after them. Lazy.
+    /// (b, l, d), and the cache after them. Lazy. A [`ring`](KvCache::ring) takes one token of each
+    /// row.
     ///
     /// # Errors
     /// Those of MLX for shapes that do not fit; [`mlx_llamba::Error::TooLong`] past the context
@@ -64,13 +65,20 @@ impl Llama {
     pub fn hidden(&self, tokens: &Array, cache: &KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
         let l = tokens.dim(1) as usize;
         if let Some(longest) = self.config.rope.longest_cache()
-            && cache.read() + l > longest
+            && cache.longest(l) > longest
         {
             let reason = "this model's positions are scaled as \"dynamic\", which turns all \
                           tokens anew with every one past its context; give it a shorter text";
             return Err(mlx_llamba::Error::TooLong { longest, reason: reason.into() });
         }
-        let mask = visible(l, cache.read(), cache.first(), None, self.window)?;
+        if cache.is_ring() && l != 1 {
+            let reason = format!("a ring of texts reads a token of each at a time, not {l}");
+            return Err(mlx_rs::error::Exception::custom(reason).into());
+        }
+        let mask = match cache.is_ring() {
+            true => None,
+            false => visible(l, cache.read(), None, self.window)?,
+        };
         self.read(tokens, mask, Some(cache), Wanted::default(), &mut Trace::default())
     }
 
@@ -80,7 +88,7 @@ impl Llama {
     /// # Errors
     /// As [`trace`](Self::trace).
     pub fn documents(&self, tokens: &Array, starts: Option<&Array>) -> Result<Array> {
-        let mask = visible(tokens.dim(1) as usize, 0, None, starts, self.window)?;
+        let mask = visible(tokens.dim(1) as usize, 0, starts, self.window)?;
         let (u, _) = self.read(tokens, mask, None, Wanted::default(), &mut Trace::default())?;
         Ok(u)
     }
@@ -108,9 +116,11 @@ impl Llama {
         let tokens = minimum(tokens.as_dtype(Dtype::Uint32)?, last)?;
         let backend = self.compute.backend;
         let epsilon = self.config.rms_norm_eps as f32;
-        let read = cache.map_or(0, KvCache::read) + tokens.dim(1) as usize;
-        let wavelengths = &self.wavelengths_of(read);
-        let pass = Pass { config: &self.config, backend, wavelengths, mask, cache };
+        let l = tokens.dim(1) as usize;
+        let wavelengths = &self.wavelengths_of(cache.map_or(l, |cache| cache.longest(l)));
+        let positions = cache.and_then(KvCache::positions);
+        let (config, window) = (&self.config, self.window);
+        let pass = Pass { config, backend, wavelengths, mask, window, cache, positions };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
         let mut u = backend.rms_norm(&x, self.norm_before(0), epsilon)?;
@@ -119,8 +129,8 @@ impl Llama {
                 trace.hidden.push(x.clone());
             }
             let attended = layer.self_attn.forward(&u, i, &pass)?;
-            if wanted.attention {
-                trace.attention.push(handed_out(&attended.weights)?);
+            if let Some(weights) = attended.weights.as_ref().filter(|_| wanted.attention) {
+                trace.attention.push(handed_out(weights)?);
             }
             pairs.extend(attended.pair);
             (x, u) =
@@ -131,8 +141,7 @@ impl Llama {
         if wanted.hidden {
             trace.hidden.push(x);
         }
-        let first = cache.and_then(KvCache::first).cloned();
-        Ok((u, KvCache::new(pairs, read, first)))
+        Ok((u, cache.map(|cache| cache.after(l, pairs)).unwrap_or_default()))
     }
 
     /// The rotary wavelengths in a text of `length` tokens.

@@ -195,20 +195,41 @@ impl Llama {
     /// # Errors
     /// Those of MLX.
     pub fn parameters(&self) -> Result<Parameters> {
-        let dense = |(name, weight): &(String, Weight)| {
-            let array = match weight {
-                Weight::Dense(array) => array.as_dtype(Dtype::Float32)?,
-                Weight::Quantized(q) => {
-                    let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
-                    dense.map_err(|source| {
-                        let tensor = name.clone();
-                        mlx_llamba::Error::Quantization { tensor, source }
-                    })?
-                }
-            };
-            Ok((name.clone(), array))
-        };
+        let dense = |(name, weight): &(String, Weight)| Ok((name.clone(), dense(name, weight)?));
         self.weights.iter().map(dense).collect()
+    }
+
+    /// The same model with dense matrices in the dtype of the activations: more memory, and on GPUs
+    /// faster where many tokens are read at once. Lazy.
+    ///
+    /// # Errors
+    /// Those of MLX.
+    pub fn dequantized(&self) -> Result<Self> {
+        if self.weights.iter().all(|(_, weight)| matches!(weight, Weight::Dense(_))) {
+            return Ok(self.clone());
+        }
+        let lookup = |wanted: &str| {
+            let (name, weight) = (self.weights.iter())
+                .find(|(name, _)| name == wanted)
+                .ok_or_else(|| missing(Path::new("weights"), wanted))?;
+            Ok(Weight::Dense(dense(name, weight)?.as_dtype(self.compute.dtype)?))
+        };
+        let model = Self::build(self.config.clone(), self.compute, &lookup)?;
+        Ok(Self { window: self.window, ..model })
+    }
+}
+
+/// A tensor as a dense float32 array. Lazy.
+fn dense(name: &str, weight: &Weight) -> mlx_llamba::Result<Array> {
+    match weight {
+        Weight::Dense(array) => Ok(array.as_dtype(Dtype::Float32)?),
+        Weight::Quantized(q) => {
+            let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
+            dense.map_err(|source| {
+                let tensor = name.to_owned();
+                mlx_llamba::Error::Quantization { tensor, source }
+            })
+        }
     }
 }
 

@@ -18,18 +18,16 @@ pub struct Window {
 
 /// Returns the mask of the keys at `0..offset + l` for the queries at `offset..offset + l`, (1 or b,
 /// 1, l, offset + l) bool, true where a query sees a key; `None` if all are seen. `starts` (b, l)
-/// requires an offset of 0. Texts begin at `first` (b,): tokens before are padding and see only
-/// themselves, so that their values stay finite.
+/// requires an offset of 0.
 pub(crate) fn visible(
     l: usize,
     offset: usize,
-    first: Option<&Array>,
     starts: Option<&Array>,
     window: Option<Window>,
 ) -> mlx_rs::error::Result<Option<Array>> {
     let end = (offset + l) as i32;
     let bounded = window.is_some_and(|w| w.size.saturating_add(w.sinks) < offset + l);
-    if l == 1 && !bounded && starts.is_none() && first.is_none() {
+    if l == 1 && !bounded && starts.is_none() {
         return Ok(None);
     }
     let query = arange::<_, i32>(offset as i32, end, None)?.reshape(&[-1, 1])?; // (l, 1)
@@ -44,11 +42,6 @@ pub(crate) fn visible(
         mask = mask.logical_and(of_query.eq(of_key)?)?; // (b, l, l)
         let first = cummax(&select(starts, &key, Array::from_int(0))?)?; // (b, l)
         index = expand_dims(&key.subtract(first)?, -2)?; // (b, 1, l)
-    }
-    if let Some(first) = first {
-        index = key.subtract(first.reshape(&[-1, 1, 1])?)?; // (b, 1, t)
-        let real = index.ge(Array::from_int(0))?;
-        mask = mask.logical_and(real)?.logical_or(key.eq(&query)?)?; // (b, l, t)
     }
     if let Some(window) = window.filter(|_| bounded) {
         let near = query.subtract(Array::from_int(window.size as i32))?.lt(&key)?; // (l, t)

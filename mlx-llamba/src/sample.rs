@@ -10,7 +10,7 @@ mod options;
 mod tests;
 mod transform;
 
-use mlx_llamba_kernels::ShapeError;
+use mlx_llamba_kernels::{Backend, Draw, ShapeError};
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::{Array, Dtype, random};
 
@@ -31,6 +31,7 @@ pub(crate) use transform::log_softmax;
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
+    backend: Backend,
     seed: u64,
     key: Array, // (2), u32
     vocab: usize,
@@ -49,6 +50,7 @@ impl Sampler {
         let seed = sampling.seed.unwrap_or_else(entropy);
         let history = |wanted: bool| wanted.then(|| History::new(vocab, sampling.penalty_window));
         Ok(Self {
+            backend: Backend::PLAIN,
             seed,
             key: random::key(seed)?,
             vocab,
@@ -57,6 +59,12 @@ impl Sampler {
             output: history(sampling.frequency_penalty != 0.0 || sampling.presence_penalty != 0.0),
             sampling: sampling.clone(),
         })
+    }
+
+    /// Draws with a back end's kernel where it has one. The tokens are the same.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
     }
 
     /// The seed in use: that of the options, or a random one.
@@ -96,7 +104,13 @@ impl Sampler {
     /// # Errors
     /// [`Error::Shape`] if `logits` has another shape.
     pub fn sample(&mut self, logits: &Array) -> Result<Array> {
-        let Sampling { temperature, repetition_penalty, frequency_penalty, .. } = self.sampling;
+        let Sampling { temperature, repetition_penalty, frequency_penalty, top_k, top_p, .. } =
+            self.sampling;
+        let changed = self.bias.is_some() || self.context.is_some() || self.output.is_some();
+        if temperature >= Sampling::GREEDY_BELOW && top_k == 0 && top_p >= 1.0 && !changed {
+            self.real_entries(logits)?;
+            return self.draw(logits, temperature);
+        }
         let mut x = self.real_entries(logits)?; // (b, vocab)
         if let Some(bias) = &self.bias {
             x = bias.apply(&x)?;
@@ -112,16 +126,22 @@ impl Sampler {
             argmax_axis(&x, 1, false)? // (b)
         } else {
             x = transform::temperature(&x, temperature)?;
-            x = transform::truncate(&x, self.sampling.top_k, self.sampling.top_p)?;
-            x = transform::min_p(&x, self.sampling.min_p)?;
-            let (next, key) = random::split(&self.key, 2)?;
-            self.key = next;
-            transform::draw(&x, &key)? // (b)
+            x = transform::truncate(&x, top_k, top_p)?;
+            self.draw(&x, 1.0)? // (b)
         };
         for history in [&mut self.context, &mut self.output].into_iter().flatten() {
             history.push(&token.reshape(&[-1, 1])?)?;
         }
         Ok(token)
+    }
+
+    /// Draws a token for every row of `logits` (b, v), with the share of [`Sampling::min_p`].
+    fn draw(&mut self, logits: &Array, temperature: f32) -> Result<Array> {
+        let (next, key) = random::split(&self.key, 2)?;
+        self.key = next;
+        let depth = -self.sampling.min_p.ln();
+        let draw = Draw { vocab: self.vocab, temperature, depth, key: &key };
+        Ok(self.backend.draw(logits, &draw)?)
     }
 
     /// Returns natural log-probabilities under the model itself: before bias, penalties, temperature

@@ -5,7 +5,9 @@
 //! run exactly what a GPU runs. The sources are in `kernels/metal`; the crate's README has the
 //! arithmetic behind the sizes chosen here. `Gpu` runs launches on one kind of GPU.
 
+mod attention;
 pub(crate) mod call;
+mod draw;
 mod elementwise;
 mod scan;
 mod step;
@@ -13,9 +15,11 @@ mod step;
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, DeviceType, Dtype};
 
+pub use attention::ring_attention_launch;
 pub use call::{
     LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
 };
+pub use draw::draw_launch;
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use scan::mixer_scan;
 pub use step::{MAX_STEPS, mixer_step};
@@ -26,8 +30,8 @@ use crate::fallback::log_fallback;
 use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
 use crate::{
-    Activation, Dims, Mixed, MixerInput, MixerState, MixerWeights, QuantizationError, Quantized,
-    Weight, plain,
+    Activation, Dims, Draw, Mixed, MixerInput, MixerState, MixerWeights, QuantizationError,
+    Quantized, RingAttention, Weight, plain,
 };
 
 /// Returns the launch that computes a mixer: steps for up to [`MAX_STEPS`] tokens, with bits that
@@ -198,6 +202,27 @@ impl Gpu {
         Ok(y.reshape(&shape)?)
     }
 
+    fn ring_attention_kernel(&self, ring: &RingAttention<'_>) -> Result<Array, LaunchError> {
+        let RingAttention { queries, keys, values, positions, read, scale, window } = *ring;
+        if window.is_some() {
+            return Err(LaunchError::Unsupported("the kernel knows no windows".into()));
+        }
+        let [b, h, k] = [0, 1, 2].map(|axis| queries.dim(axis) as usize);
+        let (g, room) = (keys.dim(1) as usize, keys.dim(2) as usize);
+        let launch = ring_attention_launch([b, h, k], g, room, queries.dtype(), scale)?;
+        let read = Array::from_slice(&[read as i32], &[1]);
+        let [y] = self.run(&launch, &[queries, keys, values, positions, &read])?;
+        Ok(y)
+    }
+
+    fn draw_kernel(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array, LaunchError> {
+        let Draw { vocab, temperature, depth, key } = *draw;
+        let shape = [0, 1].map(|axis| logits.dim(axis) as usize);
+        let launch = draw_launch(shape, logits.dtype(), vocab, temperature, depth)?;
+        let [token] = self.run(&launch, &[logits, key])?;
+        Ok(token)
+    }
+
     fn swiglu_kernel(&self, gate_up: &Array) -> Result<Array, LaunchError> {
         let launch = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
         let [out] = self.run(&launch, &[gate_up])?;
@@ -275,6 +300,16 @@ impl Operations for Gpu {
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {
         or_plain("swiglu", self.swiglu_kernel(gate_up), || plain::swiglu(gate_up))
+    }
+
+    fn ring_attention(&self, ring: &RingAttention<'_>) -> Result<Array> {
+        or_plain("ring attention", self.ring_attention_kernel(ring), || {
+            ring.plain(|scores| self.softmax(scores))
+        })
+    }
+
+    fn draw(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array> {
+        or_plain("draw", self.draw_kernel(logits, draw), || draw.plain(logits))
     }
 
     fn add_rms_norm(

@@ -17,6 +17,7 @@ fn dtype(dtype: Dtype) -> mlx_llamba_emulator::Dtype {
         Dtype::Float16 => E::F16,
         Dtype::Bfloat16 => E::BF16,
         Dtype::Int32 => E::I32,
+        Dtype::Uint32 => E::U32,
         other => panic!("no test passes {other:?}"),
     }
 }
@@ -42,7 +43,11 @@ pub fn run_launch(launch: &Launch, inputs: &[Buffer]) -> (Vec<Buffer>, Report) {
     let template = launch.template.iter().map(|&(name, argument)| {
         let argument = match argument {
             Argument::Dtype(of) => TemplateArg::Dtype(dtype(of)),
-            Argument::Int(value) => TemplateArg::Int(value),
+            // MLX makes the kernel's name of them.
+            Argument::Int(value) => TemplateArg::Int({
+                assert!(value >= 0, "{name}");
+                value
+            }),
             Argument::Bool(value) => TemplateArg::Bool(value),
         };
         (name, argument)

@@ -7,10 +7,12 @@
 mod cases;
 mod compare;
 mod mlx;
+mod ring;
 
 pub use cases::{Case, documents, published, ragged, steps, tokens};
 pub use compare::{Found, assert_close, check, error_of, scale_of};
 pub use mlx::{array, in_pieces, on, state, values, weights};
+pub use ring::{Ring, rings};
 
 use mlx_llamba_kernels::oracle::{self, State, Weights};
 use mlx_rs::Dtype;

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::Dtype;
+use mlx_llamba_kernels::mlx::current_device;
 use mlx_llamba_teacher::{Llama, LlamaConfig};
+use mlx_rs::DeviceType;
 
 use super::job::{Job, Kind, Task};
 use super::{fingerprint, identify};
@@ -46,6 +48,9 @@ impl Subject {
         student: Option<&Path>,
     ) -> Result<Self> {
         let teacher = Llama::open(path, Dtype::Float32, backend)?;
+        // GPUs multiply many rows faster by dense matrices.
+        let gpu = matches!(current_device()?, DeviceType::Gpu);
+        let teacher = if gpu { teacher.dequantized()? } else { teacher };
         let llama = teacher.config().clone();
         let context = llama.max_position_embeddings;
         for (stage, options) in job.recipe.stages() {

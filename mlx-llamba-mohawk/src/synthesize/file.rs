@@ -71,11 +71,12 @@ pub fn synthesize(job: &Job<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()
         return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());
     }
     let writer = Writer::new(job.llama, job.tokenizer, job.prompts, job.options.clone())?;
-    let mut partial = Partial::open(job)?;
+    let mut partial = Partial::open(job, writer.group_size() as u64)?;
     while partial.tokens < job.tokens {
         let before = partial.tokens;
         let mut told = |tokens: usize| progress(before + tokens as u64);
-        let group = writer.group(partial.texts / job.options.batch as u64, &mut told)?;
+        let number = partial.texts / writer.group_size() as u64;
+        let group = writer.group(number, job.tokens - before, &mut told)?;
         partial.add(&group)?;
     }
     partial.publish(job.output, job.tokens)
@@ -89,7 +90,7 @@ struct Partial {
 }
 
 impl Partial {
-    fn open(job: &Job<'_>) -> Result<Self> {
+    fn open(job: &Job<'_>, group: u64) -> Result<Self> {
         let mut name = job.output.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let path = job.output.with_file_name(name);
@@ -103,12 +104,12 @@ impl Partial {
                 partial.write(&(serde_json::json!(identity).to_string() + "\n"))?;
                 Ok(partial)
             }
-            (true, true) => Self::resume(path, &identity, job.options.batch as u64),
+            (true, true) => Self::resume(path, &identity, group),
         }
     }
 
     /// Goes on after the last whole group.
-    fn resume(path: PathBuf, identity: &Identity, batch: u64) -> Result<Self> {
+    fn resume(path: PathBuf, identity: &Identity, group: u64) -> Result<Self> {
         let mut file =
             OpenOptions::new().read(true).append(true).open(&path).map_err(io("read", &path))?;
         let mut reader = BufReader::new(&mut file);
@@ -127,13 +128,13 @@ impl Partial {
         let (mut texts, mut tokens, mut end) = (0, 0, first.len() as u64);
         'groups: loop {
             let (mut more, mut length) = (0, 0);
-            for _ in 0..batch {
+            for _ in 0..group {
                 let Some(line) = next()? else { break 'groups };
                 let Ok(parsed) = serde_json::from_slice::<Line>(&line) else { break 'groups };
                 more += parsed.tokens as u64;
                 length += line.len() as u64;
             }
-            (texts, tokens, end) = (texts + batch, tokens + more, end + length);
+            (texts, tokens, end) = (texts + group, tokens + more, end + length);
         }
         file.set_len(end).map_err(io("write", &path))?;
         Ok(Self { path, file, texts, tokens })

@@ -73,52 +73,52 @@ fn a_copy_of_a_cache_goes_its_own_way() {
 }
 
 #[test]
-fn padded_texts_are_read_as_if_alone() {
-    let lengths = [5, 9, 2, 9];
+fn texts_of_a_ring_are_read_as_if_alone() {
     for name in VARIANTS {
         for window in [None, Some(Window { size: 3, sinks: 2 })] {
             let llama = open(name, Backend::PLAIN).with_window(window);
-            let texts = tokens(&llama, 4, 12);
-            let own = |row: usize| {
-                let row = row as i32;
-                texts.try_index((row..row + 1, ..)).unwrap() // (1, 12)
-            };
-            let padded: Vec<Array> = (0..4)
-                .map(|row| {
-                    let fill = Array::from_slice(
-                        &[7_u32; 9][lengths[row]..],
-                        &[1, 9 - lengths[row] as i32],
-                    );
-                    let start = own(row).try_index((.., ..lengths[row] as i32)).unwrap();
-                    concatenate(&[fill, start], 1).unwrap() // (1, 9)
-                })
-                .collect();
-            let cache = KvCache::padded(&lengths.map(|length| 9 - length));
-            let (hidden, cache) = llama.hidden(&concatenate(&padded, 0).unwrap(), &cache).unwrap();
-            // The first text goes; the others go on, in another order.
-            let kept = [3_u32, 1, 2];
-            let cache = cache.rows(&kept).unwrap();
-            let next: Vec<Array> = kept
-                .iter()
-                .map(|&row| {
-                    let at = lengths[row as usize] as i32;
-                    own(row as usize).try_index((.., at..at + 2)).unwrap()
-                })
-                .collect();
-            let (after, cache) = llama.hidden(&concatenate(&next, 0).unwrap(), &cache).unwrap();
-            assert_eq!(cache.read(), 11);
-            for (place, &row) in kept.iter().enumerate() {
-                let (row, place) = (row as usize, place as i32);
-                let length = lengths[row] as i32;
-                let alone = own(row).try_index((.., ..length + 2)).unwrap();
-                let whole = llama.documents(&alone, None).unwrap();
-                let before = hidden.try_index((row as i32, 9 - length.., ..)).unwrap();
-                let found = concatenate(&[before, after.try_index((place, .., ..)).unwrap()], 0);
-                let expected = whole.try_index(0).unwrap();
-                assert_close(&format!("{name} {window:?} {row}"), &found.unwrap(), &expected, 1e-5);
+            let texts = tokens(&llama, 5, 7);
+            let token = |(text, at): (i32, i32)| texts.try_index((text..text + 1, at..at + 1));
+            // Each row's texts with their lengths, one after the other; together they go more than
+            // twice around a room of 7, and the last row leaves after the 9th token.
+            let rows =
+                [&[(0, 7), (1, 6), (2, 3)][..], &[(3, 2), (4, 7), (0, 7)], &[(1, 4), (3, 5)]];
+            let rows = rows.map(|row| {
+                let text = |&(text, length): &(i32, i32)| (0..length).map(move |at| (text, at));
+                row.iter().flat_map(text).collect::<Vec<_>>()
+            });
+            let mut cache = KvCache::ring(3, 7);
+            let mut found = Vec::new();
+            for step in 0..16 {
+                let kept: &[usize] = if step < 9 { &[0, 1, 2] } else { &[1, 0] };
+                if step == 9 {
+                    cache = cache.rows(&[1, 0]).unwrap();
+                }
+                for (place, &row) in kept.iter().enumerate() {
+                    if rows[row][step].1 == 0 {
+                        cache.begin(place);
+                    }
+                }
+                let read: Vec<Array> =
+                    kept.iter().map(|&row| token(rows[row][step]).unwrap()).collect();
+                let read = concatenate(&read, 0).unwrap(); // (b, 1)
+                let (hidden, next) = llama.hidden(&read, &cache).unwrap();
+                cache = next;
+                for (place, &row) in (0..).zip(kept) {
+                    found.push((rows[row][step], hidden.try_index((place, 0, ..)).unwrap()));
+                }
+            }
+            let whole = llama.documents(&texts, None).unwrap();
+            assert_eq!(found.len(), 9 * 3 + 7 * 2);
+            for ((text, at), hidden) in found {
+                let expected = whole.try_index((text, at, ..)).unwrap();
+                assert_close(&format!("{name} {window:?} {text} {at}"), &hidden, &expected, 1e-5);
             }
         }
     }
+    let llama = open("plain", Backend::CPU);
+    let error = llama.hidden(&tokens(&llama, 2, 3), &KvCache::ring(2, 9)).unwrap_err();
+    assert!(error.to_string().contains("a token of each at a time, not 3"), "{error}");
 }
 
 #[test]

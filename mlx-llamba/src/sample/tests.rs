@@ -130,10 +130,15 @@ fn top_p_renormalises_what_top_k_left() {
 
 #[test]
 fn min_p_is_relative_to_the_largest() {
+    // Every token that is left is drawn in some of the rows.
+    let drawn = |x: &Array, sampling: Sampling| -> std::collections::BTreeSet<u32> {
+        let rows = mlx_rs::ops::broadcast_to(x, &[2000, x.dim(1)]).unwrap();
+        let mut sampler = sampler(Sampling { seed: Some(1), ..sampling }, x.dim(1) as usize);
+        ids(&sampler.sample(&rows).unwrap()).into_iter().collect()
+    };
     let x = logits_of(&[0.1, 0.4, 0.2, 0.3]);
-    let kept = |share: f32| {
-        let y = floats(&transform::min_p(&x, share).unwrap());
-        (0..4).filter(|&i| y[i] > -INF).collect::<Vec<_>>()
+    let kept = |min_p: f32| -> Vec<u32> {
+        drawn(&x, Sampling { min_p, ..Sampling::plain() }).into_iter().collect()
     };
     assert_eq!(kept(0.0), [0, 1, 2, 3]);
     assert_eq!(kept(0.24), [0, 1, 2, 3]);
@@ -141,8 +146,11 @@ fn min_p_is_relative_to_the_largest() {
     assert_eq!(kept(0.51), [1, 3]);
     assert_eq!(kept(0.76), [1]);
     assert_eq!(kept(1.0), [1]);
-    let equal = floats(&transform::min_p(&row(&[5.0; 3]), 1.0).unwrap());
-    assert_close(&equal, &[5.0; 3]);
+    // After top-k too.
+    let two = Sampling { min_p: 0.51, top_k: 3, ..Sampling::plain() };
+    assert_eq!(drawn(&x, two).into_iter().collect::<Vec<_>>(), [1, 3]);
+    let equal = Sampling { min_p: 1.0, ..Sampling::plain() };
+    assert_eq!(drawn(&row(&[5.0; 3]), equal).len(), 3);
 }
 
 #[test]

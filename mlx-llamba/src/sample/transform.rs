@@ -4,13 +4,13 @@
 
 use mlx_llamba_kernels::scan::cumsum;
 use mlx_rs::Array;
+use mlx_rs::Dtype;
 use mlx_rs::error::Result;
-use mlx_rs::ops::indexing::{argmax_axis, take_along_axis, topk_axis};
+use mlx_rs::ops::indexing::{take_along_axis, topk_axis};
 use mlx_rs::ops::{
-    broadcast_to, gt, logsumexp_axis, max_axis, maximum, minimum, negative, select, softmax_axis,
-    sort_axis, sum_axis,
+    broadcast_to, gt, logsumexp_axis, max_axis, minimum, negative, select, softmax_axis, sort_axis,
+    sum_axis,
 };
-use mlx_rs::{Dtype, random};
 
 fn scalar(value: f32) -> Array {
     Array::from_f32(value)
@@ -110,24 +110,6 @@ pub(crate) fn truncate(x: &Array, k: usize, p: f32) -> Result<Array> {
 /// Converts a mask to float32, which counts a vocabulary exactly.
 fn count_of(mask: &Array) -> Result<Array> {
     mask.as_dtype(Dtype::Float32)
-}
-
-/// Keeps probabilities of at least `share` times the largest one.
-pub(crate) fn min_p(x: &Array, share: f32) -> Result<Array> {
-    if share <= 0.0 {
-        return Ok(x.clone());
-    }
-    let least = max_axis(x, 1, true)?.add(scalar(share.ln()))?; // (b, 1)
-    select(x.ge(&least)?, x, banned())
-}
-
-/// One draw per row, (b), u32: the largest of logit plus Gumbel noise.
-///
-/// The noise has a lower bound, so that a banned token never wins, even if the only allowed one draws
-/// `-inf`.
-pub(crate) fn draw(x: &Array, key: &Array) -> Result<Array> {
-    let noise = maximum(random::gumbel::<f32>(x.shape(), key)?, scalar(-30.0))?;
-    argmax_axis(x.add(noise)?, 1, false)
 }
 
 /// Natural logarithms of the probabilities, (.., vocab).

@@ -1,0 +1,170 @@
+"""The steps of scripts/built-in-model that are not the command's own: prompts for a teacher, the corpus from
+what it wrote, and the report.
+
+usage: built-in-model.py prompts COUNT SEED OUTPUT.jsonl
+       built-in-model.py corpus PROMPTS.jsonl WRITTEN.jsonl OUTPUT.jsonl
+       built-in-model.py report COMMAND MODEL HELD_OUT.jsonl [OTHER_MODEL...]
+"""
+
+import json
+import math
+import multiprocessing
+import random
+import re
+import subprocess
+import sys
+
+ANIMALS = """fox rabbit bear mouse owl cat dog pony duck frog squirrel hedgehog turtle elephant lion penguin deer
+goat pig sparrow goldfish wolf dragon robot snail moth calf lamb monkey whale raven spider bee donkey kitten puppy
+otter badger seal parrot tiger crab beetle firefly swan goose camel koala panda giraffe zebra octopus dolphin ant
+butterfly caterpillar hen rooster sheep cow horse mole beaver chipmunk bat lizard crocodile unicorn snowman ghost
+cloud star scarecrow teddy_bear toy_train paper_boat little_witch mermaid giant fairy""".split()
+PEOPLE = """girl boy sailor baker farmer teacher queen king knight painter doctor grandmother grandfather gardener
+carpenter astronaut violinist librarian shepherd nurse pilot tailor wizard inventor mail_carrier detective cook
+clockmaker miner juggler fisherman princess prince pirate drummer dancer firefighter bus_driver twin""".split()
+MOODS = """young old shy brave curious lonely clever lazy kind tiny grumpy cheerful clumsy quiet proud gentle hungry
+tired honest forgetful stubborn careful playful sleepy worried fast slow silly polite noisy""".split()
+NAMES = """Finn Mia Leo Nora Max Luna Sam Ella Tom Ruby Oscar Lily Ben Rosie Jack Anna Hugo Ivy Noah Clara Theo Molly
+Arthur Zoe Felix Grace Otto Daisy Henry Maya Pip Bella Gus Willow Kai Sofia Ravi Amina Yuki Pedro Tara Emil Juno Bram
+Olga Samir Lena Milo Poppy Hazel Jonah Freya Ned Tilly Omar Priya Chen Inga Paul Rosa Teddy Coco Biscuit Pepper Sunny
+Dot Waldo Mabel Nico Alma""".split()
+PLACES = """in the park|in the forest|in a small village|at the beach|in the mountains|in a big city|in an old
+castle|on the farm|by a quiet lake|at school|in the desert|on an island|in the garden|in the kitchen|in a library|at
+the market|on a train|on the moon|in a snowy valley|by the river|in a lighthouse|at the zoo|in an attic|in a bakery|in
+a swamp|in a meadow|in a harbor|in a cave|at the museum|in a treehouse|on a ship|at the fair|in a toy shop|under the
+sea|on a hill|in the jungle|at a birthday party|in a hospital|at the playground|in the clouds"""
+EVENTS = """draws a picture|finds a lost key|makes a new friend|gets lost|learns to swim|builds a boat|shares a
+cake|helps a stranger|hears a strange sound|plants a seed|loses a hat|finds a map|wins a race|tells a lie|says
+sorry|fixes a broken toy|sees the first snow|writes a letter|sings a song|hides from the rain|finds a treasure|learns
+to bake|misses the bus|keeps a secret|saves a bird|faces a fear|has a birthday|looks for a star|opens a box|meets a
+ghost|trades a coat|forgets a promise|paints a fence|climbs a tree|flies a kite|digs a hole|wakes up early|counts the
+stars|loses a tooth|finds an egg|rides a bicycle|cannot sleep|builds a snowman|learns to dance|catches a cold|cleans the
+house|cooks soup|finds a puppy|breaks a vase|plays hide and seek|goes on a picnic|learns to read|visits the moon|follows
+a butterfly|finds a magic stone|teaches a friend|grows a giant pumpkin|sails across the sea|looks after a baby|waits
+for spring"""
+WORDS = """gentle quiet blue happy river moon apple bright soft brave stone cloud warm secret tall sleepy bell golden
+wind laugh red candle shadow basket window honey silver whisper feather lantern bridge garden mirror dream sweet winter
+leaf door song ship blanket pocket puddle ladder button kettle mountain rainbow pebble nest drum""".split()
+ASKS = ["Tell me a story about {}.", "Write a story about {}.", "Tell me about {}.", "A story about {}, please.",
+        "Can you tell me a story about {}?", "I want a story about {}.", "Write a short story about {}.", "{}",
+        "Once upon a time there was {}. What happened?", "Tell a bedtime story about {}."]
+
+
+def listed(text):
+    return [" ".join(item.split()) for item in text.split("|")]
+
+
+def prompts(count, seed, output):
+    """Questions for the teacher, each with the shorter one that the student is to answer."""
+    r = random.Random(int(seed))
+    places, events = listed(PLACES), listed(EVENTS)
+    with open(output, "w") as lines:
+        for _ in range(int(count)):
+            who = r.choice(ANIMALS if r.random() < 0.65 else PEOPLE).replace("_", " ")
+            mood, name, place, event = r.choice(MOODS), r.choice(NAMES), r.choice(places), r.choice(events)
+            one = f"{'an' if mood[0] in 'aeiou' else 'a'} {mood} {who}"
+            hero = f"{one} named {name} {place} who {event}"
+            parts = [one, f"{one} named {name}", f"{one} who {event}", f"{one} {place}", hero]
+            if r.random() < 0.25:
+                other = r.choice(ANIMALS).replace("_", " ")
+                hero = f"{one} named {name} and a {other} named {r.choice(NAMES)} {place}"
+                parts = [f"{one} and a {other}", hero, f"{name} the {who} and a {other}"]
+            question = f"Write a short, simple story for young children about {hero}."
+            short = r.choice(ASKS).format(r.choice(parts))
+            if r.random() < 0.5:
+                question += " Use short sentences and easy words."
+            if r.random() < 0.4:
+                first, second = r.sample(WORDS, 2)
+                question += f' Use the words "{first}" and "{second}".'
+            if r.random() < 0.7:
+                question += " Start the story right away."
+            message = {"role": "user", "content": question}
+            line = {"messages": [message], "short": short[0].upper() + short[1:]}
+            lines.write(json.dumps(line) + "\n")
+
+
+def repeated(words):
+    """The share of 4-grams that stood in the text before."""
+    grams = list(zip(words, words[1:], words[2:], words[3:]))
+    return 1 - len(set(grams)) / max(len(grams), 1)
+
+
+def clean(story):
+    """The story without what is no story, up to its last whole sentence before it repeats itself; None if too
+    little is left."""
+    story = story.replace("<|im_end|>", "").replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"').strip()
+    story = re.sub(r"^(Title:.*|#.*|\*\*.*\*\*)\n+", "", story).strip()
+    if story.startswith('"') and story.count('"') % 2:
+        story = story[1:]
+    sentences, seen, words, grams, old = [], set(), [], set(), 0
+    for piece in re.findall(r".*?[.!?][\"']?(?:\s+|$)", story, re.S):
+        key = piece.strip().lower()
+        first = max(len(words) - 3, 0)
+        words += key.split()
+        new = list(zip(*(words[first + i :] for i in range(4))))
+        old += len(new) - len(set(new) - grams)
+        grams.update(new)
+        if (len(key) > 12 and key in seen) or old > 0.1 * max(len(words), 20):
+            break
+        seen.add(key)
+        sentences.append(piece)
+    story = "".join(sentences).strip()
+    plain = story.isascii() and not re.search(r"[*#<>\[\]{}|\\_]|https?:|\b(AI|assistant|prompt|words?:)\b", story)
+    return story if plain and len(story.split()) >= 40 else None
+
+
+def question_and_story(line):
+    """The teacher's question and the clean story of a line that it wrote; None of a bad one."""
+    text = json.loads(line)["text"]
+    found = re.search(r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)", text, re.S)
+    story = found and clean(found.group(2))
+    return (found.group(1), story) if story else None
+
+
+def corpus(questions, written, output):
+    """Half of the good stories as they are, half as the answer to the short question."""
+    r = random.Random(5)
+    with open(questions) as lines:
+        lines = map(json.loads, lines)
+        short = {line["messages"][0]["content"]: line["short"] for line in lines}
+    count = kept = letters = 0
+    seen = set()
+    with multiprocessing.Pool() as pool, open(written) as lines, open(output, "w") as out:
+        for found in pool.imap(question_and_story, lines, 500):
+            count += 1
+            if not found or found[1][:200] in seen:
+                continue
+            question, story = found
+            seen.add(story[:200])
+            kept, letters = kept + 1, letters + len(story)
+            if question in short and r.random() < 0.5:
+                story = f"{short[question]}<|begin_of_text|>{story}"
+            out.write(json.dumps({"text": story}) + "\n")
+    print(f"{kept} of {count} stories kept, {letters} characters")
+
+
+def call(*arguments):
+    return subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def report(command, model, held_out, *others):
+    """Bits of a byte on held-out stories, and the share of different 4-grams at temperature 0.8."""
+    with open(held_out) as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    letters = sum(len(text.encode()) for text in texts)
+    print("| model | perplexity | per byte | bits a byte | distinct-4 |")
+    print("|---|---:|---:|---:|---:|")
+    for one in [model, *others]:
+        found = json.loads(call(command, "perplexity", "--json", "--model", one, "--data", held_out))
+        shares = []
+        for seed in range(20):
+            sampling = ["--temperature", "0.8", "--seed", str(seed), "--max-tokens", "256"]
+            words = call(command, "generate", "--model", one, *sampling, "Once upon a time").split()
+            shares.append(1 - repeated(words))
+        loss = math.log(found["perplexity"]["value"]) * found["tokens"] / letters
+        cells = [one, f"{found['perplexity']['value']:.3f}", f"{math.exp(loss):.4f}", f"{loss / math.log(2):.4f}"]
+        print(f"| {' | '.join(cells)} | {sum(shares) / len(shares):.3f} |")
+
+
+if __name__ == "__main__":
+    {"prompts": prompts, "corpus": corpus, "report": report}[sys.argv[1]](*sys.argv[2:])
