@@ -1,4 +1,4 @@
-//! Rust declarations of mlx-c, made by bindgen, which needs libclang.
+//! Generates the Rust declarations of mlx-c with bindgen, which needs libclang.
 
 use crate::{
     Result,
@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-/// libclang for machines without one, by operating system and architecture of the host.
+/// libclang for machines that lack it, by operating system and architecture of the host.
 const LIBCLANG: [((&str, &str), Wheel); 3] = [
     (
         ("linux", "x86_64"),
@@ -64,7 +64,7 @@ pub fn generate(mlx_c: &Sources, target: &Target, cache: &Cache, out: &Path) -> 
     bindings.write_to_file(&file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Loads the system's libclang, else the wheel's; returns the arguments the latter needs.
+/// Loads the system's libclang, or else the wheel's. Returns the arguments that the latter needs.
 fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
     println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
     let missing = match clang_sys::load() {
@@ -91,7 +91,7 @@ fn load_libclang(target: &Target, cache: &Cache) -> Result<Vec<String>> {
 /// The folder of the C compiler's `stddef.h` for a Linux target: the wheel has none of its own.
 fn compiler_headers(target: &Target) -> Option<PathBuf> {
     if target.is_macos() && target.cross {
-        return None; // BINDGEN_EXTRA_CLANG_ARGS says where they are
+        return None; // BINDGEN_EXTRA_CLANG_ARGS names their directory
     }
     let compiler = mlx_c::compiler().ok()?;
     let flag = if target.is_macos() { "-print-resource-dir" } else { "-print-file-name=include" };

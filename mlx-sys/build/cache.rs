@@ -1,7 +1,7 @@
-//! Downloads, shared by every profile and target of one target directory.
+//! The downloads, shared by all profiles and targets of a target directory.
 //!
-//! An entry is a directory. It is filled under a temporary name and then renamed, so it is either
-//! whole or absent; a file lock makes two builds that need the same entry download it once.
+//! An entry is a directory. It is filled under a temporary name and then renamed, so it is complete
+//! or absent. With a file lock, two builds that need the same entry download it once.
 
 use crate::{Result, target::Target};
 use std::{
@@ -33,10 +33,10 @@ impl Cache {
         Ok(Self { dir })
     }
 
-    /// The directory called `name`. When it is missing, `fill` makes its contents.
+    /// Returns the directory called `name`. If it is missing, `fill` creates its contents.
     pub fn entry(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let entry = self.dir.join(name);
-        // Somebody may delete the cache and keep the rest of the target directory.
+        // The cache may be deleted without the rest of the target directory.
         println!("cargo::rerun-if-changed={}", entry.display());
         if entry.is_dir() {
             return Ok(entry);

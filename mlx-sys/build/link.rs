@@ -1,4 +1,4 @@
-//! Link flags of the final program, and metadata for dependents.
+//! Link flags of the program, and metadata for dependents.
 
 use crate::{
     Result,
@@ -10,10 +10,10 @@ use std::{env, fs, os::unix::fs::symlink, path::Path};
 
 #[derive(PartialEq, Eq)]
 pub enum Blas {
-    /// The one that libmlx brings: Accelerate on macOS, the reference BLAS on Linux.
+    /// The BLAS that comes with libmlx: Accelerate on macOS, the reference BLAS on Linux.
     Bundled,
-    /// The dynamic loader finds its `cblas_*` before those that libmlx brings, because the program
-    /// itself needs it.
+    /// OpenBLAS, whose `cblas_*` the dynamic loader finds before those of libmlx because the program
+    /// is linked with it.
     OpenBlas,
 }
 
@@ -40,16 +40,16 @@ impl Blas {
             return Ok(Self::OpenBlas);
         }
         println!(
-            "cargo::warning=OpenBLAS was not found: matrix products on the CPU will be about 35 \
-             times slower. Run `apt install libopenblas-dev`, then `cargo clean -p mlx-sys`."
+            "cargo::warning=OpenBLAS was not found: matrix multiplications on the CPU will be \
+             about 35 times slower. Run `apt install libopenblas-dev`, then `cargo clean -p mlx-sys`."
         );
         Ok(Self::Bundled)
     }
 }
 
 pub fn emit(target: &Target, mlx: &Mlx, mlx_c: &Sources, blas: &Blas, out: &Path) -> Result<()> {
-    // `cargo run` and `cargo test` set the library path for directories in OUT_DIR only. The loader
-    // follows the link, so that libmlx finds the libraries that lie beside the real directory.
+    // `cargo run` and `cargo test` set the library path only for directories in OUT_DIR. The loader
+    // follows the link, so libmlx finds the libraries beside the real directory.
     let lib = out.join("lib");
     let _ = fs::remove_file(&lib); // of an earlier run
     symlink(&mlx.lib, &lib).map_err(|error| format!("{}: {error}", lib.display()))?;
@@ -74,7 +74,7 @@ pub fn emit(target: &Target, mlx: &Mlx, mlx_c: &Sources, blas: &Blas, out: &Path
     println!("cargo::metadata=include={}", include.display());
     println!("cargo::metadata=defines=");
     println!("cargo::metadata=version={}", mlx.version);
-    // Not in the stock package: where libmlx is, for dependents that set an rpath.
+    // Not in the stock package: the directory of libmlx, for dependents that set an rpath.
     println!("cargo::metadata=lib={}", mlx.lib.display());
     Ok(())
 }

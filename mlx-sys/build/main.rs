@@ -2,8 +2,8 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | which machine is built for | `target.rs` |
-//! | the directory that keeps what was downloaded | `cache.rs` |
+//! | the target machine | `target.rs` |
+//! | the directory of downloads | `cache.rs` |
 //! | wheels of the Python registry, pinned by hash | `wheel.rs` |
 //! | MLX itself: headers and library | `mlx.rs` |
 //! | MLX's CUDA library, with the feature `cuda` | `cuda.rs` |
@@ -22,7 +22,7 @@ mod wheel;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
-/// Errors are text for a person: what is wrong, then what to do.
+/// Errors are messages: the problem, then the remedy.
 type Result<T> = std::result::Result<T, String>;
 
 fn main() -> ExitCode {

@@ -32,7 +32,7 @@ const LINUX: [(&str, Wheel); 2] = [
     ),
 ];
 
-/// By the oldest macOS they run on, newest first: newer ones carry more Metal kernels.
+/// The wheels by the oldest macOS that they run on, newest first. Newer ones have more Metal kernels.
 const MACOS_ARM64: [(u32, Wheel); 3] = [
     (
         26,
@@ -64,9 +64,9 @@ const MACOS_ARM64: [(u32, Wheel); 3] = [
 ];
 
 pub struct Mlx {
-    /// Holds `mlx/*.h`, and `metal_cpp/` on macOS.
+    /// The directory of `mlx/*.h`, and of `metal_cpp/` on macOS.
     pub include: PathBuf,
-    /// Holds `libmlx.so`, or `libmlx.dylib` and `mlx.metallib`.
+    /// The directory of `libmlx.so`, or of `libmlx.dylib` and `mlx.metallib`.
     pub lib: PathBuf,
     pub version: String,
 }

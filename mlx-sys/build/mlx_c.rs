@@ -1,7 +1,7 @@
-//! mlx-c: the C interface that the bindings are made of.
+//! mlx-c: the C interface to MLX, which the bindings declare.
 //!
-//! Its sources are part of the `mlx-sys` package of the registry, the one this package stands in
-//! for; cargo fetches that package and checks it against the registry's index.
+//! Its sources are part of the registry's `mlx-sys` package, which this package replaces. cargo fetches
+//! that package and checks it against the registry's index.
 
 use crate::{
     Result, cache::Cache, link::Blas, mlx::Mlx, target::Target, variable, wheel::install_hint,
@@ -30,7 +30,7 @@ mlx-sys = { version = "=0.7.0", default-features = false }
 "#;
 
 pub struct Sources {
-    /// The include directory: holds `mlx/c/*.h` and `*.cpp`.
+    /// The include directory, with `mlx/c/*.h` and `*.cpp`.
     pub root: PathBuf,
 }
 
@@ -40,7 +40,7 @@ impl Sources {
         Ok(Self { root })
     }
 
-    /// The files of `mlx/c` with this extension, in order.
+    /// Lists the files of `mlx/c` with this extension, in alphabetical order.
     pub fn files(&self, extension: &str) -> Result<Vec<PathBuf>> {
         let dir = self.root.join("mlx/c");
         let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -54,15 +54,15 @@ impl Sources {
 
     pub fn compile(&self, target: &Target, mlx: &Mlx, blas: &Blas) -> Result<()> {
         let mut build = cc::Build::new();
-        // The wrappers are thin: optimized in every profile, so that tests measure MLX.
+        // The thin wrappers are optimized in every profile, so that tests measure MLX.
         build.cpp(true).std("c++20").opt_level(2).debug(false).warnings(false);
         build.include(&self.root).flag("-isystem").flag(&mlx.include);
-        // Errors name the file that noticed them: as it is named in mlx-c, not where it was built.
+        // Errors name the file in which they occur: relative to mlx-c, without the build directory.
         build.flag_if_supported(format!("-ffile-prefix-map={}/=", self.root.display()));
         if !target.is_macos() {
             let compat = Path::new("compat").canonicalize().map_err(|error| error.to_string())?;
             build.flag("-include").flag(compat.join("linux.hpp"));
-            // An archive of its own, linked whole: nothing may refer to it.
+            // A separate archive that is linked whole, since nothing refers to it.
             let mut own = cc::Build::new();
             own.cpp(true).cargo_metadata(false).file(compat.join("linux.cpp"));
             if *blas == Blas::OpenBlas {
@@ -80,7 +80,7 @@ impl Sources {
     }
 }
 
-/// The C++ compiler of the target, once it is known to run.
+/// Returns the C++ compiler of the target, after checking that it runs.
 pub fn compiler() -> Result<cc::Tool> {
     let hint = |error: String| {
         let hint = install_hint("one", "g++", "xcode-select --install");

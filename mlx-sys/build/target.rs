@@ -1,4 +1,4 @@
-//! The machine that is built for, and what it asks of the other steps.
+//! The target machine, and its requirements.
 
 use crate::{Result, variable};
 use std::{env, process::Command};
@@ -14,7 +14,7 @@ pub struct Target {
     /// `x86_64` or `aarch64`.
     pub arch: String,
     pub triple: String,
-    /// The machine that builds is of another kind.
+    /// True if the host machine is of another kind.
     pub cross: bool,
 }
 
@@ -35,8 +35,8 @@ impl Target {
         self.os == Os::MacOs
     }
 
-    /// The oldest macOS that the result must run on: MACOSX_DEPLOYMENT_TARGET, else the version
-    /// of this Mac, else 14, the oldest that has a prebuilt MLX.
+    /// The oldest macOS that the result must run on: MACOSX_DEPLOYMENT_TARGET, or else the version of
+    /// this Mac, or else 14, the oldest with a prebuilt MLX.
     pub fn macos_major(&self) -> u32 {
         println!("cargo::rerun-if-env-changed=MACOSX_DEPLOYMENT_TARGET");
         let this_mac = || {

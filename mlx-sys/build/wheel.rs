@@ -1,4 +1,4 @@
-//! Wheels of the Python package registry: fetched and checked by pip.
+//! Wheels of the Python package registry, downloaded and checked by pip.
 
 use crate::{Result, cache::Cache};
 use std::{
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// One file of the registry. `sha256` pins it: pip refuses any other.
+/// A file of the registry, pinned by `sha256`: pip refuses any other.
 pub struct Wheel {
     pub package: &'static str,
     pub version: &'static str,
@@ -17,8 +17,8 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// The directory with the unpacked wheel. `foreign`: the wheel is for another kind of machine
-    /// than this one, so pip must not ask whether it would run here.
+    /// Returns the directory of the unpacked wheel. With `foreign`, the wheel is for another kind of
+    /// machine than this one, and pip does not check that it can run here.
     pub fn unpacked(&self, cache: &Cache, foreign: bool) -> Result<PathBuf> {
         let name = format!("{}-{}-{}", self.package, self.version, &self.sha256[..12]);
         let Self { package, version, platform, sha256 } = self;
@@ -57,7 +57,7 @@ pub fn install(dir: &Path, requirements: &str, what: &str, platform: Option<&str
     let advice = if said.contains("No module named pip") {
         install_hint("pip", "python3-pip", "python3 -m ensurepip --user")
     } else if said.contains("DO NOT MATCH THE HASHES") {
-        "The registry's file is not the one this build is pinned to. Does pip use a mirror?"
+        "The file in the registry differs from the one that this build is pinned to. Does pip use a mirror?"
             .to_owned()
     } else if said.contains("No matching distribution") {
         "Is this system older than those that the wheels are built for (Linux with glibc 2.35)? \
