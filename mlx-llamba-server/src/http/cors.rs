@@ -1,4 +1,7 @@
 //! Cross-origin requests from browsers.
+//!
+//! tower-http's layer would answer every OPTIONS request, also those that are no preflight, and mark
+//! answers to requests without an origin.
 
 use std::sync::Arc;
 
