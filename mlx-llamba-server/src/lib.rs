@@ -7,6 +7,10 @@
 //! | `GET /v1/models` | the model |
 //! | `POST /v1/completions` | continue a text |
 //! | `POST /v1/chat/completions` | the next message of a conversation |
+//! | `POST /v1/responses` | the same, in OpenAI's newer form; nothing is stored |
+//! | `POST /v1/messages` | the same, in Anthropic's form |
+//! | `POST /v1/embeddings` | means of the final hidden states |
+//! | `POST /v1/tokenize`, `POST /v1/detokenize` | tokens of texts and of conversations |
 //! | `/v1/sessions` | conversations kept by the server: continue, fork, undo, rewind, export, import |
 //! | `GET /health`, `GET /metrics` | health and load |
 //! | `GET /openapi.json` | the exact description of all of these |

@@ -147,7 +147,7 @@ pub(crate) async fn create(
     call: Call<MessagesRequest>,
 ) -> Result<Response, Problem> {
     let Call { client, id, body } = call;
-    let body = ChatRequest::read(&body.as_chat())?;
+    let body = ChatRequest::read(&body.into_chat())?;
     chat::respond::<Messages>(app, Call { client, id, body }).await
 }
 
@@ -164,7 +164,7 @@ impl Texts {
 
 impl MessagesRequest {
     /// The same request as a chat request.
-    fn as_chat(self) -> Value {
+    fn into_chat(self) -> Value {
         let continued = matches!(self.messages.last(), Some(Message { role: Role::Assistant, content })
             if !matches!(content, Content::Blocks(blocks) if blocks.iter().any(|b| matches!(b, Block::ToolUse { .. }))));
         let mut messages = Vec::new();

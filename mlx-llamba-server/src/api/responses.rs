@@ -147,7 +147,7 @@ pub(crate) async fn create(
     call: Call<ResponseRequest>,
 ) -> Result<Response, Problem> {
     let Call { client, id, body } = call;
-    let body = ChatRequest::read(&body.as_chat())?;
+    let body = ChatRequest::read(&body.into_chat())?;
     chat::respond::<Responses>(app, Call { client, id, body }).await
 }
 
@@ -167,7 +167,7 @@ impl Content {
 
 impl ResponseRequest {
     /// The same request as a chat request.
-    fn as_chat(self) -> Value {
+    fn into_chat(self) -> Value {
         let mut messages: Vec<Value> = Vec::new();
         if let Some(instructions) = self.instructions {
             messages.push(json!({ "role": "system", "content": instructions }));
