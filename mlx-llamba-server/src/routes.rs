@@ -97,6 +97,8 @@ pub(crate) fn routes(schemas: &mut Schemas) -> Vec<Route> {
         "n": { "enum": [1, null] },
         "tools": { "enum": [[], null] },
         "chat_template_kwargs": { "enum": [{}, null] },
+        "continue_final_message": { "enum": [false, null] },
+        "add_generation_prompt": { "enum": [true, null] },
     } }] });
     vec![
         read("/v1/models", "listModels", get(models::list))

@@ -171,6 +171,10 @@ fn a_message_is_continued() {
     assert!(expected.is_string());
     let anthropic = with(plain.clone(), &json!({ "messages": messages }));
     assert_eq!(server.post(MESSAGES, &anthropic).ok()["content"][0]["text"], alone);
+    // Without content there is nothing to cut off.
+    let empty =
+        json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "" }]);
+    server.post(MESSAGES, &with(plain.clone(), &json!({ "messages": empty }))).ok();
     let both = with(continued, &json!({ "add_generation_prompt": true }));
     server.post(CHAT, &both).is_error(400, Some("continue_final_message"), "not with");
     let neither = with(plain, &json!({ "messages": messages, "add_generation_prompt": false }));
@@ -223,6 +227,18 @@ fn responses_are_those_of_chat() {
     let value: Value =
         serde_json::from_str(found["output"][0]["content"][0]["text"].as_str().unwrap()).unwrap();
     assert!(value["color"].is_string() && found["status"] == "completed", "{found}");
+    server.post(RESPONSES, &json!({ "input": [] })).is_error(400, Some("input"), "at least one");
+    let number = json!([{ "role": "user", "content": [{ "type": 0, "text": "a" }] }]);
+    server.post(RESPONSES, &json!({ "input": number })).is_error(
+        400,
+        Some("input"),
+        "type: expected",
+    );
+    server.post(MESSAGES, &json!({ "messages": number, "max_tokens": 1 })).is_error(
+        400,
+        Some("messages"),
+        "type: expected",
+    );
     server.post(RESPONSES, &json!({ "input": "a", "previous_response_id": "b" })).is_error(
         400,
         Some("previous_response_id"),

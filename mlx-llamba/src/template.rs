@@ -206,13 +206,17 @@ impl Template {
     }
 
     /// Renders a conversation up to the end of the last message's content, which a reply continues.
+    /// A message without content is rendered whole.
     ///
     /// # Errors
     /// [`Error::Template`] as for [`render`](Self::render), or if the content is not in the text.
     pub fn render_open(&self, messages: &[Message], options: &ChatOptions) -> Result<Rendered> {
         let rendered = self.render(messages, false, options)?;
         let content = messages.last().map_or("", |message| message.content.trim());
-        let Some(start) = rendered.text().rfind(content).filter(|_| !content.is_empty()) else {
+        if content.is_empty() {
+            return Ok(rendered);
+        }
+        let Some(start) = rendered.text().rfind(content) else {
             let reason = "it does not show the last message, which cannot be continued".to_owned();
             return Err(Error::Template { name: self.0.name.clone(), reason });
         };

@@ -19,8 +19,8 @@ use crate::request::body::{Body, part};
 #[serde(untagged, expecting = "expected a string, token ids, or a list of either")]
 #[schemars(rename = "EmbeddingInput")]
 enum Input {
-    Text(#[schemars(length(min = 1))] String),
-    Texts(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<String>),
+    Text(String),
+    Texts(#[schemars(length(min = 1))] Vec<String>),
     Tokens(#[schemars(length(min = 1))] Vec<u32>),
     TokenLists(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<Vec<u32>>),
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{App, Call, chat};
 use crate::api::chat::ChatRequest;
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, kinds, part};
 use answer::Messages;
 pub(crate) use answer::{MessageAnswer, MessageEvent};
 
@@ -133,6 +133,7 @@ impl Body for MessagesRequest {
     const FREE: &'static [&'static str] = &["messages", "model", "tools"];
 
     fn read(object: &Value) -> Result<Self, Problem> {
+        kinds(object, &["input", "input_schema"])?;
         part(object)
     }
 

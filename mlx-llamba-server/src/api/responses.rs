@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{App, Call, chat};
 use crate::api::chat::ChatRequest;
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, kinds, part};
 use answer::Responses;
 pub(crate) use answer::{ResponseAnswer, ResponseEvent};
 
@@ -133,7 +133,12 @@ impl Body for ResponseRequest {
     const FREE: &'static [&'static str] = &["input", "model", "text", "tool_choice", "tools"];
 
     fn read(object: &Value) -> Result<Self, Problem> {
-        part(object)
+        kinds(object, &["parameters", "schema"])?;
+        let request: Self = part(object)?;
+        if matches!(&request.input, Input::Items(items) if items.is_empty()) {
+            return Err(Problem::parameter("input", "at least one item"));
+        }
+        Ok(request)
     }
 
     fn model(&self) -> Option<&str> {

@@ -86,6 +86,33 @@ pub(crate) fn part<T: DeserializeOwned>(object: &Value) -> Result<T, Problem> {
     })
 }
 
+/// Checks that every `type` in a value is a string, except in the fields `free`: serde takes numbers
+/// for the names of kinds.
+///
+/// # Errors
+/// 400, naming the parameter.
+pub(crate) fn kinds(object: &Value, free: &[&str]) -> Result<(), Problem> {
+    fn fits(value: &Value, free: &[&str]) -> bool {
+        match value {
+            Value::Object(fields) => fields.iter().all(|(name, value)| {
+                free.contains(&name.as_str())
+                    || (name != "type" || value.is_string()) && fits(value, free)
+            }),
+            Value::Array(items) => items.iter().all(|item| fits(item, free)),
+            _ => true,
+        }
+    }
+    let wrong = object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(name, value)| !free.contains(&name.as_str()) && !fits(value, free));
+    match wrong {
+        Some((name, _)) => Err(Problem::parameter(name.clone(), "type: expected a string")),
+        None => Ok(()),
+    }
+}
+
 /// Removes a string that serde found in the place of something else: it may be a whole prompt, and
 /// errors are logged.
 fn without_text(message: &str) -> String {

@@ -120,6 +120,11 @@ fn bounds(body: &mut Value, engine: &Engine, options: &Options) {
         let names = options.names().map(Value::from).chain([Value::Null]);
         model["enum"] = names.collect();
     }
+    if let Some(format) = fields.get_mut("response_format") {
+        // An empty one asks for nothing.
+        let given = format.take();
+        *format = json!({ "anyOf": [given, { "type": "object", "maxProperties": 0 }] });
+    }
     if !engine.template().is_some_and(takes_tools) {
         if let Some(tools) = fields.get_mut("tools") {
             *tools = json!({ "enum": [[], null] });
