@@ -103,7 +103,7 @@ fn formats_that_cannot_be_honored_are_named() {
         (json!({ "guided_json": 7 }), "guided_json", "expected a JSON schema"),
         (json!({ "guided_regex": "(" }), "guided_regex", "unclosed group"),
         (json!({ "guided_grammar": "x" }), "guided_grammar", "grammar"),
-        (json!({ "guided_choice": [""] }), "guided_choice", "none of them empty"),
+        (json!({ "guided_choice": [""] }), "guided_choice", "0 characters"),
         (json!({ "structured_outputs": { "regex": "(" } }), "structured_outputs", "unclosed group"),
         (
             json!({ "guided_regex": "a", "guided_choice": ["a"] }),

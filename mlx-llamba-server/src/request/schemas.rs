@@ -130,7 +130,10 @@ fn bounds(body: &mut Value, engine: &Engine, options: &Options) {
             *tools = json!({ "enum": [[], null] });
         }
         if let Some(choice) = fields.get_mut("tool_choice") {
-            *choice = json!({ "enum": [null, "none", "auto"] });
+            // Anthropic's clients write objects.
+            let objects = choice.to_string().contains("InputToolChoice");
+            let kind = |name: &str| if objects { json!({ "type": name }) } else { json!(name) };
+            *choice = json!({ "enum": [null, kind("none"), kind("auto")] });
         }
     }
     compatible::complete(fields);

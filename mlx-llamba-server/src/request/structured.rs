@@ -47,7 +47,7 @@ enum ResponseFormat {
 struct StructuredOutputs {
     json: Option<Schema>,
     regex: Option<String>,
-    #[schemars(length(max = 10000))]
+    #[schemars(length(max = 10000), inner(length(min = 1)))]
     choice: Option<Vec<String>>,
     grammar: Option<String>,
     json_object: Option<bool>,
@@ -65,7 +65,7 @@ pub(crate) struct Structured {
     /// The text matches this regular expression as a whole.
     guided_regex: Option<String>,
     /// The text is one of these.
-    #[schemars(length(max = 10000))]
+    #[schemars(length(max = 10000), inner(length(min = 1)))]
     guided_choice: Option<Vec<String>>,
     /// The text is of this grammar, in llguidance's variant of Lark.
     guided_grammar: Option<String>,
