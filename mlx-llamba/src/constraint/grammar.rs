@@ -1,5 +1,7 @@
 //! Descriptions of the texts that are allowed.
 
+use std::collections::BTreeSet;
+
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
@@ -70,10 +72,12 @@ impl Grammar {
                 if texts.is_empty() || texts.iter().any(String::is_empty) {
                     return Err(self.error("expected a list of texts, none of them empty"));
                 }
-                // Lark writes strings as JSON does.
-                let literals: Vec<String> =
+                // Lark writes strings as JSON does. One terminal has all of them: as rules, thousands
+                // would take seconds.
+                let literals: BTreeSet<String> =
                     texts.iter().map(|text| json!(text).to_string()).collect();
-                let lark = format!("start: {}", literals.join(" | "));
+                let literals: Vec<String> = literals.into_iter().collect();
+                let lark = format!("start: CHOICE\nCHOICE: {}", literals.join(" | "));
                 self.check_length(&lark)?;
                 TopLevelGrammar::from_lark(lark)
             }

@@ -168,3 +168,14 @@ fn objects_have_the_listed_properties_only_unless_their_schema_says_otherwise() 
         assert!(!closed || completion.text.matches(':').count() == 1, "{}", completion.text);
     }
 }
+
+#[test]
+fn thousands_of_choices_are_compiled() {
+    let llamba = llamba();
+    let texts: Vec<String> = (0..20_000).map(|i| format!("{} {i}", i * 7919 % 10_007)).collect();
+    let options = Generation::default().temperature(1.0).seed(1).max_tokens(40);
+    let completion = write(&llamba, &Grammar::Choice(texts.clone()), &options);
+    assert!(texts.contains(&completion.text), "{}", completion.text);
+    let repeated = vec!["0".to_owned(); 10_000];
+    assert_eq!(write(&llamba, &Grammar::Choice(repeated), &options).text, "0");
+}
