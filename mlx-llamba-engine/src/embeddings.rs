@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use mlx_llamba::Llamba;
 use tokio::sync::oneshot;
 
-use crate::command::Command;
-use crate::engine::Engine;
 use crate::error::{Error, Result};
 
 /// Texts that wait for their embeddings.
@@ -14,6 +12,15 @@ pub(crate) struct EmbedJob {
     texts: VecDeque<Vec<u32>>,
     done: Vec<Vec<f32>>,
     answer: oneshot::Sender<Result<Vec<Vec<f32>>>>,
+}
+
+impl EmbedJob {
+    pub(crate) fn new(
+        texts: Vec<Vec<u32>>,
+        answer: oneshot::Sender<Result<Vec<Vec<f32>>>>,
+    ) -> Self {
+        Self { texts: texts.into(), done: Vec::new(), answer }
+    }
 }
 
 /// Jobs in the order of their turns.
@@ -52,21 +59,5 @@ impl Embedder {
             return drop(job.answer.send(Ok(job.done)));
         }
         self.0.push_back(job);
-    }
-}
-
-impl Engine {
-    /// Returns the embeddings of texts, each the ids of its tokens: see [`Llamba::embed`]. One text
-    /// is read between two steps of the batch.
-    ///
-    /// # Errors
-    /// [`Error::PromptTooLong`], [`Error::Request`] for a text without tokens or with unknown ones,
-    /// [`Error::Closed`].
-    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
-        texts.iter().try_for_each(|ids| self.shared.check_length(ids.len()))?;
-        let (answer, answered) = oneshot::channel();
-        let job = EmbedJob { texts: texts.into(), done: Vec::new(), answer };
-        self.shared.commands.send(Command::Embed(job)).map_err(|_| Error::Closed)?;
-        answered.await.map_err(|_| Error::Closed)?
     }
 }

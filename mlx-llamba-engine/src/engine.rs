@@ -5,12 +5,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use mlx_llamba::{Llamba, Template, Tokenizer};
+use mlx_llamba::{Template, Tokenizer};
 use tokio::sync::oneshot;
 
 use crate::command::Command;
+use crate::embeddings::EmbedJob;
 use crate::error::{Error, Result};
 use crate::events::{Events, Output};
+use crate::loaded::Loaded;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::prepared::{Prepared, Preparer};
@@ -19,28 +21,6 @@ use crate::request::{Prompt, Request};
 use crate::threads::Threads;
 use crate::wait::wait;
 use crate::worker::Worker;
-
-/// A model and its chat template.
-pub struct Loaded {
-    /// The model, with its tokenizer.
-    pub llamba: Llamba,
-    /// The chat template. Without one there are no conversations.
-    pub template: Option<Template>,
-}
-
-impl Loaded {
-    /// Takes the chat template of the model's tokenizer, if it has one.
-    ///
-    /// # Errors
-    /// The library's, if the template does not compile.
-    pub fn new(llamba: Llamba) -> mlx_llamba::Result<Self> {
-        let template = match Template::of(llamba.require_tokenizer()?, None) {
-            Err(mlx_llamba::Error::TemplateMissing { .. }) => None,
-            found => Some(found?),
-        };
-        Ok(Self { llamba, template })
-    }
-}
 
 /// A handle to a model that serves many requests at once. Clones are handles to the same model.
 /// Dropping the last of them is a [`shutdown`](Engine::shutdown).
@@ -140,6 +120,20 @@ impl Engine {
     /// As [`submit`](Self::submit), and [`Error::TimedOut`] or [`Error::Failed`].
     pub async fn generate(&self, request: Request) -> Result<Output> {
         self.submit(request).await?.finish().await
+    }
+
+    /// Returns the embeddings of texts, each the ids of its tokens: see [`Llamba::embed`](mlx_llamba::Llamba::embed). One text
+    /// is read between two steps of the batch.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`], [`Error::Request`] for a text without tokens or with unknown ones,
+    /// [`Error::Closed`].
+    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
+        texts.iter().try_for_each(|ids| self.shared.check_length(ids.len()))?;
+        let (answer, answered) = oneshot::channel();
+        let job = EmbedJob::new(texts, answer);
+        self.shared.commands.send(Command::Embed(job)).map_err(|_| Error::Closed)?;
+        answered.await.map_err(|_| Error::Closed)?
     }
 
     /// Runs a request to its end and blocks the thread. Not for async code.

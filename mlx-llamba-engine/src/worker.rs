@@ -10,9 +10,9 @@ use mlx_llamba::{Llamba, Reason};
 
 use crate::command::Command;
 use crate::embeddings::Embedder;
-use crate::engine::Loaded;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::loaded::Loaded;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::prefixes::{Keep, Prefixes};

@@ -16,8 +16,10 @@
 //! | `GET /openapi.json` | the exact description of all of these |
 
 mod api;
+mod app;
 mod error;
 mod http;
+mod metrics;
 mod openapi;
 mod options;
 mod problem;
@@ -32,7 +34,7 @@ pub use mlx_llamba_engine::Loaded;
 pub use error::{Error, Result};
 pub use options::{Limits, Options, parse_address};
 
-use api::App;
+use app::App;
 use mlx_llamba_engine::Engine;
 
 /// Loads a model and serves it until `stop` is ready.
@@ -63,7 +65,8 @@ pub fn serve(
         .map_err(Error::Runtime)?;
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(bind)?;
-        let app = Arc::new(App::new(engine.clone(), options.clone()));
+        let description = openapi::describe(&engine, &options);
+        let app = Arc::new(App::new(engine.clone(), options.clone(), description));
         let router = routes::router(app.clone());
         ready(address);
         http::serve(listener, app, router, stop).await;

@@ -1,14 +1,9 @@
 //! `GET /openapi.json`: the description of the server, from the table of addresses and the types of
 //! requests and answers.
 
-use std::sync::Arc;
-
-use axum::Json;
-use axum::extract::State;
 use mlx_llamba_engine::Engine;
 use serde_json::{Map, Value, json};
 
-use crate::api::App;
 use crate::options::Options;
 use crate::problem::Body;
 use crate::request::schemas::Schemas;
@@ -16,11 +11,6 @@ use crate::routes::{Content, Route, routes};
 
 /// Errors of every address.
 const EVERY: [u16; 3] = [401, 403, 503];
-
-/// `GET /openapi.json`
-pub(crate) async fn get(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(app.openapi.clone())
-}
 
 /// The whole description.
 pub(crate) fn describe(engine: &Engine, options: &Options) -> Value {

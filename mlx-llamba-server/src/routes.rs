@@ -18,16 +18,11 @@ use crate::api::models::{Health, Model, ModelList};
 use crate::api::responses::{ResponseAnswer, ResponseEvent, ResponseRequest};
 use crate::api::sessions::{Deleted, RewindRequest, SessionAnswer, SessionRequest};
 use crate::api::tokenize::{DetokenizeRequest, Detokenized, TokenizeRequest, Tokens};
-use crate::api::{
-    App, chat, completions, embeddings, messages, models, responses, sessions, tokenize,
-};
+use crate::api::{chat, completions, embeddings, messages, models, responses, sessions, tokenize};
+use crate::app::App;
 use crate::http::{body, cors, guard, metrics};
-use crate::openapi;
 use crate::problem::Problem;
 use crate::request::schemas::Schemas;
-
-/// The address that saved sessions are sent to.
-pub(crate) const IMPORT: &str = "/v1/sessions/import";
 
 /// An address and method.
 pub(crate) struct Route {
@@ -134,7 +129,7 @@ pub(crate) fn routes(schemas: &mut Schemas) -> Vec<Route> {
         send("/v1/sessions", "createSession", with_body(sessions::create))
             .takes(JSON, schemas.request::<SessionRequest>())
             .answers(JSON, session.clone()),
-        send(IMPORT, "importSession", post(sessions::import))
+        send(body::IMPORT, "importSession", post(sessions::import))
             .takes(BYTES, bytes.clone())
             .answers(JSON, session.clone()),
         read("/v1/sessions/{id}", "getSession", get(sessions::get))
@@ -161,7 +156,7 @@ pub(crate) fn routes(schemas: &mut Schemas) -> Vec<Route> {
             .open(),
         read("/metrics", "metrics", get(metrics::get))
             .answers(metrics::FORMAT, json!({ "type": "string" })),
-        read("/openapi.json", "openapi", get(openapi::get))
+        read("/openapi.json", "openapi", get(models::openapi))
             .answers(JSON, json!({ "type": "object" }))
             .open(),
     ]

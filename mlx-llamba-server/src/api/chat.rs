@@ -132,7 +132,7 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
 fn callable(app: &App, call: &Call<ChatRequest>) -> Result<Option<Callable>, Problem> {
     let Fields { template, tool_choice, parallel_tool_calls, .. } = &call.body.chat;
     let tools = template.tools.as_deref();
-    let model = app.engine.template().filter(|template| takes_tools(template));
+    let model = app.engine.template().filter(|template| template.takes_tools());
     Callable::read(tools, tool_choice.as_ref(), *parallel_tool_calls, model)
 }
 
@@ -187,11 +187,6 @@ fn request(
     Ok(request(prompt).continue_last(continued))
 }
 
-/// True if a template uses tools.
-pub(crate) fn takes_tools(template: &Template) -> bool {
-    template.takes_tools()
-}
-
 impl TemplateFields {
     /// The options for the template.
     ///
@@ -201,7 +196,7 @@ impl TemplateFields {
         let bad = |name: &'static str, error: serde_json::Error| Problem::parameter(name, error);
         let mut options = ChatOptions::default();
         if let Some(tools) = self.tools.filter(|tools| !tools.is_empty()) {
-            if template.is_some_and(|template| !takes_tools(template)) {
+            if template.is_some_and(|template| !template.takes_tools()) {
                 let message = "this model's chat template has no place for them";
                 return Err(Problem::parameter("tools", message).code("unsupported_parameter"));
             }

@@ -1,4 +1,4 @@
-//! `/v1/models`, `/health`
+//! `/v1/models`, `/health`, `/openapi.json`
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::App;
-use super::chat::takes_tools;
 use crate::problem::Problem;
 
 /// A model.
@@ -43,7 +43,7 @@ fn model(app: &App, name: &str) -> Model {
     let able = [
         ("completion", true),
         ("chat", template.is_some()),
-        ("tools", template.is_some_and(takes_tools)),
+        ("tools", template.is_some_and(|template| template.takes_tools())),
         ("structured_outputs", true),
     ];
     let capabilities = able.into_iter().filter_map(|(name, able)| able.then_some(name)).collect();
@@ -69,4 +69,9 @@ pub(crate) async fn get(
 /// `GET /health`
 pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, Problem> {
     if app.engine.is_alive() { Ok(Json(Health { status: "ok" })) } else { Err(Problem::closing()) }
+}
+
+/// `GET /openapi.json`
+pub(crate) async fn openapi(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(app.openapi.clone())
 }

@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 
-use crate::api::App;
+use crate::app::App;
 use crate::problem::Problem;
-use crate::routes::IMPORT;
+
+/// The address that saved sessions are sent to.
+pub(crate) const IMPORT: &str = "/v1/sessions/import";
 
 /// The relation of a page to the address that it sends to, as browsers tell it.
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

@@ -18,8 +18,8 @@ use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
 use super::paths::normalize;
-use crate::api::App;
 use crate::api::stream::json;
+use crate::app::App;
 use crate::problem::Problem;
 
 /// The maximum size of a request's head, in bytes.

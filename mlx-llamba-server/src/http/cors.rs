@@ -15,7 +15,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::api::App;
+use crate::app::App;
 
 /// Headers that a page of another origin may read.
 const EXPOSED: HeaderValue =

@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
-use crate::api::{App, Client};
+use crate::app::{App, Client};
 use crate::problem::Problem;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");

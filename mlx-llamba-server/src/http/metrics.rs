@@ -1,52 +1,19 @@
-//! `GET /metrics`: the engine's counters and the server's own, in the OpenMetrics text format.
+//! `GET /metrics`
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-use crate::api::App;
+use crate::app::App;
 use crate::problem::Problem;
 
 /// The content type.
 pub(crate) const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Counters of the server, and the registry of all counters.
-pub(crate) struct Metrics {
-    registry: Registry,
-    /// Answers by route and status.
-    requests: Family<[(&'static str, String); 2], Counter>,
-    /// Open connections.
-    pub(crate) connections: Gauge,
-}
-
-impl Metrics {
-    /// Registers the engine's counters beside the server's.
-    pub(crate) fn new(engine: &mlx_llamba_engine::Metrics) -> Self {
-        let mut registry = Registry::with_prefix("mlx_llamba");
-        let (requests, connections) = (Family::default(), Gauge::default());
-        registry.register("requests", "Answers by route and status", Family::clone(&requests));
-        registry.register("connections", "Open connections", Gauge::clone(&connections));
-        engine.register(&mut registry);
-        Self { registry, requests, connections }
-    }
-
-    /// Counts an answer; `route` is a path template of the server's, not a path that a client sent.
-    pub(crate) fn request(&self, route: &str, status: u16) {
-        let labels = [("route", route.to_owned()), ("status", status.to_string())];
-        self.requests.get_or_create(&labels).inc();
-    }
-}
-
 /// `GET /metrics`
 pub(crate) async fn get(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    let mut text = String::new();
-    encode(&mut text, &app.metrics.registry).map_err(|error| Problem::failure(&error))?;
+    let text = app.metrics.text().map_err(|error| Problem::failure(&error))?;
     Ok(([(CONTENT_TYPE, FORMAT)], text).into_response())
 }

@@ -8,4 +8,3 @@ pub(crate) mod metrics;
 mod paths;
 
 pub(crate) use connections::serve;
-pub(crate) use metrics::Metrics;

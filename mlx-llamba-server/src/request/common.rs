@@ -8,7 +8,7 @@ use mlx_llamba_engine::{Prompt, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::api::{App, Client};
+use crate::app::{App, Client};
 use crate::problem::Problem;
 
 /// One stop string or several.

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::check::PREFIX;
 use super::compatible;
-use crate::api::chat::takes_tools;
 use crate::options::Options;
 
 /// The names of the schemas that describe bodies of requests.
@@ -125,7 +124,7 @@ fn bounds(body: &mut Value, engine: &Engine, options: &Options) {
         let given = format.take();
         *format = json!({ "anyOf": [given, { "type": "object", "maxProperties": 0 }] });
     }
-    if !engine.template().is_some_and(takes_tools) {
+    if !engine.template().is_some_and(|template| template.takes_tools()) {
         if let Some(tools) = fields.get_mut("tools") {
             *tools = json!({ "enum": [[], null] });
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use llguidance::{CancellationHandle, Matcher};
 
 use super::Constraint;
-use super::mask::Mask;
+use super::mask::{Mask, reason};
 
 /// The longest computation of a mask that a text waits for. A usual one takes less than a
 /// millisecond.
@@ -121,17 +121,5 @@ impl Guide {
             Ok(()) if matcher.is_stopped() => Progress::Complete,
             Ok(()) => Progress::Open,
         }
-    }
-}
-
-/// The message of an error of llguidance as one line. After it, llguidance shows its own state.
-pub(super) fn reason(error: &impl std::fmt::Display) -> String {
-    let text = format!("{error:#}");
-    let end = text.find("\n<").unwrap_or(text.len());
-    let drawn = |line: &&str| line.chars().all(|c| c == '^') || line.contains(" | ");
-    let lines: Vec<&str> = text[..end].lines().map(str::trim).filter(|line| !drawn(line)).collect();
-    match lines.join(" ").as_str() {
-        "NoExtensionBias" => "no token of the tokenizer can continue the text".to_owned(),
-        text => text.replace(char::is_control, " ").chars().take(1000).collect(),
     }
 }

@@ -5,7 +5,6 @@ use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::select;
 
-use super::guide::reason;
 use crate::error::Result;
 
 /// The tokens that can continue a text.
@@ -44,5 +43,17 @@ impl Mask {
         let allowed = Array::from_slice(&self.0, &[1, vocab]);
         let real = logits.try_index((.., ..vocab))?;
         Ok(select(allowed, real, Array::from_f32(f32::NEG_INFINITY))?)
+    }
+}
+
+/// The message of an error of llguidance as one line. After it, llguidance shows its own state.
+pub(super) fn reason(error: &impl std::fmt::Display) -> String {
+    let text = format!("{error:#}");
+    let end = text.find("\n<").unwrap_or(text.len());
+    let drawn = |line: &&str| line.chars().all(|c| c == '^') || line.contains(" | ");
+    let lines: Vec<&str> = text[..end].lines().map(str::trim).filter(|line| !drawn(line)).collect();
+    match lines.join(" ").as_str() {
+        "NoExtensionBias" => "no token of the tokenizer can continue the text".to_owned(),
+        text => text.replace(char::is_control, " ").chars().take(1000).collect(),
     }
 }

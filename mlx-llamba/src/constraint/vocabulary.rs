@@ -9,7 +9,7 @@ use llguidance::toktrie::{
 use llguidance::{Logger, Matcher, ParserFactory};
 
 use super::grammar::Grammar;
-use super::guide::reason;
+use super::mask::reason;
 use super::schema;
 use crate::error::Result;
 use crate::tokenizer::WeakTokenizer;
