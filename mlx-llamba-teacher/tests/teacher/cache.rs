@@ -87,6 +87,7 @@ fn texts_of_a_ring_are_read_as_if_alone() {
                 let text = |&(text, length): &(i32, i32)| (0..length).map(move |at| (text, at));
                 row.iter().flat_map(text).collect::<Vec<_>>()
             });
+            let token_of = |row: usize, step: usize| rows[row][step];
             let mut cache = KvCache::ring(3, 7);
             let mut found = Vec::new();
             for step in 0..16 {
@@ -95,17 +96,17 @@ fn texts_of_a_ring_are_read_as_if_alone() {
                     cache = cache.rows(&[1, 0]).unwrap();
                 }
                 for (place, &row) in kept.iter().enumerate() {
-                    if rows[row][step].1 == 0 {
+                    if token_of(row, step).1 == 0 {
                         cache.begin(place);
                     }
                 }
                 let read: Vec<Array> =
-                    kept.iter().map(|&row| token(rows[row][step]).unwrap()).collect();
+                    kept.iter().map(|&row| token(token_of(row, step)).unwrap()).collect();
                 let read = concatenate(&read, 0).unwrap(); // (b, 1)
                 let (hidden, next) = llama.hidden(&read, &cache).unwrap();
                 cache = next;
                 for (place, &row) in (0..).zip(kept) {
-                    found.push((rows[row][step], hidden.try_index((place, 0, ..)).unwrap()));
+                    found.push((token_of(row, step), hidden.try_index((place, 0, ..)).unwrap()));
                 }
             }
             let whole = llama.documents(&texts, None).unwrap();
