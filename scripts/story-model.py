@@ -1,9 +1,9 @@
-"""The steps of scripts/built-in-model that are not the command's own: prompts for a teacher, the corpus from
+"""The steps of scripts/story-model that are not the command's own: prompts for a teacher, the corpus from
 what it wrote, and the report.
 
-usage: built-in-model.py prompts COUNT SEED OUTPUT.jsonl
-       built-in-model.py corpus PROMPTS.jsonl WRITTEN.jsonl OUTPUT.jsonl
-       built-in-model.py report COMMAND MODEL HELD_OUT.jsonl [OTHER_MODEL...]
+usage: story-model.py prompts COUNT SEED OUTPUT.jsonl
+       story-model.py corpus PROMPTS.jsonl WRITTEN.jsonl OUTPUT.jsonl
+       story-model.py report COMMAND MODEL HELD_OUT.jsonl [OTHER_MODEL...]
 """
 
 import json
@@ -47,7 +47,7 @@ wind laugh red candle shadow basket window honey silver whisper feather lantern 
 leaf door song ship blanket pocket puddle ladder button kettle mountain rainbow pebble nest drum""".split()
 ASKS = ["Tell me a story about {}.", "Write a story about {}.", "Tell me about {}.", "A story about {}, please.",
         "Can you tell me a story about {}?", "I want a story about {}.", "Write a short story about {}.", "{}",
-        "Once upon a time there was {}. What happened?", "Tell a bedtime story about {}."]
+        "Tell a bedtime story about {}."]
 
 
 def listed(text):
@@ -62,7 +62,7 @@ def prompts(count, seed, output):
         for _ in range(int(count)):
             who = r.choice(ANIMALS if r.random() < 0.65 else PEOPLE).replace("_", " ")
             mood, name, place, event = r.choice(MOODS), r.choice(NAMES), r.choice(places), r.choice(events)
-            one = f"{'an' if mood[0] in 'aeiou' else 'a'} {mood} {who}"
+            one = f"{'an' if mood[0] in 'aeiou' or mood == 'honest' else 'a'} {mood} {who}"
             hero = f"{one} named {name} {place} who {event}"
             parts = [one, f"{one} named {name}", f"{one} who {event}", f"{one} {place}", hero]
             if r.random() < 0.25:
