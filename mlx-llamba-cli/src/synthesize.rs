@@ -1,6 +1,5 @@
 //! `mlx-llamba synthesize`
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -114,12 +113,11 @@ impl Args {
             resume: self.resume,
         };
         interrupt::on_first(|| {})?;
-        let progress = Progress::new("writing", Unit::Tokens);
+        let mut bar = Progress::new("writing", Unit::Tokens).callback();
         let (start, mut first) = (Instant::now(), None);
-        let made = synthesize(&job, &mut |tokens| {
-            first.get_or_insert(tokens);
-            progress.at(tokens as usize, self.tokens as usize);
-            if interrupt::happened() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let made = synthesize(&job, &mut |now| {
+            first.get_or_insert(now.done);
+            bar(now)
         });
         if interrupt::happened() && made.is_err() {
             eprintln!("stopped; --resume continues {}.partial", self.output.display());

@@ -5,10 +5,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba::files::AtomicFile;
+use mlx_llamba::progress::{OnProgress, Progress};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -59,24 +59,24 @@ struct Line {
     ended: bool,
 }
 
-/// Writes texts until they have enough tokens; `progress` gets the tokens so far, and can stop it:
+/// Writes texts until they have enough tokens; `on_progress` gets the tokens so far, and can stop it:
 /// then what whole groups have written is kept, to be gone on with.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] of a file that was begun, unless it is
 /// to be gone on with; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
 /// [`Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
-pub fn synthesize(job: &Job<'_>, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Made> {
+pub fn synthesize(job: &Job<'_>, on_progress: OnProgress<'_>) -> Result<Made> {
     if job.output.exists() {
         return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());
     }
     let writer = Writer::new(job.llama, job.tokenizer, job.prompts, job.options.clone())?;
     let mut partial = Partial::open(job, writer.group_size() as u64)?;
     while partial.tokens < job.tokens {
-        let before = partial.tokens;
-        let mut told = |tokens: usize| progress(before + tokens as u64);
+        let (before, total) = (partial.tokens, job.tokens);
+        let mut told = |now: Progress<'_>| on_progress(Progress::new("", before + now.done, total));
         let number = partial.texts / writer.group_size() as u64;
-        let group = writer.group(number, job.tokens - before, &mut told)?;
+        let group = writer.group(number, total - before, &mut told)?;
         partial.add(&group)?;
     }
     partial.publish(job.output, job.tokens)

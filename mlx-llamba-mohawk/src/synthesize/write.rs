@@ -1,9 +1,10 @@
 //! Drawing many texts at once.
 
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 
 use mlx_llamba::decode::detokenize::Detokenizer;
 use mlx_llamba::mlx::floats;
+use mlx_llamba::progress::{OnProgress, Progress};
 use mlx_llamba::sample::Sampler;
 use mlx_llamba::{Sampling, Tokenizer};
 use mlx_llamba_kernels::mlx::current_device;
@@ -110,7 +111,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The texts of group `number`, in order, or the first ones that together have `enough` tokens.
-    /// `progress` gets the number of tokens so far, and can end it.
+    /// `on_progress` gets the number of tokens so far, and can end it.
     ///
     /// # Errors
     /// Those of MLX; [`mlx_llamba::Error::Interrupted`].
@@ -118,7 +119,7 @@ impl<'a> Writer<'a> {
         &self,
         number: u64,
         enough: u64,
-        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        on_progress: OnProgress<'_>,
     ) -> Result<Vec<Written>> {
         let Options { batch, length, ends, .. } = &self.options;
         let seed = Stream::new(&[self.options.seed, number]).next();
@@ -145,9 +146,7 @@ impl<'a> Writer<'a> {
                 async_eval([&drawn].into_iter().chain(part.cache.arrays()))?;
                 part.drawn = Some(drawn);
             }
-            if progress(count).is_break() {
-                return Err(mlx_llamba::Error::Interrupted.into());
-            }
+            Progress::new("", count as u64, enough).tell(on_progress)?;
             let done = drafts[complete..].iter().take_while(|draft| !draft.goes_on(*length));
             let done: Vec<u64> = done.map(|draft| draft.ids.len() as u64).collect();
             complete += done.len();
