@@ -82,6 +82,7 @@ impl Args {
         let llamba = self.model.load(true)?;
         let session = self.begin(&llamba, file.as_deref())?;
         let mut options = self.generation();
+        options.sampling = self.sampling.sampling(llamba.tokenizer());
         constrain(&mut options, grammar.as_ref(), llamba.require_tokenizer()?)?;
         let mut chat = Chat {
             llamba: &llamba,
@@ -122,7 +123,6 @@ impl Args {
 
     fn generation(&self) -> Generation {
         let mut options = Generation::default().max_tokens(self.max_tokens);
-        options.sampling = self.sampling.sampling();
         options.stop.clone_from(&self.stop);
         options
     }

@@ -92,6 +92,7 @@ impl Args {
         let cancel = options.cancel.clone();
         interrupt::on_first(move || cancel.cancel())?;
         let loaded = self.model.load_any(true)?;
+        options.sampling = self.sampling.sampling(loaded.tokenizer());
         if grammar.is_some() {
             constrain(&mut options, grammar.as_ref(), loaded.require_tokenizer()?)?;
         }
@@ -193,7 +194,6 @@ impl Args {
 
     fn options(&self) -> Generation {
         let mut options = Generation::default().max_tokens(self.max_tokens);
-        options.sampling = self.sampling.sampling();
         options.stop.clone_from(&self.stop);
         options.eos = self.ignore_eos.then(Vec::new);
         // A default may set --logprobs without --json.

@@ -170,6 +170,14 @@ pub(crate) enum Loaded {
 
 impl Loaded {
     /// Returns the tokenizer.
+    pub(crate) fn tokenizer(&self) -> Option<&Tokenizer> {
+        match self {
+            Self::Llamba(llamba) => llamba.tokenizer(),
+            Self::Teacher(teacher) => teacher.tokenizer(),
+        }
+    }
+
+    /// Returns the tokenizer, or an error that says how to name one.
     pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
         Ok(match self {
             Self::Llamba(llamba) => llamba.require_tokenizer()?,

@@ -336,7 +336,7 @@ fn what_cannot_begin() {
     fails(&replaced("--length", "600"), &["orientation", "600", "512 tokens"]);
     fails(
         &replaced("--length", "500"),
-        &["the training text has", "held out", "one window needs 501"],
+        &["the training text has", "held-out", "one window needs 501"],
     );
     std::fs::write(place.path("empty.jsonl"), "\n").unwrap();
     fails(&replaced("--data", &place.name("empty.jsonl")), &["there is no text"]);

@@ -39,6 +39,22 @@ fn what_leaves_one_token_is_greedy() {
 }
 
 #[test]
+fn a_model_brings_its_own_defaults() {
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba/assets/llamba-stories");
+    let directory = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(assets).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+    }
+    let generation = r#"{"bos_token_id": 1, "eos_token_id": 1, "temperature": 0.0}"#;
+    std::fs::write(directory.path().join("generation_config.json"), generation).unwrap();
+    let model = format!("--seed 5 --model {}", directory.path().display());
+    let greedy = text("-t 0");
+    assert_eq!(text(&model), greedy);
+    assert_ne!(text(&format!("{model} -t 1")), greedy);
+}
+
+#[test]
 fn filters_change_what_is_drawn() {
     let with = |top_k: &str, top_p: &str, min_p: &str| {
         text(&format!("-t 2 --seed 5 --top-k {top_k} --top-p {top_p} --min-p {min_p}"))

@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 use crate::constraint::Vocabulary;
 use crate::files::TokenizerFiles;
 use crate::files::hash;
+use crate::sample::Sampling;
 use crate::{Error, Result};
 use files::{SpecialTokens, Spelling};
 #[cfg(feature = "constraints")]
@@ -169,6 +170,13 @@ impl Tokenizer {
     #[must_use]
     pub fn eos_ids(&self) -> &[u32] {
         &self.0.special.eos
+    }
+
+    /// Replaces the options of `sampling` that the model's `generation_config.json` names:
+    /// temperature, top-k, top-p, min-p and the repetition penalty.
+    #[must_use]
+    pub fn suggested_sampling(&self, sampling: Sampling) -> Sampling {
+        self.0.special.sampling.over(sampling)
     }
 
     /// The id that begins a text.

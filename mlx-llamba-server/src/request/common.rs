@@ -116,13 +116,16 @@ impl Common {
     ) -> Result<Generation, Problem> {
         let (vocab, limits) = (app.engine.vocab_size(), &app.options.limits);
         let penalty = self.repetition_penalty.or(self.repeat_penalty);
-        let mut sampling = Sampling::plain()
-            .temperature(self.temperature.unwrap_or(1.0))
-            .top_k(self.top_k.map_or(0, |k| usize::try_from(k).unwrap_or(0)))
-            .top_p(self.top_p.unwrap_or(1.0).max(f32::MIN_POSITIVE))
-            .min_p(self.min_p.unwrap_or(0.0))
+        let own = app.engine.tokenizer().suggested_sampling(Sampling::plain());
+        let top_k = self.top_k.map(|k| usize::try_from(k).unwrap_or(0));
+        let mut sampling = own
+            .clone()
+            .temperature(self.temperature.unwrap_or(own.temperature))
+            .top_k(top_k.unwrap_or(own.top_k))
             // Numbers above 0 may be 0 as float32.
-            .repetition_penalty(penalty.unwrap_or(1.0).max(f32::MIN_POSITIVE))
+            .top_p(self.top_p.unwrap_or(own.top_p).max(f32::MIN_POSITIVE))
+            .min_p(self.min_p.unwrap_or(own.min_p))
+            .repetition_penalty(penalty.unwrap_or(own.repetition_penalty).max(f32::MIN_POSITIVE))
             .presence_penalty(self.presence_penalty.unwrap_or(0.0))
             .frequency_penalty(self.frequency_penalty.unwrap_or(0.0))
             .logit_bias(biases(self.logit_bias.unwrap_or_default(), vocab)?);

@@ -38,6 +38,13 @@ impl Server {
         Self::of(load, change)
     }
 
+    /// Starts one of the model in a directory.
+    pub fn of_directory(path: &std::path::Path) -> Self {
+        let path = path.to_owned();
+        let load = move || Loaded::new(Llamba::builder(path).compute(Compute::Cpu).load()?);
+        Self::of(load, |_| ())
+    }
+
     fn of(
         load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
         change: impl FnOnce(&mut Options),

@@ -9,6 +9,7 @@ use tokenizers::AddedToken;
 
 use super::templates::ChatTemplates;
 use crate::files::{TokenizerFiles, json};
+use crate::sample::Sampling;
 use crate::{Error, Result};
 
 /// Advice for a missing tokenizer.
@@ -170,7 +171,52 @@ pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result
     }
 }
 
-/// The tokens that begin and end texts, and the chat templates.
+/// The sampling options of a `generation_config.json`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct SuggestedSampling {
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+}
+
+impl SuggestedSampling {
+    /// Reads the options that are there. One that cannot be is left out, and the log says so.
+    fn of(generation: &Value, path: &Path) -> Self {
+        let number = |key: &str| generation[key].as_f64().map(|number| number as f32);
+        let found = Self {
+            temperature: number("temperature"),
+            top_k: generation["top_k"].as_u64().map(|k| usize::try_from(k).unwrap_or(0)),
+            top_p: number("top_p"),
+            min_p: number("min_p"),
+            repetition_penalty: number("repetition_penalty"),
+        };
+        match found.over(Sampling::plain()).validate(1) {
+            Ok(()) => found,
+            Err(error) => {
+                let file = path.with_file_name("generation_config.json");
+                log::warn!("{}: its sampling options are ignored: {error}", file.display());
+                Self::default()
+            }
+        }
+    }
+
+    /// Replaces the options of `sampling` that are named.
+    pub(crate) fn over(&self, sampling: Sampling) -> Sampling {
+        let Self { temperature, top_k, top_p, min_p, repetition_penalty } = *self;
+        Sampling {
+            temperature: temperature.unwrap_or(sampling.temperature),
+            top_k: top_k.unwrap_or(sampling.top_k),
+            top_p: top_p.unwrap_or(sampling.top_p),
+            min_p: min_p.unwrap_or(sampling.min_p),
+            repetition_penalty: repetition_penalty.unwrap_or(sampling.repetition_penalty),
+            ..sampling
+        }
+    }
+}
+
+/// The tokens that begin and end texts, the chat templates, and sampling options.
 #[derive(Debug)]
 pub(crate) struct SpecialTokens {
     pub(crate) bos: Option<u32>,
@@ -180,6 +226,7 @@ pub(crate) struct SpecialTokens {
     pub(crate) eos: Vec<u32>,
     /// The chat templates, or what is wrong with them.
     pub(crate) templates: Result<ChatTemplates, String>,
+    pub(crate) sampling: SuggestedSampling,
 }
 
 impl SpecialTokens {
@@ -220,6 +267,7 @@ impl SpecialTokens {
             add_bos: config["add_bos_token"].as_bool(),
             eos,
             templates: ChatTemplates::find(files, &config),
+            sampling: SuggestedSampling::of(&generation, path),
         })
     }
 }

@@ -6,7 +6,7 @@ use super::{Rendered, Tokenizer};
 use crate::decode::detokenize::Detokenizer;
 use crate::files::TokenizerFiles;
 use crate::template::Json;
-use crate::{ChatOptions, Error, Message, Template};
+use crate::{ChatOptions, Error, Message, Sampling, Template};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -375,6 +375,26 @@ fn malformed_files_are_named() {
     assert!(found.contains("made/up/generation_config.json: eos_token_id is \"1\""), "{found}");
     let found = message(&stories().with("tokenizer_config.json", &b"{"[..]));
     assert!(found.contains("made/up/tokenizer_config.json is not valid JSON"), "{found}");
+}
+
+#[test]
+fn a_model_may_bring_sampling_options() {
+    let with = |generation| {
+        let tokenizer = load(&small(|_| (), Value::Null, generation)).unwrap();
+        tokenizer.suggested_sampling(Sampling::default().seed(3))
+    };
+    let default = Sampling::default().seed(3);
+    assert_eq!(with(json!({"eos_token_id": 5})), default);
+    let generation = json!({"temperature": 0.25, "top_k": 7, "top_p": 0.5, "min_p": 0.125, "repetition_penalty": 1.5});
+    let all = default.clone().temperature(0.25).top_k(7).top_p(0.5).min_p(0.125);
+    assert_eq!(with(generation), all.repetition_penalty(1.5));
+    assert_eq!(with(json!({"top_p": 0.5, "temperature": null})), default.clone().top_p(0.5));
+    // Values that cannot be are none.
+    for bad in
+        [json!({"top_p": 0, "top_k": 7}), json!({"temperature": -1.0}), json!({"min_p": "x"})]
+    {
+        assert_eq!(with(bad), default);
+    }
 }
 
 proptest! {
