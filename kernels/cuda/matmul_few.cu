@@ -43,7 +43,7 @@ const int groups = in / group;
 const int first_row = blockIdx.x * rows;
 const int count = (in / depth - warp + warps - 1) / warps;
 
-// Where a lane copies from and to.
+// The places that a lane copies from and to.
 constexpr int pieces = s_bytes / s_piece;
 constexpr int s_rows = 32 / pieces;
 const int w_row = lane / 8;

@@ -42,7 +42,7 @@ const int all = in / depth;
 const int begin = all * split / splits;
 const int count = all * (split + 1) / splits - begin;
 
-// Where a thread copies from and to.
+// The places that a thread copies from and to.
 constexpr int x_rows = 128 / (depth / 8);
 constexpr int w_rows = 128 / (depth / 32);
 const int x_row = self / (depth / 8);

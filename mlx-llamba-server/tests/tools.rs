@@ -161,6 +161,6 @@ fn arguments_are_objects_for_the_template() {
     let object = tokens(json!({ "color": "red", "n": 1.5 }));
     assert_eq!(tokens(json!("{\"color\": \"red\", \"n\": 1.5}")), object);
     assert_eq!(tokens(json!("")), tokens(json!({})));
-    // What is no object stays as it is.
+    // Anything but an object stays as it is.
     assert!(tokens(json!("[1")) > 0);
 }

@@ -31,7 +31,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) wavelengths: &'a Array,
     /// See [`crate::mask::visible`]; not of a ring.
     pub(crate) mask: Option<Array>,
-    /// What the mask makes of it.
+    /// The limit of what tokens see, which is part of the mask; a ring has no mask.
     pub(crate) window: Option<Window>,
     /// The cache of the text before, if the pass keeps one.
     pub(crate) cache: Option<&'a KvCache>,

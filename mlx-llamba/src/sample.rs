@@ -108,7 +108,6 @@ impl Sampler {
             self.sampling;
         let changed = self.bias.is_some() || self.context.is_some() || self.output.is_some();
         if temperature >= Sampling::GREEDY_BELOW && top_k == 0 && top_p >= 1.0 && !changed {
-            self.real_entries(logits)?;
             return self.draw(logits, temperature);
         }
         let mut x = self.real_entries(logits)?; // (b, vocab)

@@ -35,7 +35,7 @@ SYSTEM = {
         ("SystemConfiguration", "A"),
     ]
 }
-# What mlx-c takes from libc++ and MLX does not.
+# Symbols that mlx-c takes from libc++ and MLX does not.
 STREAMBUF = "15basic_streambufIcNS_11char_traitsIcEEE"
 OSTREAM = "13basic_ostreamIcNS_11char_traitsIcEEE"
 KNOWN_LIBCXX = {

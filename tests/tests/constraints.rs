@@ -219,7 +219,7 @@ fn every_text_of_generated_schemas_is_valid_with_sentencepiece_tokens() {
     every_text_is_valid(&pieces(5), 2, 60);
 }
 
-/// Where only one text can follow, its tokens are those that the tokenizer writes.
+/// If only one text can follow, its tokens are those that the tokenizer writes.
 #[test]
 fn forced_texts_have_the_tokenizers_own_tokens() {
     for (llamba, text, expected) in [

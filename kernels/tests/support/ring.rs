@@ -92,7 +92,7 @@ impl Ring {
         all
     }
 
-    /// What a back end gives.
+    /// The result of a back end.
     pub fn on(&self, backend: Backend, data: &RingData) -> Vec<f64> {
         let (b, &Self { h, g, k, room, dtype, .. }) = (self.positions.len(), self);
         let positions: Vec<i32> = self.positions.iter().map(|&p| p as i32).collect();

@@ -20,7 +20,7 @@ pub(crate) struct Model {
     owned_by: &'static str,
     /// The most tokens that a prompt may have.
     max_model_len: usize,
-    /// What the model can do here: `completion`, and `chat` and `tools` if its template can.
+    /// Abilities of the model here: `completion`, and `chat` and `tools` if its template can.
     capabilities: Vec<&'static str>,
 }
 

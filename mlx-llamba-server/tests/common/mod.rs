@@ -4,11 +4,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mlx_llamba::{Compute, Llamba, Template};
+use mlx_llamba::files::TokenizerFiles;
+use mlx_llamba::{Compute, Llamba, Template, Tokenizer};
 use mlx_llamba_server::{Loaded, Options, serve};
 use serde_json::{Value, json};
 
@@ -38,10 +40,16 @@ impl Server {
         Self::of(load, change)
     }
 
-    /// Starts one of the model in a directory.
-    pub fn of_directory(path: &std::path::Path) -> Self {
-        let path = path.to_owned();
-        let load = move || Loaded::new(Llamba::builder(path).compute(Compute::Cpu).load()?);
+    /// Starts one of a model whose `generation_config.json` is this.
+    pub fn sampling(generation: &'static str) -> Self {
+        let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba/assets/llamba-stories");
+        let load = move || {
+            let files = TokenizerFiles::beside(&Path::new(assets).join("tokenizer.json"))?;
+            let files = files.with("generation_config.json", generation.as_bytes());
+            let tokenizer = Tokenizer::from_files(assets, &files)?;
+            let llamba = Llamba::embedded().loaded_tokenizer(tokenizer);
+            Loaded::new(llamba.compute(Compute::Cpu).load()?)
+        };
         Self::of(load, |_| ())
     }
 
