@@ -6,6 +6,7 @@ usage: story-model.py prompts COUNT SEED OUTPUT.jsonl
        story-model.py report COMMAND MODEL HELD_OUT.jsonl [OTHER_MODEL...]
 """
 
+import collections
 import json
 import math
 import multiprocessing
@@ -65,11 +66,13 @@ def prompts(count, seed, output):
             one = f"{'an' if mood[0] in 'aeiou' or mood == 'honest' else 'a'} {mood} {who}"
             hero = f"{one} named {name} {place} who {event}"
             parts = [one, f"{one} named {name}", f"{one} who {event}", f"{one} {place}", hero]
+            about = [who, name]
             if r.random() < 0.25:
-                other = r.choice(ANIMALS).replace("_", " ")
-                hero = f"{one} named {name} and a {other} named {r.choice(NAMES)} {place}"
+                other, friend = r.choice(ANIMALS).replace("_", " "), r.choice(NAMES)
+                hero = f"{one} named {name} and a {other} named {friend} {place}"
+                about += [other]
                 parts = [f"{one} and a {other}", hero, f"{name} the {who} and a {other}"]
-            question = f"Write a short, simple story for young children about {hero}."
+            question = f"Write a {r.choice(['short', 'very short'])}, simple story for young children about {hero}."
             short = r.choice(ASKS).format(r.choice(parts))
             if r.random() < 0.5:
                 question += " Use short sentences and easy words."
@@ -79,14 +82,21 @@ def prompts(count, seed, output):
             if r.random() < 0.7:
                 question += " Start the story right away."
             message = {"role": "user", "content": question}
-            line = {"messages": [message], "short": short[0].upper() + short[1:]}
+            line = {"messages": [message], "short": short[0].upper() + short[1:], "about": about}
             lines.write(json.dumps(line) + "\n")
+
+
+COMMON = set("said that they their there with were have from them then when what would could this very into".split())
 
 
 def repeated(words):
     """The share of 4-grams that stood in the text before."""
     grams = list(zip(words, words[1:], words[2:], words[3:]))
     return 1 - len(set(grams)) / max(len(grams), 1)
+
+
+# A word twice in a row; children's books say some words twice.
+STAMMER = re.compile(r"\b(?!(?:very|had|that|far|many|long|really|so|oh|no|yes|knock|help|more|tick|ha|hush) )(\w+),? \1\b")
 
 
 def clean(story):
@@ -99,6 +109,8 @@ def clean(story):
     sentences, seen, words, grams, old = [], set(), [], set(), 0
     for piece in re.findall(r".*?[.!?][\"']?(?:\s+|$)", story, re.S):
         key = piece.strip().lower()
+        if STAMMER.search(key):
+            break
         first = max(len(words) - 3, 0)
         words += key.split()
         new = list(zip(*(words[first + i :] for i in range(4))))
@@ -113,6 +125,16 @@ def clean(story):
     return story if plain and len(story.split()) >= 40 else None
 
 
+def dull(story, about):
+    """Whether the story says the same again and again: in its 3-grams, or in one long word beside those that it is
+    about."""
+    words = re.findall(r"[a-z']+", story.lower())
+    grams = list(zip(words, words[1:], words[2:]))
+    known = {word for name in about for word in name.lower().split()}
+    count = collections.Counter(word for word in words if len(word) > 3 and word not in known and word not in COMMON)
+    return 1 - len(set(grams)) / len(grams) > 0.1 or count.most_common(1)[0][1] > max(4, 0.035 * len(words))
+
+
 def question_and_story(line):
     """The teacher's question and the clean story of a line that it wrote; None of a bad one."""
     text = json.loads(line)["text"]
@@ -122,11 +144,11 @@ def question_and_story(line):
 
 
 def corpus(questions, written, output):
-    """Half of the good stories as they are, half as the answer to the short question."""
+    """The good stories that are about what was asked for, half of them as the answer to the short question."""
     r = random.Random(5)
     with open(questions) as lines:
         lines = map(json.loads, lines)
-        short = {line["messages"][0]["content"]: line["short"] for line in lines}
+        asked = {line["messages"][0]["content"]: line for line in lines}
     count = kept = letters = 0
     seen = set()
     with multiprocessing.Pool() as pool, open(written) as lines, open(output, "w") as out:
@@ -135,10 +157,14 @@ def corpus(questions, written, output):
             if not found or found[1][:200] in seen:
                 continue
             question, story = found
+            line = asked.get(question)
+            lower = story.lower()
+            if not line or not all(name.lower() in lower for name in line["about"]) or dull(story, line["about"]):
+                continue
             seen.add(story[:200])
             kept, letters = kept + 1, letters + len(story)
-            if question in short and r.random() < 0.5:
-                story = f"{short[question]}<|begin_of_text|>{story}"
+            if r.random() < 0.5:
+                story = f"{line['short']}<|begin_of_text|>{story}"
             out.write(json.dumps({"text": story}) + "\n")
     print(f"{kept} of {count} stories kept, {letters} characters")
 
