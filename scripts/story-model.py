@@ -95,6 +95,8 @@ def repeated(words):
     return 1 - len(set(grams)) / max(len(grams), 1)
 
 
+# The share of the good stories that is kept, those that repeat themselves least.
+KEPT = 0.75
 # A word twice in a row; children's books say some words twice.
 STAMMER = re.compile(r"\b(?!(?:very|had|that|far|many|long|really|so|oh|no|yes|knock|help|more|tick|ha|hush) )(\w+),? \1\b")
 
@@ -125,14 +127,14 @@ def clean(story):
     return story if plain and len(story.split()) >= 40 else None
 
 
-def dull(story, about):
-    """Whether the story says the same again and again: in its 3-grams, or in one long word beside those that it is
-    about."""
+def dullness(story, about):
+    """The share of 3-grams that stood in the story before, and the share of its most frequent long word beside those
+    that it is about."""
     words = re.findall(r"[a-z']+", story.lower())
     grams = list(zip(words, words[1:], words[2:]))
     known = {word for name in about for word in name.lower().split()}
     count = collections.Counter(word for word in words if len(word) > 3 and word not in known and word not in COMMON)
-    return 1 - len(set(grams)) / len(grams) > 0.1 or count.most_common(1)[0][1] > max(4, 0.035 * len(words))
+    return 1 - len(set(grams)) / len(grams) + max(count.values(), default=0) / len(words)
 
 
 def question_and_story(line):
@@ -144,14 +146,14 @@ def question_and_story(line):
 
 
 def corpus(questions, written, output):
-    """The good stories that are about what was asked for, half of them as the answer to the short question."""
+    """The stories that are about what was asked for and say the same least often, half of them as the answer to the
+    short question."""
     r = random.Random(5)
     with open(questions) as lines:
         lines = map(json.loads, lines)
         asked = {line["messages"][0]["content"]: line for line in lines}
-    count = kept = letters = 0
-    seen = set()
-    with multiprocessing.Pool() as pool, open(written) as lines, open(output, "w") as out:
+    count, seen, good = 0, set(), []
+    with multiprocessing.Pool() as pool, open(written) as lines:
         for found in pool.imap(question_and_story, lines, 500):
             count += 1
             if not found or found[1][:200] in seen:
@@ -159,14 +161,18 @@ def corpus(questions, written, output):
             question, story = found
             line = asked.get(question)
             lower = story.lower()
-            if not line or not all(name.lower() in lower for name in line["about"]) or dull(story, line["about"]):
-                continue
-            seen.add(story[:200])
-            kept, letters = kept + 1, letters + len(story)
+            if line and all(name.lower() in lower for name in line["about"]):
+                seen.add(story[:200])
+                good.append((dullness(story, line["about"]), line["short"], story))
+    limit = sorted(score for score, _, _ in good)[int(KEPT * (len(good) - 1))]
+    kept = [(short, story) for score, short, story in good if score <= limit]
+    with open(output, "w") as out:
+        for short, story in kept:
             if r.random() < 0.5:
-                story = f"{line['short']}<|begin_of_text|>{story}"
+                story = f"{short}<|begin_of_text|>{story}"
             out.write(json.dumps({"text": story}) + "\n")
-    print(f"{kept} of {count} stories kept, {letters} characters")
+    print(f"{count} stories, {len(good)} about what was asked for, {len(kept)} kept: "
+          f"{sum(len(story) for _, story in kept)} characters")
 
 
 def call(*arguments):
