@@ -155,7 +155,7 @@ impl Args {
             .top_k(self.top_k)
             .top_p(self.top_p)
             .min_p(self.min_p);
-        let (seed, length, batch) = (self.seed, self.length, self.batch);
-        Ok(Options { sampling, seed, begin, ends, length, batch })
+        let options = Options::default().sampling(sampling).begin(begin).ends(ends);
+        Ok(options.seed(self.seed).length(self.length).batch(self.batch))
     }
 }

@@ -25,14 +25,7 @@ fn teacher() -> Teacher {
 }
 
 fn options() -> Options {
-    Options {
-        sampling: Sampling::plain(),
-        seed: 5,
-        begin: vec![1],
-        ends: vec![END],
-        length: 24,
-        batch: 5,
-    }
+    Options::default().seed(5).begin(vec![1]).ends(vec![END]).length(24).batch(5)
 }
 
 fn beginnings(teacher: &Teacher) -> Vec<Prompt> {
@@ -58,7 +51,7 @@ fn likeliest_texts_are_those_of_one_text_at_a_time() {
         (ids.len(), teacher.generate(&ids[..], &options).unwrap())
     };
     let end = long(&prompts[1], Vec::new()).1.tokens[6];
-    let options = Options { sampling: Sampling::greedy(), ends: vec![end], ..options() };
+    let options = options().sampling(Sampling::greedy()).ends(vec![end]);
     for number in [0, 1] {
         let found = group(&teacher, &prompts, &options, number);
         assert_eq!(found.len(), 20);
@@ -85,7 +78,7 @@ fn seeds_and_numbers_decide() {
     let first = group(&teacher, &[], &options(), 3);
     assert_eq!(group(&teacher, &[], &options(), 3), first);
     assert_ne!(group(&teacher, &[], &options(), 4), first);
-    assert_ne!(group(&teacher, &[], &Options { seed: 6, ..options() }, 3), first);
+    assert_ne!(group(&teacher, &[], &options().seed(6), 3), first);
     // Rows draw numbers of their own.
     assert!(first.windows(2).all(|pair| pair[0].text != pair[1].text));
 }
@@ -93,7 +86,7 @@ fn seeds_and_numbers_decide() {
 #[test]
 fn tokens_are_as_frequent_as_the_teacher_says() {
     let teacher = teacher();
-    let wide = Options { batch: 500, length: 2, ends: Vec::new(), ..options() };
+    let wide = options().batch(500).length(2).ends(Vec::new());
     let mut counts = std::collections::BTreeMap::new();
     for written in group(&teacher, &[], &wide, 0) {
         *counts.entry(written.text).or_insert(0.0) += 1.0;
@@ -128,7 +121,7 @@ fn a_message_keeps_its_end() {
     // Special tokens spelled out in a message stay text.
     assert_eq!(chat.ids.iter().filter(|&&id| id == chat.ids[0]).count(), 1);
     let every: Vec<u32> = (0..277).collect();
-    let options = Options { ends: every, ..options() };
+    let options = options().ends(every);
     let written = group(&teacher, std::slice::from_ref(&chat), &options, 0).swap_remove(0);
     let plain = Prompt { chat: false, ..chat.clone() };
     let shorter = group(&teacher, &[plain], &options, 0).swap_remove(0);
@@ -191,7 +184,7 @@ fn a_file_goes_on_where_it_was_left() {
         std::fs::write(&partial, &saved[..cut]).unwrap();
         let error = write(&path("part.jsonl"), &options(), 600, false, 60).unwrap_err();
         assert!(matches!(error, Error::RunExists { .. }), "{error}");
-        let other = Options { seed: 6, length: 23, ..options() };
+        let other = options().seed(6).length(23);
         let error = write(&path("part.jsonl"), &other, 600, true, 60).unwrap_err().to_string();
         assert!(error.contains("length was 24, is 23; seed was 5, is 6"), "{error}");
         let again = write(&path("part.jsonl"), &options(), 600, true, usize::MAX).unwrap();
@@ -244,14 +237,14 @@ fn impossible_options_are_refused() {
         Writer::new(teacher.llama(), tokenizer, prompts, options).err().unwrap().to_string()
     };
     for (options, expected) in [
-        (Options { batch: 0, ..options() }, "batch = 0"),
-        (Options { length: 65, ..options() }, "more than the teacher's context of 64"),
-        (Options { length: 4, ..options() }, "the longest beginning and a token"),
-        (Options { sampling: Sampling::plain().top_p(2.0), ..options() }, "top_p"),
+        (options().batch(0), "batch = 0"),
+        (options().length(65), "more than the teacher's context of 64"),
+        (options().length(4), "the longest beginning and a token"),
+        (options().sampling(Sampling::plain().top_p(2.0)), "top_p"),
     ] {
         let error = refused(&prompts, options);
         assert!(error.contains(expected), "{error}");
     }
-    let error = refused(&[], Options { begin: Vec::new(), ..options() });
+    let error = refused(&[], options().begin(Vec::new()));
     assert!(error.contains("name one with --begin"), "{error}");
 }

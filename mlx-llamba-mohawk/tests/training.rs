@@ -154,7 +154,7 @@ impl<'a> Runs<'a> {
             directory,
             identity: Identity::from([("seed".into(), json!(1)), ("lr".into(), json!(0.01))]),
             toys: [Toy::new(2), Toy::new(1)],
-            options: SessionOptions { evaluate_every: 4, checkpoint_every: 3, keep: 2 },
+            options: SessionOptions::default().evaluate_every(4).checkpoint_every(3),
         }
     }
 

@@ -1,32 +1,30 @@
 //! Converts text to token ids and back.
 
 mod files;
-#[cfg(feature = "constraints")]
-mod part;
 mod rendered;
 mod spelled;
 mod templates;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "constraints")]
+mod vocabulary;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(feature = "constraints")]
 use std::sync::OnceLock;
 
-#[cfg(feature = "constraints")]
-use crate::constraint::Vocabulary;
 use crate::files::TokenizerFiles;
 use crate::files::hash;
 use crate::sample::Sampling;
 use crate::{Error, Result};
 use files::{SpecialTokens, Spelling};
-#[cfg(feature = "constraints")]
-pub(crate) use part::WeakTokenizer;
 pub use rendered::Rendered;
 use spelled::Spelled;
 #[cfg(feature = "chat")]
 pub(crate) use templates::{ChatTemplates, DEFAULT};
+#[cfg(feature = "constraints")]
+pub(crate) use vocabulary::Vocabulary;
 
 /// A tokenizer in the format of the `tokenizers` library: byte-level like Llama 3's, or
 /// SentencePiece's like Llama 2's.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use derive_setters::Setters;
 use mlx_llamba::decode::detokenize::Detokenizer;
 use mlx_llamba::mlx::floats;
 use mlx_llamba::progress::{OnProgress, Progress};
@@ -18,7 +19,8 @@ use crate::{Error, Result};
 use mlx_llamba_teacher::{KvCache, Llama};
 
 /// Options of sampling texts.
-#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Setters)]
 pub struct Options {
     /// Sampling of a token. Penalties are ignored, and the seed is `seed`.
     pub sampling: Sampling,
@@ -32,6 +34,13 @@ pub struct Options {
     pub length: usize,
     /// Texts that are written at a time.
     pub batch: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (sampling, begin, ends) = (Sampling::plain(), Vec::new(), Vec::new());
+        Self { sampling, seed: 0, begin, ends, length: 512, batch: 32 }
+    }
 }
 
 /// A text that was drawn.

@@ -5,6 +5,7 @@ use std::fs::{File, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use mlx_llamba::files::atomic;
 
 use super::log::{Log, Record};
@@ -23,7 +24,8 @@ const CACHE: usize = 1 << 29;
 const LARGE: usize = 64 << 30;
 
 /// Intervals of evaluations and checkpoints, which do not affect the result.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Setters)]
 pub struct SessionOptions {
     /// Steps between two evaluations; 0: only at the end of a stage.
     pub evaluate_every: u64,
@@ -31,6 +33,12 @@ pub struct SessionOptions {
     pub checkpoint_every: u64,
     /// The number of checkpoints to keep.
     pub keep: usize,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { evaluate_every: 100, checkpoint_every: 100, keep: 2 }
+    }
 }
 
 /// A stage of a run.

@@ -29,13 +29,13 @@
 //!
 //! Stop strings end a text wherever they stand, also where it is incomplete.
 
+mod compile;
 mod grammar;
 mod guide;
 mod mask;
 pub(crate) mod schema;
 #[cfg(test)]
 mod tests;
-mod vocabulary;
 
 use std::sync::{Arc, Mutex};
 
@@ -43,7 +43,6 @@ use llguidance::Matcher;
 
 pub use grammar::Grammar;
 pub(crate) use guide::{Guide, Progress};
-pub(crate) use vocabulary::Vocabulary;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -68,7 +67,7 @@ impl Constraint {
     /// [`Error::Tokenizer`] if the vocabulary cannot be indexed.
     pub fn new(tokenizer: &Tokenizer, grammar: &Grammar) -> Result<Self> {
         let vocabulary = tokenizer.vocabulary()?;
-        let matcher = vocabulary.compile(grammar)?;
+        let matcher = compile::compile(vocabulary, grammar)?;
         let constraint = Self(Arc::new(Compiled {
             tokenizer: tokenizer.clone(),
             grammar: grammar.clone(),
