@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mlx_llamba::kernels::Backend;
+use mlx_llamba_kernels::mlx::current_device;
 use mlx_rs::transforms::eval;
-use mlx_rs::{Array, memory};
+use mlx_rs::{Array, DeviceType, memory};
 use serde::{Deserialize, Serialize};
 
 use super::muon;
@@ -204,6 +205,9 @@ pub struct StageCost {
     pub seconds: f64,
 }
 
+/// The bytes that the windows of a rehearsal on a GPU may take.
+const REHEARSED: u64 = 4 << 30;
+
 /// The losses and figures of a step.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq)]
@@ -283,7 +287,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         Ok(Self { objective, windows, options, name, adamw, backend, trained })
     }
 
-    /// Estimates the memory and time of a step from the gradients of one window; changes nothing.
+    /// Estimates the memory and time of a step from the gradients of one window, on GPUs the time from
+    /// as many as fit into 4 GiB; changes nothing.
     ///
     /// The estimate's `seconds` are those of one step.
     ///
@@ -294,21 +299,31 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let options = self.options;
         let base = memory::active_memory()? as u64;
         memory::reset_peak_memory()?;
-        let started = Instant::now();
-        let (batch, _) = self.windows.batch(Position::default(), 1)?;
-        let targets = self.objective.targets(&batch)?;
-        let (mut all, mut largest) = (0, 0);
-        for (part, names) in self.trained.iter().enumerate().filter(|(_, names)| !names.is_empty())
-        {
-            let parameters = &state.parameters;
-            let (loss, gradients) =
-                value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
-            eval(gradients.iter().chain([&loss]))?;
-            (all, largest) = (all + bytes(&gradients), largest.max(bytes(&gradients)));
-        }
-        let seconds = started.elapsed().as_secs_f64();
+        // The time, and the bytes of all parts' gradients and of the largest part's.
+        let run = |windows: usize| -> Result<(f64, u64, u64)> {
+            let started = Instant::now();
+            let (batch, _) = self.windows.batch(Position::default(), windows)?;
+            let targets = self.objective.targets(&batch)?;
+            let (mut all, mut largest) = (0, 0);
+            let parts = self.trained.iter().enumerate();
+            for (part, names) in parts.filter(|(_, names)| !names.is_empty()) {
+                let parameters = &state.parameters;
+                let (loss, gradients) =
+                    value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
+                eval(gradients.iter().chain([&loss]))?;
+                (all, largest) = (all + bytes(&gradients), largest.max(bytes(&gradients)));
+            }
+            Ok((started.elapsed().as_secs_f64(), all, largest))
+        };
+        let (mut seconds, all, largest) = run(1)?;
         let window = (memory::peak_memory()? as u64).saturating_sub(base + largest);
         let rows = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
+        if matches!(current_device()?, DeviceType::Gpu) {
+            // The first run compiles kernels, and a window alone does not fill a GPU.
+            let windows = (REHEARSED / window.max(1)).clamp(1, rows as u64) as usize;
+            run(windows)?;
+            seconds = run(windows)?.0 / windows as f64;
+        }
         // The gradients of all parts are kept until the last micro-batch; an update needs the old
         // and the new parameters and moments of one part. Moments of a resumed stage are in `base`
         // already.
