@@ -13,8 +13,9 @@ use crate::cuda::CUDA;
 use crate::dims::{ShapeError, expect};
 use crate::draw::Draw;
 use crate::fallback::{fallbacks, log_fallback};
+use crate::kernel::{Kernel, Kernels};
 use crate::metal::METAL;
-use crate::mixer::{Mixed, MixerError, MixerInput, MixerState, MixerWeights, check};
+use crate::mixer::{Mixed, MixerArgs, MixerError, MixerInput, MixerState, MixerWeights, check};
 use crate::operations::{Activations, Operations, Plain};
 use crate::{Activation, Dims, QuantizationError, Weight, plain};
 
@@ -26,30 +27,61 @@ pub(crate) const KERNELS: [Backend; 3] = [Backend::CPU, Backend::METAL, Backend:
 /// Every operation exists in plain MLX operations: they run where no kernel of ours does, have
 /// gradients, and are what kernels are tested against. A kernel decides before it is launched
 /// whether it takes a case; where it does not, plain operations run and the log says why.
+///
+/// A kernel that is [switched off](Self::without) is replaced by plain operations silently.
 #[derive(Clone, Copy)]
-pub struct Backend(pub(crate) &'static dyn Operations);
+pub struct Backend {
+    pub(crate) operations: &'static dyn Operations,
+    off: Kernels,
+}
 
 impl Backend {
     /// Plain MLX operations: any device, any dtype, gradients.
-    pub const PLAIN: Self = Self(&Plain);
+    pub const PLAIN: Self = Self::of(&Plain);
 
     /// Compiled kernels for CPUs; activations in float32.
-    pub const CPU: Self = Self(&CPU);
+    pub const CPU: Self = Self::of(&CPU);
 
     /// The same with [`Activations::Int8`].
-    pub const CPU_INT8: Self = Self(&CPU_INT8);
+    pub const CPU_INT8: Self = Self::of(&CPU_INT8);
 
     /// Metal kernels.
-    pub const METAL: Self = Self(&METAL);
+    pub const METAL: Self = Self::of(&METAL);
 
     /// CUDA kernels.
-    pub const CUDA: Self = Self(&CUDA);
+    pub const CUDA: Self = Self::of(&CUDA);
+
+    /// Returns the back end with all its kernels.
+    pub(crate) const fn of(operations: &'static dyn Operations) -> Self {
+        Self { operations, off: Kernels::NONE }
+    }
+
+    /// Returns the same back end with plain MLX operations in place of these kernels.
+    #[must_use]
+    pub fn without(self, off: Kernels) -> Self {
+        Self { off, ..self }
+    }
+
+    /// Returns the kernels that plain MLX operations replace.
+    pub fn switched_off(self) -> Kernels {
+        self.off
+    }
+
+    /// Returns the operations that it has kernels for, switched off or not.
+    pub fn kernels(self) -> Kernels {
+        self.operations.kernels()
+    }
+
+    /// Returns the implementation of an operation that has a kernel.
+    fn at(self, kernel: Kernel) -> &'static dyn Operations {
+        if self.off.contains(kernel) { &Plain } else { self.operations }
+    }
 
     /// Returns the fastest back end for the same device whose results have gradients, with
     /// activations in float32.
     #[must_use]
     pub fn differentiable(self) -> Self {
-        Self(self.0.differentiable())
+        Self::of(self.operations.differentiable())
     }
 
     /// Checks that this back end can be used for activations in `dtype`.
@@ -57,12 +89,13 @@ impl Backend {
     /// # Errors
     /// The reason why not, for people.
     pub fn takes(self, dtype: Dtype) -> Result<(), String> {
-        self.0.takes(dtype)
+        self.operations.takes(dtype)
     }
 
     /// Describes the back end for people.
     pub fn describe(self) -> String {
-        self.0.describe()
+        let name = self.operations.describe();
+        if self.off == Kernels::NONE { name } else { format!("{name} without {}", self.off) }
     }
 
     /// Returns [`describe`](Self::describe), and for which operations plain MLX operations ran so
@@ -75,19 +108,19 @@ impl Backend {
 
     /// Returns the precision of activations in matrix multiplications with quantized matrices.
     pub fn activations(self) -> Activations {
-        self.0.activations()
+        self.operations.activations()
     }
 
     /// Returns true if the kernels read dense weights and scales of any float dtype as they are
     /// stored; otherwise they must be given in the dtype of the activations.
     pub fn reads_stored_floats(self) -> bool {
-        self.0.reads_stored_floats()
+        self.operations.reads_stored_floats()
     }
 
     /// Returns true if MLX allocates the results of up to a hundred operations before they are
     /// computed, so that a long call should be evaluated block by block to save memory.
     pub fn allocates_ahead(self) -> bool {
-        self.0.allocates_ahead()
+        self.operations.allocates_ahead()
     }
 
     /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.
@@ -95,7 +128,8 @@ impl Backend {
     /// # Errors
     /// MLX's report of shapes that do not fit.
     pub fn matmul(self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
-        self.0.matmul(x, weight)
+        let rows = x.size() / x.shape().last().map_or(1, |&columns| columns.max(1) as usize);
+        self.at(Kernel::matmul(rows)).matmul(x, weight)
     }
 
     /// Computes convolution, recurrence, skip and gate, for any length, continuing `state`.
@@ -118,7 +152,8 @@ impl Backend {
         activation: Activation,
     ) -> Result<Mixed, MixerError> {
         check(input, Some(state), weights, dims)?;
-        Ok(self.0.mixer(input, state, weights, dims, activation)?)
+        let args = MixerArgs { input, state, weights, dims, activation };
+        Ok(self.at(Kernel::mixer(input.rows.dim(1) as usize)).mixer(args)?)
     }
 
     /// Computes what [`mixer`](Self::mixer) does to its values before skip and gate, as a matrix
@@ -145,8 +180,8 @@ impl Backend {
         if self != self.differentiable() {
             log_fallback("mixing matrix", "there is no kernel for it");
         }
-        let functions = self.0.functions();
-        Ok(plain::mixing_matrix(input, &state, weights, dims, activation, functions)?)
+        let args = MixerArgs { input, state: &state, weights, dims, activation };
+        Ok(plain::mixing_matrix(args, self.operations.functions())?)
     }
 
     /// Computes the activation of a gated MLP, `silu(gate) * up`, of (.., 2m) with the gate first,
@@ -157,7 +192,7 @@ impl Backend {
     /// # Errors
     /// MLX's report of an odd last axis.
     pub fn swiglu(self, gate_up: &Array) -> mlx_rs::error::Result<Array> {
-        self.0.swiglu(gate_up)
+        self.at(Kernel::Swiglu).swiglu(gate_up)
     }
 
     /// Computes `x / rms(x) * weight` of `x` (.., d) with a weight (d,), as in
@@ -166,7 +201,7 @@ impl Backend {
     /// # Errors
     /// MLX's report of shapes that do not fit.
     pub fn rms_norm(self, x: &Array, weight: &Array, epsilon: f32) -> mlx_rs::error::Result<Array> {
-        self.0.rms_norm(x, weight, epsilon)
+        self.at(Kernel::RmsNorm).rms_norm(x, weight, epsilon)
     }
 
     /// Computes a residual connection and the norm that follows it: `x + y`, and
@@ -188,7 +223,7 @@ impl Backend {
         weight: &Array,
         epsilon: f32,
     ) -> mlx_rs::error::Result<(Array, Array)> {
-        self.0.add_rms_norm(x, y, weight, epsilon)
+        self.at(Kernel::AddRmsNorm).add_rms_norm(x, y, weight, epsilon)
     }
 
     /// Computes the softmax of `x` (.., n) over its last axis, summed in float32.
@@ -196,7 +231,7 @@ impl Backend {
     /// # Errors
     /// MLX's report of a scalar.
     pub fn softmax(self, x: &Array) -> mlx_rs::error::Result<Array> {
-        self.0.softmax(x)
+        self.operations.softmax(x)
     }
 
     /// Computes `softmax(scale q k^T) v` of one query a head of many texts, each over the tokens of its
@@ -219,7 +254,7 @@ impl Backend {
         expect("keys", keys, &[b, g, room, k])?;
         expect("values", values, &[b, g, room, k])?;
         expect("positions", positions, &[b])?;
-        Ok(self.0.ring_attention(ring)?)
+        Ok(self.at(Kernel::RingAttention).ring_attention(ring)?)
     }
 
     /// Draws one token for every row of `logits` (b, width): see [`Draw`]. Returns (b,) u32. Lazy.
@@ -238,7 +273,7 @@ impl Backend {
             return Err(ShapeError { array: "logits", found, expected }.into());
         }
         expect("key", draw.key, &[2])?;
-        Ok(self.0.draw(logits, draw)?)
+        Ok(self.at(Kernel::Draw).draw(logits, draw)?)
     }
 
     /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one,
@@ -263,7 +298,7 @@ impl Backend {
         if let Some(teacher) = teacher {
             expect("teacher", teacher, &shape)?;
         }
-        Ok(self.0.cross_entropy(logits, teacher, how)?)
+        Ok(self.operations.cross_entropy(logits, teacher, how)?)
     }
 
     /// Computes the new parameter, m and v, of a parameter, its gradient, m and v: all of one
@@ -278,19 +313,19 @@ impl Backend {
         for (name, array) in ["parameter", "gradient", "m", "v"].into_iter().zip(arrays) {
             expect(name, array, &shape)?;
         }
-        Ok(self.0.adamw(arrays, how)?)
+        Ok(self.operations.adamw(arrays, how)?)
     }
 }
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.name())
+        f.write_str(self.operations.name())
     }
 }
 
 impl PartialEq for Backend {
     fn eq(&self, other: &Self) -> bool {
-        self.0.name() == other.0.name()
+        self.operations.name() == other.operations.name() && self.off == other.off
     }
 }
 
@@ -298,6 +333,6 @@ impl Eq for Backend {}
 
 impl Hash for Backend {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name().hash(state);
+        (self.operations.name(), self.off).hash(state);
     }
 }

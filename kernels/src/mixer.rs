@@ -4,7 +4,7 @@ use mlx_rs::ops::zeros_dtype;
 use mlx_rs::{Array, Dtype};
 
 use crate::dims::expect;
-use crate::{Dims, ShapeError};
+use crate::{Activation, Dims, ShapeError};
 
 /// The outputs of the first projection.
 ///
@@ -80,6 +80,16 @@ impl MixerState {
             ssm: zeros_dtype(&shape(&[b, h, p, n]), Dtype::Float32)?,
         })
     }
+}
+
+/// The arguments of one call of a mixer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MixerArgs<'a> {
+    pub(crate) input: &'a MixerInput<'a>,
+    pub(crate) state: &'a MixerState,
+    pub(crate) weights: &'a MixerWeights,
+    pub(crate) dims: Dims,
+    pub(crate) activation: Activation,
 }
 
 /// The outputs of a mixer.

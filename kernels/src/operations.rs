@@ -10,9 +10,9 @@ use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions, cross_entropy};
 use crate::draw::Draw;
 use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
-use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
+use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::Result;
-use crate::{Activation, Dims, QuantizationError, Weight, plain};
+use crate::{Kernels, QuantizationError, Weight, plain};
 
 /// Precision of the activations in matrix multiplications with a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -41,6 +41,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
 
     /// See [`Backend::takes`](crate::Backend::takes).
     fn takes(&self, dtype: Dtype) -> Result<(), String>;
+
+    /// Returns the operations that it has kernels for.
+    fn kernels(&self) -> Kernels {
+        Kernels::NONE
+    }
 
     /// See [`Backend::activations`](crate::Backend::activations).
     fn activations(&self) -> Activations {
@@ -79,15 +84,8 @@ pub(crate) trait Operations: Debug + Send + Sync {
     }
 
     /// See [`Backend::mixer`](crate::Backend::mixer).
-    fn mixer(
-        &self,
-        input: &MixerInput<'_>,
-        state: &MixerState,
-        weights: &MixerWeights,
-        dims: Dims,
-        activation: Activation,
-    ) -> Result<Mixed> {
-        plain::mixer(input, state, weights, dims, activation, self.functions())
+    fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
+        plain::mixer(args, self.functions())
     }
 
     /// See [`Backend::swiglu`](crate::Backend::swiglu).

@@ -9,8 +9,8 @@ use mlx_rs::{Array, Dtype};
 
 use crate::convolution::convolution;
 use crate::elementwise::{Functions, silu};
-use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
-use crate::{Activation, Dims, QuantizationError, Weight, ssd};
+use crate::mixer::{Mixed, MixerArgs, MixerInput, MixerState};
+use crate::{Activation, QuantizationError, Weight, ssd};
 
 /// `x (.., in) -> x W^T (.., out)`.
 pub(crate) fn matmul(x: &Array, weight: &Weight) -> std::result::Result<Array, QuantizationError> {
@@ -40,13 +40,8 @@ struct Projected {
 
 impl Projected {
     /// Splits and convolves the rows, continuing `conv` (b, k-1, conv_dim).
-    fn new(
-        input: &MixerInput<'_>,
-        conv: &Array,
-        weights: &MixerWeights,
-        dims: Dims,
-        activation: Activation,
-    ) -> Result<Self> {
+    fn new(args: MixerArgs<'_>) -> Result<Self> {
+        let MixerArgs { input, state: MixerState { conv, .. }, weights, dims, activation } = args;
         let MixerInput { rows, A_log, lengths, starts } = *input;
         let (d_inner, conv_dim) = (dims.d_inner() as i32, dims.conv_dim() as i32);
         let (b, l) = (rows.dim(0), rows.dim(1));
@@ -89,15 +84,9 @@ impl Projected {
 }
 
 /// Implements [`Backend::mixer`](crate::Backend::mixer); shapes have been checked.
-pub(crate) fn mixer(
-    input: &MixerInput<'_>,
-    state: &MixerState,
-    weights: &MixerWeights,
-    dims: Dims,
-    activation: Activation,
-    functions: Functions,
-) -> Result<Mixed> {
-    let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
+pub(crate) fn mixer(args: MixerArgs<'_>, functions: Functions) -> Result<Mixed> {
+    let projected = Projected::new(args)?;
+    let MixerArgs { input, state, weights, dims, .. } = args;
     let Projected { x, B, C, A_log, z, starts, .. } = &projected;
     let (b, l, dtype) = (x.dim(0), x.dim(1), input.rows.dtype());
     let (h, d_inner) = (dims.h as i32, dims.d_inner() as i32);
@@ -131,15 +120,9 @@ pub(crate) fn mixer(
 }
 
 /// Implements [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.
-pub(crate) fn mixing_matrix(
-    input: &MixerInput<'_>,
-    state: &MixerState,
-    weights: &MixerWeights,
-    dims: Dims,
-    activation: Activation,
-    functions: Functions,
-) -> Result<Array> {
-    let projected = Projected::new(input, &state.conv, weights, dims, activation)?;
+pub(crate) fn mixing_matrix(args: MixerArgs<'_>, functions: Functions) -> Result<Array> {
+    let projected = Projected::new(args)?;
+    let MixerArgs { weights, dims, .. } = args;
     let (b, l) = (projected.x.dim(0), projected.x.dim(1));
     let [h, g, r] = [dims.h, dims.g, dims.h / dims.g].map(|size| size as i32);
     let heads_first = |array: &Array| array.transpose_axes(&[0, 2, 1, 3]);

@@ -76,9 +76,9 @@ impl Backend {
         match activations {
             Activations::Float32 => Ok(backend),
             Activations::Int8 => backend
-                .0
+                .operations
                 .with_int8()
-                .map(Self)
+                .map(Self::of)
                 .ok_or_else(|| BackendError::NoInt8 { running: backend.describe() }),
         }
     }
@@ -101,7 +101,7 @@ impl Backend {
     /// Returns the kernels for the current device, or the reason why there are none.
     fn custom(dtype: Dtype) -> mlx_rs::error::Result<Result<Self, String>> {
         for backend in KERNELS {
-            if backend.0.is_for_current_device()? {
+            if backend.operations.is_for_current_device()? {
                 return Ok(backend.takes(dtype).map(|()| backend));
             }
         }

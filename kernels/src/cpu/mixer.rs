@@ -4,21 +4,15 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype};
 
 use super::raw;
-use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
-use crate::{Activation, Dims};
+use crate::mixer::{Mixed, MixerArgs, MixerInput, MixerState, MixerWeights};
 
 /// Implements [`Backend::mixer`](crate::Backend::mixer); shapes have been checked, and there are no
 /// document starts. Activations in float32.
 ///
 /// The bits of the results do not depend on how a prompt is cut into calls, nor on the number of
 /// threads. Outputs at padded positions are 0; lengths below 0 or above l count as 0 and l.
-pub(crate) fn mixer(
-    input: &MixerInput<'_>,
-    state: &MixerState,
-    weights: &MixerWeights,
-    dims: Dims,
-    activation: Activation,
-) -> Result<Mixed> {
+pub(crate) fn mixer(args: MixerArgs<'_>) -> Result<Mixed> {
+    let MixerArgs { input, state, weights, .. } = args;
     let found = input.rows.dtype();
     if found != Dtype::Float32 {
         return Err(Exception::custom(format!("CPU mixer: rows are {found:?}, expected Float32")));
@@ -39,7 +33,8 @@ pub(crate) fn mixer(
         z_bias: float_if(weights.z_bias.as_ref())?,
         D: float(&weights.D)?,
     };
-    let [y, conv, ssm] = raw::mixer(&input, &state, &weights, dims, activation)?;
+    let [y, conv, ssm] =
+        raw::mixer(MixerArgs { input: &input, state: &state, weights: &weights, ..args })?;
     Ok(Mixed { y, state: MixerState { conv, ssm } })
 }
 

@@ -6,10 +6,10 @@ use super::{elementwise, matmul, raw};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::elementwise::Functions;
 use crate::fallback::{PLAIN, log_fallback};
-use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
+use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::{Result, current_device};
 use crate::operations::{Activations, Operations};
-use crate::{Activation, AdamWStep, Dims, QuantizationError, Weight, plain};
+use crate::{AdamWStep, Kernel, Kernels, QuantizationError, Weight, plain};
 
 /// The CPU kernels with their settings.
 #[derive(Debug)]
@@ -61,6 +61,14 @@ impl Operations for Cpu {
         }
     }
 
+    fn kernels(&self) -> Kernels {
+        use Kernel::{MixerScan, MixerStep, MixerSteps};
+        let products = [Kernel::MatmulRow, Kernel::MatmulRows];
+        let rows = [Kernel::Swiglu, Kernel::RmsNorm, Kernel::AddRmsNorm];
+        let mixer = [MixerStep, MixerSteps, MixerScan];
+        products.into_iter().chain(rows).chain(mixer).collect()
+    }
+
     fn activations(&self) -> Activations {
         self.activations
     }
@@ -104,21 +112,14 @@ impl Operations for Cpu {
         }
     }
 
-    fn mixer(
-        &self,
-        input: &MixerInput<'_>,
-        state: &MixerState,
-        weights: &MixerWeights,
-        dims: Dims,
-        activation: Activation,
-    ) -> Result<Mixed> {
+    fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
         if !self.differentiable {
-            if input.starts.is_none() {
-                return super::mixer::mixer(input, state, weights, dims, activation);
+            if args.input.starts.is_none() {
+                return super::mixer::mixer(args);
             }
             log_fallback("mixer", "the CPU kernels take no document starts");
         }
-        plain::mixer(input, state, weights, dims, activation, self.functions())
+        plain::mixer(args, self.functions())
     }
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {

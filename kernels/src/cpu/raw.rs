@@ -8,9 +8,8 @@ use std::ptr::null;
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
 
-use crate::{
-    Activation, AdamWStep, CrossEntropyOptions, Dims, MixerInput, MixerState, MixerWeights,
-};
+use crate::mixer::MixerArgs;
+use crate::{Activation, AdamWStep, CrossEntropyOptions};
 
 /// The declarations that bindgen makes from `cpu/c_api.h`.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, unreachable_pub, clippy::all)]
@@ -86,13 +85,8 @@ pub(super) fn read_memory(memory: &[f32]) -> Result<f32> {
 
 /// Returns y, the new convolution state and the new `H`. Everything is float32, but lengths, which
 /// are int32.
-pub(super) fn mixer(
-    input: &MixerInput<'_>,
-    state: &MixerState,
-    weights: &MixerWeights,
-    dims: Dims,
-    activation: Activation,
-) -> Result<[Array; 3]> {
+pub(super) fn mixer(args: MixerArgs<'_>) -> Result<[Array; 3]> {
+    let MixerArgs { input, state, weights, dims, activation } = args;
     let [h, g, p, n, k] = [dims.h, dims.g, dims.p, dims.n, dims.k].map(|size| size as c_int);
     let args = c::mlx_llamba_mixer_args {
         rows: handle(input.rows),

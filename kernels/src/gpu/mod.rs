@@ -27,10 +27,11 @@ pub use step::{MAX_STEPS, mixer_step};
 pub use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
 use crate::fallback::log_fallback;
+use crate::mixer::MixerArgs;
 use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
 use crate::{
-    Activation, Dims, Draw, Mixed, MixerInput, MixerState, MixerWeights, QuantizationError,
+    Activation, Dims, Draw, Kernel, Kernels, Mixed, MixerInput, MixerState, QuantizationError,
     Quantized, RingAttention, Weight, plain,
 };
 
@@ -112,14 +113,8 @@ impl Gpu {
     }
 
     /// The mixer in one dispatch.
-    fn mixer_kernel(
-        &self,
-        input: &MixerInput<'_>,
-        state: &MixerState,
-        weights: &MixerWeights,
-        dims: Dims,
-        activation: Activation,
-    ) -> Result<Mixed, LaunchError> {
+    fn mixer_kernel(&self, args: MixerArgs<'_>) -> Result<Mixed, LaunchError> {
+        let MixerArgs { input, state, weights, dims, activation } = args;
         let MixerInput { rows, A_log, lengths, starts } = *input;
         if starts.is_some() {
             let reason = format!("the {} kernels take no document starts", self.name);
@@ -274,6 +269,12 @@ impl Operations for Gpu {
         }
     }
 
+    fn kernels(&self) -> Kernels {
+        let matmul = |kernel| matches!(kernel, Kernel::MatmulRow | Kernel::MatmulRows);
+        let own = |kernel| kernel != Kernel::RmsNorm && (self.matmul.is_some() || !matmul(kernel));
+        Kernel::ALL.into_iter().filter(|&kernel| own(kernel)).collect()
+    }
+
     fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
         if let Weight::Quantized(quantized) = weight {
             match self.matmul_kernel(x, quantized) {
@@ -285,17 +286,8 @@ impl Operations for Gpu {
         plain::matmul(x, weight)
     }
 
-    fn mixer(
-        &self,
-        input: &MixerInput<'_>,
-        state: &MixerState,
-        weights: &MixerWeights,
-        dims: Dims,
-        activation: Activation,
-    ) -> Result<Mixed> {
-        or_plain("mixer", self.mixer_kernel(input, state, weights, dims, activation), || {
-            plain::mixer(input, state, weights, dims, activation, self.functions())
-        })
+    fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
+        or_plain("mixer", self.mixer_kernel(args), || plain::mixer(args, self.functions()))
     }
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {

@@ -1,20 +1,26 @@
 //! Attention to a ring of texts, in float64.
 
-use mlx_llamba_kernels::{Backend, RingAttention};
-use mlx_rs::Dtype;
+use mlx_rs::{Array, Dtype};
 
-use super::{Values, array, values};
+use super::{Failure, Values, array};
+use crate::{Backend, RingAttention};
 
 /// Sizes of a ring, and where its texts are.
 #[derive(Debug, Clone)]
 pub struct Ring {
+    /// Query heads.
     pub h: usize,
+    /// Heads of keys and values.
     pub g: usize,
+    /// Width of a head.
     pub k: usize,
+    /// Places for tokens.
     pub room: usize,
+    /// The number of tokens read.
     pub read: usize,
     /// The newest token's position in the text of each row.
     pub positions: Vec<usize>,
+    /// The dtype of queries, keys and values.
     pub dtype: Dtype,
 }
 
@@ -28,7 +34,7 @@ pub struct RingData {
     pub values: Vec<f64>,
 }
 
-/// Texts of one token, in part of the room and in all of it, before and after the ring has turned.
+/// Returns texts of one token, in part of the room and in all of it, before and after the ring has turned.
 pub fn rings() -> Vec<Ring> {
     let ring = |h, g, k, room, read, positions: &[usize]| Ring {
         h,
@@ -49,8 +55,10 @@ pub fn rings() -> Vec<Ring> {
 }
 
 impl Ring {
+    /// The factor of the scores.
     pub const SCALE: f32 = 0.31;
 
+    /// Returns its numbers.
     pub fn data(&self) -> RingData {
         let (b, places) = (self.positions.len(), self.g * self.room * self.k);
         let mut of = Values(self.k as u64);
@@ -61,7 +69,7 @@ impl Ring {
         }
     }
 
-    /// (b, h, k): softmax(scale q k^T) v over the tokens of each row's text.
+    /// Returns (b, h, k): softmax(scale q k^T) v over the tokens of each row's text.
     pub fn expected(&self, data: &RingData) -> Vec<f64> {
         let &Self { h, g, k, room, read, .. } = self;
         let mut all = Vec::new();
@@ -92,19 +100,22 @@ impl Ring {
         all
     }
 
-    /// The result of a back end.
-    pub fn on(&self, backend: Backend, data: &RingData) -> Vec<f64> {
+    /// Returns the result of a back end.
+    ///
+    /// # Errors
+    /// Those of MLX.
+    pub fn run(&self, backend: Backend, data: &RingData) -> Result<Array, Failure> {
         let (b, &Self { h, g, k, room, dtype, .. }) = (self.positions.len(), self);
         let positions: Vec<i32> = self.positions.iter().map(|&p| p as i32).collect();
         let ring = RingAttention {
-            queries: &array(dtype, &[b, h, k], &data.queries),
-            keys: &array(dtype, &[b, g, room, k], &data.keys),
-            values: &array(dtype, &[b, g, room, k], &data.values),
-            positions: &mlx_rs::Array::from_slice(&positions, &[b as i32]),
+            queries: &array(dtype, &[b, h, k], &data.queries)?,
+            keys: &array(dtype, &[b, g, room, k], &data.keys)?,
+            values: &array(dtype, &[b, g, room, k], &data.values)?,
+            positions: &Array::from_slice(&positions, &[b as i32]),
             read: self.read,
             scale: Self::SCALE,
             window: None,
         };
-        values(&backend.ring_attention(&ring).unwrap())
+        Ok(backend.ring_attention(&ring)?)
     }
 }

@@ -1,11 +1,13 @@
-//! The list.
+//! Shapes and edge cases of a mixer.
 
-use mlx_llamba_kernels::{Activation, CHUNK, Dims};
 use mlx_rs::Dtype;
+
+use crate::{Activation, CHUNK, Dims};
 
 /// One call of a mixer.
 #[derive(Debug, Clone)]
 pub struct Case {
+    /// Sizes of the mixer.
     pub dims: Dims,
     /// Tokens, padding included.
     pub l: usize,
@@ -15,18 +17,24 @@ pub struct Case {
     pub ragged: bool,
     /// Places (sequence, token) where documents start, if that is passed.
     pub starts: Option<Vec<(usize, usize)>>,
+    /// The dtype of the activations.
     pub dtype: Dtype,
+    /// After the convolution.
     pub activation: Activation,
+    /// `A_log` is an array of its own.
     pub split_A_log: bool,
+    /// The convolution has a bias.
     pub conv_bias: bool,
+    /// The gate has a bias.
     pub z_bias: bool,
     /// Largest `|A_log|`.
     pub A_log: f64,
+    /// Seed of the numbers.
     pub seed: u64,
 }
 
 impl Case {
-    /// b sequences of l tokens in float32, everything present.
+    /// Returns `b` sequences of `l` tokens in float32, everything present.
     pub fn new([h, g, p, n, k]: [usize; 5], b: usize, l: usize) -> Self {
         Self {
             dims: Dims { h, g, p, n, k },
@@ -44,19 +52,25 @@ impl Case {
         }
     }
 
+    /// Sets the dtype of the activations.
+    #[must_use]
     pub fn dtype(self, dtype: Dtype) -> Self {
         Self { dtype, ..self }
     }
 
+    /// Sets the lengths of the sequences.
+    #[must_use]
     pub fn lengths(self, lengths: &[usize]) -> Self {
         Self { lengths: lengths.to_vec(), ragged: true, ..self }
     }
 
+    /// Sets the places, (sequence, token), where documents start.
+    #[must_use]
     pub fn starts(self, starts: &[(usize, usize)]) -> Self {
         Self { starts: Some(starts.to_vec()), ..self }
     }
 
-    /// True where a document starts, (b, l).
+    /// Returns true where a document starts, (b, l).
     pub fn start_flags(&self) -> Option<Vec<bool>> {
         let starts = self.starts.as_ref()?;
         let places = (0..self.lengths.len()).flat_map(|row| (0..self.l).map(move |t| (row, t)));
@@ -64,7 +78,7 @@ impl Case {
     }
 }
 
-/// Short calls: every size that kernels may treat in its own way.
+/// Returns short calls: every size that kernels may treat in its own way.
 pub fn steps() -> Vec<Case> {
     let silu = Activation::Silu;
     vec![
@@ -92,7 +106,7 @@ pub fn steps() -> Vec<Case> {
     ]
 }
 
-/// Long calls.
+/// Returns long calls.
 pub fn tokens() -> Vec<Case> {
     let silu = Activation::Silu;
     vec![
@@ -114,7 +128,7 @@ pub fn tokens() -> Vec<Case> {
     ]
 }
 
-/// Sequences with lengths of their own, with none and all of the tokens among them.
+/// Returns sequences with lengths of their own, with none and all of the tokens among them.
 pub fn ragged() -> Vec<Case> {
     vec![
         Case::new([6, 3, 5, 4, 4], 0, 1).lengths(&[1, 0]),
@@ -125,7 +139,7 @@ pub fn ragged() -> Vec<Case> {
     ]
 }
 
-/// Sizes that CUDA's own kernels take: one token, many, and rows with lengths of their own.
+/// Returns sizes that CUDA's own kernels take: one token, many, and rows with lengths of their own.
 pub fn published() -> Vec<Case> {
     let silu = Activation::Silu;
     vec![
@@ -148,7 +162,7 @@ pub fn published() -> Vec<Case> {
     ]
 }
 
-/// Sequences of several documents: starts at the first token and the last, beside each other, at
+/// Returns sequences of several documents: starts at the first token and the last, beside each other, at
 /// the borders of chunks, and nowhere.
 pub fn documents() -> Vec<Case> {
     let silu = Activation::Silu;

@@ -1,0 +1,39 @@
+//! The whole list of checks.
+
+use mlx_rs::Dtype;
+
+use super::{Check, Matrix, Ring, published, ragged, rings, steps, tokens};
+
+/// Returns every case of every operation, for any back end and dtype.
+pub fn all() -> Vec<Check> {
+    let (float, half, bf16) = (Dtype::Float32, Dtype::Float16, Dtype::Bfloat16);
+    let mut all = Vec::new();
+    for case in [steps(), tokens(), ragged(), published()].concat() {
+        all.extend([float, half, bf16].map(|dtype| Check::Mixer(case.clone().dtype(dtype))));
+    }
+    for dtype in [float, half, bf16] {
+        for [rows, width] in [[1, 7], [3, 24], [170, 130], [2, 4099], [66_000, 8]] {
+            all.push(Check::Swiglu { rows, width, dtype });
+            all.extend([true, false].map(|residual| Check::Norm { residual, rows, width, dtype }));
+        }
+    }
+    // Every form of the kernels, and the calls left to MLX, whose own kernels take long to compile.
+    let mut matmuls = vec![(1, 64, float), (5, 64, float), (2, 32, float)];
+    matmuls.extend([1, 2, 7, 8, 13, 17, 40, 64, 70].map(|rows| (rows, 64, bf16)));
+    matmuls.extend([1, 16, 17, 64].map(|rows| (rows, 64, half)));
+    matmuls.extend([(1, 32), (33, 32), (1, 128)].map(|(rows, group)| (rows, group, bf16)));
+    for (rows, group, dtype) in matmuls {
+        for [out, within] in [[40, 256], [1024, 4096], [2592, 2048]] {
+            all.push(Check::Matmul { rows, matrix: Matrix::Random { out, within, group }, dtype });
+        }
+    }
+    for ring in rings() {
+        let of = |dtype| Check::RingAttention(Ring { dtype, ..ring.clone() });
+        all.extend([float, half, bf16].map(of));
+    }
+    all.extend(
+        [(float, 701), (half, 8), (bf16, 49_152)]
+            .map(|(dtype, vocab)| Check::Draw { vocab, dtype }),
+    );
+    all
+}

@@ -1,0 +1,263 @@
+//! Comparison of a back end's kernels with float64 definitions: one set of cases for the tests, for
+//! `scripts/gpu-check`, for `mlx-llamba doctor --kernels` and for the check when a model is loaded.
+//!
+//! A [`Check`] is one call of one operation. It makes its numbers, computes them on a [`Backend`],
+//! and compares outputs and states with the definition. [`Backend::without`] takes the kernels that
+//! fail out of use.
+
+mod cases;
+mod compare;
+mod data;
+mod list;
+mod operations;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use mlx_rs::{Array, Dtype};
+
+use crate::{Backend, Kernel, Weight};
+
+pub use cases::{Case, documents, published, ragged, steps, tokens};
+pub use compare::{Found, error_of, parts, scale_of};
+pub use data::{Arrays, Data, Values, array, values};
+pub use list::all;
+pub use ring::{Ring, RingData, rings};
+
+/// An error of any operation; only its text matters.
+pub type Failure = Box<dyn std::error::Error>;
+
+/// The largest error of float32 kernels, relative to the largest value.
+pub const FLOAT32: f64 = 1e-6;
+
+/// One call of an operation.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Check {
+    /// The mixer; every dtype.
+    Mixer(Case),
+    /// The activation of an MLP, from (rows, 2 width) to (rows, width).
+    Swiglu {
+        /// Rows.
+        rows: usize,
+        /// Columns of the result.
+        width: usize,
+        /// The dtype of activations.
+        dtype: Dtype,
+    },
+    /// The norm of (rows, width), alone or after a residual connection.
+    Norm {
+        /// With the residual connection.
+        residual: bool,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        width: usize,
+        /// The dtype of activations.
+        dtype: Dtype,
+    },
+    /// A product of (rows, in) with a matrix (out, in).
+    Matmul {
+        /// Rows of activations.
+        rows: usize,
+        /// The matrix.
+        matrix: Matrix,
+        /// The dtype of activations.
+        dtype: Dtype,
+    },
+    /// Attention to a ring of texts.
+    RingAttention(Ring),
+    /// The draw of tokens from (50, vocab).
+    Draw {
+        /// The size of the vocabulary.
+        vocab: usize,
+        /// The dtype of logits.
+        dtype: Dtype,
+    },
+}
+
+/// A matrix to multiply by.
+#[derive(Debug, Clone)]
+pub enum Matrix {
+    /// A model's own. At most a few million of the products are computed in float64.
+    Given(Weight),
+    /// Random numbers (out, in), in codes of 4 bits with groups of this size.
+    Random {
+        /// Rows of the matrix.
+        out: usize,
+        /// Its columns.
+        within: usize,
+        /// The size of a group.
+        group: usize,
+    },
+}
+
+/// The result of a check.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The check, in words.
+    pub case: String,
+    /// The kernel that was checked.
+    pub kernel: Kernel,
+    /// The largest error relative to the largest value; infinity if the kernel failed.
+    pub error: f64,
+    /// The largest error that is allowed.
+    pub bound: f64,
+    /// The shortest time of an evaluation, after the first.
+    pub time: Duration,
+    /// The error of the operation, if it failed.
+    pub failure: Option<String>,
+}
+
+impl Outcome {
+    /// Returns true if the error is within its bound.
+    pub fn passed(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// Writes a row below [`HEADING`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { case, error, bound, time, .. } = self;
+        let time = time.as_secs_f64() * 1e6;
+        write!(f, "{case:<64} {error:>8.1e} {bound:>8.1e} {time:>9.0}")?;
+        match &self.failure {
+            Some(failure) => write!(f, "  <-- {}", failure.lines().next().unwrap_or_default()),
+            None if !self.passed() => f.write_str("  <-- too large"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The heading of a table of outcomes: the time is in microseconds.
+pub const HEADING: &str =
+    "case                                                                error    bound        us";
+
+/// The errors of a computation, each with its bound, and its time.
+struct Measured {
+    errors: Vec<(f64, f64)>,
+    time: Duration,
+}
+
+impl Check {
+    /// Returns the kernel that computes it.
+    pub fn kernel(&self) -> Kernel {
+        match self {
+            Self::Mixer(case) => Kernel::mixer(case.l),
+            Self::Swiglu { .. } => Kernel::Swiglu,
+            Self::Norm { residual: true, .. } => Kernel::AddRmsNorm,
+            Self::Norm { .. } => Kernel::RmsNorm,
+            Self::Matmul { rows, .. } => Kernel::matmul(*rows),
+            Self::RingAttention(_) => Kernel::RingAttention,
+            Self::Draw { .. } => Kernel::Draw,
+        }
+    }
+
+    /// Returns the dtype of its activations.
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::Mixer(case) => case.dtype,
+            Self::RingAttention(ring) => ring.dtype,
+            Self::Swiglu { dtype, .. }
+            | Self::Norm { dtype, .. }
+            | Self::Matmul { dtype, .. }
+            | Self::Draw { dtype, .. } => *dtype,
+        }
+    }
+
+    /// Returns true if `backend` has a kernel for the operation, and takes the dtype.
+    pub fn applies(&self, backend: Backend) -> bool {
+        backend.kernels().contains(self.kernel()) && backend.takes(self.dtype()).is_ok()
+    }
+
+    /// Computes it on `backend`. Errors in float32 may be `float32`, such as [`FLOAT32`]; in 16 bits
+    /// twice those of plain MLX operations, or a unit in the last place.
+    pub fn run(&self, backend: Backend, float32: f64) -> Outcome {
+        let (case, kernel) = (self.to_string(), self.kernel());
+        match self.measure(backend, float32) {
+            Ok(Measured { errors, time }) => {
+                let excess = |&(error, bound): &(f64, f64)| error / bound.max(1e-12);
+                let worst = errors.into_iter().max_by(|a, b| excess(a).total_cmp(&excess(b)));
+                let (error, bound) = worst.unwrap_or((0.0, float32));
+                Outcome { case, kernel, error, bound, time, failure: None }
+            }
+            Err(failure) => Outcome {
+                case,
+                kernel,
+                error: f64::INFINITY,
+                bound: self.last_place(float32),
+                time: Duration::ZERO,
+                failure: Some(failure.to_string()),
+            },
+        }
+    }
+
+    /// Returns the worth of a unit in the last place of its dtype, for float32 `float32`.
+    fn last_place(&self, float32: f64) -> f64 {
+        match self.dtype() {
+            Dtype::Float16 => 1.0 / 2048.0,
+            Dtype::Bfloat16 => 1.0 / 256.0,
+            _ => float32,
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dtype = self.dtype();
+        match self {
+            Self::Mixer(case) => operations::write_mixer(f, case),
+            Self::Swiglu { rows, width, .. } => write!(f, "swiglu {dtype:?} {rows} x {width}"),
+            Self::Norm { residual, rows, width, .. } => {
+                let name = if *residual { "residual norm" } else { "norm" };
+                write!(f, "{name} {dtype:?} {rows} x {width}")
+            }
+            Self::Matmul { rows, matrix, .. } => write!(f, "matmul {dtype:?} {rows} x {matrix}"),
+            Self::RingAttention(ring) => {
+                let Ring { h, g, k, room, read, .. } = ring;
+                let b = ring.positions.len();
+                write!(
+                    f,
+                    "ring attention {dtype:?} b={b} h={h} g={g} k={k} room={room} read={read}"
+                )
+            }
+            Self::Draw { vocab, .. } => write!(f, "draw {dtype:?} {vocab}"),
+        }
+    }
+}
+
+/// Runs the checks that apply to `backend`, and returns their outcomes. `begins` gets each check
+/// before its kernel is launched.
+pub fn run(
+    backend: Backend,
+    checks: &[Check],
+    float32: f64,
+    mut begins: impl FnMut(&Check),
+) -> Vec<Outcome> {
+    let wanted = checks.iter().filter(|check| check.applies(backend));
+    let run = |check: &Check| {
+        begins(check);
+        check.run(backend, float32)
+    };
+    wanted.map(run).collect()
+}
+
+/// Evaluates an operation, and again for its time. Returns its first results.
+fn timed(
+    operation: impl Fn() -> Result<Vec<Array>, Failure>,
+) -> Result<(Vec<Array>, Duration), Failure> {
+    let first = operation()?;
+    mlx_rs::transforms::eval(&first)?;
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let start = Instant::now();
+        mlx_rs::transforms::eval(&operation()?)?;
+        best = best.min(start.elapsed());
+    }
+    Ok((first, best))
+}

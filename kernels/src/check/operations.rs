@@ -1,0 +1,233 @@
+//! The computation of checks, and the definitions of the operations beside the mixer.
+
+use std::fmt;
+
+use mlx_rs::ops::{concatenate, indexing::IndexOp};
+use mlx_rs::{Array, Dtype};
+
+use super::compare::{Found, error, error_of};
+use super::data::{Arrays, Data, Values, array, values};
+use super::{Case, Check, Failure, Matrix, Measured, Ring, timed};
+use crate::{Activations, Backend, Draw, Mode, Quantized, Scheme, Weight};
+
+/// The most products that are computed in float64 for a matrix of a model.
+const PRODUCTS: usize = 1 << 22;
+
+/// Rows of logits that tokens are drawn from.
+const DRAWS: usize = 50;
+
+impl Check {
+    pub(super) fn measure(&self, backend: Backend, float32: f64) -> Result<Measured, Failure> {
+        let dtype = self.dtype();
+        // Of `float` in float32; 16-bit results are rounded from float32 once.
+        let bound = |float| match dtype {
+            Dtype::Float32 => float,
+            Dtype::Float16 => 1e-3,
+            _ => 8e-3,
+        };
+        match self {
+            Self::Mixer(case) => self.mixer(case, backend, float32),
+            Self::Swiglu { rows, width, .. } => {
+                swiglu([*rows, *width], dtype, backend, bound(0.5 * float32))
+            }
+            Self::Norm { residual, rows, width, .. } => {
+                norm(*residual, [*rows, *width], dtype, backend, bound(0.5 * float32))
+            }
+            Self::Matmul { rows, matrix, .. } => self.matmul(*rows, matrix, backend, float32),
+            Self::RingAttention(ring) => attention(ring, backend, bound(float32)),
+            Self::Draw { vocab, .. } => draw(*vocab, dtype, backend),
+        }
+    }
+
+    fn mixer(&self, case: &Case, backend: Backend, float32: f64) -> Result<Measured, Failure> {
+        let data = Data::new(case);
+        let arrays = Arrays::new(case, &data)?;
+        let (found, time) = timed(|| {
+            let mixed = arrays.mix(backend, case)?;
+            Ok(vec![mixed.y, mixed.state.conv, mixed.state.ssm])
+        })?;
+        let [y, conv, ssm] = &found[..] else { return Err("no three results".into()) };
+        let ours = error_of(case, &Found::from_arrays([y, conv, ssm])?, &data);
+        let mut bounds = [float32; 2];
+        if case.dtype != Dtype::Float32 {
+            let plain = Found::of(&arrays.mix(Backend::PLAIN, case)?)?;
+            let last_place = self.last_place(float32);
+            bounds = error_of(case, &plain, &data).map(|plain| (2.0 * plain).max(last_place));
+        }
+        Ok(Measured { errors: ours.into_iter().zip(bounds).collect(), time })
+    }
+
+    fn matmul(
+        &self,
+        rows: usize,
+        matrix: &Matrix,
+        backend: Backend,
+        float32: f64,
+    ) -> Result<Measured, Failure> {
+        let (weight, limit) = matrix.weight(self.dtype())?;
+        let (out, within) = matrix.shape();
+        let (x, x64) = random(5, [rows, within], self.dtype())?;
+        let step = (rows * out * within).div_ceil(limit).max(1);
+        let sample: Vec<i32> = (0..out as i32).step_by(step).collect();
+        let lines = lines(&weight, &Array::from_slice(&sample, &[sample.len() as i32]))?;
+        let mut expected = Vec::with_capacity(rows * sample.len());
+        for x in x64.chunks(within) {
+            let product = |w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+            expected.extend(lines.chunks(within).map(product));
+        }
+        let error = |y: &Array| -> Result<f64, Failure> {
+            let y = values(y)?;
+            let sampled = (0..y.len()).filter(|i| (i % out).is_multiple_of(step));
+            Ok(error(&sampled.map(|i| y[i]).collect::<Vec<_>>(), &expected))
+        };
+        let (found, time) = timed(|| Ok(vec![backend.matmul(&x, &weight)?]))?;
+        let plain = error(&Backend::PLAIN.matmul(&x, &weight)?)?;
+        let rounding = match backend.activations() {
+            Activations::Float32 => self.last_place(float32),
+            Activations::Int8 => 0.02,
+        };
+        let bound = (2.0 * plain).max(rounding);
+        Ok(Measured { errors: vec![(error(&found[0])?, bound)], time })
+    }
+}
+
+impl Matrix {
+    /// Returns out and in.
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Random { out, within, .. } => (*out, *within),
+            Self::Given(Weight::Dense(w)) => (w.dim(0) as usize, w.dim(1) as usize),
+            Self::Given(Weight::Quantized(w)) => {
+                (w.weight.dim(0) as usize, w.scales.dim(1) as usize * w.scheme.group_size)
+            }
+        }
+    }
+
+    /// Returns the matrix, and the number of products to compute in float64.
+    fn weight(&self, dtype: Dtype) -> Result<(Weight, usize), Failure> {
+        match self {
+            Self::Given(weight) => Ok((weight.clone(), PRODUCTS)),
+            Self::Random { out, within, group } => {
+                let (w, _) = random(6, [*out, *within], dtype)?;
+                let scheme = Scheme::new(*group, 4, Mode::Affine)?;
+                Ok((Weight::Quantized(Quantized::quantize(&w, scheme)?), usize::MAX))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (out, within) = self.shape();
+        write!(f, "{within} by {out}")?;
+        match self {
+            Self::Given(Weight::Dense(w)) => write!(f, " of {:?}", w.dtype()),
+            Self::Given(Weight::Quantized(w)) => {
+                let Scheme { bits, mode, group_size } = w.scheme;
+                write!(f, " {mode} {bits} bits g={group_size}")
+            }
+            Self::Random { group, .. } => write!(f, " g={group}"),
+        }
+    }
+}
+
+/// Writes the name of a mixer's case.
+pub(super) fn write_mixer(f: &mut fmt::Formatter<'_>, case: &Case) -> fmt::Result {
+    let (crate::Dims { h, g, p, n, k }, b, l) = (case.dims, case.lengths.len(), case.l);
+    write!(f, "mixer {:?} b={b} l={l} h={h} g={g} p={p} n={n} k={k}", case.dtype)?;
+    for (flag, word) in [
+        (case.ragged, "ragged"),
+        (case.split_A_log, "split"),
+        (!case.conv_bias, "no-conv-bias"),
+        (!case.z_bias, "no-z-bias"),
+        (case.A_log > 3.0, "decays"),
+    ] {
+        if flag {
+            write!(f, " {word}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns rows and columns of numbers that `dtype` holds exactly, and these numbers.
+fn random(
+    seed: u64,
+    [rows, columns]: [usize; 2],
+    dtype: Dtype,
+) -> Result<(Array, Vec<f64>), Failure> {
+    let numbers = Values(seed).take(rows * columns, 3.0, dtype);
+    Ok((array(dtype, &[rows, columns], &numbers)?, numbers))
+}
+
+/// Returns rows of a matrix as the numbers that they stand for.
+fn lines(weight: &Weight, rows: &Array) -> Result<Vec<f64>, Failure> {
+    match weight {
+        Weight::Dense(weight) => values(&weight.index(rows)),
+        Weight::Quantized(weight) => values(&weight.rows(rows, Dtype::Float32)?),
+    }
+}
+
+/// Compares arrays with their definitions.
+fn measured(
+    operation: impl Fn() -> Result<Vec<Array>, Failure>,
+    expected: &[Vec<f64>],
+    bound: f64,
+) -> Result<Measured, Failure> {
+    let (found, time) = timed(operation)?;
+    let errors = found.iter().zip(expected).map(|(f, e)| Ok((error(&values(f)?, e), bound)));
+    Ok(Measured { errors: errors.collect::<Result<_, Failure>>()?, time })
+}
+
+fn swiglu(
+    shape: [usize; 2],
+    dtype: Dtype,
+    backend: Backend,
+    bound: f64,
+) -> Result<Measured, Failure> {
+    let ((gate, g), (up, u)) = (random(1, shape, dtype)?, random(2, shape, dtype)?);
+    let gate_up = concatenate(&[&gate, &up], 1)?;
+    let expected = g.iter().zip(&u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+    measured(|| Ok(vec![backend.swiglu(&gate_up)?]), &[expected], bound)
+}
+
+fn norm(
+    residual: bool,
+    shape: [usize; 2],
+    dtype: Dtype,
+    backend: Backend,
+    bound: f64,
+) -> Result<Measured, Failure> {
+    let ((x, a), (y, b)) = (random(3, shape, dtype)?, random(4, shape, dtype)?);
+    let (weight, w) = random(7, [1, shape[1]], dtype)?;
+    let weight = weight.reshape(&[-1])?;
+    let sums = if residual { a.iter().zip(&b).map(|(a, b)| a + b).collect() } else { a };
+    let norm = |row: &[f64]| -> Vec<f64> {
+        let mean = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+        row.iter().zip(&w).map(|(v, w)| v / (mean + 1e-5).sqrt() * w).collect()
+    };
+    let normed: Vec<f64> = sums.chunks(shape[1]).flat_map(norm).collect();
+    if !residual {
+        return measured(|| Ok(vec![backend.rms_norm(&x, &weight, 1e-5)?]), &[normed], bound);
+    }
+    let operation = || {
+        let (sum, normed) = backend.add_rms_norm(&x, &y, &weight, 1e-5)?;
+        Ok(vec![sum, normed])
+    };
+    measured(operation, &[sums, normed], bound)
+}
+
+fn attention(ring: &Ring, backend: Backend, bound: f64) -> Result<Measured, Failure> {
+    let data = ring.data();
+    measured(|| Ok(vec![ring.run(backend, &data)?]), &[ring.expected(&data)], bound)
+}
+
+/// Measures the share of rows whose draw is not that of MLX's operations.
+fn draw(vocab: usize, dtype: Dtype, backend: Backend) -> Result<Measured, Failure> {
+    let (logits, _) = random(6, [DRAWS, vocab], dtype)?;
+    let key = Array::from_slice(&[7_u32, 11], &[2]);
+    let draw = Draw { vocab, temperature: 0.8, depth: 4.0, key: &key };
+    let (ours, time) = timed(|| Ok(vec![backend.draw(&logits, &draw)?]))?;
+    let [ours, plain] = [values(&ours[0])?, values(&Backend::PLAIN.draw(&logits, &draw)?)?];
+    let other = ours.iter().zip(&plain).filter(|(ours, plain)| ours != plain).count();
+    Ok(Measured { errors: vec![(other as f64 / DRAWS as f64, 0.0)], time })
+}
