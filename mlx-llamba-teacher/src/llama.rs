@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use mlx_llamba::kernel_check;
+use mlx_llamba::kernels::check::Check;
 use mlx_llamba::kernels::{Backend, Weight};
 use mlx_llamba::linear::{DtypePolicy, Linear, Matrix};
 use mlx_rs::{Array, Dtype};
@@ -208,13 +210,45 @@ impl Llama {
         if self.weights.iter().all(|(_, weight)| matches!(weight, Weight::Dense(_))) {
             return Ok(self.clone());
         }
+        self.rebuilt(self.compute, |name, weight| {
+            Ok(Weight::Dense(dense(name, weight)?.as_dtype(self.compute.dtype)?))
+        })
+    }
+
+    /// The same model on another back end for the same device.
+    ///
+    /// # Errors
+    /// Those of MLX.
+    pub fn with_backend(&self, backend: Backend) -> Result<Self> {
+        let compute = DtypePolicy::new(backend, self.compute.dtype)?;
+        self.rebuilt(compute, |_, weight| Ok(weight.clone()))
+    }
+
+    /// Lists what the kernels compute for this model, for
+    /// [`KernelCheck`](kernel_check::KernelCheck).
+    pub fn kernel_checks(&self) -> Vec<Check> {
+        let is_matrix = |weight: &&Weight| weight.arrays()[0].ndim() == 2;
+        let of_layer = |name: &str| name.starts_with("model.layers.0.") || name == "lm_head.weight";
+        let own = self.weights.iter().filter(|(name, _)| of_layer(name)).map(|(_, weight)| weight);
+        let tied = self.lm_head.is_none().then(|| self.embed_tokens.weight());
+        let weights = own.filter(is_matrix).chain(tied);
+        let LlamaConfig { hidden_size, intermediate_size, .. } = self.config;
+        kernel_check::layers(self.compute.dtype, hidden_size, intermediate_size, weights)
+    }
+
+    /// The model of changed weights.
+    fn rebuilt(
+        &self,
+        compute: DtypePolicy,
+        change: impl Fn(&str, &Weight) -> mlx_llamba::Result<Weight>,
+    ) -> Result<Self> {
         let lookup = |wanted: &str| {
             let (name, weight) = (self.weights.iter())
                 .find(|(name, _)| name == wanted)
                 .ok_or_else(|| missing(Path::new("weights"), wanted))?;
-            Ok(Weight::Dense(dense(name, weight)?.as_dtype(self.compute.dtype)?))
+            change(name, weight)
         };
-        let model = Self::build(self.config.clone(), self.compute, &lookup)?;
+        let model = Self::build(self.config.clone(), compute, &lookup)?;
         Ok(Self { window: self.window, ..model })
     }
 }

@@ -1,10 +1,13 @@
 //! A block: the mixer and the MLP, each with its norm and residual connection.
 
+use mlx_llamba_kernels::check::{Case, Check};
 use mlx_llamba_kernels::{Activation, Backend, Dims, MixerInput, MixerState, MixerWeights};
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
+use crate::config::Config;
 use crate::error::Result;
+use crate::kernel_check;
 use crate::linear::{DtypePolicy, Linear, optional};
 use crate::row_layout::RowLayout;
 use crate::weights::Weights;
@@ -116,14 +119,39 @@ impl Block {
 
     /// The arrays of the block.
     pub(crate) fn arrays(&self) -> Vec<&Array> {
-        let (mixer, mlp, inner) = (&self.mixer, &self.mlp, &self.mixer.inner);
+        let inner = &self.mixer.inner;
         let mut all = vec![&self.input_layernorm, &self.post_attention_layernorm];
         all.extend([&inner.conv_weight, &inner.D]);
         all.extend(inner.conv_bias.iter().chain(&inner.z_bias));
-        let linears = [&mixer.in_proj, &mixer.out_proj, &mlp.down_proj];
-        all.extend(linears.into_iter().chain(mlp.gate_up.linears()).flat_map(Linear::arrays));
-        all.extend(mixer.A_log_proj.iter().flat_map(Linear::arrays));
+        all.extend(self.linears().flat_map(Linear::arrays));
         all
+    }
+
+    /// The matrices of the block.
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let (mixer, mlp) = (&self.mixer, &self.mlp);
+        let own = [&mixer.in_proj, &mixer.out_proj, &mlp.down_proj].into_iter();
+        own.chain(mlp.gate_up.linears()).chain(&mixer.A_log_proj)
+    }
+
+    /// Lists what the kernels compute for it.
+    pub(crate) fn kernel_checks(&self, config: &Config, dtype: Dtype) -> Vec<Check> {
+        let Mixer { dims, activation, inner, .. } = &self.mixer;
+        let case = |b, l| Case {
+            activation: *activation,
+            split_A_log: self.mixer.A_log_proj.is_some(),
+            conv_bias: inner.conv_bias.is_some(),
+            z_bias: inner.z_bias.is_some(),
+            ..Case::new([dims.h, dims.g, dims.p, dims.n, dims.k], b, l).dtype(dtype)
+        };
+        // A step, short prompts of both sizes that have kernels of their own, chunks, and rows of
+        // different lengths.
+        let mixers = [case(1, 1), case(1, 3), case(1, 9), case(1, 70)];
+        let ragged = [case(2, 9).lengths(&[4, 9]), case(2, 70).lengths(&[70, 33])];
+        let mixers = mixers.into_iter().chain(ragged).map(Check::Mixer);
+        let weights = self.linears().map(Linear::weight);
+        let (width, hidden) = (config.d_model, config.mlp.intermediate_size);
+        mixers.chain(kernel_check::layers(dtype, width, hidden, weights)).collect()
     }
 }
 

@@ -86,6 +86,7 @@ mod host;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod inspect;
+pub mod kernel_check;
 mod language;
 pub mod linear;
 mod llamba;
@@ -153,6 +154,7 @@ pub mod mlx {
 /// Back ends, dimensions and quantized matrices: the crate `mlx-llamba-kernels`.
 pub mod kernels {
     pub use mlx_llamba_kernels::{
-        Activation, Activations, Backend, Dims, Mode, Quantized, Scheme, Weight,
+        Activation, Activations, Backend, Dims, Kernel, Kernels, Mode, Quantized, Scheme, Weight,
+        check,
     };
 }

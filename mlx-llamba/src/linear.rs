@@ -172,6 +172,11 @@ impl Linear {
         })
     }
 
+    /// The weight of the matrix.
+    pub fn weight(&self) -> &Weight {
+        self.matrix.weight()
+    }
+
     /// The arrays of the layer.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)

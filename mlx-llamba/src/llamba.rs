@@ -16,6 +16,7 @@ use crate::decode::stream::Stream;
 use crate::error::{Error, Result};
 #[cfg(feature = "hub")]
 use crate::hub::{self, HubOptions};
+use crate::kernel_check::KernelCheck;
 use crate::model::Model;
 use crate::progress::{self, Progress};
 use crate::tokenizer::Tokenizer;
@@ -231,6 +232,7 @@ pub struct Builder {
     compute: Compute,
     dtype: Option<Dtype>,
     activations: Option<Activations>,
+    kernel_check: KernelCheck,
     on_progress: BoxedOnProgress,
 }
 
@@ -244,6 +246,7 @@ impl Builder {
             compute: Compute::default(),
             dtype: None,
             activations: None,
+            kernel_check: KernelCheck::default(),
             on_progress: Box::new(progress::ignore),
         }
     }
@@ -298,6 +301,13 @@ impl Builder {
     #[must_use]
     pub fn activations(mut self, activations: Activations) -> Self {
         self.activations = Some(activations);
+        self
+    }
+
+    /// Sets the options of the [check](crate::kernel_check) of a GPU's kernels.
+    #[must_use]
+    pub fn kernel_check(mut self, check: KernelCheck) -> Self {
+        self.kernel_check = check;
         self
     }
 
@@ -357,7 +367,11 @@ impl Builder {
         let checkpoint = self.checkpoint()?;
         let dtype = self.dtype.unwrap_or_else(|| default_dtype(&device, &checkpoint));
         let backend = Backend::select_with(dtype, self.activations)?;
-        let model = Model::with_backend(&checkpoint, dtype, backend)?;
+        let mut model = Model::with_backend(&checkpoint, dtype, backend)?;
+        let checked = self.kernel_check.apply(backend, || Ok(model.kernel_checks()))?;
+        if checked != backend {
+            model = Model::with_backend(&checkpoint, dtype, checked)?;
+        }
         let tokenizer = self.find_tokenizer(&checkpoint)?;
         model.materialize(&mut *self.on_progress)?;
         Ok(Llamba { model, tokenizer })

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use mlx_llamba_kernels::check::Check;
 use mlx_llamba_kernels::mlx::{current_device, on_device};
 use mlx_llamba_kernels::{Backend, MixerState, Scheme};
 use mlx_rs::ops::minimum;
@@ -14,6 +15,7 @@ use crate::block::{Block, NORM_EPSILON};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::kernel_check;
 use crate::language::LanguageModel;
 use crate::linear::{DtypePolicy, Linear, Matrix, optional};
 use crate::named::NamedWeights;
@@ -172,6 +174,16 @@ impl Model {
     pub fn weight_bytes_per_step(&self) -> usize {
         let embedding: usize = self.embedding.arrays().iter().map(|array| array.nbytes()).sum();
         self.weight_bytes() - if self.lm_head.is_some() { embedding } else { 0 }
+    }
+
+    /// Lists what the kernels compute for this model, for [`KernelCheck`](crate::kernel_check::KernelCheck).
+    pub fn kernel_checks(&self) -> Vec<Check> {
+        let dtype = self.compute.dtype;
+        let block = self.layers.first();
+        let mut all = block.map_or(Vec::new(), |b| b.kernel_checks(&self.config, dtype));
+        let head = self.lm_head.as_ref().map_or(self.embedding.weight(), Linear::weight);
+        all.extend(kernel_check::products(dtype, [head]));
+        all
     }
 
     fn weights(&self) -> Vec<&Array> {

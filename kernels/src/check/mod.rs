@@ -186,14 +186,19 @@ impl Check {
                 let (error, bound) = worst.unwrap_or((0.0, float32));
                 Outcome { case, kernel, error, bound, time, failure: None }
             }
-            Err(failure) => Outcome {
-                case,
-                kernel,
-                error: f64::INFINITY,
-                bound: self.last_place(float32),
-                time: Duration::ZERO,
-                failure: Some(failure.to_string()),
-            },
+            Err(failure) => self.failed(failure.to_string()),
+        }
+    }
+
+    /// Returns the outcome of a check that failed for a reason.
+    pub fn failed(&self, reason: String) -> Outcome {
+        Outcome {
+            case: self.to_string(),
+            kernel: self.kernel(),
+            error: f64::INFINITY,
+            bound: self.last_place(FLOAT32),
+            time: Duration::ZERO,
+            failure: Some(reason),
         }
     }
 
@@ -229,22 +234,6 @@ impl fmt::Display for Check {
             Self::Draw { vocab, .. } => write!(f, "draw {dtype:?} {vocab}"),
         }
     }
-}
-
-/// Runs the checks that apply to `backend`, and returns their outcomes. `begins` gets each check
-/// before its kernel is launched.
-pub fn run(
-    backend: Backend,
-    checks: &[Check],
-    float32: f64,
-    mut begins: impl FnMut(&Check),
-) -> Vec<Outcome> {
-    let wanted = checks.iter().filter(|check| check.applies(backend));
-    let run = |check: &Check| {
-        begins(check);
-        check.run(backend, float32)
-    };
-    wanted.map(run).collect()
 }
 
 /// Evaluates an operation, and again for its time. Returns its first results.

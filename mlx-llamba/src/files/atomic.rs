@@ -25,13 +25,26 @@ impl AtomicFile {
     /// # Errors
     /// Those of the file system.
     pub fn create(path: &Path) -> Result<Self> {
+        // The process's umask still applies.
+        Self::with_mode(path, 0o666)
+    }
+
+    /// Creates a temporary file that only its owner can read.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn private(path: &Path) -> Result<Self> {
+        Self::with_mode(path, 0o600)
+    }
+
+    #[cfg_attr(not(unix), allow(unused_variables))]
+    fn with_mode(path: &Path, mode: u32) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(PREFIX).suffix(SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // The process's umask still applies.
-            builder.permissions(fs::Permissions::from_mode(0o666));
+            builder.permissions(fs::Permissions::from_mode(mode));
         }
         loop {
             let file = builder.tempfile_in(parent(path)).map_err(without_path)?;
