@@ -1,5 +1,6 @@
 //! `mlx-llamba doctor`
 
+mod kernels;
 mod machine;
 pub(crate) mod memory;
 mod network;
@@ -20,7 +21,9 @@ network unless --hub is given.
 Examples:
   mlx-llamba doctor
   mlx-llamba doctor --hub
-  mlx-llamba doctor --json")]
+  mlx-llamba doctor --json
+  mlx-llamba doctor --kernels
+  mlx-llamba doctor --kernels mixer 'l=1 '")]
 pub(crate) struct Args {
     /// Also check that the hub answers and accepts the token
     #[arg(long)]
@@ -28,6 +31,14 @@ pub(crate) struct Args {
     /// Use no network, even with --hub
     #[arg(long)]
     offline: bool,
+    /// Compare every kernel for this machine's GPU or CPU with its definition, and print a table of
+    /// errors to report; may take minutes
+    // The variable MLX_LLAMBA_KERNELS has another meaning.
+    #[arg(long, hide_env = true)]
+    kernels: bool,
+    /// Only kernels whose rows contain all of these words
+    #[arg(value_name = "WORD", requires = "kernels")]
+    words: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -77,6 +88,9 @@ impl Finding {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kernels {
+            return kernels::table(&self.words, self.json);
+        }
         let mut found = vec![Finding::good("version", env!("CARGO_PKG_VERSION"))];
         found.extend(machine::look());
         found.extend(places::look());

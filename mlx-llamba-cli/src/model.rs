@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mlx_llamba::hub::{HubOptions, resolve_tokenizer};
+use mlx_llamba::kernel_check::{KernelCheck, When};
 use mlx_llamba::kernels::{Activations, Backend};
 use mlx_llamba::{Builder, Compute, EMBEDDED_MODEL, Error, Llamba, Tokenizer};
 use mlx_llamba_teacher::{
@@ -81,6 +82,19 @@ pub(crate) struct ComputeArgs {
     /// rounds [default: MLX_LLAMBA_ACTIVATIONS, or else float32]
     #[arg(long, value_enum)]
     activations: Option<ActivationsArg>,
+    /// Compare the kernels with their definitions at load, and do without those that fail
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = CheckArg::Once)]
+    check_kernels: CheckArg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum CheckArg {
+    /// Every load, on CPUs too
+    Always,
+    /// The first load on a GPU; the result is kept
+    Once,
+    /// No load
+    Never,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -252,7 +266,12 @@ impl ComputeArgs {
         tokenizer: impl FnOnce() -> teacher::Result<Option<Tokenizer>>,
     ) -> Result<Teacher> {
         let dtype = self.select()?;
-        let teacher = Teacher::new(Llama::open(path, dtype, self.backend(dtype)?)?, tokenizer()?)?;
+        let mut llama = Llama::open(path, dtype, self.backend(dtype)?)?;
+        let checked = self.kernel_check().apply(llama.backend(), || Ok(llama.kernel_checks()))?;
+        if checked != llama.backend() {
+            llama = llama.with_backend(checked)?;
+        }
+        let teacher = Teacher::new(llama, tokenizer()?)?;
         let progress = Progress::new("loading", Unit::Bytes);
         teacher.llama().materialize(&mut progress.callback())?;
         Ok(teacher)
@@ -380,7 +399,7 @@ impl ComputeArgs {
     fn apply(&self, builder: Builder) -> Builder {
         // The command computes everything on one device; the load reports an impossible one.
         let _ = Compute::from(self.device).select();
-        let builder = builder.compute(self.device.into());
+        let builder = builder.compute(self.device.into()).kernel_check(self.kernel_check());
         let builder = match self.dtype {
             Some(dtype) => builder.dtype(dtype.into()),
             None => builder,
@@ -389,6 +408,15 @@ impl ComputeArgs {
             Some(activations) => builder.activations(activations.into()),
             None => builder,
         }
+    }
+
+    /// Returns the options of the check of kernels.
+    fn kernel_check(&self) -> KernelCheck {
+        KernelCheck::default().when(match self.check_kernels {
+            CheckArg::Always => When::Always,
+            CheckArg::Once => When::Once,
+            CheckArg::Never => When::Never,
+        })
     }
 
     /// Selects the back end for activations of `dtype`.

@@ -66,6 +66,48 @@ fn all_is_well() {
     assert_eq!(names(home.path()), Vec::<String>::new());
 }
 
+/// A table of the kernels, for all or some cases, as text and as JSON.
+#[test]
+fn kernels_are_compared_with_their_definitions() {
+    let home = tempfile::tempdir().unwrap();
+    let run = doctor(&home, &[], &["--kernels", "mixer", "l=1 "]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    let lines: Vec<&str> = run.out.lines().collect();
+    assert!(lines[0].starts_with(&format!("mlx-llamba {}, MLX 0.", env!("CARGO_PKG_VERSION"))));
+    assert!(lines[0].contains(" kernels") && lines[1].len() > 10, "{}", run.out);
+    assert!(lines[3].starts_with("case") && lines[3].ends_with(" error    bound        us"));
+    let rows = &lines[4..lines.len() - 2];
+    assert!(rows.len() > 5, "{}", run.out);
+    for row in rows {
+        let columns: Vec<f64> = row[64..].split(' ').filter_map(|word| word.parse().ok()).collect();
+        assert!(row.starts_with("mixer Float") && row.contains(" l=1 "), "{row}");
+        assert!(columns.len() == 3 && columns[0] <= columns[1] && columns[2] > 0.0, "{row}");
+    }
+    assert_eq!(
+        *lines.last().unwrap(),
+        format!("All {} errors are within their bounds.", rows.len())
+    );
+
+    let run = doctor(&home, &[], &["--kernels", "--json", "swiglu", "Float32", "3 x"]);
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    let found: Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(found["ok"], true);
+    assert_eq!(found["cases"][0]["kernel"], "swiglu");
+    assert_eq!(found["cases"][0]["case"], "swiglu Float32 3 x 24");
+    assert!(found["machine"]["system"].as_str().unwrap().len() > 10, "{found}");
+
+    let plain = ("MLX_LLAMBA_KERNELS", "plain");
+    for (variables, words, parts) in [
+        (&[][..], &["--kernels", "no", "such"][..], ["no case", "no such"]),
+        (&[plain], &["--kernels"], ["no kernels", "plain MLX operations"]),
+    ] {
+        let run = doctor(&home, variables, words);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert!(parts.iter().all(|part| run.err.contains(part)), "{run:?}");
+    }
+    assert_eq!(doctor(&home, &[], &["mixer"]).code, Some(2), "words are for --kernels");
+}
+
 #[test]
 fn what_is_broken_is_found_and_how_to_get_it() {
     let home = tempfile::tempdir().unwrap();

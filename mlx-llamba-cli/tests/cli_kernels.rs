@@ -44,6 +44,27 @@ fn another_value_is_an_error() {
     }
 }
 
+/// The check of the kernels at load changes no text, and keeps its verdict in the cache.
+#[test]
+fn kernels_are_checked_at_load_if_wanted() {
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join("mlx-llamba");
+    let teacher =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba-teacher/tests/fixtures/mixed.gguf");
+    let verdicts = || std::fs::read_dir(&cache).map_or(0, Iterator::count);
+    for (model, before) in [(&[][..], 0), (&["--model", teacher], 1)] {
+        let args = [&GENERATE[..], &["--device", "cpu"], model].concat();
+        let expected = CLI.ok(&args);
+        for (when, files) in [("never", before), ("once", before), ("always", before + 1)] {
+            let args = [&args[..], &["--check-kernels", when]].concat();
+            let run = Run::of(CLI.command(&args).env("XDG_CACHE_HOME", home.path()));
+            assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{when}");
+            assert_eq!((run.out, verdicts()), (expected.clone(), files), "{when}");
+        }
+    }
+    assert_eq!(CLI.run(&[&GENERATE[..], &["--check-kernels", "twice"]].concat()).code, Some(2));
+}
+
 fn with_variable(name: &str, value: &str, args: &[&str]) -> Run {
     Run::of(CLI.command(args).env(name, value))
 }

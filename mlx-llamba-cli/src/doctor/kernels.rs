@@ -1,0 +1,67 @@
+//! `mlx-llamba doctor --kernels`
+
+use anyhow::{Result, bail};
+use mlx_llamba::Compute;
+use mlx_llamba::kernel_check::Machine;
+use mlx_llamba::kernels::Backend;
+use mlx_llamba::kernels::check::{FLOAT32, HEADING, Outcome, all};
+use mlx_rs::Dtype;
+use serde_json::{Value, json};
+
+use crate::output::show;
+
+/// Checks the kernels of this machine, of the cases whose names contain all `words`, and prints a
+/// table that can be pasted into a report.
+pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
+    Compute::Auto.select()?;
+    let backend = Backend::select(Dtype::Float32)?;
+    let machine = Machine::new(backend);
+    if !as_json {
+        let Machine { program, mlx, backend, gpu, system, .. } = &machine;
+        let gpu = gpu.as_ref().map_or(String::new(), |gpu| format!(", {gpu}"));
+        show(&format!("mlx-llamba {program}, MLX {mlx}, {backend}{gpu}\n{system}\n\n{HEADING}\n"))?;
+    }
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for check in all().iter().filter(|check| check.applies(backend)) {
+        let name = check.to_string();
+        if words.iter().all(|word| name.contains(word.as_str())) {
+            log::info!("{name}");
+            let outcome = check.run(backend, FLOAT32);
+            if !as_json {
+                show(&format!("{outcome}\n"))?;
+            }
+            outcomes.push(outcome);
+        }
+    }
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
+    if as_json {
+        let rows: Vec<Value> = outcomes.iter().map(row).collect();
+        let all = json!({ "ok": failed == 0, "machine": machine, "cases": rows });
+        show(&format!("{all:#}\n"))?;
+    }
+    match (failed, outcomes.len()) {
+        (_, 0) if backend.kernels().iter().next().is_none() => {
+            bail!("there are no kernels to check: this machine uses {}", backend.describe())
+        }
+        (_, 0) => bail!("no case has all of these words: {}", words.join(" ")),
+        (0, of) if as_json => Ok(log::info!("{of} cases passed")),
+        (0, of) => show(&format!("\nAll {of} errors are within their bounds.\n")),
+        (failed, of) => bail!(
+            "{failed} of {of} errors are above their bounds; please report this table at {}/issues",
+            env!("CARGO_PKG_REPOSITORY")
+        ),
+    }
+}
+
+fn row(outcome: &Outcome) -> Value {
+    let Outcome { case, error, bound, time, failure, .. } = outcome;
+    json!({
+        "case": case,
+        "kernel": outcome.kernel.name(),
+        "error": error.is_finite().then_some(error),
+        "bound": bound,
+        "microseconds": time.as_secs_f64() * 1e6,
+        "failure": failure,
+        "passed": outcome.passed(),
+    })
+}
