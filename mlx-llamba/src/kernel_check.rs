@@ -161,6 +161,11 @@ impl KernelCheck {
         if let Some(journal) = journal.as_mut().filter(|_| self.when == When::Always) {
             journal.begun.clear();
         }
+        log::info!(
+            "checking the {} on this machine, in {} cases",
+            backend.describe(),
+            checks.len()
+        );
         let mut failed = Vec::new();
         for check in checks {
             let name = check.to_string();
