@@ -112,9 +112,16 @@ struct LimitArgs {
     /// Maximum size of a request's body, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body)]
     max_body: usize,
+    /// Memory for requests on their way from the connection to the model, in MiB: bodies, their
+    /// JSON, prompts and tokens, as estimated; more are refused with status 503 or 413
+    #[arg(long, value_name = "MIB", default_value_t = Limits::default().memory >> 20)]
+    request_memory: usize,
     /// Maximum number of open connections
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
+    /// Maximum number of open connections of one address
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_address)]
+    max_connections_per_address: usize,
     /// Time for a request's head to arrive, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().head_timeout.as_secs_f64(), value_parser = seconds)]
     head_timeout: f64,
@@ -222,7 +229,9 @@ impl Args {
                     .body(limits.max_body)
                     .max_tokens(limits.max_tokens)
                     .choices(limits.max_choices)
+                    .memory(mebibytes(limits.request_memory))
                     .connections(limits.max_connections)
+                    .connections_per_address(limits.max_connections_per_address)
                     .head_timeout(duration(limits.head_timeout))
                     .body_timeout(duration(limits.body_timeout))
                     .write_timeout(duration(limits.write_timeout))

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::command::Command;
 use crate::embeddings::EmbedJob;
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::events::{Events, Output};
 use crate::loaded::Loaded;
@@ -195,16 +196,17 @@ impl Engine {
     /// caller's.
     ///
     /// # Errors
-    /// [`Error::Request`] if the tokenizer fails.
+    /// [`Error::PromptTooLong`] and [`Error::PromptMemory`]; [`Error::Request`] if the tokenizer
+    /// fails.
     pub async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>> {
-        let tokenizer = self.tokenizer().clone();
-        self.shared.threads.run(move || Ok(tokenizer.encode(&text, special)?)).await
+        let encoder = self.shared.preparer.encoder.clone();
+        self.shared.threads.run(move || encoder.encode(&text, special)).await
     }
 
     /// The model's tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.shared.preparer.tokenizer
+        &self.shared.preparer.encoder.tokenizer
     }
 
     /// The model's chat template.
@@ -263,7 +265,7 @@ impl Engine {
 
 impl Shared {
     pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
-        self.preparer.check_length(tokens)
+        self.preparer.encoder.check_length(tokens)
     }
 
     /// Ends the model thread and waits for it.
@@ -326,11 +328,11 @@ fn facts(loaded: &Loaded, options: &Options) -> Result<Facts> {
         return Err(Error::Memory { given: options.state_memory, needed: row });
     }
     let tokenizer = loaded.llamba.require_tokenizer();
+    let tokenizer = tokenizer.map_err(|error| Error::Load(Arc::new(error)))?.clone();
     let preparer = Preparer {
-        tokenizer: tokenizer.map_err(|error| Error::Load(Arc::new(error)))?.clone(),
+        encoder: Encoder::new(tokenizer, options),
         template: loaded.template.clone(),
         vocab: config.vocab_size,
-        longest: options.prompt_tokens,
         slots,
         tenant: "".into(),
     };

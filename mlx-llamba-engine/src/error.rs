@@ -68,11 +68,24 @@ pub enum Error {
     #[error(transparent)]
     Failed(Arc<mlx_llamba::Error>),
     /// The prompt is too long.
-    #[error("the prompt has {tokens} tokens, more than {limit}")]
+    #[error("the prompt has at least {tokens} tokens, more than {limit}")]
     PromptTooLong {
-        /// Tokens of the prompt.
+        /// Tokens of the prompt, or a lower bound of their number.
         tokens: usize,
         /// [`Options::prompt_tokens`](crate::Options::prompt_tokens).
+        limit: usize,
+    },
+    /// A text would take too much memory to encode.
+    #[error(
+        "a text of {bytes} bytes takes up to {} MiB of memory to encode, more than {} MiB",
+        needed.div_ceil(1 << 20), limit >> 20
+    )]
+    PromptMemory {
+        /// Bytes of the text.
+        bytes: usize,
+        /// Bytes of memory needed.
+        needed: usize,
+        /// [`Options::prompt_memory`](crate::Options::prompt_memory).
         limit: usize,
     },
     /// A request asks for more continuations than the engine can compute at once, or for none.

@@ -53,6 +53,7 @@ struct Guide;
 
 mod command;
 mod embeddings;
+mod encoder;
 mod engine;
 mod error;
 mod events;

@@ -32,6 +32,9 @@ pub struct Options {
     pub queue: usize,
     /// Tokens of a prompt.
     pub prompt_tokens: usize,
+    /// Bytes of memory for encoding texts. Texts wait for it; one that needs more, such as a single
+    /// word of a megabyte, is refused with [`Error::PromptMemory`].
+    pub prompt_memory: usize,
     /// Prompt chunk size, in tokens: the longest that other requests wait for a prompt.
     pub prefill: usize,
     /// Sessions kept, if [`session_memory`](Self::session_memory) allows.
@@ -59,6 +62,7 @@ impl Options {
             ("rows", self.rows),
             ("queue", self.queue),
             ("prompt tokens", self.prompt_tokens),
+            ("prompt memory", self.prompt_memory),
             ("threads", self.threads),
         ];
         if let Some((option, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
@@ -85,6 +89,7 @@ impl Default for Options {
             cache_disk: 8 << 30,
             queue: 512,
             prompt_tokens: 1 << 20,
+            prompt_memory: 512 << 20,
             prefill: 256,
             sessions: 256,
             session_memory: 4 << 30,

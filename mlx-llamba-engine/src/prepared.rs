@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use mlx_llamba::session::{TurnDraft, TurnPlan};
-use mlx_llamba::{ChatOptions, Message, Template, Tokenizer};
+use mlx_llamba::{ChatOptions, Message, Template};
 
+use crate::encoder::Encoder;
 use crate::error::{Error, Result};
 use crate::request::{Prompt, Request, Settings};
 use crate::sessions::Claim;
@@ -44,6 +45,16 @@ impl Prepared {
         self.text.as_deref()
     }
 
+    /// Bytes of the prompt, as text and as tokens.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let tokens = match &self.source {
+            Source::Tokens { ids, .. } => ids.len(),
+            Source::Session { plan, .. } => plan.prompt_tokens(),
+        };
+        size_of::<u32>() * tokens + self.text.as_ref().map_or(0, String::len)
+    }
+
     /// The number of continuations.
     #[must_use]
     pub fn choices(&self) -> usize {
@@ -60,12 +71,10 @@ impl Prepared {
 /// Everything that preparing needs of a model.
 #[derive(Clone)]
 pub(crate) struct Preparer {
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) encoder: Encoder,
     pub(crate) template: Option<Template>,
     /// Entries of the vocabulary.
     pub(crate) vocab: usize,
-    /// Tokens that a prompt may have.
-    pub(crate) longest: usize,
     /// Continuations that can be computed at once.
     pub(crate) slots: usize,
     /// The tenant that requests come from.
@@ -86,7 +95,7 @@ impl Preparer {
         }
         let (source, text) = match (prompt, session) {
             (Prompt::Text(text), _) => {
-                (self.tokens(self.tokenizer.encode(&text, true)?, false)?, Some(text))
+                (self.tokens(self.encoder.encode(&text, true)?, false)?, Some(text))
             }
             (Prompt::Tokens(ids), _) => (self.tokens(ids, false)?, None),
             (Prompt::Chat { messages, options }, _) => {
@@ -104,7 +113,7 @@ impl Preparer {
         if ids.is_empty() {
             return Err(mlx_llamba::Error::EmptyPrompt.into());
         }
-        self.check_length(ids.len())?;
+        self.encoder.check_length(ids.len())?;
         let vocab_size = self.vocab;
         if let Some(position) = ids.iter().position(|&id| id as usize >= vocab_size) {
             let id = ids[position];
@@ -127,7 +136,7 @@ impl Preparer {
             true => template.render_open(messages, options)?,
             false => template.render(messages, true, options)?,
         };
-        let source = self.tokens(self.tokenizer.encode_rendered(&rendered)?, true)?;
+        let source = self.tokens(self.encoder.encode_rendered(&rendered)?, true)?;
         Ok((source, Some(rendered.into_text())))
     }
 
@@ -142,13 +151,8 @@ impl Preparer {
         }
         let text = messages.iter().map(|m| m.content.as_str()).collect::<Vec<_>>().join("\n");
         messages.into_iter().for_each(|message| draft.push(message));
-        let plan = draft.plan()?;
-        self.check_length(plan.prompt_tokens())?;
+        let plan = self.encoder.plan(draft, &text)?;
+        self.encoder.check_length(plan.prompt_tokens())?;
         Ok((Source::Session { claim, plan }, Some(text)))
-    }
-
-    pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
-        let limit = self.longest;
-        if tokens > limit { Err(Error::PromptTooLong { tokens, limit }) } else { Ok(()) }
     }
 }

@@ -1,5 +1,8 @@
 //! A request: a prompt, and how to continue it.
 
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mlx_llamba::{ChatOptions, Generation, Message};
@@ -71,6 +74,18 @@ pub(crate) struct Settings {
     pub(crate) prompt_logprobs: bool,
     pub(crate) continue_last: bool,
     pub(crate) deadline: Option<Instant>,
+    /// Dropped with the request.
+    pub(crate) _held: Option<Held>,
+}
+
+/// A value that is kept for its owner.
+#[derive(Clone)]
+pub(crate) struct Held(Arc<dyn Any + Send + Sync>);
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.0.type_id()).finish()
+    }
 }
 
 impl Request {
@@ -86,6 +101,7 @@ impl Request {
             prompt_logprobs: false,
             continue_last: false,
             deadline: None,
+            _held: None,
         };
         Self { prompt: prompt.into(), settings }
     }
@@ -157,6 +173,13 @@ impl Request {
     #[must_use]
     pub fn prompt_logprobs(mut self, wanted: bool) -> Self {
         self.settings.prompt_logprobs = wanted;
+        self
+    }
+
+    /// Keeps a value until the request has ended, such as a permit for the memory that it takes.
+    #[must_use]
+    pub fn hold(mut self, value: Arc<dyn Any + Send + Sync>) -> Self {
+        self.settings._held = Some(Held(value));
         self
     }
 

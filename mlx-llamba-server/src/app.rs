@@ -1,5 +1,6 @@
 //! The state of the server, and its clients.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,6 +9,7 @@ use mlx_llamba_engine::Engine;
 use serde_json::{Map, Value};
 
 use crate::api::constraints::Constraints;
+use crate::http::budget::{Budget, Charge};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::problem::Problem;
@@ -17,6 +19,7 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
+    pub(crate) budget: Budget,
     constraints: Constraints,
     /// The published description; bodies are checked against its schemas.
     pub(crate) openapi: Value,
@@ -28,21 +31,24 @@ pub(crate) struct App {
 }
 
 /// The client of a request: an API key or, without keys, an address.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Client {
     /// The engine as the client sees it: sessions and cached prompts belong to an API key.
     pub(crate) engine: Engine,
     /// The name in the log, and in the queue, where clients take turns.
     pub(crate) name: String,
+    /// The memory of the request.
+    pub(crate) memory: Arc<Charge>,
 }
 
 impl App {
     pub(crate) fn new(engine: Engine, options: Options, openapi: Value) -> Self {
         let metrics = Metrics::new(engine.metrics());
+        let budget = Budget::new(options.limits.memory / 2, metrics.request_memory.clone());
         let started = now();
         let run = started << 20 | u64::from(std::process::id());
         let (constraints, next) = (Constraints::new(), AtomicU64::new(1));
-        Self { engine, options, metrics, constraints, openapi, started, run, next }
+        Self { engine, options, metrics, budget, constraints, openapi, started, run, next }
     }
 
     /// The schemas by name.
@@ -70,16 +76,17 @@ impl App {
         (0..9).map(digit).collect()
     }
 
-    /// Compiles a grammar and the parameter that asks for it.
+    /// Compiles a grammar and the parameter that asks for it, within the memory of its request.
     ///
     /// # Errors
-    /// 400 if it cannot be used.
+    /// 400 if it cannot be used; 413 and 503 if there is no memory for it.
     pub(crate) async fn constraint(
         &self,
         grammar: Option<(Grammar, &'static str)>,
+        memory: &Charge,
     ) -> Result<Option<Constraint>, Problem> {
         let Some((grammar, name)) = grammar else { return Ok(None) };
-        self.constraints.compile(self.engine.tokenizer(), grammar, name).await.map(Some)
+        self.constraints.compile(self.engine.tokenizer(), grammar, name, memory).await.map(Some)
     }
 
     /// Refuses the names of other models.

@@ -56,7 +56,9 @@ pub fn serve(
     let listener = std::net::TcpListener::bind(options.bind).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let engine = Engine::start_blocking(load, options.engine.clone())?;
+    // One half is for encoding texts, the other for everything else.
+    let engine = options.engine.clone().prompt_memory(options.limits.memory / 2);
+    let engine = Engine::start_blocking(load, engine)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("http")

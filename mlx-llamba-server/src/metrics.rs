@@ -13,6 +13,8 @@ pub(crate) struct Metrics {
     requests: Family<[(&'static str, String); 2], Counter>,
     /// Open connections.
     pub(crate) connections: Gauge,
+    /// Bytes that are counted for requests.
+    pub(crate) request_memory: Gauge,
 }
 
 impl Metrics {
@@ -20,10 +22,13 @@ impl Metrics {
     pub(crate) fn new(engine: &mlx_llamba_engine::Metrics) -> Self {
         let mut registry = Registry::with_prefix("mlx_llamba");
         let (requests, connections) = (Family::default(), Gauge::default());
+        let request_memory = Gauge::default();
         registry.register("requests", "Answers by route and status", Family::clone(&requests));
         registry.register("connections", "Open connections", Gauge::clone(&connections));
+        let bytes = "Bytes of request bodies, their JSON, prompts and tokens, as estimated";
+        registry.register("request_memory_bytes", bytes, Gauge::clone(&request_memory));
         engine.register(&mut registry);
-        Self { registry, requests, connections }
+        Self { registry, requests, connections, request_memory }
     }
 
     /// Counts an answer; `route` is a path template of the server's, not a path that a client sent.

@@ -44,8 +44,13 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Continuations that a request may ask for: prompts times `n`.
     pub choices: usize,
+    /// Bytes of memory for requests on their way from the connection to the model: bodies, their
+    /// JSON, prompts and tokens. They are estimated, and more are refused.
+    pub memory: usize,
     /// Open connections.
     pub connections: usize,
+    /// Open connections of one address.
+    pub connections_per_address: usize,
     /// Time for a request's head to arrive.
     pub head_timeout: Duration,
     /// Time for a request's body to arrive.
@@ -79,6 +84,8 @@ impl Options {
             ("choices", limits.choices),
             ("tokens", limits.max_tokens),
             ("connections", limits.connections),
+            ("connections per address", limits.connections_per_address),
+            ("memory", limits.memory),
             ("body", limits.body),
         ];
         if let Some((option, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
@@ -115,7 +122,9 @@ impl Default for Limits {
             body: 8 << 20,
             max_tokens: 4096,
             choices: 128,
+            memory: 1 << 30,
             connections: 1024,
+            connections_per_address: 768,
             head_timeout: seconds(10),
             body_timeout: seconds(30),
             write_timeout: seconds(60),

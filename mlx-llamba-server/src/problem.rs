@@ -94,6 +94,23 @@ impl Problem {
         Self { retry_after: Some(time.as_secs_f64().ceil().max(1.0) as u64), ..problem }
     }
 
+    /// 413: a request that would take more memory than all requests may together.
+    pub(crate) fn too_much_memory(needed: usize, limit: usize) -> Self {
+        let message = format!(
+            "the request may take {} MiB of memory, more than the {} MiB of all requests",
+            needed.div_ceil(1 << 20),
+            limit >> 20
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("request_too_large")
+    }
+
+    /// 503: other requests take the memory.
+    pub(crate) fn no_memory() -> Self {
+        let message = "other requests take the memory; try again later";
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("out_of_memory");
+        Self { retry_after: Some(1), ..problem }
+    }
+
     /// 503: the server is shutting down.
     pub(crate) fn closing() -> Self {
         let message = "the server is shutting down";
@@ -153,6 +170,9 @@ impl Problem {
             Error::PromptTooLong { .. } => {
                 Self::parameter(prompt, text).code("context_length_exceeded")
             }
+            Error::PromptMemory { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+                .param(prompt)
+                .code("request_too_large"),
             Error::NoMessages => Self::parameter("messages", text),
             Error::Choices { .. } => Self::parameter("n", text),
             Error::NoTemplate => {

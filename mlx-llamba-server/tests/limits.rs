@@ -146,6 +146,61 @@ fn connections_are_counted() {
     server.post("/v1/completions", &small()).ok();
 }
 
+/// An address with many silent connections leaves room for others.
+#[test]
+fn connections_of_an_address_are_counted() {
+    let server = Server::start(|options| options.limits.connections_per_address = 2);
+    let held: Vec<_> = (0..2).map(|_| server.connect()).collect();
+    std::thread::sleep(ms(100));
+    Answer::read(server.connect()).is_error(503, None, "too many connections");
+    drop(held);
+    std::thread::sleep(ms(100));
+    server.post("/v1/completions", &small()).ok();
+}
+
+/// Bodies that do not end take memory until others have no room, and give it back.
+#[test]
+fn bodies_are_counted_as_they_arrive() {
+    let server = Server::start(|options| options.limits.memory = 4 << 20);
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let mut stream = server.connect();
+            let sent = format!("{head}content-length: 900000\r\n\r\n{}", " ".repeat(800_000));
+            stream.write_all(sent.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    server.wait_for("mlx_llamba_request_memory_bytes", 800_000.0);
+    // The second one was told so, once it has sent the rest.
+    let mut answers = held.into_iter().map(|mut stream| {
+        stream.write_all(" ".repeat(100_000).as_bytes()).unwrap();
+        Answer::read(stream)
+    });
+    let answers = [answers.next().unwrap(), answers.next().unwrap()];
+    let refused = answers.iter().find(|answer| answer.status == 503).unwrap();
+    refused.is_error(503, None, "other requests take the memory");
+    assert!(refused.head.contains("\r\nretry-after: 1"), "{refused:?}");
+    assert!(answers.iter().any(|answer| answer.status != 503), "{answers:?}");
+    let lists = json!({ "model": MODEL, "prompt": vec![[1]; 2000] });
+    server.post("/v1/completions", &lists).is_error(413, None, "MiB of memory");
+    let word = json!({ "model": MODEL, "prompt": "x".repeat(20_000) });
+    server.post("/v1/completions", &word).is_error(413, Some("prompt"), "to encode");
+    server.post("/v1/completions", &small()).ok();
+    assert_eq!(server.metric("mlx_llamba_request_memory_bytes"), 0.0);
+}
+
+/// A prompt that cannot be short enough is refused without being encoded.
+#[test]
+fn long_prompts_are_refused_by_their_length() {
+    let server = Server::start(|options| options.engine.prompt_tokens = 100);
+    let prompt = "Lily saw a big red ball. ".repeat(200_000);
+    let start = Instant::now();
+    let long = json!({ "model": MODEL, "prompt": prompt });
+    server.post("/v1/completions", &long).is_error(400, Some("prompt"), "more than 100");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
 #[test]
 fn keys_hosts_and_origins() {
     let server = Server::start(|options| {

@@ -211,7 +211,7 @@ fn create(server: &Server) -> String {
 /// Templates and tokenizers of long messages work beside the model.
 #[test]
 fn a_long_message_keeps_nobody_waiting() {
-    let server = Server::start(|options| options.engine.prompt_tokens = 1000);
+    let server = Server::start(|options| options.engine.prompt_tokens = 100_000);
     let chat = format!("{}/chat/completions", create(&server));
     let long = say(&"a cat and a dog ".repeat(60_000));
     std::thread::scope(|scope| {
@@ -234,7 +234,7 @@ fn a_long_message_keeps_nobody_waiting() {
         }
         assert!(!refused.is_finished());
         let refused = refused.join().unwrap();
-        refused.is_error(400, Some("messages"), "more than 1000");
+        refused.is_error(400, Some("messages"), "more than 100000");
     });
     // It is free again, and as it was.
     let first = server.post(&chat, &say("Once upon a time")).ok();

@@ -1,6 +1,7 @@
 //! Converts text to token ids and back.
 
 mod files;
+mod pieces;
 mod rendered;
 mod spelled;
 mod templates;
@@ -18,13 +19,17 @@ use crate::files::TokenizerFiles;
 use crate::files::hash;
 use crate::sample::Sampling;
 use crate::{Error, Result};
-use files::{SpecialTokens, Spelling};
+use files::{Parsed, SpecialTokens, Spelling};
+use pieces::Pieces;
 pub use rendered::Rendered;
 use spelled::Spelled;
 #[cfg(feature = "chat")]
 pub(crate) use templates::{ChatTemplates, DEFAULT};
 #[cfg(feature = "constraints")]
 pub(crate) use vocabulary::Vocabulary;
+
+/// Bytes of memory that the `tokenizers` library takes for each byte of a text, as measured (130).
+const PER_BYTE: usize = 160;
 
 /// A tokenizer in the format of the `tokenizers` library: byte-level like Llama 3's, or
 /// SentencePiece's like Llama 2's.
@@ -39,6 +44,7 @@ struct Loaded {
     path: PathBuf,
     special: SpecialTokens,
     spelled: Spelled,
+    pieces: Pieces,
     spelling: Spelling,
     /// Of the vocabulary without added tokens.
     largest_id: u32,
@@ -69,13 +75,15 @@ impl Tokenizer {
         let path = path.as_ref();
         let bad = |reason: String| Error::Tokenizer { path: path.to_owned(), reason };
         let json = files::tokenizer_json(path, files)?;
-        let (mut inner, spelling, largest_id) = files::parse(json).map_err(bad)?;
+        let Parsed { mut inner, spelling, largest_id, normalizer, pre_tokenizer } =
+            files::parse(json).map_err(bad)?;
         // Some files still have the truncation and padding of their training.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let special = SpecialTokens::find(&mut inner, path, files)?;
         let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
         let spelled = Spelled::new(&inner, &ends);
+        let pieces = Pieces::of(&inner, &normalizer, &pre_tokenizer);
         let fingerprint = hash::sha256(json);
         let path = path.to_owned();
         Ok(Self(Arc::new(Loaded {
@@ -83,6 +91,7 @@ impl Tokenizer {
             path,
             special,
             spelled,
+            pieces,
             spelling,
             largest_id,
             fingerprint,
@@ -101,9 +110,21 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot encode the text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding = files::guarded(|| self.0.inner.encode_fast(text, special))
-            .map_err(|reason| self.failed(reason))?;
+        let encode = |text: &str, special| {
+            files::guarded(|| self.0.inner.encode_fast(text, special))
+                .map_err(|reason| self.failed(reason))
+        };
+        let mut pieces = self.0.pieces.split(text);
+        let encoding = encode(pieces.next().unwrap_or_default(), special)?;
         let mut ids = encoding.get_ids().to_vec();
+        // Tokens after the whole text follow its last piece.
+        let mask = encoding.get_special_tokens_mask();
+        let after = mask.iter().rev().take_while(|added| **added == 1).count();
+        let after = if ids.len() == after { Vec::new() } else { ids.split_off(ids.len() - after) };
+        for piece in pieces {
+            ids.extend_from_slice(encode(piece, false)?.get_ids());
+        }
+        ids.extend(after);
         let Some(bos) = self.0.special.bos.filter(|_| special) else {
             return Ok(ids);
         };
@@ -117,6 +138,23 @@ impl Tokenizer {
             _ => {}
         }
         Ok(ids)
+    }
+
+    /// Returns the memory, in bytes, that encoding `text` may take; `guarded` as in a rendered
+    /// conversation whose messages spell out special tokens.
+    #[must_use]
+    pub fn encoding_memory(&self, text: &str, guarded: bool) -> usize {
+        let largest = match guarded {
+            true => text.len(),
+            false => self.0.pieces.split(text).map(str::len).max().unwrap_or(0),
+        };
+        PER_BYTE * largest + 2 * size_of::<u32>() * text.len()
+    }
+
+    /// Returns a lower bound of the number of tokens of `text`, found without encoding it.
+    #[must_use]
+    pub fn fewest_tokens(&self, text: &str) -> usize {
+        self.0.pieces.fewest_tokens(text)
     }
 
     /// Returns the token ids of a rendered conversation. Special tokens that the template wrote

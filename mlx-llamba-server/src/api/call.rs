@@ -11,6 +11,7 @@ use axum::routing::{MethodRouter, post};
 use super::{App, Client};
 use crate::problem::Problem;
 use crate::request::body::{Body, parse};
+use crate::request::cost;
 
 /// The header that names parameters which were ignored.
 pub(crate) const IGNORED: &str = "x-ignored-parameters";
@@ -36,10 +37,15 @@ where
                     Extension(client): Extension<Client>,
                     id: Option<Path<String>>,
                     bytes: Bytes| {
-            let (body, ignored) = match read::<T>(&app, &bytes) {
+            let read = || {
+                client.memory.set(cost::memory(&bytes))?;
+                read::<T>(&app, &bytes)
+            };
+            let (body, ignored) = match read() {
                 Ok(read) => read,
                 Err(problem) => return problem.into_response(),
             };
+            drop(bytes);
             let call = Call { client, id: id.map(|Path(id)| id), body };
             let mut response = function(app, call).await.into_response();
             if let Some(names) = names(&ignored) {

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use mlx_llamba::constraint::Constraint;
 use mlx_llamba::{ChatOptions, Template};
-use mlx_llamba_engine::{Prompt, Request};
+use mlx_llamba_engine::{Prepared, Prompt, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -106,7 +106,7 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     let streams = call.body.common.stream.unwrap_or(false);
     let usage = call.body.common.usage_wanted();
     let logprobs = call.body.chat.logprobs.unwrap_or(false);
-    let engine = call.client.engine.clone();
+    let (engine, memory) = (call.client.engine.clone(), call.client.memory.clone());
     let structured = std::mem::take(&mut call.body.structured);
     let grammar = structured.grammar()?;
     let callable = callable(&app, &call)?;
@@ -115,10 +115,11 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
         None => grammar,
     };
     let calls = callable.map(Callable::parser);
-    let constraint = app.constraint(grammar).await?;
+    let constraint = app.constraint(grammar, &memory).await?;
     let request = request(&app, call, constraint)?;
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
+    memory.shrink(prepared.iter().map(Prepared::bytes).sum());
     let answer =
         Answer::<F>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
     if streams {
@@ -204,7 +205,7 @@ impl TemplateFields {
                 let message = format!("{} are more than 128", tools.len());
                 return Err(Problem::parameter("tools", message));
             }
-            let tools = serde_json::to_value(tools).and_then(serde_json::from_value);
+            let tools = serde_json::from_value(tools.into_iter().map(Value::Object).collect());
             options.tools = Some(tools.map_err(|error| bad("tools", error))?);
         }
         let effort = self.reasoning_effort.map(|effort| ("reasoning_effort".into(), effort.into()));

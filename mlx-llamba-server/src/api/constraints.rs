@@ -8,12 +8,16 @@ use mlx_llamba::Tokenizer;
 use mlx_llamba::constraint::{Constraint, Grammar};
 use tokio::sync::Semaphore;
 
+use crate::http::budget::Charge;
 use crate::problem::Problem;
 
 /// Constraints that are kept.
 const KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 /// Constraints that are compiled at once: each may take a second.
 const AT_ONCE: usize = 2;
+
+/// Bytes of memory for each byte of a grammar's debug text.
+const PER_BYTE: usize = 192;
 
 /// Compiles constraints, beside the threads that answer.
 pub(crate) struct Constraints {
@@ -30,18 +34,20 @@ impl Constraints {
     /// Compiles a grammar that the parameter `name` asks for.
     ///
     /// # Errors
-    /// 400 if it cannot be used.
+    /// 400 if it cannot be used; 413 and 503 if there is no memory for it.
     pub(crate) async fn compile(
         &self,
         tokenizer: &Tokenizer,
         grammar: Grammar,
         name: &'static str,
+        memory: &Charge,
     ) -> Result<Constraint, Problem> {
         let key = format!("{grammar:?}");
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(constraint) = kept().get(&key) {
             return Ok(constraint.clone());
         }
+        memory.add(PER_BYTE * key.len())?;
         let _turn = self.turns.acquire().await;
         let tokenizer = tokenizer.clone();
         let compile = move || Constraint::new(&tokenizer, &grammar);

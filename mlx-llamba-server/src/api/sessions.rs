@@ -175,6 +175,8 @@ pub(crate) async fn import(
     Extension(client): Extension<Client>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
+    // The states are read out of the bytes, which stay until then.
+    client.memory.set(3 * body.len())?;
     let view = client.engine.import_session(body, "sent").await?;
     Ok(answer(&app, view))
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, HeaderName, ORIGIN};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-use crate::app::App;
+use super::budget::Charge;
+use crate::app::{App, Client};
 use crate::problem::Problem;
 
 /// The address that saved sessions are sent to.
@@ -23,33 +24,61 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Reads the whole body before anything looks at it.
 pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let limits = &app.options.limits;
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
+    let Some(Client { memory, .. }) = parts.extensions.get() else {
+        return Problem::failure(&"a request without a client").into_response();
+    };
     // A saved session contains states, which are larger than any text.
     let largest = match parts.uri.path() {
         IMPORT => limits.body.max(app.engine.session_bytes()),
         _ => limits.body,
     };
+    let read = async {
+        let found = gather(&mut body, largest, memory).await;
+        if found.as_ref().is_err_and(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE) {
+            // A client that is told to come back sends everything before it reads that.
+            memory.shrink(0);
+            while let Some(Ok(_)) = body.frame().await {}
+        }
+        found
+    };
+    match tokio::time::timeout(limits.body_timeout, read).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Ok(Err(problem)) => refuse(problem),
+        Err(_) => {
+            let message = "the body took too long to arrive";
+            refuse(Problem::new(StatusCode::REQUEST_TIMEOUT, message).code("timeout"))
+        }
+    }
+}
+
+/// Reads a body of at most `largest` bytes, each counted before it is kept.
+async fn gather(body: &mut Body, largest: usize, memory: &Charge) -> Result<Bytes, Problem> {
     let too_large = || {
         let message = format!("the body is larger than {largest} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, message).code("body_too_large")
     };
+    let declared = body.size_hint().exact();
     // A declared length is enough to refuse a body.
-    if body.size_hint().lower() > largest as u64 {
-        return refuse(too_large());
+    if declared.is_some_and(|length| length > largest as u64) {
+        return Err(too_large());
     }
-    let collected = Limited::new(body, largest).collect();
-    let problem = match tokio::time::timeout(limits.body_timeout, collected).await {
-        Ok(Ok(body)) => {
-            return next.run(Request::from_parts(parts, Body::from(body.to_bytes()))).await;
+    let mut bytes = Vec::new();
+    // Memory that nothing is written to takes none.
+    let length = declared.map_or(0, |length| length as usize);
+    bytes.try_reserve_exact(length).map_err(|_| Problem::no_memory())?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Problem::bad(format!("the body cannot be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let sum = bytes.len() + data.len();
+        if sum > largest {
+            return Err(too_large());
         }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
-        Ok(Err(error)) => Problem::bad(format!("the body cannot be read: {error}")),
-        Err(_) => {
-            let message = "the body took too long to arrive";
-            Problem::new(StatusCode::REQUEST_TIMEOUT, message).code("timeout")
-        }
-    };
-    refuse(problem)
+        // A list that grows is moved to one of twice the size.
+        memory.set(if sum > length { 3 * sum } else { sum })?;
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
 }
 
 /// Answers without waiting for the rest of the body.

@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tower::ServiceExt;
 
+use super::addresses::Addresses;
 use super::paths::normalize;
 use crate::api::stream::json;
 use crate::app::App;
@@ -35,6 +36,7 @@ pub(crate) async fn serve(
 ) {
     let limits = app.options.limits.clone();
     let room = Arc::new(Semaphore::new(limits.connections));
+    let addresses = Addresses::default();
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -51,8 +53,10 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
-            log::warn!("refused client={peer} connections={}", limits.connections);
+        let place = room.clone().try_acquire_owned().ok();
+        let seat = addresses.enter(peer.ip(), limits.connections_per_address);
+        let (Some(place), Some(seat)) = (place, seat) else {
+            log::warn!("refused client={peer}: too many connections");
             tokio::spawn(refuse(stream));
             continue;
         };
@@ -80,7 +84,7 @@ pub(crate) async fn serve(
                 log::debug!("connection client={peer} ended: {error}");
             }
             app.metrics.connections.dec();
-            drop(place);
+            drop((place, seat));
         });
     }
     drop(listener);

@@ -40,16 +40,15 @@ pub(crate) async fn authorize(
         return Problem::unauthorized().into_response();
     }
     // The key itself stays out of the log.
-    let client = match key {
-        Some(index) => {
-            Client { engine: app.engine.tenant(&keys[index]), name: format!("key-{}", index + 1) }
-        }
+    let (engine, name) = match key {
+        Some(index) => (app.engine.tenant(&keys[index]), format!("key-{}", index + 1)),
         None => {
             let name = peer.map_or_else(|| "unknown".to_owned(), |ip: IpAddr| ip.to_string());
-            Client { engine: app.engine.clone(), name }
+            (app.engine.clone(), name)
         }
     };
-    request.extensions_mut().insert(client);
+    let memory = Arc::new(app.budget.charge(&name));
+    request.extensions_mut().insert(Client { engine, name, memory });
     next.run(request).await
 }
 

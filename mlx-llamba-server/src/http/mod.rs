@@ -1,6 +1,8 @@
 //! HTTP: everything that happens to a request before an endpoint sees it, and connections.
 
+mod addresses;
 pub(crate) mod body;
+pub(crate) mod budget;
 mod connections;
 pub(crate) mod cors;
 pub(crate) mod guard;

@@ -98,12 +98,13 @@ impl Common {
     ) -> Result<impl Fn(P) -> Request, Problem> {
         let (n, shared) = (self.n.unwrap_or(1) as usize, app.options.share_cache);
         let user: String = self.user.iter().flat_map(|user| user.chars().take(64)).collect();
-        let (client, salt) = (client.name.clone(), self.cache_salt.clone().unwrap_or_default());
+        let (client, memory) = (client.name.clone(), client.memory.clone());
+        let salt = self.cache_salt.clone().unwrap_or_default();
         let mut generation = self.generation(app, default_tokens, logprobs)?;
         generation.constraint = constraint;
         Ok(move |prompt: P| {
             let request = Request::new(prompt).generation(generation.clone()).choices(n);
-            let request = request.client(client.clone()).user(user.clone());
+            let request = request.client(client.clone()).user(user.clone()).hold(memory.clone());
             request.cache_salt(salt.clone()).shared_cache(shared)
         })
     }

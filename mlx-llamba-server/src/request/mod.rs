@@ -1,9 +1,10 @@
 //! Requests: their fields, and how a body becomes one.
 
 pub(crate) mod body;
-pub(crate) mod check;
+mod check;
 pub(crate) mod common;
 mod compatible;
+pub(crate) mod cost;
 pub(crate) mod messages;
 pub(crate) mod schemas;
 pub(crate) mod structured;

@@ -44,13 +44,13 @@ struct Outline {
     decoder: Value,
     #[serde(default)]
     model: Model,
-    // Parsed because the `tokenizers` library panics on damaged strings in them.
+    // Also parsed because the `tokenizers` library panics on damaged strings in them.
     #[serde(default, rename = "added_tokens")]
     _added_tokens: Value,
-    #[serde(default, rename = "normalizer")]
-    _normalizer: Value,
-    #[serde(default, rename = "pre_tokenizer")]
-    _pre_tokenizer: Value,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
     #[serde(default, rename = "post_processor")]
     _post_processor: Value,
 }
@@ -145,9 +145,18 @@ impl Spelling {
     }
 }
 
-/// Loads a `tokenizer.json` and the largest id of its vocabulary, added tokens not included. The
-/// error says why that is impossible.
-pub(crate) fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Spelling, u32), String> {
+/// A `tokenizer.json`.
+pub(super) struct Parsed {
+    pub(super) inner: tokenizers::Tokenizer,
+    pub(super) spelling: Spelling,
+    /// Of the vocabulary, added tokens not included.
+    pub(super) largest_id: u32,
+    pub(super) normalizer: Value,
+    pub(super) pre_tokenizer: Value,
+}
+
+/// Loads a `tokenizer.json`. The error says why that is impossible.
+pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let bytes = bytes.strip_prefix(json::MARK).unwrap_or(bytes);
     let damaged = |e: &dyn std::fmt::Display| format!("not a tokenizer.json: {e}");
     let outline: Outline = json::from_slice(bytes).map_err(|e| damaged(&e))?;
@@ -160,7 +169,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<(tokenizers::Tokenizer, Spelling, u3
         loaded.encode_fast("a trial", true)?; // some mistakes are found only now
         Ok(loaded)
     };
-    Ok((guarded(load).map_err(|e| damaged(&e))?, spelling, outline.model.vocab.0))
+    let inner = guarded(load).map_err(|e| damaged(&e))?;
+    let Outline { normalizer, pre_tokenizer, model, .. } = outline;
+    Ok(Parsed { inner, spelling, largest_id: model.vocab.0, normalizer, pre_tokenizer })
 }
 
 /// Calls the `tokenizers` library, which panics on some malformed files.

@@ -43,6 +43,12 @@ impl Rendered {
         self.text
     }
 
+    /// True if messages spell out special tokens, or parts of them.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        !self.guards.is_empty()
+    }
+
     pub(crate) fn guards(&self) -> &[usize] {
         &self.guards
     }

@@ -1,0 +1,205 @@
+//! The server keeps within its memory for requests, whatever their bodies are.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use common::{MODEL, Server, post};
+use peak_alloc::PeakAlloc;
+use serde_json::json;
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+/// Repeats a piece up to about `size` bytes, with commas between.
+fn list(piece: &str, size: usize) -> String {
+    vec![piece; (size / (piece.len() + 1)).max(1)].join(",")
+}
+
+/// Requests that cost much memory for each byte, or much for being long.
+fn hostile(size: usize) -> Vec<(&'static str, &'static str, String)> {
+    let words = "Lily saw a big red ball. ".repeat(size / 25);
+    let word = "x".repeat(size);
+    let chat = |more: &str| {
+        format!(r#"{{"max_tokens":1,"messages":[{{"role":"user","content":"x"}}],{more}}}"#)
+    };
+    let prompt = |prompt: String| format!(r#"{{"max_tokens":1,"prompt":{prompt}}}"#);
+    let tool = r#"{"type":"function","function":{"name":"a","parameters":{"type":"object","properties":{"a":{"a":1}}}}}"#;
+    let (c, h) = ("/v1/completions", "/v1/chat/completions");
+    vec![
+        ("words", c, prompt(json!(words).to_string())),
+        ("one word", c, prompt(json!(word).to_string())),
+        ("escapes", c, prompt(format!("\"{}\"", r"\u0001".repeat(size / 6)))),
+        ("lists", c, prompt(format!("[{}]", list("[1]", size)))),
+        ("ids", c, prompt(format!("[{}]", list("1", size)))),
+        ("long ids", c, prompt(format!("[{}]", list("12345", size)))),
+        ("texts", c, prompt(format!("[{}]", list("\"\"", size)))),
+        ("texts a", c, prompt(format!("[{}]", list("\"a\"", size)))),
+        ("stop", c, format!(r#"{{"prompt":"x","max_tokens":1,"stop":[{}]}}"#, list("\"\"", size))),
+        ("stop chat", h, chat(&format!(r#""stop":[{}]"#, list("\"\"", size)))),
+        (
+            "bias",
+            c,
+            format!(
+                r#"{{"prompt":"x","max_tokens":1,"logit_bias":{{{}}}}}"#,
+                (0..size / 10).map(|i| format!("\"{i}\":1")).collect::<Vec<_>>().join(",")
+            ),
+        ),
+        (
+            "messages",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{}]}}"#,
+                list(r#"{"role":"user","content":""}"#, size)
+            ),
+        ),
+        (
+            "more fields",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{}]}}"#,
+                list(r#"{"role":"user","content":"","a":{"a":[]}}"#, size)
+            ),
+        ),
+        (
+            "parts",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{{"role":"user","content":[{}]}}]}}"#,
+                list(r#"{"type":"text","text":"a"}"#, size)
+            ),
+        ),
+        (
+            "calls",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{{"role":"user","content":"x"}},{{"role":"assistant","tool_calls":[{}]}}]}}"#,
+                list(r#"{"function":{"arguments":{}}}"#, size)
+            ),
+        ),
+        (
+            "a long message",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{{"role":"user","content":{}}}]}}"#,
+                json!(words)
+            ),
+        ),
+        (
+            "special tokens",
+            h,
+            format!(
+                r#"{{"max_tokens":1,"messages":[{{"role":"user","content":{}}}]}}"#,
+                json!("<|endoftext|>".repeat(size / 13))
+            ),
+        ),
+        ("tools", h, chat(&format!(r#""tools":[{}]"#, list(tool, size)))),
+        (
+            "a tool",
+            h,
+            chat(&format!(
+                r#""tools":[{{"type":"function","function":{{"name":"a","parameters":[{}]}}}}]"#,
+                list("{\"a\":{}}", size)
+            )),
+        ),
+        ("kwargs", h, chat(&format!(r#""chat_template_kwargs":{{"a":[{}]}}"#, list("[]", size)))),
+        ("unknown", h, chat(&format!(r#""unknown":[{}]"#, list("{\"a\":[]}", size)))),
+        (
+            "schema",
+            c,
+            format!(
+                r#"{{"prompt":"x","max_tokens":1,"response_format":{{"type":"json_schema","json_schema":{{"schema":{{"enum":[{}]}}}}}}}}"#,
+                list("[]", size)
+            ),
+        ),
+        (
+            "anthropic",
+            "/v1/messages",
+            format!(
+                r#"{{"max_tokens":1,"messages":[{}]}}"#,
+                list(r#"{"role":"user","content":[{"type":"text","text":""}]}"#, size)
+            ),
+        ),
+        (
+            "responses",
+            "/v1/responses",
+            format!(
+                r#"{{"max_output_tokens":1,"input":[{}]}}"#,
+                list(r#"{"role":"user","content":""}"#, size)
+            ),
+        ),
+        (
+            "call outputs",
+            "/v1/responses",
+            format!(
+                r#"{{"max_output_tokens":1,"input":[{}]}}"#,
+                list(r#"{"type":"function_call","call_id":"","name":"","arguments":""}"#, size)
+            ),
+        ),
+        ("embeddings", "/v1/embeddings", format!(r#"{{"input":[{}]}}"#, list("[1]", size))),
+        ("detokenize", "/v1/detokenize", format!(r#"{{"tokens":[{}]}}"#, list("1", size))),
+        ("tokenize", "/v1/tokenize", format!(r#"{{"prompt":{}}}"#, json!(words))),
+        (
+            "session",
+            "/v1/sessions",
+            format!(r#"{{"messages":[{}]}}"#, list(r#"{"role":"user","content":""}"#, size)),
+        ),
+        ("import", "/v1/sessions/import", "x".repeat(size)),
+    ]
+}
+
+#[test]
+fn memory_stays_within_the_budget() {
+    const LIMIT: usize = 20 << 20;
+    let server = Server::with_template("{{ messages }}{{ tools }}", |options| {
+        options.limits.memory = LIMIT;
+        options.engine.cache_memory = 0;
+        options.engine.request_timeout = Duration::from_millis(1);
+    });
+    let small = json!({ "model": MODEL, "prompt": "Lily", "max_tokens": 1, "temperature": 0 });
+    server.post("/v1/completions", &small);
+    let peak_of = |what: &str, work: &dyn Fn()| {
+        let before = HEAP.current_usage();
+        HEAP.reset_peak_usage();
+        work();
+        let peak = HEAP.peak_usage() - before;
+        assert!(peak <= LIMIT, "{what}: {peak} bytes of {LIMIT}");
+    };
+    // Each kind alone, as large as it is allowed.
+    let mut all = Vec::new();
+    for kind in 0..hostile(1).len() {
+        let mut size = 1 << 16;
+        loop {
+            let (name, path, body) = hostile(size).swap_remove(kind);
+            let request = post(path, &body);
+            drop(body);
+            let status = Cell::new(0);
+            peak_of(name, &|| status.set(server.send(&request).status));
+            if status.get() != 413 {
+                assert!([200, 400, 504].contains(&status.get()), "{name}: {}", status.get());
+                all.push(request);
+                break;
+            }
+            size /= 2;
+        }
+    }
+    // All at once; others are answered.
+    all.extend_from_within(..);
+    peak_of("all", &|| {
+        std::thread::scope(|scope| {
+            let statuses: Vec<_> =
+                all.iter().map(|request| scope.spawn(|| server.send(request).status)).collect();
+            for _ in 0..20 {
+                let answer = server.post("/v1/completions", &small);
+                assert!([200, 504].contains(&answer.status), "{answer:?}");
+            }
+            let statuses: Vec<u16> = statuses.into_iter().map(|s| s.join().unwrap()).collect();
+            let known = |status: &u16| [200, 400, 503, 504].contains(status);
+            assert!(statuses.iter().all(known), "{statuses:?}");
+        });
+    });
+    assert_eq!(server.metric("mlx_llamba_request_memory_bytes"), 0.0);
+}
