@@ -7,6 +7,7 @@ mod builtin;
 mod environment;
 mod guard;
 mod json;
+mod python;
 mod scan;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::scan::{self, Refusal};
-use super::{json, weights};
+use super::{json, python, weights};
 
 /// The name of the template in its environment.
 pub(super) const NAME: &str = "chat template";
@@ -18,31 +18,30 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_recursion_limit(RECURSION);
-    minijinja_contrib::add_to_environment(&mut env);
-    env.set_unknown_method_callback(|state, value, method, arguments| {
-        // The engine charges fuel for a padded text only after making it.
-        if method == "format" && value.as_str().is_some_and(is_wide) {
-            return Err(Error::new(ErrorKind::InvalidOperation, "format: a width is too large"));
-        }
-        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
-    });
+    python::add_to_environment(&mut env);
     env.add_test("iterable", is_iterable);
     env.add_test("sequence", is_iterable);
     env.add_filter("tojson", json::tojson);
     env.add_function("raise_exception", |reason: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, reason))
     });
+    env.remove_global("debug"); // not one of jinja2's
     weights::add_to_environment(&mut env);
     // As jinja2 does.
-    let source = without_marks(&source.replace("\r\n", "\n").replace('\r', "\n"));
+    let (source, variadic) = rewritten(&source.replace("\r\n", "\n").replace('\r', "\n"));
     let refused = |reason: &str| Error::new(ErrorKind::SyntaxError, reason.to_owned());
-    let weighed = scan::weigh(&source);
+    let weighed = scan::weigh(&source, &variadic);
     if weighed == Err(Refusal::Long) {
         return Err(refused("it has longer expressions or conditions than can be compiled"));
     }
-    env.template_from_str(&source)?; // for errors about the source as it is written
-    let weighed = weighed.map_err(|_| refused("it cannot be split into tokens"))?;
-    env.add_template_owned(NAME, weighed)?;
+    // Errors are about the source as it is written.
+    let weighed = weighed.map_err(|_| {
+        let error = env.template_from_str(&source).err();
+        error.unwrap_or_else(|| refused("it cannot be split into tokens"))
+    })?;
+    if let Err(error) = env.add_template_owned(NAME, weighed) {
+        return Err(env.template_from_str(&source).err().unwrap_or(error));
+    }
     Ok(env)
 }
 
@@ -50,11 +49,6 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
 fn is_iterable(value: &Value) -> bool {
     use ValueKind::{Iterable, Map, Seq, String, Undefined};
     matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
-}
-
-/// True if a format has a number of more than four digits.
-fn is_wide(format: &str) -> bool {
-    format.as_bytes().windows(5).any(|digits| digits.iter().all(u8::is_ascii_digit))
 }
 
 /// Adds `strftime_now` with a fixed time.
@@ -67,10 +61,13 @@ pub(super) fn set_clock(env: &mut Environment<'static>, now: ZonedDateTime) {
     });
 }
 
-/// Replaces `{% generation %}` and `{% endgeneration %}`, which mark the assistant's text for
-/// training, by blocks that do nothing.
-fn without_marks(source: &str) -> String {
+/// Replaces tags that the engine does not have: `{% generation %}`, which marks the assistant's text
+/// for training, does nothing, and `{% block name %}`, which no other template can replace, is a
+/// scope. Macros are declared as the engine understands them; returns the names of those that take
+/// any arguments, too.
+fn rewritten(source: &str) -> (String, Vec<String>) {
     let mut out = String::with_capacity(source.len());
+    let mut variadic = Vec::new();
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         let (text, tag) = rest.split_at(start);
@@ -80,15 +77,24 @@ fn without_marks(source: &str) -> String {
             break;
         };
         let inner = &tag[2..end];
-        let word = inner.trim_matches(['-', '+']).trim();
-        out.push_str("{%");
-        out.push_str(&match word {
-            "generation" => inner.replace(word, "if true"),
-            "endgeneration" => inner.replace(word, "endif"),
-            _ => inner.to_owned(),
-        });
-        out.push_str("%}");
         rest = &tag[end + 2..];
+        let word = inner.trim_matches(['-', '+']).trim();
+        let replaced = |by: &str| (inner.replace(word, by), String::new());
+        let (inner, after) = match word.split_whitespace().next() {
+            Some("generation") if word == "generation" => replaced("if true"),
+            Some("endgeneration") if word == "endgeneration" => replaced("endif"),
+            Some("block") => replaced("with"),
+            Some("endblock") => replaced("endwith"),
+            Some("macro") => match python::declared(inner, rest) {
+                Some(declared) => {
+                    variadic.extend(declared.variadic);
+                    (declared.tag, declared.after)
+                }
+                None => (inner.to_owned(), String::new()),
+            },
+            _ => (inner.to_owned(), String::new()),
+        };
+        out.extend(["{%", &inner, "%}", &after]);
     }
-    out + rest
+    (out + rest, variadic)
 }

@@ -2,9 +2,11 @@
 
 use std::fmt::Write;
 
-use minijinja::value::{Kwargs, Serde, ValueKind};
+use minijinja::value::{Rest, Serde, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, Value};
 use serde::{Deserialize, Serialize};
+
+use super::python::Arguments;
 
 /// A JSON value. Objects keep the order of their keys, which templates show.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,36 +57,33 @@ const DEPTH: usize = 128;
 
 /// The filter `tojson` with the arguments of `transformers`.
 pub(super) fn tojson(
-    state: &State<'_, '_>,
-    value: &Value,
-    indent: Option<Value>,
-    options: Kwargs,
-) -> Result<String, Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<Value>>("indent")?,
-    };
-    let separators = options.get::<Option<Vec<String>>>("separators")?;
+    state: &mut State<'_, '_>,
+    given: Rest<ValueOrKwargs>,
+) -> Result<Value, Error> {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let (value, mut args) = Arguments::of_filter(given, &names)?;
     let mut writer = Writer {
         state,
         out: String::new(),
-        indent: unit(indent)?,
+        ascii: args.flag(0, false),
+        indent: unit(args.take(1))?,
         separators: (", ".into(), ": ".into()),
-        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        sort: args.flag(3, false),
     };
-    options.assert_all_used()?;
+    let separators = args.take(2).filter(|separators| !separators.is_none());
     if writer.indent.is_some() {
         writer.separators.0 = ",".into();
     }
     if let Some(separators) = separators {
-        let Ok([item, key]) = <[String; 2]>::try_from(separators) else {
+        let texts = separators.try_iter()?.map(|text| text.as_str().map(ToOwned::to_owned));
+        let texts: Option<Vec<String>> = texts.collect();
+        let Some(Ok([item, key])) = texts.map(<[String; 2]>::try_from) else {
             return Err(invalid("tojson: separators must be two strings".into()));
         };
         writer.separators = (item, key);
     }
-    writer.value(value, 0)?;
-    Ok(writer.out)
+    writer.value(&value, 0)?;
+    Ok(Value::from(writer.out))
 }
 
 /// The indentation of one level.
@@ -137,7 +136,8 @@ impl Writer<'_> {
                         Some(key) => writer.string(key)?,
                         None => writer.string(&key.to_string())?,
                     }
-                    writer.out.push_str(&writer.separators.1.clone());
+                    writer.state.consume_fuel(writer.separators.1.len() as u64 / 16)?;
+                    writer.out.push_str(&writer.separators.1);
                     writer.value(&value.get_item(&key)?, depth + 1)
                 })?;
             }
@@ -162,7 +162,8 @@ impl Writer<'_> {
         let empty = items.is_empty();
         for (i, item) in items.into_iter().enumerate() {
             if i > 0 {
-                self.out.push_str(&self.separators.0.clone());
+                self.state.consume_fuel(self.separators.0.len() as u64 / 16)?;
+                self.out.push_str(&self.separators.0);
             }
             self.line(depth + 1)?;
             write(self, item)?;
@@ -210,23 +211,13 @@ impl Writer<'_> {
 
 /// A number as Python writes it.
 fn number(value: &Value) -> String {
-    if value.is_integer() {
-        return value.to_string();
-    }
-    let Ok(float) = f64::try_from(value.clone()) else {
-        return value.to_string();
-    };
-    if !float.is_finite() {
-        let sign = if float < 0.0 { "-" } else { "" };
-        return if float.is_nan() { "NaN".into() } else { format!("{sign}Infinity") };
-    }
-    // The shortest digits that parse to the same number; Python writes an exponent below 1e-4 and
-    // from 1e16 on.
-    let text = format!("{float:e}");
-    let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-    match exponent.parse::<i32>().unwrap_or(0) {
-        -4..16 => format!("{float:?}"),
-        exponent => format!("{digits}e{exponent:+03}"),
+    match f64::try_from(value.clone()) {
+        Ok(float) if !value.is_integer() => match float.is_finite() {
+            true => super::python::float(float),
+            false if float.is_nan() => "NaN".to_owned(),
+            false => format!("{}Infinity", if float < 0.0 { "-" } else { "" }),
+        },
+        _ => value.to_string(),
     }
 }
 

@@ -1,7 +1,11 @@
 //! Rewrites a template so that it pays fuel for the values it builds: see [`weights`](super::weights).
 //!
 //! `a + b.c` becomes `(a)|weighed + (b.c)|weighed`, `[a, b]` becomes `(([a, b])|built)`, and
-//! `{% set n.x = a %}` becomes `{% set n.x = (a)|held %}`. Lines keep their numbers.
+//! `{% set n.x = a %}` becomes `{% set n.x = (a)|held(n) %}`. Also, `a % b` becomes `(a)|modulo(b)`,
+//! as the engine's operator has no formats, and a `+` before an operand is left out. Lines keep
+//! their numbers.
+
+use std::borrow::Cow;
 
 /// The most tokens in a tag. Each can be a level of the expression's tree, which the engine walks by
 /// recursion.
@@ -19,8 +23,10 @@ pub(super) enum Refusal {
 }
 
 /// Applies the filters to the operands of every `+`, to every literal and to every assigned value.
-pub(super) fn weigh(source: &str) -> Result<String, Refusal> {
-    let mut scan = Scan { source, at: 0, inserts: Vec::new(), branches: 0, long: false };
+///
+/// Calls of the macros called `variadic` become those of a filter.
+pub(super) fn weigh(source: &str, variadic: &[String]) -> Result<String, Refusal> {
+    let mut scan = Scan { source, variadic, at: 0, inserts: Vec::new(), branches: 0, long: false };
     match scan.all() {
         Some(()) => Ok(scan.rewritten()),
         None if scan.long => Err(Refusal::Long),
@@ -41,6 +47,10 @@ fn basic_tag(rest: &str, name: &str) -> Option<usize> {
 struct Frame {
     /// The start of the current operand and its end so far.
     operand: Option<(usize, usize)>,
+    /// The start of the product in it that is left of a `%`.
+    product: Option<usize>,
+    /// The right operand of a `%` is not complete.
+    modulo: bool,
     /// A `+` comes before it.
     added: bool,
     /// The start of the literal that these brackets make, if they make one.
@@ -60,23 +70,24 @@ enum Target {
     None,
     /// Up to `in`.
     For,
-    /// Up to `=`; true for a field of something.
-    Set { field: bool },
+    /// Up to `=`; the end of what the field belongs to, if it is one, and the number of fields.
+    Set { owner: usize, fields: usize },
     /// The whole tag: a macro's names and a call.
     Call,
 }
 
 struct Scan<'s> {
     source: &'s str,
+    variadic: &'s [String],
     at: usize,
-    /// Texts to insert, with their positions.
-    inserts: Vec<(usize, &'static str)>,
+    /// Texts to insert, with their positions and the number of bytes that they replace.
+    inserts: Vec<(usize, usize, Cow<'s, str>)>,
     branches: usize,
     /// True if it is too long.
     long: bool,
 }
 
-impl Scan<'_> {
+impl<'s> Scan<'s> {
     /// Scans the whole source.
     fn all(&mut self) -> Option<()> {
         let (source, bytes) = (self.source, self.source.as_bytes());
@@ -102,13 +113,13 @@ impl Scan<'_> {
 
     /// The source with the insertions.
     fn rewritten(mut self) -> String {
-        self.inserts.sort_by_key(|&(at, _)| at);
+        self.inserts.sort_by_key(|&(at, ..)| at);
         let mut out = String::with_capacity(self.source.len() + 10 * self.inserts.len());
         let mut done = 0;
-        for (at, text) in self.inserts {
+        for (at, replaced, text) in self.inserts {
             out.push_str(&self.source[done..at]);
-            out.push_str(text);
-            done = at;
+            out.push_str(&text);
+            done = at + replaced;
         }
         out + &self.source[done..]
     }
@@ -126,6 +137,10 @@ impl Scan<'_> {
         }
     }
 
+    fn insert(&mut self, at: usize, text: impl Into<Cow<'s, str>>) {
+        self.inserts.push((at, 0, text.into()));
+    }
+
     /// Scans a tag including its `end`.
     fn tag(&mut self, end: &str) -> Option<()> {
         let bytes = self.source.as_bytes();
@@ -134,6 +149,7 @@ impl Scan<'_> {
         let (mut complete, mut access) = (false, false);
         let mut first = end == "%}";
         let (mut target, mut kept, mut last) = (Target::None, None, self.at);
+        let mut assigned = self.at;
         for tokens in 0.. {
             if tokens > TOKENS {
                 self.long = true;
@@ -151,8 +167,9 @@ impl Scan<'_> {
                 let bare = if rest.starts_with(end) { rest } else { bare };
                 self.at += rest.len() - bare.len() + end.len();
                 self.finish(&mut frames, false);
-                if let Some((from, close)) = kept.filter(|&(from, _)| from < last) {
-                    self.inserts.extend([(from, "("), (last, close)]);
+                if let Some((from, close)) = kept.filter(|(from, _)| *from < last) {
+                    self.insert(from, "(");
+                    self.insert(last, close);
                 }
                 return Some(());
             }
@@ -176,11 +193,13 @@ impl Scan<'_> {
                     frames.last()?;
                     let built = closed.filled && (!closed.round || closed.comma);
                     if let Some(from) = closed.literal.filter(|_| built) {
-                        self.inserts.extend([(from, "(("), (self.at, ")|built)")]);
+                        self.insert(from, "((");
+                        self.insert(self.at, ")|built)");
                     }
                     extend(&mut frames, start, self.at);
                     complete = true;
                 }
+                b'+' if !complete => self.inserts.push((start, 1, "".into())),
                 b'+' => {
                     self.finish(&mut frames, true);
                     complete = false;
@@ -195,9 +214,16 @@ impl Scan<'_> {
                     match &mut frames[..] {
                         [.., frame] if byte == b',' => frame.comma = true,
                         [_] if byte == b'=' && !double => {
-                            if let Target::Set { field } = target {
-                                let close = if field { ")|held" } else { ")|kept" };
-                                kept = Some((self.at, close));
+                            if let Target::Set { owner, fields } = target {
+                                let owner = self.source[assigned..owner.max(assigned)].trim();
+                                kept = Some((
+                                    self.at,
+                                    match fields {
+                                        0 => ")|kept".to_owned(),
+                                        1 => format!(")|held({owner})"),
+                                        _ => ")|held".to_owned(),
+                                    },
+                                ));
                                 target = Target::None;
                             }
                         }
@@ -205,10 +231,21 @@ impl Scan<'_> {
                     }
                 }
                 b'-' | b'.' | b'|' | b'~' | b'*' | b'/' | b'%' => {
+                    if complete
+                        && (matches!(byte, b'~' | b'/' | b'%') || rest.starts_with('*') && !double)
+                    {
+                        self.close_modulo(&mut frames);
+                    }
+                    if byte == b'%' && complete {
+                        self.open_modulo(&mut frames, start);
+                    }
                     extend(&mut frames, start, self.at);
+                    if let (b'~', Some(frame)) = (byte, frames.last_mut()) {
+                        frame.product = None;
+                    }
                     (complete, access) = (false, matches!(byte, b'.' | b'|'));
-                    if let (b'.', Target::Set { field }) = (byte, &mut target) {
-                        *field = true;
+                    if let (b'.', Target::Set { owner, fields }) = (byte, &mut target) {
+                        (*owner, *fields) = (start, *fields + 1);
                     }
                 }
                 b'\'' | b'"' => {
@@ -232,8 +269,11 @@ impl Scan<'_> {
                     if named {
                         target = match name {
                             "for" => Target::For,
-                            "set" => Target::Set { field: false },
-                            "call" => Target::Call,
+                            "set" => {
+                                assigned = self.at;
+                                Target::Set { owner: self.at, fields: 0 }
+                            }
+                            "call" | "macro" => Target::Call,
                             _ => Target::None,
                         };
                         self.branches += usize::from(matches!(name, "elif" | "else"));
@@ -243,6 +283,11 @@ impl Scan<'_> {
                         }
                     } else if name == "in" && target == Target::For {
                         target = Target::None;
+                    }
+                    let called = self.source[self.at..].starts_with('(');
+                    let declared = target == Target::Call;
+                    if called && !declared && self.variadic.iter().any(|known| known == name) {
+                        self.insert(self.at, "|applied");
                     }
                     // A name after an operand is a keyword, as is the first one of a block.
                     if accessed || !(complete || named || name == "not") {
@@ -268,13 +313,37 @@ impl Scan<'_> {
 
     /// The innermost operand has ended; a `+` may follow.
     fn finish(&mut self, frames: &mut [Frame], plus: bool) {
+        self.close_modulo(frames);
         let Some(frame) = frames.last_mut() else { return };
+        let added = std::mem::replace(&mut frame.added, plus);
+        frame.product = None;
         if let Some((start, end)) = frame.operand.take()
-            && (frame.added || plus)
+            && (added || plus)
         {
-            self.inserts.extend([(start, "("), (end, ")|weighed")]);
+            self.insert(start, "(");
+            self.insert(end, ")|weighed");
         }
-        frame.added = plus;
+    }
+
+    /// The right operand of a `%`, if there is one, has ended.
+    fn close_modulo(&mut self, frames: &mut [Frame]) {
+        if let Some(frame) = frames.last_mut()
+            && std::mem::take(&mut frame.modulo)
+            && let Some((_, end)) = frame.operand
+        {
+            self.insert(end, ")");
+        }
+    }
+
+    /// The product that has ended is the left operand of the `%` at `at`.
+    fn open_modulo(&mut self, frames: &mut [Frame], at: usize) {
+        if let Some(frame) = frames.last_mut()
+            && let Some(product) = frame.product
+        {
+            frame.modulo = true;
+            self.insert(product, "(");
+            self.inserts.push((at, 1, ")|modulo(".into()));
+        }
     }
 }
 
@@ -283,6 +352,7 @@ fn extend(frames: &mut [Frame], start: usize, end: usize) {
     if let Some(frame) = frames.last_mut() {
         let from = frame.operand.map_or(start, |(from, _)| from);
         frame.operand = Some((from, end));
+        frame.product.get_or_insert(start);
     }
 }
 

@@ -6,7 +6,8 @@
 //! ends the process for a value that is too deep. So [`weigh`](super::scan::weigh) applies these
 //! filters to operands of `+`, to literals and to assigned values.
 
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::tests::is_sameas;
+use minijinja::value::{DynObject, Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
 /// Items of a list per unit of fuel.
@@ -16,16 +17,33 @@ const BYTES_PER_UNIT: u64 = 64;
 /// The depth of nested values. A request's values are less deep.
 const DEPTH: usize = 160;
 
+/// The number of times that namespaces are part of other values. What is assigned to a namespace
+/// later is paid for as often.
+#[derive(Default)]
+struct Parts(u64);
+
 /// Adds the filters and limits other ways to join lists.
 pub(super) fn add_to_environment(env: &mut Environment<'static>) {
     env.add_filter("weighed", weighed);
-    env.add_filter("built", |state: &State<'_, '_>, value: Value| pay(state, value, false));
+    env.add_filter("built", |state: &mut State<'_, '_>, value: Value| pay(state, value, None));
     env.add_filter("held", held);
-    env.add_filter("kept", |state: &State<'_, '_>, value: Value| pay(state, value, true));
+    env.add_filter("kept", |state: &mut State<'_, '_>, value: Value| pay(state, value, None));
     env.add_filter("sum", sum);
     env.remove_filter("chain"); // not one of jinja2's
-    env.remove_global("cycler"); // they can hold values of any depth
-    env.remove_global("joiner");
+}
+
+/// True for mappings that are no object of the engine.
+pub(super) fn is_data(value: &Value) -> bool {
+    let engine = |object: &DynObject| object.type_name().starts_with("minijinja::vm");
+    value.kind() == ValueKind::Map && !is_namespace(value) && !value.as_object().is_some_and(engine)
+}
+
+pub(super) fn is_namespace(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
+}
+
+pub(super) fn is_macro(value: &Value) -> bool {
+    value.as_object().is_some_and(|object| object.type_name().ends_with("::Macro"))
 }
 
 /// Charges for an operand of a sum.
@@ -42,12 +60,12 @@ fn weighed(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
 
 /// Charges for a value that a namespace keeps between iterations of a loop. A lazy view of a list
 /// becomes a list: otherwise reading it would take longer with every iteration.
-fn held(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+fn held(state: &mut State<'_, '_>, value: Value, into: Option<Value>) -> Result<Value, Error> {
     let value = match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => listed(state, &value)?,
         _ => value,
     };
-    pay(state, value, false)
+    pay(state, value, Some(&into.unwrap_or_default()))
 }
 
 /// The items of a value as a list, each charged for.
@@ -56,43 +74,71 @@ fn listed(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
     value.try_iter()?.map(pay).collect()
 }
 
-/// Charges for everything in a value. With `namespace` it can be a namespace itself, but none can be
-/// inside it: one that holds itself has no end.
-fn pay(state: &State<'_, '_>, value: Value, namespace: bool) -> Result<Value, Error> {
-    walk(state, &value, if namespace { 0 } else { 1 })?;
+/// Charges for everything in a value. One that is assigned to a field of a namespace cannot contain
+/// that namespace, which would have no end, or any if `into` is not known.
+fn pay(state: &mut State<'_, '_>, value: Value, into: Option<&Value>) -> Result<Value, Error> {
+    let times = match into {
+        Some(_) => 1 + state.get_or_insert_extension(Parts::default()).0,
+        None => 1,
+    };
+    let mut walk = Walk { state, into, times, namespaces: 0 };
+    walk.value(&value, 0)?;
+    let found = walk.namespaces;
+    if found > 0 {
+        let parts = state.get_or_insert_extension(Parts::default());
+        parts.0 = parts.0.saturating_add(found);
+    }
     Ok(value)
 }
 
-fn walk(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
-    let refused = |reason: &str| Err(Error::new(ErrorKind::InvalidOperation, reason.to_owned()));
-    let kind = value.kind();
-    if let Some(text) = value.as_str() {
-        return state.consume_fuel(text.len() as u64 / BYTES_PER_UNIT);
-    }
-    if !matches!(kind, ValueKind::Seq | ValueKind::Map) {
-        return Ok(());
-    }
-    if depth > DEPTH {
-        return refused("a value is nested too deeply");
-    }
-    let namespace = value.as_object().is_some_and(|o| o.type_name().ends_with("::Namespace"));
-    if namespace && depth > 0 {
-        return refused("a namespace cannot be part of another value");
-    }
-    for item in value.try_iter()? {
-        state.consume_fuel(1)?;
-        match kind {
-            ValueKind::Map => {
-                walk(state, &value.get_item(&item)?, depth + 1)?;
-                walk(state, &item, depth + 1)?;
-            }
-            _ => walk(state, &item, depth + 1)?,
-        }
-    }
-    Ok(())
+struct Walk<'w, 's> {
+    state: &'w State<'s, 's>,
+    into: Option<&'w Value>,
+    /// Each unit is paid for as often.
+    times: u64,
+    namespaces: u64,
 }
 
-/// The filter `sum`, of numbers alone.
+impl Walk<'_, '_> {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        let refused =
+            |reason: &str| Err(Error::new(ErrorKind::InvalidOperation, reason.to_owned()));
+        if let Some(text) = value.as_str() {
+            return self.state.consume_fuel(self.cost(text.len() as u64 / BYTES_PER_UNIT));
+        }
+        if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+            return Ok(());
+        }
+        if depth > DEPTH {
+            return refused("a value is nested too deeply");
+        }
+        if is_namespace(value) {
+            match self.into {
+                Some(into) if !is_namespace(into) => {
+                    return refused("a namespace cannot be a part of one that is not known");
+                }
+                Some(into) if is_sameas(into, value) => {
+                    return refused("a namespace cannot be a part of itself");
+                }
+                _ => self.namespaces += 1,
+            }
+        }
+        for item in value.try_iter()? {
+            self.state.consume_fuel(self.cost(1))?;
+            if value.kind() == ValueKind::Map {
+                self.value(&value.get_item(&item)?, depth + 1)?;
+            }
+            self.value(&item, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    fn cost(&self, units: u64) -> u64 {
+        units.saturating_mul(self.times)
+    }
+}
+
+/// The filter `sum`. Lists are charged for, and nothing else but numbers has a sum.
 fn sum(
     state: &State<'_, '_>,
     values: Value,
@@ -100,9 +146,26 @@ fn sum(
     start: Option<Value>,
     options: Kwargs,
 ) -> Result<Value, Error> {
-    let first = start.clone().or_else(|| options.peek("start").ok());
-    if first.is_some_and(|start| !start.is_number()) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "sum: start must be a number"));
+    let first = start.clone().or_else(|| options.get("start").ok());
+    let attribute = attribute.map(ToOwned::to_owned).or_else(|| options.get("attribute").ok());
+    if let Some(first) = first.as_ref().filter(|first| first.kind() == ValueKind::Seq) {
+        let mut all: Vec<Value> = first.try_iter()?.collect();
+        for item in values.try_iter()? {
+            let item = match &attribute {
+                Some(name) => item.get_attr(name)?,
+                None => item,
+            };
+            state.consume_fuel(all.len() as u64 / ITEMS_PER_UNIT)?;
+            all.extend(listed(state, &item)?.try_iter()?);
+        }
+        options.assert_all_used()?;
+        return Ok(Value::from(all));
     }
-    filters::sum(state, values, attribute, start, options)
+    if first.is_some_and(|start| !start.is_number()) {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "sum: start must be a number or a list",
+        ));
+    }
+    filters::sum(state, values, attribute.as_deref(), start, options)
 }

@@ -1,8 +1,9 @@
-"""Renders conversations with jinja2, set up as transformers does it, into golden.json.
+"""Renders conversations with jinja2, set up as transformers does it, into golden.json and templates.json.
 
 Run in this directory: python3 make_golden.py (jinja2 3.1.6).
 """
 import datetime
+import glob
 import json
 import os
 import sys
@@ -100,28 +101,52 @@ CASES.append(("llama3", "date", CONVERSATIONS["one"], True, {"date_string": "5 M
 CASES.append(("chatml", "no thinking", CONVERSATIONS["thinking"], True, {"enable_thinking": False}))
 
 
-def main():
+# The conversations for the templates in the directory of that name.
+SHARED = [(name, CONVERSATIONS[name], reply, given) for name, reply, given in [
+    ("one", True, {}), ("system", True, {}), ("turns", False, {}), ("turns", True, {}),
+    ("unicode", True, {}), ("whitespace", False, {}), ("thinking", True, {"enable_thinking": False}),
+    ("thinking", False, {}), ("call", True, {"tools": [WEATHER]}), ("system", False, {"tools": [WEATHER, WEATHER]}),
+    ("other roles", False, {"documents": [{"title": "T", "text": "x"}]}), ("nobody", True, {})]]
+
+
+def render(path, messages, reply, given):
+    """The text of a template, or its error."""
     special = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
-    golden = []
-    for template, name, messages, reply, given in CASES:
-        with open(template + ".jinja") as f:
-            compiled = environment().from_string(f.read())
-        case = {"template": template, "name": name, "messages": messages, "reply": reply, "now": NOW}
-        variables = dict(given)
-        for key in ["tools", "documents"]:
-            variables.setdefault(key, None)
-            if key in given:
-                case[key] = given[key]
-        case["variables"] = {k: v for k, v in given.items() if k not in ["tools", "documents"]}
-        try:
-            case["text"] = compiled.render(
-                messages=messages, add_generation_prompt=reply, **variables, **special)
-        except jinja2.exceptions.TemplateError as e:
-            case["error"] = str(e)
-        golden.append(case)
-    with open("golden.json", "w") as f:
-        json.dump(golden, f, ensure_ascii=False, indent=0)
+    variables = {"tools": None, "documents": None, **given}
+    with open(path, newline="") as f:
+        source = f.read()
+    try:
+        return {"text": environment().from_string(source).render(
+            messages=messages, add_generation_prompt=reply, **variables, **special)}
+    except jinja2.exceptions.TemplateError as e:
+        return {"error": str(e)}
+
+
+def described(messages, reply, given):
+    """A conversation as the tests read it."""
+    case = {"messages": messages, "reply": reply, "now": NOW}
+    case.update({k: v for k, v in given.items() if k in ["tools", "documents"]})
+    case["variables"] = {k: v for k, v in given.items() if k not in ["tools", "documents"]}
+    return case
+
+
+def write(name, value):
+    with open(name, "w") as f:
+        json.dump(value, f, ensure_ascii=False, indent=0)
         f.write("\n")
 
 
-sys.exit(main())
+def main():
+    golden = []
+    for template, name, messages, reply, given in CASES:
+        case = {"template": template, "name": name, **described(messages, reply, given)}
+        golden.append({**case, **render(template + ".jinja", messages, reply, given)})
+    write("golden.json", golden)
+    conversations = [{"name": name, **described(*given)} for name, *given in SHARED]
+    texts = {os.path.basename(path)[:-len(".jinja")]: [render(path, *given) for _, *given in SHARED]
+             for path in sorted(glob.glob("templates/*.jinja"))}
+    write("templates.json", {"conversations": conversations, "texts": texts})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
