@@ -12,11 +12,12 @@ use anyhow::{Context as _, Result, bail};
 use mlx_llamba::session::SessionInfo;
 use mlx_llamba::snapshots::SnapshotBudget;
 use mlx_llamba::template::Json;
-use mlx_llamba::{ChatOptions, EMBEDDED_MODEL, Generation, Llamba, Session, Template};
+use mlx_llamba::{ChatOptions, EMBEDDED_MODEL, Generation, Llamba, Session};
 
 use crate::constraint::{ConstraintArgs, constrain};
 use crate::model::ModelArgs;
 use crate::sampling::SamplingArgs;
+use crate::template::TemplateArgs;
 use crate::{interrupt, places};
 use copies::{Copies, Copy};
 use input::{Input, Line};
@@ -44,10 +45,8 @@ pub(crate) struct Args {
     /// System message to start with
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Chat template: a Jinja file, the name of a template of the tokenizer, or chatml, llama-3
-    /// or plain
-    #[arg(long, value_name = "TEMPLATE")]
-    chat_template: Option<String>,
+    #[command(flatten)]
+    chat_template: TemplateArgs,
     /// JSON file with a list of tools for the template
     #[arg(long, value_name = "FILE")]
     tools: Option<PathBuf>,
@@ -130,7 +129,7 @@ impl Args {
     fn begin<'m>(&self, llamba: &'m Llamba, file: Option<&Path>) -> Result<Session<'m>> {
         let mut session = match file.filter(|file| file.exists()) {
             Some(file) => {
-                if self.system.is_some() || self.chat_template.is_some() || self.tools.is_some() {
+                if self.system.is_some() || self.chat_template.is_given() || self.tools.is_some() {
                     bail!(
                         "{} already has its system message, template and tools; /system replaces \
                          the system message",
@@ -144,7 +143,7 @@ impl Args {
                 if let Some(path) = &self.tools {
                     options.tools = Some(read_json(path)?);
                 }
-                let mut session = llamba.session_with(self.template(llamba)?, options)?;
+                let mut session = llamba.session_with(self.chat_template.find(llamba)?, options)?;
                 if let Some(text) = &self.system {
                     session.push_system(text);
                 }
@@ -158,22 +157,6 @@ impl Args {
 
     fn budget(&self) -> SnapshotBudget {
         SnapshotBudget::default().bytes(self.snapshots.saturating_mul(1 << 20))
-    }
-
-    fn template(&self, llamba: &Llamba) -> Result<Template> {
-        let tokenizer = llamba.require_tokenizer()?;
-        let Some(name) = &self.chat_template else {
-            return Ok(Template::of(tokenizer, None)?);
-        };
-        if Path::new(name).is_file() {
-            let bytes = std::fs::read(name).with_context(|| format!("cannot read {name}"))?;
-            let text = String::from_utf8(bytes).with_context(|| format!("{name} is not text"))?;
-            return Ok(Template::new(name, &text, tokenizer)?);
-        }
-        match Template::builtin(name, tokenizer)? {
-            Some(template) => Ok(template),
-            None => Ok(Template::of(tokenizer, Some(name))?),
-        }
     }
 }
 

@@ -31,6 +31,7 @@ mod serve;
 mod session;
 mod settings;
 mod synthesize;
+mod template;
 mod texts;
 mod train;
 mod training;

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba::{Llamba, Template};
 use mlx_llamba_engine::Options as EngineOptions;
 use mlx_llamba_server::{Limits, Loaded, Options};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -15,6 +14,7 @@ use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::model::ModelArgs;
+use crate::template::TemplateArgs;
 
 /// Serve a model over an OpenAI-compatible HTTP API
 #[derive(clap::Args)]
@@ -53,9 +53,8 @@ pub(crate) struct Args {
     /// once
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
-    /// Chat template: a file, or one of chatml, llama-3 and plain [default: the tokenizer's]
-    #[arg(long, value_name = "FILE|NAME")]
-    chat_template: Option<String>,
+    #[command(flatten)]
+    chat_template: TemplateArgs,
     /// Log prompts and replies
     #[arg(long)]
     log_prompts: bool,
@@ -169,8 +168,10 @@ impl Args {
         let (builder, template) = (self.model.text_builder()?, self.chat_template);
         let load = move || {
             let llamba = builder.load()?;
-            let Some(wanted) = template else { return Loaded::new(llamba) };
-            let template = Some(read_template(&llamba, &wanted)?);
+            if !template.is_given() {
+                return Loaded::new(llamba);
+            }
+            let template = Some(template.find(&llamba)?);
             Ok(Loaded { llamba, template })
         };
         let name = options.model.clone();
@@ -254,18 +255,4 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
         }
     });
     Ok(())
-}
-
-/// Returns the built-in template of this name, or reads a template file.
-fn read_template(llamba: &Llamba, wanted: &str) -> mlx_llamba::Result<Template> {
-    let tokenizer = llamba.require_tokenizer()?;
-    if let Some(template) = Template::builtin(wanted, tokenizer)? {
-        return Ok(template);
-    }
-    let source = std::fs::read_to_string(wanted).map_err(|source| mlx_llamba::Error::Io {
-        action: "read",
-        path: wanted.into(),
-        source,
-    })?;
-    Template::new(wanted, &source, tokenizer)
 }

@@ -39,10 +39,22 @@ fn serves_until_it_is_asked_to_end() {
     let keys = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(keys.path(), "one\n\ntwo\n").unwrap();
     let keys = keys.path().to_str().unwrap();
-    let (mut child, mut err, address) = start(&["--served-name", "x", "--api-key-file", keys]);
+    // A template of the tokenizer can be named.
+    let tokenizer = tempfile::tempdir().unwrap();
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba/assets/llamba-stories");
+    let [from, to] = [assets, tokenizer.path().to_str().unwrap()];
+    std::fs::copy(format!("{from}/tokenizer.json"), format!("{to}/tokenizer.json")).unwrap();
+    let config = r#"{"chat_template": {"default": "A", "long": "Once upon a time"}}"#;
+    std::fs::write(tokenizer.path().join("tokenizer_config.json"), config).unwrap();
+    let named = ["--tokenizer", to, "--chat-template", "long"];
+    let (mut child, mut err, address) =
+        start(&[&["--served-name", "x", "--api-key-file", keys][..], &named].concat());
     assert!(send(&address, "GET", "/v1/models", "", "").starts_with("HTTP/1.1 401"));
     let key = "authorization: Bearer two\r\n";
     assert!(send(&address, "GET", "/v1/models", key, "").contains("\"id\":\"x\""));
+    let messages = r#"{"messages":[{"role":"user","content":"Hi"}]}"#;
+    let tokens = send(&address, "POST", "/v1/tokenize", key, messages);
+    assert!(tokens.contains("866,941,259,700"), "{tokens}");
     let secret = "A secret about Lily";
     let body = format!("{{\"model\":\"x\",\"prompt\":\"{secret}\",\"max_tokens\":3}}");
     let answer = send(&address, "POST", "/v1/completions", key, &body);

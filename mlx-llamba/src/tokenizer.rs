@@ -77,9 +77,6 @@ impl Tokenizer {
         let json = files::tokenizer_json(path, files)?;
         let Parsed { mut inner, spelling, largest_id, normalizer, pre_tokenizer } =
             files::parse(json).map_err(bad)?;
-        // Some files still have the truncation and padding of their training.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let special = SpecialTokens::find(&mut inner, path, files)?;
         let ends: Vec<u32> = special.eos.iter().copied().chain(special.bos).collect();
         let spelled = Spelled::new(&inner, &ends);
@@ -189,14 +186,13 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot decode them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let Spelling::SentencePiece { prefix, .. } = self.0.spelling else {
-            return self.0.inner.decode(ids, skip_special).map_err(|e| self.failed(e.to_string()));
-        };
-        // The library drops all characters of a run of byte tokens if one byte is invalid.
+        // The library drops all characters of a run of byte tokens if one byte is invalid, and takes
+        // letters with accents in added tokens for bytes.
         let mut bytes = Vec::new();
         for &id in ids {
             self.push_bytes(id, skip_special, &mut bytes);
         }
+        let prefix = matches!(self.0.spelling, Spelling::SentencePiece { prefix: true, .. });
         let own = bytes.strip_prefix(b" ").filter(|_| prefix).unwrap_or(&bytes);
         Ok(String::from_utf8_lossy(own).into_owned())
     }
@@ -302,16 +298,12 @@ impl Tokenizer {
             }
             return;
         }
-        let start = bytes.len();
-        for c in token.chars() {
-            if let Some(byte) = byte_of(c) {
-                bytes.push(byte);
-            } else {
-                // An added token, which is spelled as plain text.
-                bytes.truncate(start);
-                bytes.extend_from_slice(token.as_bytes());
-                return;
-            }
+        // Added tokens are spelled as plain text, others with a character for each byte.
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id);
+        let spelled: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+        match spelled.filter(|_| !added) {
+            Some(spelled) => bytes.extend(spelled),
+            None => bytes.extend_from_slice(token.as_bytes()),
         }
     }
 

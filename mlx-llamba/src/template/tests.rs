@@ -154,8 +154,13 @@ fn hostile_templates_end_soon_and_small() {
         {% set n.l = range(2000)|list %}{{ all|string|length }}";
     let nested = "{% set a = namespace() %}{% set b = namespace() %}{% set c = namespace() %}\
         {% set a.l = [b] * 900 %}{% set b.l = [c] * 900 %}{% set c.l = [1] * 900 %}{{ a }}";
+    let printed = "{% set x = 'a' * 1000000 %}{{ [x] * 100000 }}";
+    let joined_texts = "{% set x = 'a' * 1000000 %}{{ ([x] * 100000)|join|length }}";
+    let formatted = "{% set x = 'a' * 1000000 %}{{ '%s' % ([x] * 100000) }}";
+    let translated = "{% set x = 'a' * 1000000 %}{{ x.translate({97: x})|length }}";
+    let texts = [printed, joined_texts, formatted, translated];
     let others = [doubling, loops, macros, repeated, json, wide, separated, padded, indented];
-    for source in others.into_iter().chain([shared, nested]).chain(joined) {
+    for source in others.into_iter().chain([shared, nested]).chain(texts).chain(joined) {
         let start = Instant::now();
         let error = rendered(source).unwrap_err();
         assert!(matches!(error, Error::Template { .. }), "{source}: {error}");

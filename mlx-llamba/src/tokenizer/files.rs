@@ -18,6 +18,9 @@ const ADVICE: &str = "The published Llamba repositories carry no tokenizer: thei
     that has one, or a repository such as meta-llama/Llama-3.2-1B-Instruct (gated: accept the \
     license on its page, then set HF_TOKEN)";
 
+/// The most bytes of an added token: the time to load one grows with the square of its length.
+const LONGEST: usize = 1000;
+
 /// Tokens that end a text or a turn in the vocabularies of Llama 3.
 const LLAMA_3_EOS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
 const LLAMA_3_BOS: &str = "<|begin_of_text|>";
@@ -44,9 +47,9 @@ struct Outline {
     decoder: Value,
     #[serde(default)]
     model: Model,
+    #[serde(default)]
+    added_tokens: Value,
     // Also parsed because the `tokenizers` library panics on damaged strings in them.
-    #[serde(default, rename = "added_tokens")]
-    _added_tokens: Value,
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -164,8 +167,18 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         "its decoder is of an unknown kind; byte-level tokenizers, like Llama 3's, are supported, \
          and SentencePiece's, like Llama 2's",
     )?;
+    let added = outline.added_tokens.as_array().into_iter().flatten();
+    if let Some(long) = added.filter_map(|t| t["content"].as_str()).find(|t| t.len() > LONGEST) {
+        let found = long.len();
+        return Err(damaged(&format!(
+            "an added token of {found} bytes, expected at most {LONGEST}"
+        )));
+    }
     let load = || {
-        let loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
+        let mut loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
+        // Some files still have the padding of their training, of any length.
+        loaded.with_padding(None);
+        loaded.with_truncation(None)?;
         loaded.encode_fast("a trial", true)?; // some mistakes are found only now
         Ok(loaded)
     };
@@ -311,7 +324,11 @@ fn add_tokens(inner: &mut tokenizers::Tokenizer, listed: &Value, path: &Path) {
         let next = after.max(inner.get_vocab_size(false) as u32);
         let there = inner.token_to_id(&token.content);
         // Another id would be given to a token that does not come next.
-        if known || token.content.is_empty() || there.unwrap_or(next) != id {
+        if known
+            || token.content.is_empty()
+            || token.content.len() > LONGEST
+            || there.unwrap_or(next) != id
+        {
             if !known {
                 let file = path.with_file_name("tokenizer_config.json");
                 log::warn!("{}: token {id} does not fit tokenizer.json", file.display());

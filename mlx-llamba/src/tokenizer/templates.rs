@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::files::TokenizerFiles;
+use crate::files::{TokenizerFiles, json};
 
 /// The name of the template that is used unless another one is asked for.
 pub(crate) const DEFAULT: &str = "default";
@@ -26,7 +26,7 @@ impl ChatTemplates {
         let file = "chat_template.json";
         if let Some(bytes) = files.get(file).filter(|_| found.templates.is_empty()) {
             let value: Value =
-                serde_json::from_slice(bytes).map_err(|e| format!("{file} is not JSON: {e}"))?;
+                json::from_slice(bytes).map_err(|e| format!("{file} is not JSON: {e}"))?;
             found.add_all(&value["chat_template"], file)?;
         }
         if let Some(bytes) = files.get("chat_template.jinja") {
@@ -132,7 +132,7 @@ mod tests {
         let object = sources(r#"{"chat_template": {"default": "a", "tool_use": "b"}}"#, None);
         assert_eq!(get(&object, "tool_use").as_deref(), Some("b"));
         let more = TokenizerFiles::default()
-            .with("chat_template.json", &br#"{"chat_template": "d"}"#[..])
+            .with("chat_template.json", &b"\xef\xbb\xbf{\"chat_template\": \"d\"}"[..])
             .with("additional_chat_templates/tool_use.jinja", &b"\xef\xbb\xbft"[..]);
         let more = ChatTemplates::find(&more, &Value::Null);
         assert_eq!(get(&more, "default").as_deref(), Some("d"));

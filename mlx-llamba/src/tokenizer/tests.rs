@@ -135,6 +135,24 @@ fn truncation_and_padding_of_the_file_are_not_for_prompts() {
     assert_eq!(tokenizer.encode("aaaa", true).unwrap(), [0, 0, 0, 0]);
 }
 
+/// A padding of any length, and tokens of any length, neither of which a text needs.
+#[test]
+fn files_that_would_take_much_memory_or_time() {
+    let start = std::time::Instant::now();
+    let change = |t: &mut Value| {
+        t["padding"] = json!({"strategy": {"Fixed": 1u64 << 40}, "direction": "Left",
+                              "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "a"});
+    };
+    let tokenizer = load(&small(change, Value::Null, Value::Null)).unwrap();
+    assert_eq!(tokenizer.encode("aa", true).unwrap(), [0, 0]);
+    let change = |t: &mut Value| t["added_tokens"][3]["content"] = json!("x".repeat(20_000));
+    let error = load(&small(change, Value::Null, Value::Null)).unwrap_err().to_string();
+    assert!(error.contains("made/up/tokenizer.json") && error.contains("20000 bytes"), "{error}");
+    let listed = json!({"added_tokens_decoder": {"8": {"content": "x".repeat(20_000)}}});
+    assert_eq!(load(&small(|_| {}, listed, Value::Null)).unwrap().token(8), None);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
 #[test]
 fn a_vocabulary_of_another_model_is_noticed() {
     let tokenizer = load(&small(|_| {}, Value::Null, Value::Null)).unwrap();
@@ -237,6 +255,12 @@ fn plain_text_tokens_keep_their_characters() {
     let pieces: Vec<String> = [0, 7, 3].map(|id| stream.push(id)).to_vec();
     assert_eq!(pieces, ["a", "<|\u{e9} \u{65e5}|>", " "]);
     assert_eq!(pieces.concat(), tokenizer.decode(&[0, 7, 3], false).unwrap());
+    // All of its characters also stand for bytes.
+    let change = |t: &mut Value| t["added_tokens"][3]["content"] = json!("<caf\u{e9}\u{120}>");
+    let tokenizer = load(&small(change, Value::Null, Value::Null)).unwrap();
+    assert_eq!(tokenizer.encode("<caf\u{e9}\u{120}>", false).unwrap(), [7]);
+    assert_eq!(tokenizer.decode(&[0, 7, 3], false).unwrap(), "a<caf\u{e9}\u{120}> ");
+    assert_eq!(Detokenizer::new(&tokenizer, false).push(7), "<caf\u{e9}\u{120}>");
 }
 
 /// Ids of `<|begin_of_text|>` and `<|eot_id|>` in the tokenizer of `merging`.

@@ -251,10 +251,12 @@ fn join(state: &mut State, value: Value, mut args: Arguments) -> Result<Value, E
     let mut out = String::new();
     for (i, item) in value.try_iter()?.enumerate() {
         let item = match &attribute {
-            Some(path) => path.split('.').try_fold(item, |item, name| match name.parse::<usize>() {
-                Ok(at) => item.get_item(&Value::from(at)),
-                Err(_) => item.get_attr(name),
-            })?,
+            Some(path) => {
+                path.split('.').try_fold(item, |item, name| match name.parse::<usize>() {
+                    Ok(at) => item.get_item(&Value::from(at)),
+                    Err(_) => item.get_attr(name),
+                })?
+            }
             None => item,
         };
         let text = print::text(state, &item)?;

@@ -171,7 +171,9 @@ fn of_text(
 
 fn of_data(value: &Value, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     match (value.kind(), name) {
-        (ValueKind::Seq | ValueKind::Iterable | ValueKind::Map, "copy") if args.is_empty() => Ok(Some(value.clone())),
+        (ValueKind::Seq | ValueKind::Iterable | ValueKind::Map, "copy") if args.is_empty() => {
+            Ok(Some(value.clone()))
+        }
         (ValueKind::Seq | ValueKind::Iterable, "index") => {
             let wanted = Arguments::bind(args.iter().cloned(), &["value"])?.take(0);
             let at = value.try_iter()?.position(|item| Some(item) == wanted);
