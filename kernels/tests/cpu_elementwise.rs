@@ -4,6 +4,7 @@
 
 mod settings;
 
+use mlx_llamba_kernels::check::Values;
 use mlx_llamba_kernels::cpu;
 use mlx_rs::{Array, Dtype};
 use proptest::prelude::*;
@@ -43,17 +44,10 @@ fn silu(v: f32) -> f64 {
     v / (1.0 + (-v).exp())
 }
 
-/// Deterministic values in -scale..scale (SplitMix64).
+/// Returns deterministic values in -scale..scale.
 fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
-    let mut seed = seed;
-    let value = |_| {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z >> 11) as f64 / (1u64 << 52) as f64 - 1.0) as f32 * scale
-    };
-    (0..len).map(value).collect()
+    let values = Values(seed).take(len, f64::from(scale), Dtype::Float32);
+    values.into_iter().map(|value| value as f32).collect()
 }
 
 /// Numbers of rows and their widths: near multiples of a vector, and enough work for several

@@ -9,24 +9,12 @@ mod settings;
 
 use mlx_llamba_kernels::{Activations, Backend, Mode, Quantized, Scheme, Weight, cpu};
 use mlx_rs::{Array, Dtype};
-use settings::{alone, with_every_instruction_set};
+use settings::{alone, numbers, with_every_instruction_set};
 
 /// Tolerance of the kernel, as in float32: measured 1.2e-7.
 const TOLERANCE: f64 = 4e-7;
 /// Tolerance of the rounding, for activations between -1 and 1: measured 1.6e-3 with rows of 32.
 const ROUNDING: f64 = 4e-3;
-
-/// Numbers between -1 and 1.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 fn weight(out: i32, columns: i32, bits: usize, group: usize, scales: Dtype) -> Weight {
     let w = Array::from_slice(&numbers(bits as u64, (out * columns) as usize), &[out, columns]);

@@ -6,28 +6,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Mutex;
+mod settings;
 
 use mlx_llamba_kernels::{Mode, Quantized, Scheme, Weight, cpu};
 use mlx_rs::{Array, Dtype};
+use settings::{alone, numbers, with_every_instruction_set};
 
 const TOLERANCE: f64 = 2e-7;
 const FLOATS: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
-
-/// Guards the instruction set and the number of threads, which are global to the process.
-static SETTINGS: Mutex<()> = Mutex::new(());
-
-/// Numbers between -1 and 1.
-fn numbers(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
 
 fn array(seed: u64, shape: &[i32], dtype: Dtype) -> Array {
     let count = shape.iter().product::<i32>() as usize;
@@ -91,15 +77,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// Checks all numbers of rows, instruction sets and numbers of threads.
 fn check(weight: &Weight, columns: usize, what: &str) {
-    let _guard = SETTINGS.lock().unwrap();
+    let _guard = alone();
     let w = dense(weight, columns);
     let out = w.len() / columns;
     let x = numbers(7, 33 * columns);
     let best = cpu::simd();
-    for simd in ["baseline", "avx2", "avx512"] {
-        if !cpu::set_simd(simd) {
-            continue;
-        }
+    with_every_instruction_set(|simd| {
         // Everything else must equal all rows at once with one thread, to the bit.
         let mut all: Vec<f32> = Vec::new();
         let mut worst = 0f64;
@@ -120,7 +103,7 @@ fn check(weight: &Weight, columns: usize, what: &str) {
             }
         }
         println!("{what}, {simd}: {worst:.2e}");
-    }
+    });
     assert!(cpu::set_simd(best) || cpu::set_simd("baseline"));
     cpu::set_threads(2);
 }
@@ -171,27 +154,24 @@ fn codes_across_words() {
 
 #[test]
 fn every_f16_is_read() {
-    let _guard = SETTINGS.lock().unwrap();
+    let _guard = alone();
     // One column shows each number alone; a diagonal matrix would take 2^32 numbers.
     let halves: Vec<u16> = (0..=u16::MAX).collect();
     let w = Array::from_slice(&halves, &[1 << 16, 1]);
     let w = w.view_dtype(Dtype::Float16).unwrap();
     let x = Array::from_slice(&[1f32], &[1, 1]);
     let expected = f32s(&w);
-    for simd in ["baseline", "avx2", "avx512"] {
-        if !cpu::set_simd(simd) {
-            continue;
-        }
+    with_every_instruction_set(|_| {
         let y = f32s(&cpu::matmul(&x, &Weight::Dense(w.clone())).unwrap());
         for (half, (y, expected)) in y.iter().zip(&expected).enumerate() {
             assert!(y == expected || y.is_nan() && expected.is_nan(), "{half:04x}: {y} {expected}");
         }
-    }
+    });
 }
 
 #[test]
 fn is_a_lazy_operation_of_any_rank_and_layout() {
-    let _guard = SETTINGS.lock().unwrap();
+    let _guard = alone();
     let weight = quantized(40, 128, 4, 32, Dtype::Float32);
     let x = array(5, &[128, 3, 2], Dtype::Float32);
     x.eval().unwrap();

@@ -9,16 +9,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused a file operation.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
-    Io {
-        /// The operation, as a verb: "read", "write", "create".
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
-    },
     /// There is nothing to train on.
     #[error("{path} has no documents: {reason}", path = path.display())]
     NoDocuments {
@@ -246,9 +236,10 @@ fn size(bytes: u64) -> String {
     format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
-/// Makes an [`Error::Io`] of the system's answer to `action` (a verb) on `path`.
+/// Makes an [`Io`](mlx_llamba::Error::Io) of the system's answer to `action` (a verb) on `path`.
 pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::Io { action, path: path.to_owned(), source }
+    let error = mlx_llamba::Error::io(action, path);
+    |source| Error::Llamba(error(source))
 }
 
 /// Errors of the library and of MLX keep their variants, whichever crate met them.

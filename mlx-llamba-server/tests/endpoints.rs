@@ -46,16 +46,17 @@ fn paint() -> Value {
         "properties": { "color": { "enum": ["red", "blue"] } } })
 }
 
+/// The reply of chat completions to the messages that the other endpoints get.
+fn chat(server: &Server) -> Value {
+    let ask = json!({ "model": MODEL, "temperature": 0, "max_tokens": 12, "messages": [
+        { "role": "system", "content": "Be brief." }, { "role": "user", "content": "Lily saw" }] });
+    server.post(CHAT, &ask).ok()
+}
+
 #[test]
 fn messages_are_those_of_chat() {
     let server = server();
-    let chat = server
-        .post(
-            CHAT,
-            &json!({ "model": MODEL, "temperature": 0, "max_tokens": 12, "messages": [
-        { "role": "system", "content": "Be brief." }, { "role": "user", "content": "Lily saw" }] }),
-        )
-        .ok();
+    let chat = chat(&server);
     let ask = json!({ "model": MODEL, "temperature": 0, "max_tokens": 12, "system": "Be brief.",
         "messages": [{ "role": "user", "content": [{ "type": "text", "text": "Lily saw" }] }] });
     let found = server.post(MESSAGES, &ask).ok();
@@ -184,13 +185,7 @@ fn a_message_is_continued() {
 #[test]
 fn responses_are_those_of_chat() {
     let server = server();
-    let chat = server
-        .post(
-            CHAT,
-            &json!({ "model": MODEL, "temperature": 0, "max_tokens": 12, "messages": [
-        { "role": "system", "content": "Be brief." }, { "role": "user", "content": "Lily saw" }] }),
-        )
-        .ok();
+    let chat = chat(&server);
     let text = chat["choices"][0]["message"]["content"].as_str().unwrap();
     let plain = json!({ "model": MODEL, "temperature": 0, "max_output_tokens": 12, "instructions": "Be brief." });
     for input in [

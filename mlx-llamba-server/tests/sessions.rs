@@ -165,12 +165,13 @@ fn a_turn_that_fails_has_never_been() {
     server_says.is_error(400, Some("n"), "unknown parameter");
 }
 
-#[test]
-fn known_beginnings_are_not_read_again() {
-    let server = Server::start(|_| {});
-    let cached =
-        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
-    // The next request of a conversation begins where the last reply ended.
+/// The tokens of a prompt that were not read again.
+fn cached(answer: &Value) -> Option<u64> {
+    answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64()
+}
+
+/// Returns the answer to a message, and a request with that answer and another message.
+fn two_turns(server: &Server) -> (Value, Value) {
     let first = server.post("/v1/chat/completions", &say("Once upon a time there was a girl")).ok();
     let mut next = say("");
     next["messages"] = json!([
@@ -178,6 +179,14 @@ fn known_beginnings_are_not_read_again() {
         { "role": "assistant", "content": text(&first) },
         { "role": "user", "content": "Then a dog" },
     ]);
+    (first, next)
+}
+
+#[test]
+fn known_beginnings_are_not_read_again() {
+    let server = Server::start(|_| {});
+    // The next request of a conversation begins where the last reply ended.
+    let (first, next) = two_turns(&server);
     let second = server.post("/v1/chat/completions", &next).ok();
     assert_eq!(cached(&first), Some(0));
     assert_eq!(cached(&second), first["usage"]["total_tokens"].as_u64().map(|n| n - 1));
@@ -378,16 +387,8 @@ fn a_directory_keeps_beginnings_for_the_next_server() {
             options.engine.cache_memory = memory;
         })
     };
-    let cached =
-        |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64();
     let mut server = start(1 << 30);
-    let first = server.post("/v1/chat/completions", &say("Once upon a time there was a girl")).ok();
-    let mut next = say("");
-    next["messages"] = json!([
-        { "role": "user", "content": "Once upon a time there was a girl" },
-        { "role": "assistant", "content": text(&first) },
-        { "role": "user", "content": "Then a dog" },
-    ]);
+    let (_, next) = two_turns(&server);
     let expected = server.post("/v1/chat/completions", &next).ok();
     server.stop();
     server.ended();

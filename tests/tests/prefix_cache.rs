@@ -17,6 +17,16 @@ fn numbers(state: &State) -> Vec<Vec<f32>> {
     state.tensors(0).unwrap().into_iter().map(|tensor| tensor.values).collect()
 }
 
+/// A text of few tokens.
+fn text(i: u32) -> Vec<u32> {
+    vec![i, 1, 2, 3]
+}
+
+/// A text that begins with it.
+fn query(i: u32) -> Vec<u32> {
+    [text(i), vec![9]].concat()
+}
+
 /// Token sequences with many common beginnings.
 fn texts() -> Vec<Vec<u32>> {
     let text = |seed: u32, length: u32| (0..length).map(|i| (i * seed) % 251).collect();
@@ -65,12 +75,9 @@ fn the_longest_known_beginning_is_found() {
 fn the_least_recently_used_goes_first() {
     let llamba = chat::load(1);
     let model = llamba.model();
-    let text = |i: u32| vec![i, 1, 2];
     let size = read(&llamba, &text(0)).nbytes();
     let mut cache = PrefixCache::new(model, 3 * size + size / 2);
-    let known = |cache: &mut PrefixCache, i: u32| {
-        cache.find(model, &[text(i), vec![9]].concat()).unwrap().is_some()
-    };
+    let known = |cache: &mut PrefixCache, i: u32| cache.find(model, &query(i)).unwrap().is_some();
     for i in 0..3 {
         cache.insert(&text(i), &read(&llamba, &text(i))).unwrap();
     }
@@ -91,8 +98,6 @@ fn a_directory_keeps_them_and_damage_is_a_miss() {
     let model = llamba.model();
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("cache");
-    let text = |i: u32| vec![i, 1, 2, 3];
-    let query = |i: u32| [text(i), vec![9]].concat();
     let size = read(&llamba, &text(0)).nbytes();
     let open = |disk| PrefixCache::new(model, 2 * size).with_directory(&place, disk).unwrap();
 
@@ -155,8 +160,6 @@ fn a_disk_that_is_full_harms_nobody() {
     let model = llamba.model();
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("cache");
-    let text = |i: u32| vec![i, 1, 2, 3];
-    let query = |i: u32| [text(i), vec![9]].concat();
     let size = read(&llamba, &text(0)).nbytes();
     let mut cache = PrefixCache::new(model, 2 * size).with_directory(&place, 1 << 20).unwrap();
     for i in 0..3 {

@@ -113,6 +113,18 @@ pub struct Kernel<'a> {
     pub path: Option<&'a Path>,
 }
 
+impl<'a> Kernel<'a> {
+    /// Returns a kernel without a header, whose file has its name.
+    pub fn new(
+        name: &'a str,
+        inputs: &'a [&'a str],
+        outputs: &'a [&'a str],
+        source: &'a str,
+    ) -> Self {
+        Self { name, inputs, outputs, source, header: "", path: None }
+    }
+}
+
 /// A template argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TemplateArg {

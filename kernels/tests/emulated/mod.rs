@@ -32,14 +32,9 @@ pub fn buffer(of: Dtype, shape: &[usize], values: &[f64]) -> Buffer {
 pub fn run_launch(launch: &Launch, inputs: &[Buffer]) -> (Vec<Buffer>, Report) {
     let (source, header) = (launch.source.body(), launch.source.header());
     assert!(source.is_ascii() && header.is_ascii(), "MLX gives Metal ASCII");
-    let kernel = Kernel {
-        name: launch.source.name,
-        inputs: launch.source.inputs,
-        outputs: launch.source.outputs,
-        source: &source,
-        header: &header,
-        path: None,
-    };
+    let of = launch.source;
+    let kernel = Kernel::new(of.name, of.inputs, of.outputs, &source);
+    let kernel = Kernel { header: &header, ..kernel };
     let template = launch.template.iter().map(|&(name, argument)| {
         let argument = match argument {
             Argument::Dtype(of) => TemplateArg::Dtype(dtype(of)),

@@ -75,7 +75,7 @@ impl Writer {
     /// Begins a file at `path` for ids below `vocab`, and creates its directory if there is none.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn create(path: &Path, key: &Key, vocab: usize) -> Result<Self> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(io("create", directory))?;
@@ -97,7 +97,7 @@ impl Writer {
     /// Adds a document: its ids, and the bytes of its text.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn push(&mut self, ids: &[u32], text_bytes: u64) -> Result<()> {
         let bytes: Vec<u8> = match self.width {
             2 => ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect(),
@@ -113,7 +113,7 @@ impl Writer {
     /// Writes the rest and opens the file. Errors call the data `source`.
     ///
     /// # Errors
-    /// [`Error::NoDocuments`] if there are no tokens; [`Error::Io`].
+    /// [`Error::NoDocuments`] if there are no tokens; [`mlx_llamba::Error::Io`].
     pub fn finish(mut self, source: &Path) -> Result<Corpus> {
         let ids = self.offsets.last().copied().unwrap_or(0);
         if ids == 0 {
@@ -159,7 +159,7 @@ impl Corpus {
     /// Opens a file that a [`Writer`] wrote, and compares its checksum.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Cache`] if the file is damaged.
+    /// [`mlx_llamba::Error::Io`]; [`Error::Cache`] if the file is damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |reason: &str| Error::Cache { path: path.to_owned(), reason: reason.to_owned() };
         let map = Map::open(path)?;

@@ -30,7 +30,7 @@ const BLOCK: usize = 256;
 ///
 /// # Errors
 /// [`crate::Error::NoDocuments`], [`mlx_llamba::Error::Interrupted`], errors of the sources and of
-/// the tokenizer, and [`crate::Error::Io`] if the cache cannot be written.
+/// the tokenizer, and [`mlx_llamba::Error::Io`] if the cache cannot be written.
 pub fn tokenize(
     sources: &Sources,
     encoder: &Encoder,

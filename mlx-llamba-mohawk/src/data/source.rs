@@ -48,7 +48,7 @@ impl Sources {
     /// `field` holds the text in a line of JSONL.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::NoDocuments`] if a directory has no such file.
+    /// [`mlx_llamba::Error::Io`]; [`Error::NoDocuments`] if a directory has no such file.
     pub fn new(path: &Path, field: &str) -> Result<Self> {
         let mut files = Vec::new();
         let metadata = fs::metadata(path).map_err(io("read", path))?;

@@ -65,7 +65,7 @@ struct Line {
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] of a file that was begun, unless it is
 /// to be gone on with; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
-/// [`Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
+/// [`mlx_llamba::Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
 pub fn synthesize(job: &Job<'_>, on_progress: OnProgress<'_>) -> Result<Made> {
     if job.output.exists() {
         return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());

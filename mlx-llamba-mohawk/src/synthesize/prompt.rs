@@ -47,7 +47,7 @@ impl Prompt {
 /// `field` or a conversation in `messages`; of any other file, each line is the beginning of a text.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] of an empty file.
+/// [`mlx_llamba::Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] of an empty file.
 pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
     let text = std::fs::read_to_string(path).map_err(io("read", path))?;
     let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));

@@ -133,7 +133,7 @@ impl Checkpoints {
     /// True if there is none, not even a damaged one.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.list()?.is_empty())
     }
@@ -142,7 +142,7 @@ impl Checkpoints {
     /// surplus checkpoints.
     ///
     /// # Errors
-    /// [`Error::Io`], for example on a full disk: the partial checkpoint is removed, and earlier ones
+    /// [`mlx_llamba::Error::Io`], for example on a full disk: the partial checkpoint is removed, and earlier ones
     /// are kept.
     pub fn save(&self, state: &State, identity: &Identity) -> Result<PathBuf> {
         let name = format!("{PREFIX}{:08}", state.progress.total_steps);

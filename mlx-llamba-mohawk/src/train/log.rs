@@ -54,7 +54,7 @@ impl Log {
     /// removed.
     ///
     /// # Errors
-    /// [`crate::Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn open(path: &Path, step: u64) -> Result<Self> {
         let mut kept = AtomicFile::create(path).map_err(io("write", path))?;
         for record in read(path)?.iter().take_while(|record| record.step <= step) {
@@ -68,7 +68,7 @@ impl Log {
     /// Adds a line.
     ///
     /// # Errors
-    /// [`crate::Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn push(&mut self, record: &Record) -> Result<()> {
         self.file.write_all(line(record).as_bytes()).map_err(io("write", &self.path))
     }
@@ -76,7 +76,7 @@ impl Log {
     /// Reads all lines so far.
     ///
     /// # Errors
-    /// [`crate::Error::Io`].
+    /// [`mlx_llamba::Error::Io`].
     pub fn records(&self) -> Result<Vec<Record>> {
         read(&self.path)
     }

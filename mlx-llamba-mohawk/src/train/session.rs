@@ -141,7 +141,7 @@ impl Session {
     /// Checks that a run can begin or be resumed in `directory`, before anything else is done.
     ///
     /// # Errors
-    /// [`Error::RunExists`], [`Error::NothingToResume`], [`Error::Io`].
+    /// [`Error::RunExists`], [`Error::NothingToResume`], [`mlx_llamba::Error::Io`].
     pub fn expect(directory: &Path, resume: bool) -> Result<()> {
         let path = || directory.to_owned();
         match (Checkpoints::new(directory, 1).is_empty()?, resume) {
@@ -157,7 +157,7 @@ impl Session {
     /// # Errors
     /// [`Error::RunExists`] if there is one and `resume` is not set; [`Error::NothingToResume`];
     /// [`Error::OtherRun`] lists the differences from `identity`; [`Error::Checkpoint`];
-    /// [`Error::Busy`]; [`Error::Io`]; and the errors of `start`.
+    /// [`Error::Busy`]; [`mlx_llamba::Error::Io`]; and the errors of `start`.
     pub fn open(
         directory: &Path,
         identity: Identity,
@@ -208,7 +208,7 @@ impl Session {
     /// run after a step.
     ///
     /// # Errors
-    /// As for [`Trainer::step`], and [`Error::Io`] if something cannot be written. The last
+    /// As for [`Trainer::step`], and [`mlx_llamba::Error::Io`] if something cannot be written. The last
     /// checkpoint is kept.
     pub fn stage<O: Objective>(
         &mut self,

@@ -96,14 +96,8 @@ fn misaligned_vector() {
 
 #[test]
 fn vector_of_a_slice() {
-    let kernel = Kernel {
-        name: "slice",
-        inputs: &["x"],
-        outputs: &["y"],
-        source: "uint i = thread_position_in_grid.x; y[i] = ((const device float2*)x)[i].y;",
-        header: "",
-        path: None,
-    };
+    let body = "uint i = thread_position_in_grid.x; y[i] = ((const device float2*)x)[i].y;";
+    let kernel = Kernel::new("slice", &["x"], &["y"], body);
     let x = Buffer::new(Dtype::F32, &[16], (0..16).map(f64::from));
     let launch = Launch {
         grid: [8, 1, 1],

@@ -24,14 +24,7 @@ impl<'a> Case<'a> {
     }
 
     fn run(&self) -> Result<Run, Error> {
-        let kernel = Kernel {
-            name: "seeded",
-            inputs: &["x"],
-            outputs: &["y"],
-            source: self.body,
-            header: "",
-            path: None,
-        };
+        let kernel = Kernel::new("seeded", &["x"], &["y"], self.body);
         let x = Buffer::new(Dtype::F32, &[64], (0..64).map(f64::from));
         let launch = Launch {
             grid: [self.grid, 1, 1],

@@ -113,14 +113,7 @@ fn branches_that_a_template_argument_rules_out_cost_nothing() {
             tile[i] = x[i];
             y[i] = tile[i];
         }";
-    let kernel = Kernel {
-        name: "ruled_out",
-        inputs: &["x"],
-        outputs: &["y"],
-        source: body,
-        header: "",
-        path: None,
-    };
+    let kernel = Kernel::new("ruled_out", &["x"], &["y"], body);
     let launch = Launch {
         template: vec![("T", TemplateArg::Dtype(Dtype::F32)), ("WIDE", TemplateArg::Bool(false))],
         grid: [64, 1, 1],

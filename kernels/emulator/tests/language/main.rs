@@ -10,24 +10,14 @@ use mlx_llamba_emulator::{Buffer, Dtype, Kernel, Launch, Run, run};
 
 /// Runs a body with input `x` and output `y` (as many elements) on one threadgroup.
 fn one_group(body: &str, x: &Buffer, out: Dtype, n: i32, threads: u32) -> Run {
-    let kernel = Kernel {
-        name: "language",
-        inputs: &["x"],
-        outputs: &["y"],
-        source: body,
-        header: "",
-        path: None,
-    };
+    let kernel = Kernel::new("language", &["x"], &["y"], body);
     let launch = Launch {
         grid: [threads, 1, 1],
         threadgroup: [threads, 1, 1],
         outputs: vec![(vec![n], out)],
         ..Launch::default()
     };
-    match run(&kernel, std::slice::from_ref(x), &launch) {
-        Ok(run) => run,
-        Err(e) => panic!("{e}"),
-    }
+    run_clean(&kernel, std::slice::from_ref(x), &launch)
 }
 
 fn iota(n: i32) -> Buffer {

@@ -17,11 +17,7 @@ fn matrices_of_every_dtype() {
     let (a, b, c): (Vec<_>, Vec<_>, Vec<_>) =
         (values(7).collect(), values(5).collect(), values(3).collect());
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-        let kernel = Kernel {
-            name: "matrix",
-            inputs: &["a", "b", "c"],
-            outputs: &["y"],
-            source: "
+        let body = "
         threadgroup float tile[8 * 10];
         simdgroup_matrix<T, 8, 8> ma, mb;
         simdgroup_float8x8 mc, md;
@@ -34,10 +30,8 @@ fn matrices_of_every_dtype() {
         simdgroup_multiply_accumulate(md, ma, mb, mc);
         simdgroup_matrix<float, 8, 8> twice = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
         simdgroup_multiply(twice, md, simdgroup_float8x8(2.0f));
-        simdgroup_store(twice, y, 16, ulong2(8, 1));",
-            header: "",
-            path: None,
-        };
+        simdgroup_store(twice, y, 16, ulong2(8, 1));";
+        let kernel = Kernel::new("matrix", &["a", "b", "c"], &["y"], body);
         let inputs = [(&a, 0), (&b, 1), (&c, 2)].map(|(v, which)| {
             let v: Vec<f64> = match which {
                 1 => (0..64).map(|i| v[i % 8 * 8 + i / 8]).collect(), // stored transposed
