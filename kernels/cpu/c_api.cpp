@@ -7,25 +7,7 @@
 #include "op.h"
 #include "pool.h"
 
-namespace mlx_llamba {
-namespace {
-thread_local std::string error_text;
-}
-
-void set_error(const char* text) {
-  try {
-    error_text = text;
-  } catch (...) {
-    error_text.clear();
-  }
-}
-} // namespace mlx_llamba
-
 using namespace mlx_llamba;
-
-const char* mlx_llamba_error() {
-  return error_text.c_str();
-}
 
 const char* mlx_llamba_simd() {
   return level_name();

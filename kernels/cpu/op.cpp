@@ -9,6 +9,17 @@
 #include "mlx/ops.h"
 
 namespace mlx_llamba {
+namespace {
+thread_local std::string error_text;
+}
+
+void set_error(const char* text) {
+  try {
+    error_text = text;
+  } catch (...) {
+    error_text.clear();
+  }
+}
 
 Op::Op(Stream stream) : Primitive(stream) {
   if (stream.device != mlx::core::Device::cpu) {
@@ -101,3 +112,7 @@ Scratch::Piece::~Piece() {
 }
 
 } // namespace mlx_llamba
+
+const char* mlx_llamba_error() {
+  return mlx_llamba::error_text.c_str();
+}

@@ -163,7 +163,7 @@ fn ring_attention_equals_its_definition() {
         for backend in [Backend::PLAIN, Backend::CPU] {
             let expected = ring.expected(&data);
             let allowed = 1e-6 * scale_of(&expected);
-            let found = support::values(&ring.run(backend, &data).unwrap());
+            let found = support::values(&ring.run(backend, &ring.arrays(&data).unwrap()).unwrap());
             assert_close(&format!("{backend:?} {ring:?}"), &found, &expected, allowed);
         }
     }

@@ -177,6 +177,15 @@ impl Arrays {
         })
     }
 
+    /// Returns all arrays.
+    pub(super) fn all(&self) -> Vec<&Array> {
+        let Self { rows, state, weights, .. } = self;
+        let mut all = vec![rows, &state.conv, &state.ssm, &weights.conv_weight, &weights.D];
+        all.extend(self.A_log.iter().chain(&self.lengths).chain(&self.starts));
+        all.extend(weights.conv_bias.iter().chain(&weights.z_bias));
+        all
+    }
+
     /// Returns the input of the mixer.
     pub fn input(&self) -> MixerInput<'_> {
         MixerInput {

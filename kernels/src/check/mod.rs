@@ -17,9 +17,10 @@ mod tests;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 
-use crate::{Backend, Kernel, Weight};
+use crate::mlx::current_device;
+use crate::{Backend, Kernel, Weight, cpu};
 
 pub use cases::{Case, documents, published, ragged, steps, tokens};
 pub use compare::{Found, error_of, parts, scale_of};
@@ -109,6 +110,8 @@ pub struct Outcome {
     pub bound: f64,
     /// The shortest time of an evaluation, after the first.
     pub time: Duration,
+    /// The bytes of all inputs and outputs.
+    pub bytes: usize,
     /// The error of the operation, if it failed.
     pub failure: Option<String>,
 }
@@ -118,14 +121,19 @@ impl Outcome {
     pub fn passed(&self) -> bool {
         self.error <= self.bound
     }
+
+    /// Returns the speed at which inputs are read and outputs written; 0 if the operation failed.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64().max(1e-9)
+    }
 }
 
 impl fmt::Display for Outcome {
     /// Writes a row below [`HEADING`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { case, error, bound, time, .. } = self;
-        let time = time.as_secs_f64() * 1e6;
-        write!(f, "{case:<64} {error:>8.1e} {bound:>8.1e} {time:>9.0}")?;
+        let Self { case, error, bound, .. } = self;
+        let (time, speed) = (self.time.as_secs_f64() * 1e6, self.bytes_per_second() * 1e-9);
+        write!(f, "{case:<64} {error:>8.1e} {bound:>8.1e} {time:>8.0} {speed:>7.1}")?;
         match &self.failure {
             Some(failure) => write!(f, "  <-- {}", failure.lines().next().unwrap_or_default()),
             None if !self.passed() => f.write_str("  <-- too large"),
@@ -135,13 +143,22 @@ impl fmt::Display for Outcome {
 }
 
 /// The heading of a table of outcomes: the time is in microseconds.
-pub const HEADING: &str =
-    "case                                                                error    bound        us";
+pub const HEADING: &str = concat!(
+    "case                                                                error    bound",
+    "       us    GB/s"
+);
 
-/// The errors of a computation, each with its bound, and its time.
+/// The errors of a computation, each with its bound.
 struct Measured {
     errors: Vec<(f64, f64)>,
+    timed: Timed,
+}
+
+/// The results of an operation, its time and the bytes of inputs and results.
+struct Timed {
+    found: Vec<Array>,
     time: Duration,
+    bytes: usize,
 }
 
 impl Check {
@@ -180,11 +197,11 @@ impl Check {
     pub fn run(&self, backend: Backend, float32: f64) -> Outcome {
         let (case, kernel) = (self.to_string(), self.kernel());
         match self.measure(backend, float32) {
-            Ok(Measured { errors, time }) => {
+            Ok(Measured { errors, timed: Timed { time, bytes, .. } }) => {
                 let excess = |&(error, bound): &(f64, f64)| error / bound.max(1e-12);
                 let worst = errors.into_iter().max_by(|a, b| excess(a).total_cmp(&excess(b)));
                 let (error, bound) = worst.unwrap_or((0.0, float32));
-                Outcome { case, kernel, error, bound, time, failure: None }
+                Outcome { case, kernel, error, bound, time, bytes, failure: None }
             }
             Err(failure) => self.failed(failure.to_string()),
         }
@@ -198,6 +215,7 @@ impl Check {
             error: f64::INFINITY,
             bound: self.last_place(FLOAT32),
             time: Duration::ZERO,
+            bytes: 0,
             failure: Some(reason),
         }
     }
@@ -236,17 +254,34 @@ impl fmt::Display for Check {
     }
 }
 
-/// Evaluates an operation, and again for its time. Returns its first results.
+/// Measures the speed of the current device's memory, which limits that of kernels: the bytes per
+/// second that a GPU reads and writes when it copies, or that all threads of a CPU read.
+///
+/// # Errors
+/// Those of MLX, of too little memory for example.
+pub fn memory_speed() -> Result<f64, Failure> {
+    if matches!(current_device()?, DeviceType::Cpu) {
+        return Ok(cpu::read_bandwidth()?);
+    }
+    let x = Array::zeros::<f32>(&[1 << 26])?;
+    let copied = timed(&[&x], || Ok(vec![x.negative()?]))?;
+    Ok(copied.bytes as f64 / copied.time.as_secs_f64().max(1e-9))
+}
+
+/// Evaluates an operation with these inputs, and again for its time.
 fn timed(
+    inputs: &[&Array],
     operation: impl Fn() -> Result<Vec<Array>, Failure>,
-) -> Result<(Vec<Array>, Duration), Failure> {
-    let first = operation()?;
-    mlx_rs::transforms::eval(&first)?;
-    let mut best = Duration::MAX;
+) -> Result<Timed, Failure> {
+    mlx_rs::transforms::eval(inputs.iter().copied())?;
+    let found = operation()?;
+    mlx_rs::transforms::eval(&found)?;
+    let mut time = Duration::MAX;
     for _ in 0..3 {
         let start = Instant::now();
         mlx_rs::transforms::eval(&operation()?)?;
-        best = best.min(start.elapsed());
+        time = time.min(start.elapsed());
     }
-    Ok((first, best))
+    let bytes = inputs.iter().copied().chain(&found).map(|array| array.nbytes()).sum();
+    Ok(Timed { found, time, bytes })
 }

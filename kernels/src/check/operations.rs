@@ -42,11 +42,11 @@ impl Check {
     fn mixer(&self, case: &Case, backend: Backend, float32: f64) -> Result<Measured, Failure> {
         let data = Data::new(case);
         let arrays = Arrays::new(case, &data)?;
-        let (found, time) = timed(|| {
+        let timed = timed(&arrays.all(), || {
             let mixed = arrays.mix(backend, case)?;
             Ok(vec![mixed.y, mixed.state.conv, mixed.state.ssm])
         })?;
-        let [y, conv, ssm] = &found[..] else { return Err("no three results".into()) };
+        let [y, conv, ssm] = &timed.found[..] else { return Err("no three results".into()) };
         let ours = error_of(case, &Found::from_arrays([y, conv, ssm])?, &data);
         let mut bounds = [float32; 2];
         if case.dtype != Dtype::Float32 {
@@ -54,7 +54,7 @@ impl Check {
             let last_place = self.last_place(float32);
             bounds = error_of(case, &plain, &data).map(|plain| (2.0 * plain).max(last_place));
         }
-        Ok(Measured { errors: ours.into_iter().zip(bounds).collect(), time })
+        Ok(Measured { errors: ours.into_iter().zip(bounds).collect(), timed })
     }
 
     fn matmul(
@@ -80,14 +80,15 @@ impl Check {
             let sampled = (0..y.len()).filter(|i| (i % out).is_multiple_of(step));
             Ok(error(&sampled.map(|i| y[i]).collect::<Vec<_>>(), &expected))
         };
-        let (found, time) = timed(|| Ok(vec![backend.matmul(&x, &weight)?]))?;
+        let inputs = [&[&x][..], &weight.arrays()].concat();
+        let timed = timed(&inputs, || Ok(vec![backend.matmul(&x, &weight)?]))?;
         let plain = error(&Backend::PLAIN.matmul(&x, &weight)?)?;
         let rounding = match backend.activations() {
             Activations::Float32 => self.last_place(float32),
             Activations::Int8 => 0.02,
         };
         let bound = (2.0 * plain).max(rounding);
-        Ok(Measured { errors: vec![(error(&found[0])?, bound)], time })
+        Ok(Measured { errors: vec![(error(&timed.found[0])?, bound)], timed })
     }
 }
 
@@ -169,13 +170,14 @@ fn lines(weight: &Weight, rows: &Array) -> Result<Vec<f64>, Failure> {
 
 /// Compares arrays with their definitions.
 fn measured(
+    inputs: &[&Array],
     operation: impl Fn() -> Result<Vec<Array>, Failure>,
     expected: &[Vec<f64>],
     bound: f64,
 ) -> Result<Measured, Failure> {
-    let (found, time) = timed(operation)?;
-    let errors = found.iter().zip(expected).map(|(f, e)| Ok((error(&values(f)?, e), bound)));
-    Ok(Measured { errors: errors.collect::<Result<_, Failure>>()?, time })
+    let timed = timed(inputs, operation)?;
+    let errors = timed.found.iter().zip(expected).map(|(f, e)| Ok((error(&values(f)?, e), bound)));
+    Ok(Measured { errors: errors.collect::<Result<_, Failure>>()?, timed })
 }
 
 fn swiglu(
@@ -187,7 +189,7 @@ fn swiglu(
     let ((gate, g), (up, u)) = (random(1, shape, dtype)?, random(2, shape, dtype)?);
     let gate_up = concatenate(&[&gate, &up], 1)?;
     let expected = g.iter().zip(&u).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-    measured(|| Ok(vec![backend.swiglu(&gate_up)?]), &[expected], bound)
+    measured(&[&gate_up], || Ok(vec![backend.swiglu(&gate_up)?]), &[expected], bound)
 }
 
 fn norm(
@@ -207,18 +209,22 @@ fn norm(
     };
     let normed: Vec<f64> = sums.chunks(shape[1]).flat_map(norm).collect();
     if !residual {
-        return measured(|| Ok(vec![backend.rms_norm(&x, &weight, 1e-5)?]), &[normed], bound);
+        let operation = || Ok(vec![backend.rms_norm(&x, &weight, 1e-5)?]);
+        return measured(&[&x, &weight], operation, &[normed], bound);
     }
     let operation = || {
         let (sum, normed) = backend.add_rms_norm(&x, &y, &weight, 1e-5)?;
         Ok(vec![sum, normed])
     };
-    measured(operation, &[sums, normed], bound)
+    measured(&[&x, &y, &weight], operation, &[sums, normed], bound)
 }
 
 fn attention(ring: &Ring, backend: Backend, bound: f64) -> Result<Measured, Failure> {
     let data = ring.data();
-    measured(|| Ok(vec![ring.run(backend, &data)?]), &[ring.expected(&data)], bound)
+    let arrays = ring.arrays(&data)?;
+    let inputs: Vec<&Array> = arrays.iter().collect();
+    let expected = [ring.expected(&data)];
+    measured(&inputs, || Ok(vec![ring.run(backend, &arrays)?]), &expected, bound)
 }
 
 /// Measures the share of rows whose draw is not that of MLX's operations.
@@ -226,8 +232,8 @@ fn draw(vocab: usize, dtype: Dtype, backend: Backend) -> Result<Measured, Failur
     let (logits, _) = random(6, [DRAWS, vocab], dtype)?;
     let key = Array::from_slice(&[7_u32, 11], &[2]);
     let draw = Draw { vocab, temperature: 0.8, depth: 4.0, key: &key };
-    let (ours, time) = timed(|| Ok(vec![backend.draw(&logits, &draw)?]))?;
-    let [ours, plain] = [values(&ours[0])?, values(&Backend::PLAIN.draw(&logits, &draw)?)?];
+    let timed = timed(&[&logits, &key], || Ok(vec![backend.draw(&logits, &draw)?]))?;
+    let [ours, plain] = [values(&timed.found[0])?, values(&Backend::PLAIN.draw(&logits, &draw)?)?];
     let other = ours.iter().zip(&plain).filter(|(ours, plain)| ours != plain).count();
-    Ok(Measured { errors: vec![(other as f64 / DRAWS as f64, 0.0)], time })
+    Ok(Measured { errors: vec![(other as f64 / DRAWS as f64, 0.0)], timed })
 }

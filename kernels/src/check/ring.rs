@@ -100,22 +100,29 @@ impl Ring {
         all
     }
 
-    /// Returns the result of a back end.
+    /// Returns queries, keys, values and positions as arrays.
     ///
     /// # Errors
     /// Those of MLX.
-    pub fn run(&self, backend: Backend, data: &RingData) -> Result<Array, Failure> {
+    pub fn arrays(&self, data: &RingData) -> Result<[Array; 4], Failure> {
         let (b, &Self { h, g, k, room, dtype, .. }) = (self.positions.len(), self);
         let positions: Vec<i32> = self.positions.iter().map(|&p| p as i32).collect();
-        let ring = RingAttention {
-            queries: &array(dtype, &[b, h, k], &data.queries)?,
-            keys: &array(dtype, &[b, g, room, k], &data.keys)?,
-            values: &array(dtype, &[b, g, room, k], &data.values)?,
-            positions: &Array::from_slice(&positions, &[b as i32]),
-            read: self.read,
-            scale: Self::SCALE,
-            window: None,
-        };
+        Ok([
+            array(dtype, &[b, h, k], &data.queries)?,
+            array(dtype, &[b, g, room, k], &data.keys)?,
+            array(dtype, &[b, g, room, k], &data.values)?,
+            Array::from_slice(&positions, &[b as i32]),
+        ])
+    }
+
+    /// Returns the result of a back end. Lazy.
+    ///
+    /// # Errors
+    /// Those of MLX.
+    pub fn run(&self, backend: Backend, arrays: &[Array; 4]) -> Result<Array, Failure> {
+        let [queries, keys, values, positions] = arrays;
+        let (read, scale) = (self.read, Self::SCALE);
+        let ring = RingAttention { queries, keys, values, positions, read, scale, window: None };
         Ok(backend.ring_attention(&ring)?)
     }
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use mlx_llamba::Compute;
 use mlx_llamba::kernel_check::Machine;
 use mlx_llamba::kernels::Backend;
-use mlx_llamba::kernels::check::{FLOAT32, HEADING, Outcome, all};
+use mlx_llamba::kernels::check::{FLOAT32, HEADING, Outcome, all, memory_speed};
 use mlx_rs::Dtype;
 use serde_json::{Value, json};
 
@@ -16,10 +16,14 @@ pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
     Compute::Auto.select()?;
     let backend = Backend::select(Dtype::Float32)?;
     let machine = Machine::new(backend);
+    let memory = memory_speed().unwrap_or(0.0);
     if !as_json {
         let Machine { program, mlx, backend, gpu, system, .. } = &machine;
         let gpu = gpu.as_ref().map_or(String::new(), |gpu| format!(", {gpu}"));
-        show(&format!("mlx-llamba {program}, MLX {mlx}, {backend}{gpu}\n{system}\n\n{HEADING}\n"))?;
+        show(&format!(
+            "mlx-llamba {program}, MLX {mlx}, {backend}{gpu}\n{system}\nmemory {:.0} GB/s\n\n{HEADING}\n",
+            memory * 1e-9
+        ))?;
     }
     let mut outcomes: Vec<Outcome> = Vec::new();
     for check in all().iter().filter(|check| check.applies(backend)) {
@@ -36,7 +40,7 @@ pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
     let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
     if as_json {
         let rows: Vec<Value> = outcomes.iter().map(row).collect();
-        let all = json!({ "ok": failed == 0, "machine": machine, "cases": rows });
+        let all = json!({ "ok": failed == 0, "machine": machine, "memory_bytes_per_second": memory, "cases": rows });
         show(&format!("{all:#}\n"))?;
     }
     match (failed, outcomes.len()) {
@@ -45,7 +49,7 @@ pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
         }
         (_, 0) => bail!("no case has all of these words: {}", words.join(" ")),
         (0, _) if as_json => Ok(()),
-        (0, of) => show(&format!("\nAll {of} errors are within their bounds.\n")),
+        (0, of) => show(&format!("\nwithin their bounds: {of} of {of}\n")),
         (failed, of) => bail!(
             "{failed} of {of} errors are above their bounds; please report this table at {}/issues",
             env!("CARGO_PKG_REPOSITORY")
@@ -61,6 +65,7 @@ fn row(outcome: &Outcome) -> Value {
         "error": error.is_finite().then_some(error),
         "bound": bound,
         "microseconds": time.as_secs_f64() * 1e6,
+        "bytes_per_second": outcome.bytes_per_second(),
         "failure": failure,
         "passed": outcome.passed(),
     })
