@@ -21,7 +21,7 @@ pub struct RingAttention<'a> {
     pub read: usize,
     /// The factor of the scores.
     pub scale: f32,
-    /// Only the last `.0` tokens of the text, the newest among them, and its first `.1` are seen.
+    /// Limits attention to the last `.0` tokens of the text, including the newest, and its first `.1`.
     pub window: Option<(usize, usize)>,
 }
 

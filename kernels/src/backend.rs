@@ -87,12 +87,12 @@ impl Backend {
     /// Checks that this back end can be used for activations in `dtype`.
     ///
     /// # Errors
-    /// The reason why not, for people.
+    /// The reason why not, as a text.
     pub fn takes(self, dtype: Dtype) -> Result<(), String> {
         self.operations.takes(dtype)
     }
 
-    /// Describes the back end for people.
+    /// Describes the back end in a few words.
     pub fn describe(self) -> String {
         let name = self.operations.describe();
         if self.off == Kernels::NONE { name } else { format!("{name} without {}", self.off) }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Name of plain MLX operations, for people.
+/// The name of plain MLX operations in messages.
 pub(crate) const PLAIN: &str = "plain MLX operations";
 
 /// Messages so far in this process, each once.

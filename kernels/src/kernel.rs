@@ -43,7 +43,7 @@ impl Kernel {
         Self::Draw,
     ];
 
-    /// Returns its name, for people and files.
+    /// Returns its name, as messages and files have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::MixerStep => "mixer of one token",

@@ -1,4 +1,4 @@
-//! Operations in plain MLX operations: the mixer, and those that a few calls make up.
+//! Operations in plain MLX operations: the mixer, and those that take a few calls.
 
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::rms_norm;

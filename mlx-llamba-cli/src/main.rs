@@ -108,7 +108,7 @@ fn main() -> ! {
     #[cfg(feature = "cuda")]
     cuda::start();
     let status = run();
-    // Its errors would have nobody to go to.
+    // There is no way left to report an error.
     let _ = std::io::stdout().flush();
     interrupt::end(status)
 }

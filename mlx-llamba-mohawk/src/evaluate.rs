@@ -25,7 +25,7 @@ pub struct Metrics {
     /// Mean of KL(teacher || student), in nats.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kl: Option<f64>,
-    /// Share of the tokens on which both find the same one likeliest.
+    /// The fraction of tokens for which both have the same top-1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub agreement: Option<f64>,
 }

@@ -33,7 +33,7 @@ pub(crate) struct Body {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "ErrorDetail")]
 struct Detail {
-    /// A message for people.
+    /// A human-readable message.
     message: String,
     /// `invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]

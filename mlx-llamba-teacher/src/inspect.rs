@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::open::{Files, is_gguf};
 
-/// A summary for people and programs.
+/// A summary, readable by people and programs.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize)]
 pub struct TeacherSummary {

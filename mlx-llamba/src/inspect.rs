@@ -12,7 +12,7 @@ use crate::config::specs;
 use crate::error::Result;
 use crate::files::StoredTensor;
 
-/// A summary of a checkpoint, for people and programs.
+/// A summary of a checkpoint, readable by people and programs.
 #[non_exhaustive]
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {

@@ -151,7 +151,7 @@ impl Sampler {
     /// | logits | (b, v), v at least the vocabulary | f32, f16, bf16 |
     /// | chosen | (b) | u32 |
     ///
-    /// `top` is the number of likeliest tokens to report, at most the whole vocabulary.
+    /// `top` is the number of most likely tokens to report, at most the whole vocabulary.
     ///
     /// # Errors
     /// [`Error::Shape`] if `logits` or `chosen` has another shape.

@@ -114,7 +114,7 @@ pub struct Fault {
     pub other_place: Option<String>,
     /// Position in its threadgroup of the first thread with the fault.
     pub thread: [u32; 3],
-    /// That threadgroup's position in the grid.
+    /// The position of the threadgroup in the grid.
     pub threadgroup: [u32; 3],
     /// The buffer or array concerned.
     pub object: Option<String>,

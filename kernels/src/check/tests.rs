@@ -185,7 +185,7 @@ fn one_kernel_is_switched_off_and_the_others_run() {
     }
 }
 
-/// Without Metal its kernels are launched in vain, which shows only when they are evaluated.
+/// Without Metal its kernels can be launched but not run, which shows when they are evaluated.
 #[test]
 fn kernels_that_fail_when_they_are_evaluated_are_found() {
     let here = crate::mlx::is_available(mlx_rs::DeviceType::Gpu).unwrap();

@@ -9,7 +9,7 @@ use crate::{Activations, Mode, Scheme, Weight};
 /// Checks that there is a kernel for a quantization scheme.
 ///
 /// # Errors
-/// The reason why there is none, for people.
+/// The reason why there is none, as a text.
 pub fn supports(scheme: &Scheme) -> std::result::Result<(), &'static str> {
     match scheme.mode {
         Mode::Affine => Ok(()),

@@ -51,7 +51,7 @@ pub fn mixer_launch(call: &MixerCall) -> Result<Launch, LaunchError> {
 /// Checks that a kernel takes a mixer of these sizes.
 ///
 /// # Errors
-/// The reason why none does, for people.
+/// The reason why none does, as a text.
 pub fn supports(dims: Dims, l: usize, dtype: Dtype) -> Result<(), String> {
     let call = MixerCall {
         dims,

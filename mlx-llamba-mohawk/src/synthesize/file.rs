@@ -1,7 +1,7 @@
-//! The file that texts are written to, and how its writing goes on after it was stopped.
+//! The file that texts are written to, and its continuation after an interruption.
 //!
-//! Until all is done it is called `NAME.partial`: a line that says what decides the texts, then a
-//! line a text, group by group. A group that is not whole is written anew.
+//! Until it is complete it is called `NAME.partial`: a line with everything that decides the texts,
+//! then one line per text, group by group. An incomplete group is written again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -34,7 +34,7 @@ pub struct Job<'a> {
     pub tokens: u64,
     /// The file, in JSON lines.
     pub output: &'a Path,
-    /// Goes on with what was begun.
+    /// Continues a file that was begun.
     pub resume: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct Made {
     pub tokens: u64,
     /// Bytes of their texts.
     pub bytes: u64,
-    /// Texts that came to their end.
+    /// Texts that ended before they were cut at the length limit.
     pub ended: u64,
 }
 
@@ -59,12 +59,12 @@ struct Line {
     ended: bool,
 }
 
-/// Writes texts until they have enough tokens; `on_progress` gets the tokens so far, and can stop it:
-/// then what whole groups have written is kept, to be gone on with.
+/// Writes texts until they have enough tokens. `on_progress` gets the number of tokens so far and can
+/// stop it; complete groups are then kept, and a later call can continue.
 ///
 /// # Errors
-/// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] of a file that was begun, unless it is
-/// to be gone on with; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
+/// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] for a file that was begun, unless it is
+/// to be continued; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
 /// [`mlx_llamba::Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
 pub fn synthesize(job: &Job<'_>, on_progress: OnProgress<'_>) -> Result<Made> {
     if job.output.exists() {

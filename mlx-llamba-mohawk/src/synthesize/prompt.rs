@@ -13,16 +13,16 @@ use crate::{Error, Result};
 /// The beginning of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The beginning as it stands in the text.
+    /// Its text.
     pub text: String,
     /// The tokens that the teacher reads.
     pub ids: Vec<u32>,
-    /// A message is to follow: its end is part of the text.
+    /// True if the text continues as a message, whose end is part of it.
     pub chat: bool,
 }
 
 impl Prompt {
-    /// A beginning as it is; special tokens that it spells out are tokens.
+    /// Returns a beginning as it stands; special tokens spelled out in it are read as tokens.
     ///
     /// # Errors
     /// Those of the tokenizer.
@@ -30,7 +30,7 @@ impl Prompt {
         Ok(Self { text: text.to_owned(), ids: tokenizer.encode(text, false)?, chat: false })
     }
 
-    /// A conversation, through the tokenizer's template, up to where the assistant answers.
+    /// Renders a conversation with the tokenizer's template, up to the assistant's answer.
     ///
     /// # Errors
     /// Those of the template.
@@ -43,11 +43,11 @@ impl Prompt {
     }
 }
 
-/// Reads prompts: of a `.jsonl` file each line is one, with the beginning of a text in its field
-/// `field` or a conversation in `messages`; of any other file, each line is the beginning of a text.
+/// Reads prompts. Each line of a `.jsonl` file is one, with the beginning of a text in its field
+/// `field` or a conversation in `messages`; each line of any other file is the beginning of a text.
 ///
 /// # Errors
-/// [`mlx_llamba::Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] of an empty file.
+/// [`mlx_llamba::Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] for an empty file.
 pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
     let text = std::fs::read_to_string(path).map_err(io("read", path))?;
     let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));

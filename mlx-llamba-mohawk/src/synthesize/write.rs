@@ -1,4 +1,4 @@
-//! Drawing many texts at once.
+//! Sampling of many texts at once.
 
 use std::ops::Range;
 
@@ -24,15 +24,15 @@ use mlx_llamba_teacher::{KvCache, Llama};
 pub struct Options {
     /// Sampling of a token. Penalties are ignored, and the seed is `seed`.
     pub sampling: Sampling,
-    /// Decides every text.
+    /// The seed; equal seeds give equal texts.
     pub seed: u64,
-    /// Tokens that every text begins with, before the prompt.
+    /// The tokens that every text begins with, before the prompt.
     pub begin: Vec<u32>,
-    /// Tokens that end a text.
+    /// The tokens that end a text.
     pub ends: Vec<u32>,
-    /// Tokens of a text, at most.
+    /// The maximum number of tokens of a text.
     pub length: usize,
-    /// Texts that are written at a time.
+    /// The number of texts sampled at once.
     pub batch: usize,
 }
 
@@ -43,28 +43,28 @@ impl Default for Options {
     }
 }
 
-/// A text that was drawn.
+/// A sampled text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Prompt and continuation; without the tokens that it begins with, and, unless it answers a
-    /// message, without the token that ended it.
+    /// Prompt and continuation, without the tokens of `begin`, and without the token that ended it
+    /// unless it answers a message.
     pub text: String,
-    /// Tokens, the first and the last among them.
+    /// The number of tokens, including the first and the last.
     pub tokens: usize,
-    /// It came to its end before its length was reached.
+    /// True if it ended before it reached the maximum length.
     pub ended: bool,
 }
 
-/// Texts of a group for each row of a batch. A row that has ended its text goes on with the group's
-/// next one; at the end of a group rows wait for each other.
+/// The number of texts of a group per row of the batch. A row whose text has ended continues with the
+/// group's next text; at the end of a group rows wait for each other.
 const TURNS: usize = 4;
 
-/// Draws texts in groups. A group depends on its number, the options and the prompts, and on
-/// nothing before it.
+/// Samples texts in groups. A group depends only on its number, the options and the prompts, not on
+/// earlier groups.
 pub struct Writer<'a> {
     llama: Llama,
-    /// Parts that take turns: on a GPU one half of the rows is computed while the host looks at the
-    /// other.
+    /// The number of parts that take turns: a GPU computes one half of the rows while the host
+    /// processes the other.
     parts: usize,
     tokenizer: &'a Tokenizer,
     prompts: &'a [Prompt],
@@ -72,11 +72,12 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Text `i` of all has prompt `i` modulo their number; without prompts, texts have none.
+    /// Prepares the sampling. Text `i` has prompt `i` modulo their number; without prompts, texts have
+    /// none.
     ///
     /// # Errors
-    /// [`Error::TooLong`] of a length over the teacher's context; [`Error::NoBeginning`] if a text
-    /// begins with no token; [`mlx_llamba::Error::Argument`] for options that cannot be.
+    /// [`Error::TooLong`] for a length above the teacher's context; [`Error::NoBeginning`] if a text
+    /// begins with no token; [`mlx_llamba::Error::Argument`] for impossible options.
     pub fn new(
         llama: &'a Llama,
         tokenizer: &'a Tokenizer,
@@ -114,13 +115,13 @@ impl<'a> Writer<'a> {
         Ok(Self { llama, parts, tokenizer, prompts, options })
     }
 
-    /// The number of texts in a group.
+    /// Returns the number of texts in a group.
     pub fn group_size(&self) -> usize {
         self.options.batch * TURNS
     }
 
-    /// The texts of group `number`, in order, or the first ones that together have `enough` tokens.
-    /// `on_progress` gets the number of tokens so far, and can end it.
+    /// Returns the texts of group `number`, in order, or the first ones that together have `enough`
+    /// tokens. `on_progress` gets the number of tokens so far and can stop it.
     ///
     /// # Errors
     /// Those of MLX; [`mlx_llamba::Error::Interrupted`].
@@ -140,7 +141,7 @@ impl<'a> Writer<'a> {
         let mut waiting = 0..drafts.len();
         let sizes = (0..self.parts).map(|i| (batch + i) / self.parts);
         let mut parts: Vec<Part> = sizes.map(|rows| Part::new(rows, *length)).collect();
-        // Tokens in the works, and the texts at the beginning that are complete, with theirs.
+        // The tokens sampled so far, and the number of leading texts that are complete, with their tokens.
         let (mut count, mut complete, mut tokens_complete) = (0, 0, 0);
         while complete < drafts.len() && tokens_complete < enough {
             for part in &mut parts {
@@ -148,7 +149,7 @@ impl<'a> Writer<'a> {
                 part.go_on(&drafts, *length, &mut waiting)?;
                 let Some(tokens) = part.next_tokens(&drafts) else { continue };
                 let (hidden, cache) = self.llama.hidden(&tokens, &part.cache)?;
-                // The old cache must be gone when the new one is computed, to be written over.
+                // The old cache is dropped before the new one is computed, which reuses its memory.
                 part.cache = cache;
                 let hidden = hidden.try_index((.., -1, ..))?; // (b, d)
                 let drawn = sampler.sample(&self.llama.logits(&hidden)?)?; // (b,)
@@ -190,10 +191,10 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// A text in the making.
+/// An unfinished text.
 struct Draft {
     ids: Vec<u32>,
-    /// Tokens of it that were drawn.
+    /// Its sampled tokens.
     new: usize,
     ended: bool,
 }
@@ -213,9 +214,9 @@ impl Draft {
 /// A row of the batch, with a text.
 #[derive(Debug, Clone, Copy)]
 struct Row {
-    /// Its place in the group.
+    /// Its number in the group.
     text: usize,
-    /// Tokens of it that the model was given.
+    /// The number of its tokens that the model has read.
     read: usize,
 }
 
@@ -223,7 +224,7 @@ struct Row {
 struct Part {
     rows: Vec<Option<Row>>,
     cache: KvCache,
-    /// The tokens after those that the model was given last (b,), while they are computed.
+    /// The tokens (b,) that follow the last ones read, while they are computed.
     drawn: Option<Array>,
 }
 
@@ -249,7 +250,7 @@ impl Part {
         Ok(count)
     }
 
-    /// Gives rows whose text has ended the next one that waits, or leaves them out.
+    /// Gives rows whose text has ended the next waiting text, or removes them.
     fn go_on(&mut self, drafts: &[Draft], length: usize, waiting: &mut Range<usize>) -> Result<()> {
         for (place, row) in self.rows.iter_mut().enumerate() {
             if !row.is_some_and(|row| drafts[row.text].goes_on(length)) {
@@ -259,7 +260,7 @@ impl Part {
         }
         let kept = (0..self.rows.len() as u32).filter(|&row| self.rows[row as usize].is_some());
         let kept: Vec<u32> = kept.collect();
-        // Leaving rows out copies the others: that pays once a quarter of them is idle.
+        // Removing rows copies the others, which pays once a quarter of them is idle.
         if !kept.is_empty() && kept.len() <= self.rows.len() * 3 / 4 {
             self.rows.retain(Option::is_some);
             self.cache = self.cache.rows(&kept)?;
@@ -267,8 +268,8 @@ impl Part {
         Ok(())
     }
 
-    /// The tokens (b, 1) that the model reads next; `None` if no row has a text. Rows without one
-    /// read anything.
+    /// Returns the tokens (b, 1) that the model reads next; `None` if no row has a text. Rows without
+    /// a text read arbitrary tokens.
     fn next_tokens(&mut self, drafts: &[Draft]) -> Option<Array> {
         let mut ids = vec![0; self.rows.len()];
         let mut any = false;

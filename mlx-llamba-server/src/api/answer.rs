@@ -85,7 +85,7 @@ pub(crate) struct Answer<F: Form> {
     head: Head,
     /// Special tokens around calls.
     marks: Vec<(u32, &'static str)>,
-    /// More than one call in a choice.
+    /// True if a choice may have several calls.
     parallel: bool,
     tokenizer: Tokenizer,
     /// Choices of each request.

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 /// The accepted values of a parameter.
 enum Accepts {
-    /// All: none of them changes the answer.
+    /// All values: none of them changes the answer.
     Anything,
-    /// Only these, as JSON, which ask for what happens anyway.
+    /// Only these, as JSON: they ask for the default behavior.
     Only(&'static [&'static str]),
 }
 

@@ -14,7 +14,7 @@ fn teacher() -> Teacher {
     Teacher::open(fixture("mixed.gguf"), Dtype::Float32, Backend::CPU).unwrap()
 }
 
-/// The likeliest continuation, each token by a forward pass over everything.
+/// The most likely continuation, each token by a forward pass over everything.
 fn greedy(llama: &Llama, mut ids: Vec<u32>, count: usize) -> Vec<u32> {
     let wanted = Wanted { logits: true, ..Wanted::default() };
     for _ in 0..count {

@@ -28,7 +28,7 @@ pub struct Generation {
     pub stop: Vec<String>,
     /// Ids that end the text. `None`: those that the tokenizer and the checkpoint name.
     pub eos: Option<Vec<u32>>,
-    /// Report log-probabilities: of the chosen token, and of this many of the likeliest.
+    /// Report log-probabilities: of the chosen token, and of this many of the most likely.
     pub logprobs: Option<usize>,
     /// The size of the chunks in which the prompt is read, in tokens. Larger is faster, up to a
     /// point, and takes more memory.
@@ -61,7 +61,7 @@ impl Default for Generation {
 }
 
 impl Generation {
-    /// Returns the default options but for the sampling: always the likeliest token.
+    /// Returns the default options but for the sampling: always the most likely token.
     #[must_use]
     pub fn greedy() -> Self {
         Self::default().sampling(Sampling::greedy())
@@ -173,9 +173,9 @@ impl Event {
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenLogprobs {
-    /// That of the chosen token.
+    /// The log-probability of the chosen token.
     pub chosen: f32,
-    /// The likeliest tokens with theirs, in descending order.
+    /// The most likely tokens with theirs, in descending order.
     pub top: Vec<(u32, f32)>,
 }
 

@@ -21,7 +21,7 @@ pub struct BatchRequest {
     /// draws from `seed + i`.
     pub choices: usize,
     /// Report log-probabilities of the prompt's tokens, all but the first, with as many of the
-    /// likeliest tokens as [`Generation::logprobs`] says.
+    /// most likely tokens as [`Generation::logprobs`] says.
     pub prompt_logprobs: bool,
     /// Positions in the prompt, in tokens with those pending in the context, at which to report
     /// the context. The last token before such a position is left pending, so that the context

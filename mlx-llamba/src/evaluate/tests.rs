@@ -8,7 +8,7 @@ use crate::host;
 const VOCAB: usize = 5;
 
 /// Logits that depend on every token since the state was empty; one more column than tokens, the
-/// likeliest of all.
+/// most likely of all.
 struct Hash {
     seed: f32,
     context: Option<usize>,

@@ -20,7 +20,7 @@ pub(crate) struct Kind {
     pub(crate) version: &'static str,
     /// An older version, whose files have the same layout but no checksum.
     pub(crate) unsealed_version: Option<&'static str>,
-    /// Name for messages, such as "a saved session of mlx-llamba".
+    /// The name in messages, such as "a saved session of mlx-llamba".
     pub(crate) name: &'static str,
 }
 

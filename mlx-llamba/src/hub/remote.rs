@@ -42,7 +42,7 @@ pub(super) struct Remote {
 /// The redirects to follow.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Follow {
-    /// Those to the hub's own host: its answer tells more about a file than that of the storage.
+    /// Redirects to the hub's own host, whose answer tells more about a file than the storage's.
     SameHost,
     All,
 }

@@ -1,4 +1,4 @@
-//! Log-probabilities of the chosen token and of the likeliest tokens.
+//! Log-probabilities of the chosen token and of the most likely tokens.
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexOp, take_along_axis};
@@ -13,7 +13,7 @@ use super::transform::log_softmax;
 pub struct Logprobs {
     /// Those of the chosen tokens: (b), float32.
     pub chosen: Array,
-    /// The likeliest tokens in descending order: (b, top), u32.
+    /// The most likely tokens in descending order: (b, top), u32.
     pub top_ids: Array,
     /// Their log-probabilities: (b, top), float32.
     pub top: Array,

@@ -21,18 +21,18 @@ use crate::error::{Error, Result};
 /// | 6 | `temperature` | 0 ends here with the largest logit (the lowest id of equals); otherwise divides |
 /// | 7 | `top_k` | keeps exactly the k largest; of equals at the border, the lowest ids |
 /// | 8 | `top_p` | of what is left, renormalized: keeps the smallest set of largest probabilities whose sum reaches p, so the token that crosses p stays; of equals at the border, the lowest ids |
-/// | 9 | `min_p` | keeps tokens at least min_p times as probable as the likeliest |
+/// | 9 | `min_p` | keeps tokens at least min_p times as probable as the most likely |
 /// | 10 | `seed` | draws from what is left, in proportion to the probabilities |
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Setters)]
 #[setters(strip_option)]
 pub struct Sampling {
-    /// Scales the distribution: 0 always takes the likeliest token, 1 is the model's own distribution,
+    /// Scales the distribution: 0 always takes the most likely token, 1 is the model's own distribution,
     /// more is flatter.
     pub temperature: f32,
-    /// The number of likeliest tokens to keep. 0: all.
+    /// The number of most likely tokens to keep. 0: all.
     pub top_k: usize,
-    /// Keeps the likeliest tokens that together reach this probability, above 0. 1: all.
+    /// Keeps the most likely tokens that together reach this probability, above 0. 1: all.
     pub top_p: f32,
     /// Keeps tokens with at least this fraction of the largest probability, 0 to 1. 0: all.
     pub min_p: f32,
@@ -61,7 +61,7 @@ impl Sampling {
     /// Temperatures below this one count as 0.
     pub const GREEDY_BELOW: f32 = 1e-5;
 
-    /// The likeliest token, always.
+    /// The most likely token, always.
     #[must_use]
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::plain() }

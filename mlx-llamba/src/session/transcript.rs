@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::template::{ChatOptions, Message, Template};
 use crate::tokenizer::Tokenizer;
 
-/// RowLayout between unread messages are looked for from the end, for this many: each takes a
-/// rendering.
+/// The number of unread messages, from the end, whose boundaries are searched for: each search takes
+/// a rendering.
 const BORDERS: usize = 64;
 
 /// A message and its tokens.

@@ -55,9 +55,9 @@ struct Frame {
     added: bool,
     /// The start of the literal that these brackets make, if they make one.
     literal: Option<usize>,
-    /// They are round; then a comma between them makes a literal.
+    /// True for parentheses, in which only a comma makes a literal.
     round: bool,
-    /// Something is between them, and a comma.
+    /// True if something is between the brackets, and if a comma is.
     filled: bool,
     comma: bool,
 }

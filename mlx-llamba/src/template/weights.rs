@@ -94,7 +94,7 @@ fn pay(state: &mut State<'_, '_>, value: Value, into: Option<&Value>) -> Result<
 struct Walk<'w, 's> {
     state: &'w State<'s, 's>,
     into: Option<&'w Value>,
-    /// Each unit is paid for as often.
+    /// The factor by which the fuel of each unit is multiplied.
     times: u64,
     namespaces: u64,
 }
