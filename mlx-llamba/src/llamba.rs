@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use derive_setters::Setters;
 use mlx_llamba_kernels::mlx::{current_device, is_available, on_device};
 use mlx_llamba_kernels::{Activations, Backend};
 use mlx_rs::{Device, DeviceType, Dtype};
@@ -224,15 +225,27 @@ enum TokenizerSource {
 type BoxedOnProgress = Box<dyn FnMut(Progress<'_>) -> ControlFlow<()> + Send>;
 
 /// Loads a [`Llamba`].
+#[derive(Setters)]
+#[setters(strip_option)]
 pub struct Builder {
+    #[setters(skip)]
     source: Source,
+    #[setters(skip)]
     tokenizer: TokenizerSource,
+    /// Sets the options of the hub. Default: [`HubOptions::from_env`].
     #[cfg(feature = "hub")]
     hub: Option<HubOptions>,
+    /// Sets the device to compute on.
     compute: Compute,
+    /// Sets the dtype of the activations. Default: float32 on a CPU (where the half precisions are slow);
+    /// on a GPU float16 if the checkpoint stores it, else bfloat16.
     dtype: Option<Dtype>,
+    /// Sets the precision of activations in products with quantized matrices. Default: the value of
+    /// `MLX_LLAMBA_ACTIVATIONS`, else float32.
     activations: Option<Activations>,
+    /// Sets the options of the [check](crate::kernel_check) of a GPU's kernels.
     kernel_check: KernelCheck,
+    #[setters(skip)]
     on_progress: BoxedOnProgress,
 }
 
@@ -270,44 +283,6 @@ impl Builder {
     #[must_use]
     pub fn without_tokenizer(mut self) -> Self {
         self.tokenizer = TokenizerSource::None;
-        self
-    }
-
-    /// Sets the options of the hub. Default: [`HubOptions::from_env`].
-    #[must_use]
-    #[cfg(feature = "hub")]
-    pub fn hub(mut self, hub: HubOptions) -> Self {
-        self.hub = Some(hub);
-        self
-    }
-
-    /// Sets the device to compute on.
-    #[must_use]
-    pub fn compute(mut self, compute: Compute) -> Self {
-        self.compute = compute;
-        self
-    }
-
-    /// Sets the dtype of the activations. Default: float32 on a CPU (where the half precisions are slow);
-    /// on a GPU float16 if the checkpoint stores it, else bfloat16.
-    #[must_use]
-    pub fn dtype(mut self, dtype: Dtype) -> Self {
-        self.dtype = Some(dtype);
-        self
-    }
-
-    /// Sets the precision of activations in products with quantized matrices. Default: the value of
-    /// `MLX_LLAMBA_ACTIVATIONS`, else float32.
-    #[must_use]
-    pub fn activations(mut self, activations: Activations) -> Self {
-        self.activations = Some(activations);
-        self
-    }
-
-    /// Sets the options of the [check](crate::kernel_check) of a GPU's kernels.
-    #[must_use]
-    pub fn kernel_check(mut self, check: KernelCheck) -> Self {
-        self.kernel_check = check;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Stage 2: the layers learn the hidden states.
 
+use derive_setters::Setters;
 use mlx_llamba::Config;
 use mlx_llamba::mlx::Dtype;
 use mlx_llamba_kernels::MixerState;
@@ -16,11 +17,15 @@ use mlx_llamba_teacher::{Llama, Wanted};
 /// state is taken before the final norm.
 ///
 /// Source: MOHAWK (arXiv 2408.10189), section 3.2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
 pub struct Alignment {
+    #[setters(skip)]
     teacher: Llama,
+    #[setters(skip)]
     student: Config,
+    /// Trains the blocks' norms too, or not.
     norms: bool,
+    /// Trains the MLPs too, or not.
     mlp: bool,
 }
 
@@ -28,18 +33,6 @@ impl Alignment {
     /// Trains the mixers.
     pub fn new(teacher: Llama, student: Config) -> Self {
         Self { teacher, student, norms: false, mlp: false }
-    }
-
-    /// Trains the blocks' norms too, or not.
-    #[must_use]
-    pub fn norms(self, norms: bool) -> Self {
-        Self { norms, ..self }
-    }
-
-    /// Trains the MLPs too, or not.
-    #[must_use]
-    pub fn mlp(self, mlp: bool) -> Self {
-        Self { mlp, ..self }
     }
 }
 

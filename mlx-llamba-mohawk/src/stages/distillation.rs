@@ -1,5 +1,6 @@
 //! Stage 3: the student learns the teacher's predictions.
 
+use derive_setters::Setters;
 use mlx_llamba::Config;
 use mlx_rs::Array;
 
@@ -17,12 +18,18 @@ use mlx_llamba_teacher::{Llama, Wanted};
 /// that predicts as the teacher does has the value 0.
 ///
 /// Sources: MOHAWK (arXiv 2408.10189), section 3.3; arXiv 1503.02531 for `t`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
 pub struct Distillation {
+    #[setters(skip)]
     teacher: Llama,
+    #[setters(skip)]
     student: Config,
+    /// The weight `w` of the true next token, from 0 to 1.
     next_weight: f32,
+    /// The temperature `t`, above 0.
     temperature: f32,
+    /// Recomputes the activations of a block for its gradient instead of keeping them: less memory, a
+    /// third more work.
     recompute: bool,
 }
 
@@ -44,25 +51,6 @@ impl Distillation {
     /// `w = 0`, `t = 1`.
     pub fn new(teacher: Llama, student: Config) -> Self {
         Self { teacher, student, next_weight: 0.0, temperature: 1.0, recompute: false }
-    }
-
-    /// The weight `w` of the true next token, from 0 to 1.
-    #[must_use]
-    pub fn next_weight(self, next_weight: f32) -> Self {
-        Self { next_weight, ..self }
-    }
-
-    /// The temperature `t`, above 0.
-    #[must_use]
-    pub fn temperature(self, temperature: f32) -> Self {
-        Self { temperature, ..self }
-    }
-
-    /// Recomputes the activations of a block for its gradient instead of keeping them: less memory, a
-    /// third more work.
-    #[must_use]
-    pub fn recompute(self, recompute: bool) -> Self {
-        Self { recompute, ..self }
     }
 
     /// Returns all losses of a batch; lazy. Only the mixed one has gradients.

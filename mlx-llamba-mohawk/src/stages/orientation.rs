@@ -1,5 +1,6 @@
 //! Stage 1: the mixers learn the attention matrices.
 
+use derive_setters::Setters;
 use mlx_llamba::Config;
 use mlx_llamba_teacher::{Llama, Wanted};
 use mlx_rs::fast::rms_norm;
@@ -33,12 +34,17 @@ pub enum Compared {
 /// teacher's hidden state before the layer.
 ///
 /// Source: MOHAWK (arXiv 2408.10189), section 3.1.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
 pub struct Orientation {
+    #[setters(skip)]
     teacher: Llama,
+    #[setters(skip)]
     student: Config,
+    /// Trains the norms before the mixers too, or not.
     norms: bool,
+    /// Sets the weights of the columns.
     compared: Compared,
+    #[setters(skip)]
     values: Vec<Values>,
 }
 
@@ -74,18 +80,6 @@ impl Orientation {
         });
         let values = values.collect::<Result<_>>()?;
         Ok(Self { teacher, student, norms: false, compared: Compared::default(), values })
-    }
-
-    /// Trains the norms before the mixers too, or not.
-    #[must_use]
-    pub fn norms(self, norms: bool) -> Self {
-        Self { norms, ..self }
-    }
-
-    /// Sets the weights of the columns.
-    #[must_use]
-    pub fn compared(self, compared: Compared) -> Self {
-        Self { compared, ..self }
     }
 
     /// The norms of the teacher's values in layer `i`, for each query head: (b, h, 1, l).

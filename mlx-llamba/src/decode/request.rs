@@ -1,5 +1,7 @@
 //! Requests to a [`Batch`](super::batch::Batch), and its events.
 
+use derive_setters::Setters;
+
 use super::generation::{Generation, Reason, TokenLogprobs};
 use crate::context::Context;
 
@@ -9,7 +11,7 @@ pub struct RequestId(pub(super) u64);
 
 /// A prompt to read and continue.
 #[non_exhaustive]
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
 pub struct BatchRequest {
     /// The position to continue from.
     pub context: Context,
@@ -33,27 +35,6 @@ impl BatchRequest {
     /// A request for one continuation.
     pub fn new(context: Context, prompt: Vec<u32>, options: Generation) -> Self {
         Self { context, prompt, options, choices: 1, prompt_logprobs: false, snapshots: Vec::new() }
-    }
-
-    /// Sets [`choices`](Self::choices).
-    #[must_use]
-    pub fn choices(mut self, choices: usize) -> Self {
-        self.choices = choices;
-        self
-    }
-
-    /// Sets [`prompt_logprobs`](Self::prompt_logprobs).
-    #[must_use]
-    pub fn prompt_logprobs(mut self, prompt_logprobs: bool) -> Self {
-        self.prompt_logprobs = prompt_logprobs;
-        self
-    }
-
-    /// Sets [`snapshots`](Self::snapshots).
-    #[must_use]
-    pub fn snapshots(mut self, snapshots: Vec<usize>) -> Self {
-        self.snapshots = snapshots;
-        self
     }
 }
 
