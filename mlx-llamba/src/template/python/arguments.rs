@@ -48,7 +48,7 @@ impl Arguments {
 
     /// Takes a whole number.
     pub(in super::super) fn integer(&mut self, at: usize, default: i64) -> Result<i64, Error> {
-        self.take(at).map_or(Ok(default), |value| i64::try_from(value))
+        self.take(at).map_or(Ok(default), i64::try_from)
     }
 
     /// Takes a number of characters, which is at least 0.
