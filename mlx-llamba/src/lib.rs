@@ -42,6 +42,7 @@
 //! | open a checkpoint of any layout | [`Checkpoint`], [`mod@checkpoint`] |
 //! | quantize, convert | [`quantize`](mod@quantize), [`convert`](mod@convert) |
 //! | measure perplexity, the loss of quantization, answers to questions | [`evaluate`] |
+//! | check the kernels of a GPU when a model is loaded | [`kernel_check`] |
 //! | generate with another architecture | [`LanguageModel`] |
 //! | use arrays, dtypes and memory counters of MLX | [`mlx`] |
 //!

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
 
 use mlx_llamba_kernels::check::Case;
 use mlx_rs::Array;
@@ -25,11 +26,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Puts a name in the place of every failed kernel's in the one verdict of a directory.
-fn rewrite(directory: &Path, failed: &[Kernel]) {
+/// Makes these kernels those that failed in the only verdict of a directory.
+fn rewrite(directory: &Path, failed: &[Kernel], row: &str) {
     let file = &files(directory)[0];
     let mut verdict = read(file).unwrap();
-    verdict.failed = failed.iter().map(|k| (k.name().to_owned(), "a row".to_owned())).collect();
+    verdict.failed = failed.iter().map(|k| (k.name().to_owned(), row.to_owned())).collect();
     write(file, &verdict).unwrap();
 }
 
@@ -48,7 +49,7 @@ fn a_verdict_is_kept_for_its_owner_and_used() {
     assert!(stored.system.len() > 10 && stored.mlx.starts_with("0."), "{stored:?}");
 
     // What is stored decides, not another run.
-    rewrite(&directory, &[Kernel::Swiglu]);
+    rewrite(&directory, &[Kernel::Swiglu], "a row");
     let without = Backend::CPU.without([Kernel::Swiglu].into_iter().collect());
     assert_eq!(check.verdict(Backend::CPU, &checks()), without);
     // Other checks, and another back end, have verdicts of their own.
@@ -79,7 +80,7 @@ fn damage_and_other_machines_are_checked_again() {
     let place = tempfile::tempdir().unwrap();
     let check = once(place.path());
     check.verdict(Backend::CPU, &checks());
-    rewrite(place.path(), &[Kernel::Swiglu]);
+    rewrite(place.path(), &[Kernel::Swiglu], "a row");
     let file = &files(place.path())[0];
     let text = fs::read_to_string(file).unwrap();
     let version = format!("\"program\": \"{}\"", env!("CARGO_PKG_VERSION"));
@@ -97,6 +98,48 @@ fn a_directory_that_cannot_be_used_costs_only_time() {
     for directory in [file.path().to_owned(), file.path().join("below")] {
         assert_eq!(once(&directory).verdict(Backend::CPU, &checks()), Backend::CPU);
     }
+}
+
+/// Keeps the warnings of this process.
+struct Warnings;
+
+static WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            WARNINGS.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn one_warning_says_what_to_report() {
+    log::set_logger(&Warnings).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let place = tempfile::tempdir().unwrap();
+    let check = once(place.path());
+    let checks = [Check::Norm { residual: true, rows: 3, width: 5, dtype: FLOAT }];
+    check.verdict(Backend::CPU, &checks);
+    let ours = |warnings: &[String]| {
+        let ours = warnings.iter().filter(|text| text.contains("an unlikely row"));
+        ours.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(ours(&WARNINGS.lock().unwrap()), [""; 0]);
+    rewrite(place.path(), &[Kernel::AddRmsNorm, Kernel::Swiglu], "an unlikely row");
+    check.verdict(Backend::CPU, &checks);
+    let warnings = ours(&WARNINGS.lock().unwrap());
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for part in ["CPU kernels (", "mlx-llamba doctor --kernels", "error    bound", "plain MLX"] {
+        assert!(warnings[0].contains(part), "{part}: {}", warnings[0]);
+    }
+    assert_eq!(warnings[0].matches("an unlikely row").count(), 2);
 }
 
 /// A check that two runs began and none ended is not begun again; one is tried once more.
