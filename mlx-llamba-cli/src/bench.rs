@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::model::{ModelArgs, with_model};
-use crate::output::{check_parent, show};
+use crate::output::{check_parent, show, usage};
 use crate::progress::{Progress, Unit};
 use crate::{bench, interrupt};
 use bench::counts::{batch, count, repetitions};
@@ -114,7 +114,7 @@ impl Args {
         self.depth.sort_unstable();
         self.depth.dedup();
         if self.prompt.is_empty() && self.generate.is_empty() && self.depth == [0] {
-            bail!("nothing to measure: --prompt, --generate and --depth are all 0");
+            usage!("nothing to measure: --prompt, --generate and --depth are all 0");
         }
         if let Some(file) = &self.plot {
             check_parent(file)?;

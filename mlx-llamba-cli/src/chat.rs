@@ -35,8 +35,11 @@ Examples:
   mlx-llamba chat --model cartesia-ai/Llamba-1B-4bit-mlx \\
       --tokenizer meta-llama/Llama-3.2-1B-Instruct
   mlx-llamba chat --session rivers
+  mlx-llamba chat \"One day, Lily\"
   echo \"One day, Lily\" | mlx-llamba chat --temperature 0")]
 pub(crate) struct Args {
+    /// Answer this message and end
+    message: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
     /// Session to continue or to start, a name or a file; it is saved after every turn
@@ -75,7 +78,7 @@ impl Args {
             self.model.set_default(&SessionInfo::load(file)?.source);
         }
         let grammar = self.constraint.grammar()?;
-        let mut input = Input::open()?;
+        let input = if self.message.is_none() { Some(Input::open()?) } else { None };
         let running = Running::default();
         running.listen()?;
         let llamba = self.model.load(true)?;
@@ -93,6 +96,14 @@ impl Args {
             last: None,
             regenerated: 0,
             running,
+        };
+        let Some(mut input) = input else {
+            chat.running.begin(false);
+            chat.say(self.message.unwrap_or_default())?;
+            if chat.running.over() {
+                interrupt::note();
+            }
+            return Ok(());
         };
         chat.running.begin(input.is_terminal());
         if input.is_terminal() {
@@ -143,7 +154,8 @@ impl Args {
                 if let Some(path) = &self.tools {
                     options.tools = Some(read_json(path)?);
                 }
-                let mut session = llamba.session_with(self.chat_template.find(llamba)?, options)?;
+                let template = self.chat_template.find(llamba.require_tokenizer()?)?;
+                let mut session = llamba.session_with(template, options)?;
                 if let Some(text) = &self.system {
                     session.push_system(text);
                 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Arg, CommandFactory as _, Subcommand};
 use serde_json::{Value, json};
 
-use crate::output::{printable, show};
+use crate::output::{printable, show, usage};
 use crate::settings::{self, Settings};
 
 /// Show or create the configuration file: defaults for options
@@ -83,7 +83,7 @@ fn show_settings(wanted: &[String], json: bool) -> Result<()> {
     let mut at = &command;
     for name in wanted {
         let Some(inner) = at.find_subcommand(name) else {
-            bail!("{} is not a command; see mlx-llamba --help", wanted.join(" "));
+            usage!("{} is not a command; see mlx-llamba --help", wanted.join(" "));
         };
         at = inner;
     }

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use mlx_llamba::constraint::{Constraint, Grammar};
 use mlx_llamba::{Generation, Tokenizer};
 
+use crate::output::usage;
+
 #[derive(clap::Args)]
 #[command(next_help_heading = "Constraints")]
 #[group(multiple = false)]
@@ -46,6 +48,11 @@ pub(crate) fn constrain(
     grammar: Option<&Grammar>,
     tokenizer: &Tokenizer,
 ) -> Result<()> {
-    options.constraint = grammar.map(|grammar| Constraint::new(tokenizer, grammar)).transpose()?;
+    let made = grammar.map(|grammar| Constraint::new(tokenizer, grammar)).transpose();
+    options.constraint = match (made, grammar) {
+        // The others come from files.
+        (Err(error), Some(Grammar::Regex(_))) => usage!("{error}"),
+        (made, _) => made?,
+    };
     Ok(())
 }

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use mlx_llamba::Compute;
 use mlx_llamba_mohawk::recipe::{RECIPES, Recipe, StageName, builtin};
 use mlx_llamba_mohawk::run::{Job, Task, run};
 
 use crate::model::DeviceArg;
-use crate::output::show;
+use crate::output::{show, usage};
 use crate::training::{self, Display};
 
 /// Turn a Llama Transformer into a Llamba recurrent model (MOHAWK)
@@ -68,7 +68,7 @@ impl Args {
         let recipe = self.recipe()?;
         let (Some(teacher), Some(data), Some(output)) = (self.teacher, self.data, self.output)
         else {
-            bail!("--teacher, --data and --output are required");
+            usage!("--teacher, --data and --output are required");
         };
         let memory = training::memory(Compute::from(self.device).select()?);
         let task = Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student };

@@ -5,16 +5,21 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::kernels::Backend;
-use mlx_llamba::{Context, Event, Generation, LanguageModel, Llamba, Reason, Stats, Stream};
+use mlx_llamba::{
+    ChatOptions, Context, Event, Generation, LanguageModel, Llamba, Message, Prompt, Reason, Stats,
+    Stream, Tokenizer,
+};
 use mlx_llamba_teacher::Teacher;
 
 use crate::constraint::{ConstraintArgs, constrain};
 use crate::follow::follow;
 use crate::interrupt;
 use crate::model::{Loaded, ModelArgs};
-use crate::output::{check_parent, show};
+use crate::output::{check_parent, show, usage};
 use crate::progress::{Progress, Unit};
 use crate::sampling::SamplingArgs;
+use crate::settings::Typed;
+use crate::template::TemplateArgs;
 
 /// Continue a text
 #[derive(clap::Args)]
@@ -23,17 +28,23 @@ Examples:
   mlx-llamba generate \"Once upon a time\"
   mlx-llamba generate --temperature 0 --max-tokens 50 --json \"The little rabbit\"
   echo \"One day\" | mlx-llamba generate --echo -
+  mlx-llamba generate --chat --chat-template chatml \"Name three rivers.\"
   mlx-llamba generate --regex \"a (red|blue) (ball|boat)\" \"Lily had \"
   mlx-llamba generate --state-out story.state \"Lily found a key.\"
   mlx-llamba generate --state-in story.state \" The next day\"
   tail -f server.log | mlx-llamba generate --follow --state-out log.state")]
 pub(crate) struct Args {
-    /// The text to continue; - reads it from standard input
+    /// The text to continue; - reads it from standard input, without a line end at its end
     #[arg(conflicts_with = "prompt_file")]
     prompt: Option<String>,
     /// Read the text from a file
     #[arg(long, value_name = "FILE")]
     prompt_file: Option<PathBuf>,
+    /// Answer the text as a message, with the chat template of the model
+    #[arg(long, conflicts_with_all = ["follow", "echo"])]
+    chat: bool,
+    #[command(flatten)]
+    chat_template: Typed<TemplateArgs>,
     #[command(flatten)]
     model: ModelArgs,
     /// Print the prompt before its continuation
@@ -96,13 +107,27 @@ impl Args {
         if grammar.is_some() {
             constrain(&mut options, grammar.as_ref(), loaded.require_tokenizer()?)?;
         }
+        let asked = if self.chat || self.chat_template.has("chat_template") {
+            Some(self.asked(&prompt, loaded.require_tokenizer()?)?)
+        } else {
+            None
+        };
+        let prompt = asked.as_ref().map_or_else(|| Prompt::from(&prompt), Prompt::from);
         match loaded {
-            Loaded::Llamba(llamba) => self.run_llamba(&llamba, &prompt, &options),
-            Loaded::Teacher(teacher) => self.run_teacher(&teacher, &prompt, &options),
+            Loaded::Llamba(llamba) => self.run_llamba(&llamba, prompt, &options),
+            Loaded::Teacher(teacher) => self.run_teacher(&teacher, prompt, &options),
         }
     }
 
-    fn run_llamba(&self, llamba: &Llamba, prompt: &str, options: &Generation) -> Result<()> {
+    /// The tokens of a conversation that begins with this message.
+    fn asked(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let template = self.chat_template.options.find(tokenizer)?;
+        let messages = [Message::new("user", text)];
+        let rendered = template.render(&messages, true, &ChatOptions::default())?;
+        Ok(tokenizer.encode_rendered(&rendered)?)
+    }
+
+    fn run_llamba(&self, llamba: &Llamba, prompt: Prompt<'_>, options: &Generation) -> Result<()> {
         let context = match &self.state_in {
             Some(path) => Context::load(llamba.model(), path)?,
             None => llamba.context()?,
@@ -114,23 +139,38 @@ impl Args {
                 None => Ok(()),
             };
         }
+        let shown = self.shown(&prompt);
         let mut stream = llamba.resume(context, prompt, options)?;
-        self.print(prompt, &mut stream, llamba.model().backend())?;
+        self.print(&shown, &mut stream, llamba.model().backend())?;
         match &self.state_out {
             Some(path) => Ok(stream.into_context()?.save(llamba.model(), path)?),
             None => Ok(()),
         }
     }
 
-    fn run_teacher(&self, teacher: &Teacher, prompt: &str, options: &Generation) -> Result<()> {
+    fn run_teacher(
+        &self,
+        teacher: &Teacher,
+        prompt: Prompt<'_>,
+        options: &Generation,
+    ) -> Result<()> {
         if self.state_in.is_some() || self.state_out.is_some() {
             bail!("a Transformer keeps its whole text: only the state of a Llamba can be saved");
         }
         if self.follow {
             bail!("a Transformer keeps its whole text: only a Llamba reads without end");
         }
+        let shown = self.shown(&prompt);
         let mut stream = teacher.resume(teacher.context()?, prompt, options)?;
-        self.print(prompt, &mut stream, teacher.llama().backend())
+        self.print(&shown, &mut stream, teacher.llama().backend())
+    }
+
+    /// The text to show before the continuation.
+    fn shown(&self, prompt: &Prompt<'_>) -> String {
+        match prompt {
+            Prompt::Text(text) if self.echo => text.clone().into_owned(),
+            _ => String::new(),
+        }
     }
 
     /// Prints all events.
@@ -140,7 +180,7 @@ impl Args {
         stream: &mut Stream<'_, M>,
         backend: Backend,
     ) -> Result<()> {
-        if self.echo && !self.json {
+        if !self.json {
             show(prompt)?;
         }
         let reading = Progress::new("reading", Unit::Tokens);
@@ -179,6 +219,11 @@ impl Args {
                     .lock()
                     .read_to_end(&mut bytes)
                     .context("reading standard input")?;
+                // A shell's commands end what they print with one.
+                if bytes.pop_if(|byte| *byte == b'\n').is_some() {
+                    bytes.pop_if(|byte| *byte == b'\r');
+                    log::info!("the line end at the end of standard input is left out");
+                }
                 "standard input".to_owned()
             }
             (None, Some(path)) => {
@@ -187,7 +232,7 @@ impl Args {
                 name
             }
             (None, None) if self.state_in.is_some() => return Ok(String::new()),
-            (None, None) => bail!("nothing to continue: give a prompt, -, or --prompt-file"),
+            (None, None) => usage!("nothing to continue: give a prompt, -, or --prompt-file"),
         };
         String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
     }

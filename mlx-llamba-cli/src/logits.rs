@@ -10,7 +10,7 @@ use mlx_llamba::{Model, State};
 use mlx_rs::ops::indexing::TryIndexOp;
 
 use crate::model::ModelArgs;
-use crate::output::check_parent;
+use crate::output::{check_parent, usage};
 use crate::progress::{Progress, Unit};
 
 /// The chunk size in tokens without --split.
@@ -66,7 +66,7 @@ struct Input {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         if self.split.contains(&0) {
-            bail!("--split has a chunk of 0 tokens; expected at least 1");
+            usage!("--split has a chunk of 0 tokens; expected at least 1");
         }
         check_parent(&self.output)?;
         let needs_text = self.input.prompt.is_some();

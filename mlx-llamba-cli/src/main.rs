@@ -83,6 +83,7 @@ fn after_help() -> String {
 #[derive(Subcommand)]
 enum Command {
     Generate(Box<generate::Args>),
+    #[command(visible_alias = "run")]
     Chat(Box<chat::Args>),
     Session(session::Args),
     Quantize(quantize::Args),
@@ -162,7 +163,7 @@ fn run() -> u8 {
         Err(_) if interrupt::happened() => INTERRUPTED,
         Err(error) => {
             eprintln!("error: {}", output::describe(&error));
-            FAILURE
+            if output::is_usage(&error) { USAGE } else { FAILURE }
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use crate::output::show;
+use crate::output::{show, usage};
 
 /// Print a manual page, or write all of them
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ impl Args {
                 at = match at.find_subcommand(name) {
                     Some(inner) => inner,
                     None => {
-                        bail!("{} is not a command; see mlx-llamba --help", self.path.join(" "))
+                        usage!("{} is not a command; see mlx-llamba --help", self.path.join(" "))
                     }
                 };
             }

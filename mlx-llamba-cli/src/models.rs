@@ -3,11 +3,11 @@
 mod list;
 mod remove;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Subcommand;
 use mlx_llamba::hub::{self, HubOptions};
 
-use crate::output::show;
+use crate::output::{show, usage};
 use crate::{interrupt, model};
 
 /// List, download and remove models and tokenizers of the hub
@@ -81,10 +81,10 @@ impl Args {
 fn pull(model: Option<&str>, tokenizer: Option<&str>) -> Result<()> {
     for name in [model, tokenizer].into_iter().flatten() {
         if hub::repository(name).is_none() {
-            bail!("{name} is not a repository; expected owner/name or owner/name@revision");
+            usage!("{name} is not a repository; expected owner/name or owner/name@revision");
         }
         if std::path::Path::new(name).exists() {
-            bail!("{name} is a local file or directory; give its path to --model");
+            usage!("{name} is a local file or directory; give its path to --model");
         }
     }
     let options = model::hub(false)?;

@@ -1,5 +1,6 @@
 //! Standard output that may close early.
 
+use std::fmt;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -33,6 +34,49 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>();
         io.is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    })
+}
+
+/// An argument that cannot be honored, whatever the files and the machine.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Ends a function with a [`Usage`] error.
+macro_rules! usage {
+    ($($text:tt)*) => {
+        return Err(anyhow::Error::new($crate::output::Usage(format!($($text)*))))
+    };
+}
+pub(crate) use usage;
+
+/// Returns true for errors that other arguments mend.
+pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
+    let option = |error: &Error| match error {
+        // These depend on the cache and the machine.
+        Error::Argument { name, .. } => !matches!(*name, "revision" | "device"),
+        _ => false,
+    };
+    error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.downcast_ref().is_some_and(option)
+            || matches!(cause.downcast_ref(), Some(mlx_llamba_mohawk::Error::Llamba(e)) if option(e))
+            || matches!(cause.downcast_ref(), Some(mlx_llamba_teacher::Error::Llamba(e)) if option(e))
+            || matches!(cause.downcast_ref(), Some(mlx_llamba_engine::Error::Option { .. }))
+            || matches!(
+                cause.downcast_ref(),
+                Some(
+                    mlx_llamba_server::Error::Option { .. }
+                        | mlx_llamba_server::Error::Engine(mlx_llamba_engine::Error::Option { .. })
+                )
+            )
     })
 }
 

@@ -8,6 +8,7 @@ use mlx_llamba::Llamba;
 use mlx_llamba::evaluate::{Comparison, Window, compare};
 use mlx_llamba::quantize::{Override, QuantizeOptions, Recipe, quantize_with};
 use mlx_llamba_kernels::Mode;
+use mlx_llamba_mohawk::data::{Sources, is_json};
 
 use crate::model::{DtypeArg, SourceArgs};
 use crate::output::show;
@@ -67,7 +68,8 @@ pub(crate) struct Args {
     /// Replace the output if it is a model
     #[arg(long)]
     overwrite: bool,
-    /// Measure perplexity, and the KL divergence from the original, on a text
+    /// Measure perplexity, and the KL divergence from the original, on a text, or on the texts of a
+    /// .json or .jsonl file
     #[arg(long, value_name = "TEXT FILE")]
     report: Option<PathBuf>,
     /// Print the report as JSON
@@ -146,8 +148,14 @@ impl Args {
 
     /// Returns the token ids of the report's text.
     fn read(&self, file: &Path) -> Result<Vec<u32>> {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
+        let text = if is_json(file) {
+            let sources = Sources::new(file, "text")?;
+            let texts = sources.texts().map(|text| Ok(text?.text));
+            texts.collect::<Result<Vec<String>>>()?.join("\n\n")
+        } else {
+            std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read {}", file.display()))?
+        };
         let builder = match &self.tokenizer {
             Some(name) => self.source.builder().loaded_tokenizer(self.source.tokenizer(name)?),
             None => self.source.builder(),

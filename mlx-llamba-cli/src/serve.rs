@@ -171,7 +171,7 @@ impl Args {
             if !template.is_given() {
                 return Loaded::new(llamba);
             }
-            let template = Some(template.find(&llamba)?);
+            let template = Some(template.find(llamba.require_tokenizer()?)?);
             Ok(Loaded { llamba, template })
         };
         let name = options.model.clone();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlx_llamba::{Error, Llamba, Result, Template};
+use mlx_llamba::{Error, Result, Template, Tokenizer};
 
 #[derive(clap::Args)]
 pub(crate) struct TemplateArgs {
@@ -19,8 +19,7 @@ impl TemplateArgs {
     }
 
     /// Returns the template that is named, or else the tokenizer's.
-    pub(crate) fn find(&self, llamba: &Llamba) -> Result<Template> {
-        let tokenizer = llamba.require_tokenizer()?;
+    pub(crate) fn find(&self, tokenizer: &Tokenizer) -> Result<Template> {
         let Some(name) = &self.chat_template else {
             return Template::of(tokenizer, None);
         };

@@ -11,12 +11,12 @@ use mlx_llamba::evaluate::{
     Comparison, Document, Estimate, Evaluation, Perplexity, Prediction, Reader, Window,
 };
 use mlx_llamba::pieces::Pieces;
-use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out};
+use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out, is_json};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::model::AttentionArgs;
-use crate::output::show;
+use crate::output::{show, usage};
 use crate::progress::{Progress, Unit};
 
 /// The number of bytes read at once.
@@ -24,7 +24,8 @@ const PIECE: usize = 1 << 16;
 
 #[derive(clap::Args)]
 pub(crate) struct TextArgs {
-    /// Text of any length, read once from beginning to end; - is standard input
+    /// Text of any length, read once from beginning to end; - is standard input. A .json or .jsonl
+    /// file is documents, as for --data
     #[arg(value_name = "TEXT FILE", required_unless_present = "data", conflicts_with = "data")]
     text: Option<PathBuf>,
     /// Documents, each read from an empty state and with the tokens that begin and end a text: one
@@ -32,17 +33,16 @@ pub(crate) struct TextArgs {
     #[arg(long, value_name = "PATH", hide_env = true)]
     data: Option<PathBuf>,
     /// Field with the text in a line of JSONL
-    #[arg(long, value_name = "NAME", default_value = "text", conflicts_with = "text")]
+    #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
     /// Use only documents 0, K, 2K and so on, which training with heldout_every = K holds out
     #[arg(
         long, value_name = "K", default_value_t = 1, hide_default_value = true,
-        conflicts_with = "text",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     every: u64,
     /// Maximum number of documents
-    #[arg(long, value_name = "N", conflicts_with = "text")]
+    #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Window size in tokens; each window is read from an empty state [default: as many as the
     /// models can read]
@@ -77,13 +77,19 @@ impl TextArgs {
         (window.length, window.stride) = (self.window, self.stride);
         let mut evaluation = Evaluation::new(reader, window, tokenizer.bos_id())?;
         let start = Instant::now();
-        match (&self.data, &self.text) {
+        let documents = self.text.as_ref().filter(|text| is_json(text));
+        match (self.data.as_ref().or(documents), &self.text) {
             (Some(data), _) => self.documents(data, vocab, tokenizer, &mut evaluation)?,
             (None, Some(text)) => {
+                if self.limit.is_some() || self.every > 1 {
+                    usage!(
+                        "--limit and --every are for documents: --data, or a .json or .jsonl file"
+                    );
+                }
                 tokenizer.check_vocabulary(vocab)?;
                 stream(text, tokenizer, &mut evaluation)?;
             }
-            (None, None) => bail!("no text: give a file or --data"),
+            (None, None) => usage!("no text: give a file or --data"),
         }
         let (seconds, report) = (start.elapsed().as_secs_f64(), evaluation.report());
         let path = self.data.as_ref().or(self.text.as_ref());

@@ -37,6 +37,16 @@ fn a_line_is_a_message_and_replies_are_all_that_is_printed() {
     // The first reply equals the output of generate.
     let generated = CLI.ok(&["generate", "-t", "0", "-n", "8", "Once upon a time"]);
     assert_eq!(story.lines().next(), generated.lines().next());
+    // A message as an argument is the only one.
+    let more = ["--chat-template", "chatml"];
+    for template in [&[][..], &more] {
+        let more = [&["-t", "0", "-n", "8"], template].concat();
+        let line = ok(data.path(), &[&["chat"], &more[..]].concat(), "Once upon a time\n");
+        let argument = [&["run", "Once upon a time"], &more[..]].concat();
+        let argument = ok(data.path(), &argument, "No\n");
+        let generated = CLI.ok(&[&["generate", "--chat", "Once upon a time"], &more[..]].concat());
+        assert_eq!((&argument, &generated), (&line, &line));
+    }
     assert_eq!(names(data.path()), [""; 0]);
     // An empty line, and a slash that is not a command.
     assert_eq!(ok(data.path(), &chat, ""), "");

@@ -213,7 +213,10 @@ fn what_is_wrong_is_named_with_file_and_line() {
     for (text, parts) in [
         ("\ntemprature = 1", &["line 2", "temprature", "perhaps temperature"][..]),
         ("temperature = 'hot'", &["line 1", "temperature", "expected a number"]),
-        ("[generate]\nmax-tokens = -3", &["line 2", "max-tokens", "expected a number"]),
+        (
+            "[generate]\nmax-tokens = -3",
+            &["line 2", "max-tokens", "expected a whole number that is not negative"],
+        ),
         ("model = 5", &["line 1", "model", "in quotes"]),
         ("[generate]\njson = 'yes'", &["line 2", "json", "true or false"]),
         ("device = 'tpu'", &["line 1", "device", "auto, gpu, cpu"]),
@@ -277,7 +280,7 @@ fn show_tells_the_origin_of_every_value() {
     let all = config.ok(&["config", "show"]);
     let line = all.lines().find(|line| line.starts_with("top-k")).unwrap();
     assert_eq!(line, format!("top-k = 3  ({file}, line 3): generate"));
-    config.run(&["config", "show", "write"]).fails(&["write is not a command"]);
+    config.run(&["config", "show", "write"]).is_refused(&["write is not a command"]);
 }
 
 #[test]

@@ -141,6 +141,18 @@ fn documents_are_read_on_their_own() {
     assert_eq!(third, same);
     let first = run(&["perplexity", "--data", &all, "--field", "story", "--limit", "1"]);
     assert_eq!(first["bytes"], STORIES[0].len());
+    // JSON is recognized where a text is given, and a list of it.
+    let mut positional = run(&["perplexity", &some, "--field", "story"]);
+    let list = files.0.path().join("list.json");
+    let stories = [0, 2, 4].map(|i| json!({ "story": STORIES[i] }));
+    std::fs::write(&list, json!(stories).to_string()).unwrap();
+    let mut listed = run(&["perplexity", list.to_str().unwrap(), "--field", "story"]);
+    for found in [&mut positional, &mut listed] {
+        for field in ["text", "seconds", "tokens_per_second"] {
+            found[field] = Value::Null;
+        }
+        assert_eq!(*found, same);
+    }
 }
 
 #[test]
@@ -206,7 +218,7 @@ fn teachers_and_students_of_one_vocabulary() {
     assert_ne!(most["perplexity"], least["perplexity"]);
     assert_eq!(most["tokens"], alone["tokens"]);
     let args = ["perplexity", "--model", &teacher, "--window", "65", &text];
-    CLI.fails(&args, &["--window 65: expected 1 to 64 tokens"]);
+    CLI.refuses(&args, &["--window 65: expected 1 to 64 tokens"]);
     CLI.fails(&["perplexity", "--stride", "5", &text], &["--stride 5", "--window too"]);
     let args = ["compare", "llamba-stories", &teacher, &text];
     CLI.fails(&args, &["vocab_size = 277: expected 4096, as in the reference"]);
@@ -280,7 +292,6 @@ fn bad_input_is_named() {
         (&["perplexity", "--data", &wrong, "--field", "x"], &["line 1", "no field \"x\""]),
         (&["perplexity", "--data", &directory], &["no documents"]),
         (&["perplexity", "--model", &none, &text], &["none"]),
-        (&["perplexity", "--window", "0", &text], &["--window 0", "expected at least 1"]),
         (&["compare", "llamba-stories", &none, &text], &["none"]),
         (&["compare", "llamba-stories", "llamba-stories", &empty], &["no token to predict"]),
         (&["eval", "--data", &none], &["cannot read", "none"]),
@@ -290,6 +301,8 @@ fn bad_input_is_named() {
     ] {
         CLI.fails(arguments, parts);
     }
+    let none = ["perplexity", "--window", "0", &text];
+    CLI.refuses(&none, &["--window 0", "expected at least 1"]);
     let mut file = std::fs::File::options().append(true).open(&text).unwrap();
     file.write_all(" And more.".repeat(20).as_bytes()).unwrap();
     assert_eq!(run(&["perplexity", &text])["bytes"], 12 + 200);

@@ -34,8 +34,12 @@ fn prompts_come_from_arguments_standard_input_and_files() {
     let file = directory.path().join("prompt");
     std::fs::write(&file, PROMPT).unwrap();
     let expected = greedy("8", &[PROMPT]);
-    let piped = CLI.with_input(&["generate", "-t", "0", "-n", "8", "-"], PROMPT.as_bytes());
-    assert_eq!((piped.code, piped.out, piped.err), (Some(0), expected.clone(), String::new()));
+    // The line end of `echo` is left out, and no other.
+    for (end, same) in [("", true), ("\n", true), ("\r\n", true), ("\n\n", false)] {
+        let text = format!("{PROMPT}{end}");
+        let piped = CLI.with_input(&["generate", "-t", "0", "-n", "8", "-"], text.as_bytes());
+        assert_eq!((piped.code, piped.out == expected, piped.err), (Some(0), same, String::new()));
+    }
     assert_eq!(greedy("8", &["--prompt-file", file.to_str().unwrap()]), expected);
     assert_eq!(greedy("8", &["--echo", PROMPT]), format!("{PROMPT}{expected}"));
     // A prompt that looks like an option.
@@ -182,7 +186,8 @@ fn texts_are_constrained() {
     generate("--json-schema", &bad, &["JSON schema: Invalid type: strin (at /items)"]);
     generate("--json-schema", &grammar, &["list.lark is not JSON", "line 1 column 1"]);
     generate("--grammar", "nothing.lark", &["cannot read nothing.lark"]);
-    generate("--regex", "(", &["regular expression", "unclosed group"]);
+    let regex = ["generate", "--regex", "(", PROMPT];
+    CLI.refuses(&regex, &["regular expression", "unclosed group"]);
     let two = CLI.run(&["generate", "--regex", "a", "--grammar", &grammar, PROMPT]);
     assert!(two.code == Some(2) && two.err.contains("cannot be used with"), "{two:?}");
 }

@@ -144,7 +144,9 @@ fn bad_requests_write_nothing() {
         assert!(!file.exists());
     };
     fails(&["--tokens", "1,4096"], &["token id 4096 at position 1", "4096"]);
-    fails(&["--tokens", "1", "--split", "1,0"], &["--split"]);
+    let split = ["logits", "-o", out, "--tokens", "1", "--split", "1,0"];
+    CLI.refuses(&split, &["--split"]);
+    assert!(!file.exists());
     fails(&["--batch", rows_path], &["cannot read", rows_path]);
     for (text, parts) in [
         ("[[1],[]]", &["row 1 has no tokens"][..]),

@@ -264,7 +264,7 @@ fn files_that_are_not_what_they_should_be_are_listed_all_the_same() {
 #[test]
 fn what_cannot_be_pulled_says_why() {
     let setup = Setup::new();
-    setup.run(&["pull", "name"]).fails(&["name", "owner/name"]);
+    setup.run(&["pull", "name"]).is_refused(&["name", "owner/name"]);
     setup.run(&["pull", "owner/absent"]).fails(&["owner/absent", "no such repository"]);
     setup.hub.contents().access = Access::Gated("good".to_owned());
     setup.run(&["pull", REPO]).fails(&[REPO, "gated", "HF_TOKEN"]);

@@ -116,7 +116,7 @@ fn impossible_values_name_the_option() {
         ("--prefill", "0"),
         ("--stop", ""),
     ] {
-        CLI.fails(&["generate", option, value, PROMPT], &[option, "expected"]);
+        CLI.refuses(&["generate", option, value, PROMPT], &[option, "expected"]);
     }
     for (option, value) in [
         ("--top-k", "-1"),

@@ -113,12 +113,16 @@ fn says_why_it_cannot_serve() {
     CLI.fails(&["serve", "--api-key-file", "/dev/null"], &["has no keys"]);
     let free = ["serve", "--bind", "127.0.0.1:0"];
     let fails = |args: &[&str], parts: &[&str]| CLI.fails(&[&free, args].concat(), parts);
+    let refuses = |args: &[&str], parts: &[&str]| CLI.refuses(&[&free, args].concat(), parts);
     fails(&["--model", "/nowhere/at/all"], &["/nowhere/at/all"]);
     fails(&["--chat-template", "/nowhere.jinja"], &["/nowhere.jinja"]);
     fails(&["--state-memory", "0"], &["0 bytes for states"]);
-    fails(&["--max-rows", "0"], &["at least one"]);
-    fails(&["--prefill", "0"], &["prefill"]);
-    fails(&["--cors", "a b"], &["cors", "an origin"]);
+    refuses(&["--max-rows", "0"], &["at least one"]);
+    refuses(&["--prefill", "0"], &["prefill"]);
+    refuses(&["--cors", "a b"], &["cors", "an origin"]);
     fails(&["--cache-directory", "/dev/null/x"], &["/dev/null/x"]);
-    fails(&["--cache-directory", "/tmp", "--cache-memory", "0"], &["/tmp", "memory for the cache"]);
+    refuses(
+        &["--cache-directory", "/tmp", "--cache-memory", "0"],
+        &["/tmp", "memory for the cache"],
+    );
 }

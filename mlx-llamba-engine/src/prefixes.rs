@@ -1,9 +1,15 @@
 //! Cached states of earlier prompts and replies, for requests that begin with them.
 //!
-//! Two kinds of states are cached: those at the end of a reply in a conversation, which the next
-//! request of the conversation begins with, and those at the end of the longest prefix that a
-//! prompt shares with a recent one. So a first request pays nothing, and a prefix that prompts
-//! share is not read again from the third prompt on.
+//! Cached are the states where a later prompt is likely to begin in the same way:
+//!
+//! - at the end of a reply in a conversation, with which its next request begins;
+//! - at the end of a prompt, for an equal one;
+//! - at the end of the system message and the tools of a conversation, for others that share them;
+//! - at the end of the longest prefix that a prompt shares with a recent one: other prefixes are not
+//!   read again from the third prompt on.
+//!
+//! A first request pays for that with a copy of the state at each of these places, and with one more
+//! forward pass, since its last token is read after the others.
 //!
 //! Tenants, and requests with different salts, share no states: the number of cached tokens would
 //! tell one of them the prompts of another.
@@ -15,6 +21,7 @@ use mlx_llamba::{Context, Error, Llamba, PrefixCache, Reason};
 use sha2::{Digest, Sha256};
 
 use crate::options::Options;
+use crate::prepared::Chat;
 use crate::request::Settings;
 
 /// Recent prompts that a new one is compared with.
@@ -71,8 +78,7 @@ impl Prefixes {
     pub(crate) fn request(
         &mut self,
         llamba: &Llamba,
-        prompt: &[u32],
-        chat: bool,
+        (prompt, chat): (&[u32], Option<Chat>),
         tenant: &str,
         settings: &Settings,
     ) -> Result<(BatchRequest, Option<Keep>, usize), Error> {
@@ -98,15 +104,16 @@ impl Prefixes {
         let alike = |other: &Vec<u32>| other.iter().zip(&key).take_while(|(a, b)| a == b).count();
         let shared = self.recent.iter().map(alike).max().unwrap_or(0);
         // A row needs at least one token to read.
-        let shared = shared.min(key.len() - 1);
-        if shared >= known + WORTH {
-            request.snapshots = vec![shared + 1 - known];
-        }
+        let last = key.len() - 1;
+        let beginning = chat.map_or(0, |chat| scope.len() + chat.beginning);
+        let mut places = vec![beginning, shared, last].into_iter().map(|place| place.min(last));
+        let worth = |place: &usize| *place >= known + WORTH;
+        request.snapshots = places.by_ref().filter(worth).map(|place| place + 1 - known).collect();
         self.recent.push_back(key.clone());
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
-        let reply = chat && *choices == 1;
+        let reply = chat.is_some() && *choices == 1;
         Ok((request, Some(Keep { key, known, reply }), known - scope.len()))
     }
 

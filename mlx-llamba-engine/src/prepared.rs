@@ -22,10 +22,18 @@ pub struct Prepared {
 /// The tokens to read.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// The whole prompt. Its reply is likely to begin a later prompt if `chat` is set.
-    Tokens { ids: Vec<u32>, chat: bool },
+    /// The whole prompt. The reply in a chat is likely to begin a later prompt.
+    Tokens { ids: Vec<u32>, chat: Option<Chat> },
     /// The next messages of a session, which has read the ones before.
     Session { claim: Claim, plan: TurnPlan },
+}
+
+/// A prompt that is a conversation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chat {
+    /// The number of tokens before the first message that is no system message, which other
+    /// conversations are likely to begin with; 0 if that is not known.
+    pub(crate) beginning: usize,
 }
 
 impl Prepared {
@@ -95,9 +103,9 @@ impl Preparer {
         }
         let (source, text) = match (prompt, session) {
             (Prompt::Text(text), _) => {
-                (self.tokens(self.encoder.encode(&text, true)?, false)?, Some(text))
+                (self.tokens(self.encoder.encode(&text, true)?, None)?, Some(text))
             }
-            (Prompt::Tokens(ids), _) => (self.tokens(ids, false)?, None),
+            (Prompt::Tokens(ids), _) => (self.tokens(ids, None)?, None),
             (Prompt::Chat { messages, options }, _) => {
                 self.chat(&messages, &options, settings.continue_last)?
             }
@@ -109,7 +117,7 @@ impl Preparer {
         Ok(Prepared { source, settings, tenant: self.tenant.clone(), text })
     }
 
-    fn tokens(&self, ids: Vec<u32>, chat: bool) -> Result<Source> {
+    fn tokens(&self, ids: Vec<u32>, chat: Option<Chat>) -> Result<Source> {
         if ids.is_empty() {
             return Err(mlx_llamba::Error::EmptyPrompt.into());
         }
@@ -136,8 +144,32 @@ impl Preparer {
             true => template.render_open(messages, options)?,
             false => template.render(messages, true, options)?,
         };
-        let source = self.tokens(self.encoder.encode_rendered(&rendered)?, true)?;
+        let ids = self.encoder.encode_rendered(&rendered)?;
+        let beginning = self.beginning(template, messages, options, &ids).unwrap_or(0);
+        let source = self.tokens(ids, Some(Chat { beginning }))?;
         Ok((source, Some(rendered.into_text())))
+    }
+
+    /// The number of tokens of `ids` that a conversation with another first message has too.
+    fn beginning(
+        &self,
+        template: &Template,
+        messages: &[Message],
+        options: &ChatOptions,
+        ids: &[u32],
+    ) -> Option<usize> {
+        let system = messages.iter().take_while(|message| message.role == "system").count();
+        let first = messages.get(system)?;
+        let tools = options.tools.is_some();
+        if system == 0 && !tools || first.content.is_empty() {
+            return None;
+        }
+        let mut other = messages[..=system].to_vec();
+        let begins = |text: &&str| !first.content.trim_start().starts_with(*text);
+        other.last_mut()?.content = ["A", "1"].into_iter().find(begins)?.to_owned();
+        let other = template.render(&other, false, options).ok()?;
+        let other = self.encoder.encode_rendered(&other).ok()?;
+        Some(ids.iter().zip(&other).take_while(|(a, b)| a == b).count())
     }
 
     fn turn(

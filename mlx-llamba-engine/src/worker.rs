@@ -201,7 +201,7 @@ impl<'m> Worker<'m> {
 
     /// Adds a job to the batch.
     fn begin(&mut self, mut job: Job) {
-        let none = Source::Tokens { ids: Vec::new(), chat: false };
+        let none = Source::Tokens { ids: Vec::new(), chat: None };
         let source = std::mem::replace(&mut job.prepared.source, none);
         let added = match self.add(source, &job) {
             Ok(added) => added,
@@ -226,7 +226,7 @@ impl<'m> Worker<'m> {
             Source::Tokens { ids, chat } => {
                 let tenant = &job.prepared.tenant;
                 let (request, keep, cached) =
-                    self.prefixes.request(self.llamba, &ids, chat, tenant, settings)?;
+                    self.prefixes.request(self.llamba, (&ids, chat), tenant, settings)?;
                 let (id, prompt) = (self.batch.add(request)?, ids.len());
                 Ok(Added { id, open: None, keep, prompt, cached })
             }

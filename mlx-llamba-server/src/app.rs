@@ -9,6 +9,7 @@ use mlx_llamba_engine::Engine;
 use serde_json::{Map, Value};
 
 use crate::api::constraints::Constraints;
+use crate::api::responses::Kept;
 use crate::http::budget::{Budget, Charge};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -20,6 +21,8 @@ pub(crate) struct App {
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,
     pub(crate) budget: Budget,
+    /// Conversations that later requests continue.
+    pub(crate) responses: Kept,
     constraints: Constraints,
     /// The published description; bodies are checked against its schemas.
     pub(crate) openapi: Value,
@@ -48,7 +51,19 @@ impl App {
         let started = now();
         let run = started << 20 | u64::from(std::process::id());
         let (constraints, next) = (Constraints::new(), AtomicU64::new(1));
-        Self { engine, options, metrics, budget, constraints, openapi, started, run, next }
+        let responses = Kept::default();
+        Self {
+            engine,
+            options,
+            metrics,
+            budget,
+            responses,
+            constraints,
+            openapi,
+            started,
+            run,
+            next,
+        }
     }
 
     /// The schemas by name.

@@ -22,6 +22,7 @@ mod http;
 mod metrics;
 mod openapi;
 mod options;
+mod page;
 mod problem;
 mod request;
 mod routes;

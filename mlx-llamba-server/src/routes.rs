@@ -13,7 +13,7 @@ use crate::api::call::with_body;
 use crate::api::chat::{ChatChunk, ChatCompletion, ChatRequest};
 use crate::api::completions::{Completion, CompletionRequest};
 use crate::api::embeddings::{EmbeddingRequest, Embeddings};
-use crate::api::messages::{MessageAnswer, MessageEvent, MessagesRequest};
+use crate::api::messages::{CountRequest, Counted, MessageAnswer, MessageEvent, MessagesRequest};
 use crate::api::models::{Health, Model, ModelList};
 use crate::api::responses::{ResponseAnswer, ResponseEvent, ResponseRequest};
 use crate::api::sessions::{Deleted, RewindRequest, SessionAnswer, SessionRequest};
@@ -21,6 +21,7 @@ use crate::api::tokenize::{DetokenizeRequest, Detokenized, TokenizeRequest, Toke
 use crate::api::{chat, completions, embeddings, messages, models, responses, sessions, tokenize};
 use crate::app::App;
 use crate::http::{body, cors, guard, metrics};
+use crate::page;
 use crate::problem::Problem;
 use crate::request::schemas::Schemas;
 
@@ -117,6 +118,9 @@ pub(crate) fn routes(schemas: &mut Schemas) -> Vec<Route> {
             .takes(JSON, schemas.request::<MessagesRequest>())
             .answers(JSON, schemas.answer::<MessageAnswer>())
             .answers(EVENTS, events(&schemas.answer::<MessageEvent>())),
+        send("/v1/messages/count_tokens", "countMessageTokens", with_body(messages::count))
+            .takes(JSON, schemas.request::<CountRequest>())
+            .answers(JSON, schemas.answer::<Counted>()),
         send("/v1/embeddings", "createEmbedding", with_body(embeddings::create))
             .takes(JSON, schemas.request::<EmbeddingRequest>())
             .answers(JSON, schemas.answer::<Embeddings>()),
@@ -206,7 +210,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             router.route(route.path, handler)
         }
     });
-    all.fallback(async || Problem::not_found("there is nothing at this address", "not_found"))
+    page::add_to(all)
+        .fallback(async || Problem::not_found("there is nothing at this address", "not_found"))
         .layer(from_fn_with_state(app.clone(), body::collect))
         .layer(from_fn_with_state(app.clone(), guard::authorize))
         .layer(from_fn_with_state(app.clone(), cors::allow))

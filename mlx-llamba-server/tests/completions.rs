@@ -287,6 +287,10 @@ fn tools_are_in_the_template() {
         let refused = plain.send(&common::post(path, body));
         refused.is_error(400, Some("tools"), "no place for them");
     }
+    let mut forced: Value = serde_json::from_str(body).unwrap();
+    forced["tool_choice"] = json!("required");
+    let refused = plain.post("/v1/chat/completions", &forced);
+    refused.is_error(400, Some("tools"), "--chat-template chatml");
 }
 
 #[test]

@@ -234,10 +234,57 @@ fn responses_are_those_of_chat() {
         Some("messages"),
         "type: expected",
     );
-    server.post(RESPONSES, &json!({ "input": "a", "previous_response_id": "b" })).is_error(
+}
+
+/// A response continues an earlier one, without its instructions.
+#[test]
+fn responses_continue_others() {
+    let server = server();
+    let base = json!({ "model": MODEL, "temperature": 0, "max_output_tokens": 6 });
+    let first = with(base.clone(), &json!({ "input": "Lily saw", "instructions": "Be brief." }));
+    let streamed = events(&server, RESPONSES, &first).pop().unwrap()["response"].clone();
+    let first = server.post(RESPONSES, &first).ok();
+    let text =
+        |found: &Value| found["output"][0]["content"][0]["text"].as_str().unwrap().to_owned();
+    let chat = json!({ "model": MODEL, "temperature": 0, "max_tokens": 6, "messages": [
+        { "role": "system", "content": "Now loud." }, { "role": "user", "content": "Lily saw" },
+        { "role": "assistant", "content": text(&first) }, { "role": "user", "content": "Then" }] });
+    let chat = server.post(CHAT, &chat).ok();
+    for previous in [&first["id"], &streamed["id"]] {
+        let next = json!({ "previous_response_id": previous, "input": "Then", "instructions": "Now loud." });
+        let next = server.post(RESPONSES, &with(base.clone(), &next)).ok();
+        assert_eq!(chat["choices"][0]["message"]["content"], text(&next));
+        assert_eq!(next["usage"]["input_tokens"], chat["usage"]["prompt_tokens"]);
+        // Any of them can be continued, more than once.
+        let third = json!({ "previous_response_id": next["id"], "input": "And", "store": false });
+        let third = server.post(RESPONSES, &with(base.clone(), &third)).ok();
+        let more = third["usage"]["input_tokens"].as_u64() > next["usage"]["input_tokens"].as_u64();
+        assert!(more, "{third}");
+        let gone = json!({ "previous_response_id": third["id"], "input": "And" });
+        let gone = server.post(RESPONSES, &with(base.clone(), &gone));
+        gone.is_error(400, Some("previous_response_id"), "no response of this id is kept");
+    }
+}
+
+/// The count is that of the request that it announces.
+#[test]
+fn tokens_of_messages_are_counted() {
+    let server = server();
+    let tool = json!([{ "name": "paint", "input_schema": paint() }]);
+    for more in [
+        json!({ "messages": [{ "role": "user", "content": "Hi" }] }),
+        json!({ "messages": [{ "role": "user", "content": "Hi" }], "system": "Be brief.", "tools": tool }),
+        json!({ "messages": [{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Once" }] }),
+    ] {
+        let counted = server.post("/v1/messages/count_tokens", &more).ok();
+        let read = with(more, &json!({ "max_tokens": 1 }));
+        let read = server.post(MESSAGES, &read).ok();
+        assert_eq!(counted, json!({ "input_tokens": read["usage"]["input_tokens"] }));
+    }
+    server.post("/v1/messages/count_tokens", &json!({ "messages": [] })).is_error(
         400,
-        Some("previous_response_id"),
-        "not supported",
+        Some("messages"),
+        "messages",
     );
 }
 
@@ -337,4 +384,36 @@ fn embeddings_are_the_librarys() {
         Some("dimensions"),
         "not supported",
     );
+}
+
+/// The page needs no key, and nothing but the server's own files.
+#[test]
+fn a_page_comes_with_the_server() {
+    let server = Server::start(|options| options.api_keys = vec!["secret".to_owned()]);
+    let get = |path: &str| {
+        server.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+    };
+    let page = get("/");
+    assert_eq!(page.status, 200);
+    assert!(
+        page.head.contains("text/html") && page.head.contains("frame-ancestors 'none'"),
+        "{page:?}"
+    );
+    for (before, after) in [("href=\"", ".css\""), ("src=\"", ".js\"")] {
+        let name =
+            page.body.split(before).filter_map(|rest| rest.split_once(after)).next().unwrap().0;
+        let name = name.rsplit('"').next().unwrap();
+        let file = get(&format!("/{name}{}", after.trim_end_matches('"')));
+        assert_eq!(file.status, 200, "{name}");
+    }
+    // Every module that is imported is there.
+    for module in ["main", "view", "branch", "markdown", "settings"] {
+        let script = get(&format!("/{module}.js"));
+        assert!(script.head.contains("text/javascript"), "{module}");
+        for import in script.body.lines().filter(|line| line.starts_with("import ")) {
+            let path = import.split('"').nth(1).unwrap().trim_start_matches('.');
+            assert_eq!(get(path).status, 200, "{module}: {import}");
+        }
+    }
+    assert_eq!(get("/v1/models").status, 401);
 }

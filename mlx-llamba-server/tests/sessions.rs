@@ -195,7 +195,28 @@ fn known_beginnings_are_not_read_again() {
     let unknown = plain.post("/v1/chat/completions", &next).ok();
     assert_eq!((cached(&unknown), text(&unknown)), (Some(0), text(&second)));
 
-    // Beginnings that prompts share are known from the third on.
+    // A prompt that is equal to an earlier one is known at once, but for its last token.
+    let again = plain.post("/v1/chat/completions", &next).ok();
+    assert_eq!(cached(&again), Some(0));
+    let equal = server.post("/v1/chat/completions", &next).ok();
+    assert_eq!(cached(&equal), equal["usage"]["prompt_tokens"].as_u64().map(|n| n - 1));
+    assert_eq!(text(&equal), text(&second));
+    // And so is a system message that conversations share.
+    let system = "You tell stories about Lily, Tom and their red ball, in short words. ".repeat(3);
+    let with_system = |server: &Server, said: &str| {
+        let mut ask = say("");
+        ask["messages"] = json!([
+            { "role": "system", "content": system }, { "role": "user", "content": said },
+        ]);
+        server.post("/v1/chat/completions", &ask).ok()
+    };
+    let told = with_system(&server, "Once upon a time");
+    assert_eq!(cached(&told), Some(0));
+    let other = with_system(&server, "A dog ran");
+    assert!(cached(&other).unwrap() > 40, "{other}");
+    assert_eq!(text(&other), text(&with_system(&plain, "A dog ran")));
+
+    // Other beginnings that prompts share are known from the third on.
     let shared = "Lily and Tom went to the park with their red ball. ".repeat(4);
     let ask = |server: &Server, end: &str| {
         let prompt = format!("{shared}{end}");

@@ -303,6 +303,9 @@ fn read(family: &str, f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig
     }
     // Newer files have one block with the base and the scaling, older ones two fields.
     let block = f.get("rope_parameters").or_else(|| f.get("rope_scaling"));
+    if let Some(other) = block.filter(|block| !block.is_object()) {
+        f.add("rope_scaling", other, "an object");
+    }
     let block = block.and_then(Value::as_object);
     let rope = match block {
         Some(block) => {

@@ -116,6 +116,10 @@ impl Rope {
         let kind = f.get("rope_type").or_else(|| f.get("type"));
         let factor = || f.number("factor", None, "a number from 1 on", |x| x >= 1.0);
         match kind.map(|kind| kind.as_str().unwrap_or("?")) {
+            None if f.get("factor").is_some() => {
+                f.add("rope_scaling.rope_type", "missing", "the kind of scaling that has a factor");
+                None
+            }
             None | Some("default") => Some(Self::Default),
             Some("linear") => Some(Self::Linear { factor: factor()? }),
             Some("llama3") => {

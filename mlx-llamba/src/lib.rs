@@ -32,7 +32,7 @@
 //! | task | see |
 //! |---|---|
 //! | load a model and generate | [`Llamba`], [`Generation`], [`Stream`], [`Event`] |
-//! | choose tokens | [`Sampling`], with the order of its steps |
+//! | choose tokens | [`Sampling`], with the order of its steps; [`LogitsProcessor`] for ways of your own |
 //! | write JSON of a schema, or by a grammar | [`mod@constraint`] |
 //! | run many generations at once | [`Batch`], [`mod@decode::batch`] |
 //! | save, load and fork a position in a text | [`Context`] |
@@ -129,6 +129,7 @@ pub use config::Config;
 pub use context::Context;
 pub use decode::batch::Batch;
 pub use decode::generation::{Cancel, Completion, Event, Generation, Reason, Stats};
+pub use decode::processor::LogitsProcessor;
 pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
@@ -149,6 +150,8 @@ pub use tokenizer::Tokenizer;
 pub mod mlx {
     pub use crate::host::floats;
     pub use mlx_llamba_kernels::mlx::{Blas, Runtime, current_device, is_available, on_device};
+    /// The crate `mlx-rs`, in the version that this library is built with.
+    pub use mlx_rs;
     pub use mlx_rs::{Array, DeviceType, Dtype, memory};
 }
 

@@ -182,7 +182,7 @@ impl Sampler {
     }
 
     /// Removes the padding of the vocabulary from logits. Returns (b, vocab), float32.
-    fn real_entries(&self, logits: &Array) -> Result<Array> {
+    pub(crate) fn real_entries(&self, logits: &Array) -> Result<Array> {
         let vocab = self.vocab as i32;
         if logits.ndim() != 2 || logits.dim(1) < vocab {
             return Err(shape("logits", logits, format!("(b, {vocab} or more)")));

@@ -72,6 +72,25 @@ async function drive(page) {
   await branch(0).waitFor();
   assert.equal(await banner.isVisible(), false);
 
+  step("the page comes with the server; replies are Markdown");
+  const own = await page.context().newPage();
+  await own.goto(llamba.url);
+  await own.locator(".branch").waitFor();
+  await has(own.locator("#server-text"), "llamba");
+  const shown = await own.evaluate(async () => {
+    const { markdown } = await import("/markdown.js");
+    const place = document.createElement("div");
+    const text = "# Title\n\nA **bold** `x` <b>no</b> [a](https://a.b) [b](javascript:c)\n- one\n- two\n\n```js\nlet a;\n```\n> said";
+    place.append(...markdown(text));
+    return place.innerHTML;
+  });
+  assert.equal(shown, '<h3>Title</h3><p>A <strong>bold</strong> <code>x</code> &lt;b&gt;no&lt;/b&gt; ' +
+    '<a href="https://a.b" target="_blank" rel="noopener noreferrer">a</a> [b](javascript:c)</p>' +
+    '<ul><li>one</li><li>two</li></ul><div class="program"><button type="button" class="copy" ' +
+    'title="Copy this code">Copy</button><pre><code data-language="js">let a;</code></pre></div>' +
+    '<blockquote><p>said</p></blockquote>');
+  await own.close();
+
   step("a reply streams");
   await choose({ temperature: "0.8", seed: "7", max: "60" });
   await page.evaluate(watch);

@@ -56,6 +56,11 @@ impl Cli {
         self.run(args).fails(parts)
     }
 
+    /// Runs it with arguments that are impossible: see [`Run::is_refused`].
+    pub fn refuses(self, args: &[&str], parts: &[&str]) -> String {
+        self.run(args).is_refused(parts)
+    }
+
     /// Runs it with `input` on standard input.
     pub fn with_input(self, args: &[&str], input: &[u8]) -> Run {
         let mut child = self.spawn(args, Stdio::piped());
@@ -83,6 +88,16 @@ impl Run {
     /// Asserts a failure with one line on standard error that contains all `parts`, and no output.
     pub fn fails(self, parts: &[&str]) -> String {
         assert_eq!(self.code, Some(1), "{self:?}");
+        self.says(parts)
+    }
+
+    /// The same for impossible arguments, which have a status of their own.
+    pub fn is_refused(self, parts: &[&str]) -> String {
+        assert_eq!(self.code, Some(2), "{self:?}");
+        self.says(parts)
+    }
+
+    fn says(self, parts: &[&str]) -> String {
         assert!(self.err.starts_with("error: ") && self.err.lines().count() == 1, "{self:?}");
         assert!(!self.err.contains("panicked") && !self.err.contains("at path"), "{self:?}");
         for part in parts {

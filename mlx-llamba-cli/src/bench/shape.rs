@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use mlx_llamba::kernels::{Backend, Mode, Scheme};
 use mlx_llamba::mlx::Dtype;
 use mlx_llamba::random::Preset;
 use mlx_llamba::{Config, Model};
 use mlx_llamba_teacher::{Llama, LlamaConfig};
 use serde_json::{Value, json};
+
+use crate::output::usage;
 
 #[derive(clap::Args)]
 pub(super) struct ShapeArgs {
@@ -159,7 +161,7 @@ impl AnyConfig {
             }
             Self::Llama(config) => {
                 if sizes.state.is_some() {
-                    bail!("--state is for Llambas: a Llama has a cache of keys and values");
+                    usage!("--state is for Llambas: a Llama has a cache of keys and values");
                 }
                 let mut json = sizes.replaced(config.to_json(), |size| size.llama);
                 if let Some(heads) = sizes.heads {
@@ -197,7 +199,7 @@ impl Sizes {
     /// Returns a configuration with the proportions of the published models.
     fn custom(&self) -> Result<Value> {
         let (Some(width), Some(layers)) = (self.width, self.layers) else {
-            bail!("--shape custom needs --width and --layers");
+            usage!("--shape custom needs --width and --layers");
         };
         let heads = (width / 64).max(1);
         Ok(json!({

@@ -5,12 +5,12 @@ use std::io::{BufRead, IsTerminal};
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::hub::{self, HubOptions, Removal};
 
-use crate::output::{show, size};
+use crate::output::{show, size, usage};
 
 pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
     let cache = HubOptions::from_env()?.cache;
     let Some((repo, revision)) = hub::repository(name) else {
-        bail!("{name} is not a repository; expected owner/name or owner/name@revision");
+        usage!("{name} is not a repository; expected owner/name or owner/name@revision");
     };
     // This also removes what an earlier, killed removal left behind.
     hub::clean_up(&cache)?;
@@ -19,7 +19,7 @@ pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
         bail!("{repo} is not in the cache {}; see mlx-llamba models list", cache.display());
     };
     if revision.is_some() && all {
-        bail!("{name} names a revision; omit that, or omit --all");
+        usage!("{name} names a revision; omit that, or omit --all");
     }
     if found.revisions.len() > 1 && revision.is_none() && !all {
         let there: Vec<String> = found

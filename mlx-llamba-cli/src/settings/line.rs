@@ -38,7 +38,33 @@ pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C> {
     let command = settings.apply(command, &mut line);
     let parsed =
         command.clone().try_get_matches_from(line).and_then(|all| C::from_arg_matches(&all));
-    Ok(parsed.unwrap_or_else(|error| error.format(&mut command.clone()).exit()))
+    Ok(parsed.unwrap_or_else(|error| {
+        let error = error.format(&mut command.clone());
+        if error.kind() == ErrorKind::ValueValidation {
+            let value = error.get(ContextKind::InvalidValue).map(ToString::to_string);
+            eprint!("{}", plain(&error.render().to_string(), &value.unwrap_or_default()));
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
+    }))
+}
+
+/// Replaces what Rust's parsers say about a number.
+pub(super) fn plain(message: &str, value: &str) -> String {
+    let whole = match value.parse::<i128>() {
+        Ok(..0) => "expected a whole number that is not negative",
+        Ok(_) => "this number is too large",
+        Err(_) => "expected a whole number",
+    };
+    let words = [
+        ("invalid digit found in string", whole),
+        ("number too large to fit in target type", "this number is too large"),
+        ("number too small to fit in target type", "this number is too small"),
+        ("cannot parse integer from empty string", "expected a whole number"),
+        ("cannot parse float from empty string", "expected a number"),
+        ("invalid float literal", "expected a number"),
+    ];
+    words.iter().fold(message.to_owned(), |text, (raw, words)| text.replace(raw, words))
 }
 
 /// The path of the command that a line calls.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
+use super::line::plain;
+
 /// A value as a file or a variable has it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -60,7 +62,10 @@ pub(super) fn check(arg: &Arg, values: &[Value]) -> Result<Vec<String>, String> 
         TypeId::of::<u32>(),
     ]);
     parsed.map_err(|error| match expected(&error) {
-        expected if is_number => format!("expected a number: {expected}"),
+        expected if is_number => {
+            let said = plain(&expected, values.first().map_or("", String::as_str));
+            if said.starts_with("expected a") { said } else { format!("expected a number: {said}") }
+        }
         expected => expected,
     })?;
     Ok(values)

@@ -11,7 +11,7 @@ pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
 pub use encoder::Encoder;
 pub(crate) use shuffle::Stream;
-pub use source::{Sources, Text};
+pub use source::{Sources, Text, is_json};
 pub use windows::{Packing, Position, Windows};
 
 use std::path::Path;

@@ -24,7 +24,7 @@ const PIECE: (usize, usize) = (1 << 10, 1 << 14);
 /// The number of documents that a single text is cut into, if it is long enough.
 const PIECES: usize = 100;
 
-/// Files of documents: a `.jsonl` file has one per line, any other file is one.
+/// Files of documents: a file of JSON has one per line, or per item of a list, any other file is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     path: PathBuf,
@@ -68,7 +68,7 @@ impl Sources {
     /// Cuts a text that is the only file into documents, so that some of it can be held out.
     #[must_use]
     pub fn split(mut self) -> Self {
-        self.split = matches!(&self.files[..], [(path, _)] if !is(path, "jsonl"));
+        self.split = matches!(&self.files[..], [(path, _)] if !is_json(path));
         self
     }
 
@@ -118,10 +118,15 @@ impl Sources {
         self.files.iter().flat_map(move |(path, bytes)| {
             let start = before;
             before += bytes;
-            let texts: Box<dyn Iterator<Item = Result<Text>>> = if is(path, "jsonl") {
-                match File::open(path).map_err(io("read", path)) {
-                    Ok(file) => Box::new(lines(path, file, &self.field, start)),
-                    Err(error) => Box::new(std::iter::once(Err(error))),
+            let one = |error| Box::new(std::iter::once(Err(error)));
+            let texts: Box<dyn Iterator<Item = Result<Text>>> = if is_json(path) {
+                match list(path, &self.field, before) {
+                    Ok(Some(texts)) => Box::new(texts.into_iter()),
+                    Ok(None) => match File::open(path).map_err(io("read", path)) {
+                        Ok(file) => Box::new(lines(path, file, &self.field, start)),
+                        Err(error) => one(error),
+                    },
+                    Err(error) => one(error),
                 }
             } else {
                 match whole(path, before) {
@@ -131,6 +136,55 @@ impl Sources {
             };
             texts
         })
+    }
+}
+
+/// True for a file whose documents are in JSON.
+#[must_use]
+pub fn is_json(path: &Path) -> bool {
+    ["jsonl", "ndjson", "json"].iter().any(|extension| is(path, extension))
+}
+
+/// Documents of a `.json` file that is a list, or one object over several lines; `None` for one that
+/// has an object per line.
+fn list(path: &Path, field: &str, end: u64) -> Result<Option<Vec<Result<Text>>>> {
+    if !is(path, "json") {
+        return Ok(None);
+    }
+    let bytes = fs::read(path).map_err(io("read", path))?;
+    let bad = |line, reason| Error::Document { path: path.to_owned(), line, reason };
+    let items = match json::from_slice::<Value>(&bytes) {
+        Ok(Value::Array(items)) => items,
+        Ok(object) => vec![object],
+        // The list, if it is none of lines, would be skipped as a whole.
+        Err(_) if bytes.trim_ascii_start().starts_with(b"[") && is_no_text(&bytes) => {
+            let reason = "it has a text that is no Unicode: give one object per line (JSONL), of \
+                          which such lines are skipped";
+            return Err(bad(None, reason.to_owned()));
+        }
+        Err(error) if bytes.trim_ascii_start().starts_with(b"[") => {
+            return Err(bad(None, format!("not JSON: {error}")));
+        }
+        Err(_) => return Ok(None),
+    };
+    let document = |(i, item): (usize, Value)| match item {
+        Value::String(text) => Ok(Text { text, end }),
+        item => text_of(&item, field)
+            .map(|text| Text { text, end })
+            .map_err(|reason| bad(None, format!("item {}: {reason}", i + 1))),
+    };
+    Ok(Some(items.into_iter().enumerate().map(document).collect()))
+}
+
+/// Returns the text in a field of an object, or the reason why there is none.
+fn text_of(value: &Value, field: &str) -> std::result::Result<String, String> {
+    match &value[field] {
+        Value::String(text) => Ok(text.clone()),
+        Value::Null => Err(format!(
+            "it has no field {field:?}: name the text's field by --field NAME or --set \
+             data.field=NAME"
+        )),
+        _ => Err(format!("its field {field:?} is no text")),
     }
 }
 
@@ -225,13 +279,7 @@ fn lines(path: &Path, file: File, field: &str, start: u64) -> impl Iterator<Item
                     continue;
                 }
                 Err(error) => Err(bad(format!("not JSON: {error}"))),
-                Ok(value) => match &value[field] {
-                    Value::String(text) => Ok(Text { text: text.clone(), end }),
-                    Value::Null => Err(bad(format!(
-                        "it has no field {field:?}: name the text's field by --set data.field=NAME"
-                    ))),
-                    _ => Err(bad(format!("its field {field:?} is no text"))),
-                },
+                Ok(value) => text_of(&value, field).map(|text| Text { text, end }).map_err(bad),
             };
             return Some(text);
         }
@@ -339,6 +387,37 @@ mod tests {
         let text = directory.path().join("x.txt");
         fs::write(&text, "\u{feff}a").unwrap();
         assert_eq!(texts(&text, "text").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn lists_of_documents() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.json");
+        for (text, expected) in [
+            (
+                "\u{feff}[{\"text\": \"a\", \"x\": NaN},\n {\"text\": \"b\"}, \"c\"]",
+                &["a", "b", "c"][..],
+            ),
+            ("{\"text\":\n \"a\"}", &["a"]),
+            ("{\"text\": \"a\"}\n{\"text\": \"b\"}\n", &["a", "b"]),
+            ("[]", &[]),
+        ] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(texts(&path, "text").unwrap(), expected);
+        }
+        for (text, part) in [
+            ("[{\"text\": \"a\"}, {\"t\": 1}]", "item 2: it has no field"),
+            ("[{\"text\": 1}]", "item 1: its field"),
+            ("[{\"text\": \"a\"]", "not JSON"),
+            ("[{\"text\": \"\\ud83d\"}]", "one object per line"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = texts(&path, "text").unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains("x.json"), "{error}");
+        }
+        // Other .json files of a directory are no documents.
+        fs::write(directory.path().join("a.txt"), "a").unwrap();
+        assert_eq!(texts(directory.path(), "text").unwrap(), ["a"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use mlx_llamba::{Reason, Tokenizer};
 use mlx_llamba_engine::{Engine, Event, Events, Prepared};
 use serde::Serialize;
 
+use super::responses::Record;
 use super::stream::Chunks;
 use super::tokens::Logprobs;
 use super::usage::Usage;
@@ -98,6 +99,8 @@ pub(crate) struct Answer<F: Form> {
     left: usize,
     /// Of a stream that has begun.
     progress: Option<F::Progress>,
+    /// The conversation to keep at the end.
+    record: Option<Record>,
 }
 
 /// A choice that grows; text and tokens that were sent are taken out.
@@ -165,10 +168,16 @@ impl<F: Form> Answer<F> {
             choices,
             usage: Usage::default(),
             progress: None,
+            record: None,
             usage_wanted: UsageWanted { last: usage_wanted.last || F::NAMED, ..usage_wanted },
             events: engine.enqueue(requests)?,
             app,
         })
+    }
+
+    /// Keeps the conversation, if there is a record, when the answer is complete.
+    pub(crate) fn recorded(self, record: Option<Record>) -> Self {
+        Self { record, ..self }
     }
 
     /// Waits for the end.
@@ -180,6 +189,7 @@ impl<F: Form> Answer<F> {
             self.take().await?;
         }
         let choices = (0..self.choices.len()).filter_map(|i| self.news(i)).collect();
+        self.keep();
         Ok(F::whole(self.head, choices, self.usage))
     }
 
@@ -271,6 +281,9 @@ impl<F: Form> Answer<F> {
         let (calls, called) = (std::mem::take(&mut open.calls), open.called);
         open.called += calls.len();
         self.app.log_text("text", &self.head.id, || text.clone());
+        if let Some(record) = &mut self.record {
+            record.add(&text, &calls);
+        }
         let first = !std::mem::replace(&mut open.begun, true);
         let logprobs = open.logprobs.as_mut().map(Logprobs::take);
         let stopped_by = open.stopped_by.take();
@@ -307,6 +320,7 @@ impl<F: Form> Chunks for Answer<F> {
                 return Ok(Some(chunks));
             }
         }
+        self.keep();
         if !std::mem::take(&mut self.usage_wanted.last) {
             return Ok(None);
         }
@@ -317,6 +331,12 @@ impl<F: Form> Chunks for Answer<F> {
 }
 
 impl<F: Form> Answer<F> {
+    fn keep(&mut self) {
+        if let Some(record) = self.record.take() {
+            self.app.responses.add(&self.head.id, record);
+        }
+    }
+
     /// The chunks that begin a stream, once.
     fn begin(&mut self) -> Vec<String> {
         if self.progress.is_some() {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Form};
+use super::responses::Record;
 use super::tokens::ChatLogprobs;
 use super::{App, Call, stream};
 use crate::problem::Problem;
@@ -22,7 +23,7 @@ use crate::request::body::{Body, part};
 use crate::request::common::Common;
 use crate::request::messages::{ChatMessage, messages};
 use crate::request::structured::Structured;
-use crate::request::tools::{Callable, Mode, ToolChoice};
+use crate::request::tools::{Callable, Mode, ToolChoice, no_place};
 use answer::Chat;
 pub(crate) use answer::{ChatChunk, ChatCompletion};
 
@@ -81,6 +82,7 @@ impl Body for ChatRequest {
         "model",
         "response_format",
         "structured_outputs",
+        "tool_choice",
         "tools",
     ];
 
@@ -95,13 +97,14 @@ impl Body for ChatRequest {
 
 /// `POST /v1/chat/completions`, and the same in a session.
 pub(crate) async fn create(app: Arc<App>, call: Call<ChatRequest>) -> Result<Response, Problem> {
-    respond::<Chat>(app, call).await
+    respond::<Chat>(app, call, None).await
 }
 
-/// Answers a chat request in the form of an endpoint.
+/// Answers a chat request in the form of an endpoint; the conversation is kept with its `record`.
 pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     app: Arc<App>,
     mut call: Call<ChatRequest>,
+    record: Option<Record>,
 ) -> Result<Response, Problem> {
     let streams = call.body.common.stream.unwrap_or(false);
     let usage = call.body.common.usage_wanted();
@@ -122,10 +125,20 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     memory.shrink(prepared.iter().map(Prepared::bytes).sum());
     let answer =
         Answer::<F>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
+    let answer = answer.recorded(record);
     if streams {
         return Ok(stream::respond(&app, answer));
     }
     Ok(Json(answer.whole().await?).into_response())
+}
+
+/// Counts the tokens of a chat request's prompt.
+pub(crate) async fn count(app: &App, call: Call<ChatRequest>) -> Result<usize, Problem> {
+    let engine = call.client.engine.clone();
+    let request = request(app, call, None)?;
+    let prepared = engine.prepare(vec![request]).await;
+    let prepared = prepared.map_err(|error| Problem::of(error, "messages"))?;
+    Ok(prepared.first().map_or(0, |request| request.tokens().len()))
 }
 
 /// The tools that the reply may call. In a session they are those of its beginning, and the calls
@@ -198,8 +211,7 @@ impl TemplateFields {
         let mut options = ChatOptions::default();
         if let Some(tools) = self.tools.filter(|tools| !tools.is_empty()) {
             if template.is_some_and(|template| !template.takes_tools()) {
-                let message = "this model's chat template has no place for them";
-                return Err(Problem::parameter("tools", message).code("unsupported_parameter"));
+                return Err(no_place());
             }
             if tools.len() > 128 {
                 let message = format!("{} are more than 128", tools.len());

@@ -4,9 +4,10 @@ mod answer;
 
 use std::sync::Arc;
 
-use axum::response::Response;
+use axum::Json;
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{App, Call, chat};
@@ -101,15 +102,24 @@ struct Metadata {
     user_id: Option<String>,
 }
 
-/// A request for the next message of a conversation. If the last message is the model's own, it is
-/// continued.
+/// A conversation. If the last message is the model's own, it is continued.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct MessagesRequest {
+pub(crate) struct CountRequest {
     /// The model. There is one, which answers to any name unless the server is strict.
     model: Option<String>,
     #[schemars(length(min = 1))]
     messages: Vec<Message>,
     system: Option<Texts>,
+    #[schemars(length(max = 128))]
+    tools: Option<Vec<Tool>>,
+    tool_choice: Option<ToolChoice>,
+}
+
+/// A request for the next message of a conversation.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct MessagesRequest {
+    #[serde(flatten)]
+    asked: CountRequest,
     /// The maximum number of tokens. More than the server allows is as many as it allows.
     #[schemars(range(min = 1))]
     max_tokens: i64,
@@ -123,10 +133,13 @@ pub(crate) struct MessagesRequest {
     #[schemars(length(max = 16), inner(length(min = 1, max = 1024)))]
     stop_sequences: Option<Vec<String>>,
     stream: Option<bool>,
-    #[schemars(length(max = 128))]
-    tools: Option<Vec<Tool>>,
-    tool_choice: Option<ToolChoice>,
     metadata: Option<Metadata>,
+}
+
+/// The number of tokens that a conversation has as a prompt.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Counted {
+    input_tokens: usize,
 }
 
 impl Body for MessagesRequest {
@@ -138,8 +151,29 @@ impl Body for MessagesRequest {
     }
 
     fn model(&self) -> Option<&str> {
+        self.asked.model.as_deref()
+    }
+}
+
+impl Body for CountRequest {
+    const FREE: &'static [&'static str] = MessagesRequest::FREE;
+
+    fn read(object: &Value) -> Result<Self, Problem> {
+        kinds(object, &["input", "input_schema"])?;
+        part(object)
+    }
+
+    fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
+}
+
+/// `POST /v1/messages/count_tokens`
+pub(crate) async fn count(app: Arc<App>, call: Call<CountRequest>) -> Result<Response, Problem> {
+    let Call { client, id, body } = call;
+    let body = ChatRequest::read(&body.into_chat())?;
+    let input_tokens = chat::count(&app, Call { client, id, body }).await?;
+    Ok(Json(Counted { input_tokens }).into_response())
 }
 
 /// `POST /v1/messages`
@@ -149,7 +183,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let Call { client, id, body } = call;
     let body = ChatRequest::read(&body.into_chat())?;
-    chat::respond::<Messages>(app, Call { client, id, body }).await
+    chat::respond::<Messages>(app, Call { client, id, body }, None).await
 }
 
 impl Texts {
@@ -166,6 +200,25 @@ impl Texts {
 impl MessagesRequest {
     /// The same request as a chat request.
     fn into_chat(self) -> Value {
+        let mut chat = self.asked.into_chat();
+        for (name, value) in [
+            ("max_tokens", json!(self.max_tokens)),
+            ("temperature", json!(self.temperature)),
+            ("top_p", json!(self.top_p)),
+            ("top_k", json!(self.top_k)),
+            ("stop", json!(self.stop_sequences)),
+            ("stream", json!(self.stream)),
+            ("user", json!(self.metadata.unwrap_or_default().user_id)),
+        ] {
+            chat[name] = value;
+        }
+        chat
+    }
+}
+
+impl CountRequest {
+    /// The same conversation as a chat request.
+    fn into_chat(self) -> Value {
         let continued = matches!(self.messages.last(), Some(Message { role: Role::Assistant, content })
             if !matches!(content, Content::Blocks(blocks) if blocks.iter().any(|b| matches!(b, Block::ToolUse { .. }))));
         let mut messages = Vec::new();
@@ -173,12 +226,7 @@ impl MessagesRequest {
             messages.push(json!({ "role": "system", "content": system.joined() }));
         }
         self.messages.into_iter().for_each(|message| message.add_to(&mut messages));
-        let mut chat = json!({
-            "messages": messages, "max_tokens": self.max_tokens, "temperature": self.temperature,
-            "top_p": self.top_p, "top_k": self.top_k, "stop": self.stop_sequences,
-            "stream": self.stream, "user": self.metadata.unwrap_or_default().user_id,
-            "continue_final_message": continued,
-        });
+        let mut chat = json!({ "messages": messages, "continue_final_message": continued });
         if let Some(tools) = self.tools {
             let tool = |Tool { name, description, input_schema }| {
                 let mut function = json!({ "name": name, "parameters": input_schema });

@@ -1,6 +1,7 @@
-//! `POST /v1/responses`, OpenAI's newer form of chat completions. Nothing is stored.
+//! `POST /v1/responses`, OpenAI's newer form of chat completions.
 
 mod answer;
+mod kept;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::problem::Problem;
 use crate::request::body::{Body, kinds, part};
 use answer::Responses;
 pub(crate) use answer::{ResponseAnswer, ResponseEvent};
+pub(crate) use kept::{Kept, Record};
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -127,6 +129,10 @@ pub(crate) struct ResponseRequest {
     parallel_tool_calls: Option<bool>,
     text: Option<TextOptions>,
     user: Option<String>,
+    /// The id of the response that this one continues: its conversation comes before `input`. The
+    /// last conversations are kept in memory, unless `store` is false.
+    previous_response_id: Option<String>,
+    store: Option<bool>,
 }
 
 impl Body for ResponseRequest {
@@ -151,9 +157,28 @@ pub(crate) async fn create(
     app: Arc<App>,
     call: Call<ResponseRequest>,
 ) -> Result<Response, Problem> {
-    let Call { client, id, body } = call;
-    let body = ChatRequest::read(&body.into_chat())?;
-    chat::respond::<Responses>(app, Call { client, id, body }).await
+    let Call { client, id, mut body } = call;
+    // Without keys, nobody can be told from others.
+    let owner = if app.options.api_keys.is_empty() { String::new() } else { client.name.clone() };
+    let before = match body.previous_response_id.take().filter(|id| !id.is_empty()) {
+        None => Vec::new(),
+        Some(previous) => app.responses.get(&owner, &previous).ok_or_else(|| {
+            let message = "no response of this id is kept; send the earlier items again";
+            Problem::parameter("previous_response_id", message).code("previous_response_not_found")
+        })?,
+    };
+    let keep = body.store.unwrap_or(true);
+    // Instructions are those of this request, and no part of the conversation.
+    let instructed = usize::from(body.instructions.is_some());
+    let mut chat = body.into_chat();
+    let Some(messages) = chat["messages"].as_array_mut() else {
+        return Err(Problem::parameter("input", "expected a conversation"));
+    };
+    messages.splice(instructed..instructed, before);
+    let kept = messages[instructed..].to_vec();
+    let record = keep.then(|| Record::new(owner, kept));
+    let body = ChatRequest::read(&chat)?;
+    chat::respond::<Responses>(app, Call { client, id, body }, record).await
 }
 
 impl Content {

@@ -3,14 +3,23 @@
 use std::collections::BTreeMap;
 
 use mlx_llamba::Tokenizer;
+use mlx_llamba::decode::detokenize::Detokenizer;
 use mlx_llamba::decode::generation::TokenLogprobs;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// The log-probability of a token, and the most likely tokens with theirs.
+type Found<'f> = Option<(f32, &'f [(u32, f32)])>;
+
 /// A list of log-probabilities in the form of an endpoint.
 pub(crate) trait Logprobs: Clone + Default + Send + 'static {
     /// Adds a token. The first one of a prompt has no log-probabilities.
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>);
+    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
+        self.add(tokenizer, id, found.map(|found| (found.chosen, found.top.as_slice())));
+    }
+
+    /// Adds a token with its log-probability and those of the most likely ones.
+    fn add(&mut self, tokenizer: &Tokenizer, id: u32, found: Found<'_>);
     fn is_empty(&self) -> bool;
     /// Takes the tokens that were added since the last time.
     fn take(&mut self) -> Self;
@@ -23,23 +32,28 @@ pub(crate) struct CompletionLogprobs {
     /// `null` for the first token of a prompt.
     token_logprobs: Vec<Option<f32>>,
     top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
-    /// Characters of the text before each token.
+    /// Characters of the returned text before each token. Tokens that are no text have none, and a
+    /// character of several tokens begins with the first of them.
     text_offset: Vec<usize>,
     #[serde(skip)]
     offset: usize,
+    /// Counts the characters of the text.
+    #[serde(skip)]
+    text: Option<Detokenizer>,
 }
 
 impl Logprobs for CompletionLogprobs {
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
-        let text = spelled(tokenizer, id);
+    fn add(&mut self, tokenizer: &Tokenizer, id: u32, found: Found<'_>) {
         self.text_offset.push(self.offset);
-        self.offset += text.chars().count();
-        self.tokens.push(text);
-        self.token_logprobs.push(found.map(|found| finite(found.chosen)));
-        self.top_logprobs.push(found.map(|found| {
+        let text = self.text.get_or_insert_with(|| Detokenizer::new(tokenizer, true));
+        self.offset += text.push(id).chars().count();
+        self.tokens.push(spelled(tokenizer, id));
+        self.token_logprobs.push(found.map(|(chosen, _)| finite(chosen)));
+        self.top_logprobs.push(found.map(|(chosen, top)| {
             let entry = |&(id, value): &(u32, f32)| (spelled(tokenizer, id), finite(value));
-            // The more likely of two tokens with one spelling counts: it comes last.
-            found.top.iter().rev().map(entry).collect()
+            // The more likely of two tokens with one spelling counts: it comes last. The chosen one
+            // is always there.
+            [(id, chosen)].iter().chain(top.iter().rev()).map(entry).collect()
         }));
     }
 
@@ -48,7 +62,7 @@ impl Logprobs for CompletionLogprobs {
     }
 
     fn take(&mut self) -> Self {
-        let rest = Self { offset: self.offset, ..Self::default() };
+        let rest = Self { offset: self.offset, text: self.text.clone(), ..Self::default() };
         std::mem::replace(self, rest)
     }
 }
@@ -95,13 +109,16 @@ impl Logprobs for ChatLogprobs {
         std::mem::take(self)
     }
 
-    fn push(&mut self, tokenizer: &Tokenizer, id: u32, found: Option<&TokenLogprobs>) {
-        let Some(found) = found else { return };
+    fn add(&mut self, tokenizer: &Tokenizer, id: u32, found: Found<'_>) {
+        let Some((chosen, top)) = found else { return };
         let likely = |&(id, value): &(u32, f32)| Likely::new(tokenizer, id, value);
-        self.content.push(ChatToken {
-            chosen: Likely::new(tokenizer, id, found.chosen),
-            top_logprobs: found.top.iter().map(likely).collect(),
-        });
+        let chosen = Likely::new(tokenizer, id, chosen);
+        let mut top_logprobs: Vec<Likely> = top.iter().map(likely).collect();
+        // The chosen token is always among those that were asked for.
+        if !top.is_empty() && top.iter().all(|(top, _)| *top != id) {
+            top_logprobs.push(chosen.clone());
+        }
+        self.content.push(ChatToken { chosen, top_logprobs });
     }
 }
 
@@ -121,4 +138,43 @@ fn spelled(tokenizer: &Tokenizer, id: u32) -> String {
 /// Replaces infinity, which JSON does not have.
 fn finite(value: f32) -> f32 {
     value.max(-9999.0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_those_of_the_text_and_the_chosen_token_is_among_the_likely_ones() {
+        let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba/assets/llamba-stories");
+        let tokenizer = Tokenizer::open(assets).unwrap();
+        // Characters of several tokens, and a token that is no text.
+        let ids = tokenizer.encode("A \u{1f999}\u{65e5}x", true).unwrap();
+        let found = Some((-3.0, &[(5, -0.5), (6, -1.0)][..]));
+        let mut all = CompletionLogprobs::default();
+        let mut parts = Vec::new();
+        for &id in &ids {
+            all.add(&tokenizer, id, found);
+            parts.extend(all.take().text_offset);
+        }
+        let expected: Vec<usize> = (0..ids.len())
+            .map(|i| {
+                let text = tokenizer.decode(&ids[..i], true).unwrap();
+                text.trim_end_matches('\u{fffd}').chars().count()
+            })
+            .collect();
+        assert_eq!(parts, expected);
+        assert!(ids.len() > 8 && expected.last() == Some(&4), "{expected:?}");
+
+        all.add(&tokenizer, ids[1], found);
+        let top = all.top_logprobs[0].clone().unwrap();
+        assert_eq!((top.len(), top[&spelled(&tokenizer, ids[1])]), (3, -3.0));
+        let mut chat = ChatLogprobs::default();
+        chat.add(&tokenizer, ids[1], found);
+        chat.add(&tokenizer, 5, found);
+        chat.add(&tokenizer, 5, Some((-3.0, &[])));
+        let counts: Vec<usize> = chat.content.iter().map(|t| t.top_logprobs.len()).collect();
+        assert_eq!(counts, [3, 2, 0]);
+    }
 }

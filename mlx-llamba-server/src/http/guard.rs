@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::app::{App, Client};
+use crate::page;
 use crate::problem::Problem;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -27,7 +28,8 @@ pub(crate) async fn authorize(
         return problem.into_response();
     }
     let peer = request.extensions().get::<SocketAddr>().map(SocketAddr::ip);
-    let open = matches!(request.uri().path(), "/health" | "/openapi.json");
+    let path = request.uri().path();
+    let open = matches!(path, "/health" | "/openapi.json") || page::is_page(path);
     let keys = &app.options.api_keys;
     let key = find_key(&request, keys);
     if keys.is_empty() {

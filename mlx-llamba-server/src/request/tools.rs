@@ -42,6 +42,13 @@ pub(crate) enum ToolChoice {
     },
 }
 
+/// The refusal of tools that the model could not see.
+pub(crate) fn no_place() -> Problem {
+    let message = "this model's chat template has no place for them; `serve --chat-template chatml`, \
+                   or llama-3, has one";
+    Problem::parameter("tools", message).code("unsupported_parameter")
+}
+
 /// The tools that a reply may call.
 #[derive(Debug)]
 pub(crate) struct Callable {
@@ -73,7 +80,11 @@ impl Callable {
         };
         let template = match template {
             Some(template) if !given.is_empty() => template,
-            _ if required => return Err(bad("there are no tools".to_owned())),
+            None if !given.is_empty() && required => return Err(no_place()),
+            _ if required => {
+                let message = "not supported by this server where there are no tools".to_owned();
+                return Err(bad(message).code("unsupported_parameter"));
+            }
             _ => return Ok(None),
         };
         let read = |(i, tool)| {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use mlx_llamba::files::Source;
 use serde_json::{Map, Value};
@@ -14,6 +16,8 @@ use crate::error::{Error, Result};
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Tensors begin at multiples of this, unless the metadata says otherwise.
 const ALIGNMENT: u64 = 32;
+/// The most parts of a model.
+const PARTS: u64 = 1000;
 
 /// A tensor whose bytes lie inside the file.
 #[derive(Debug, Clone)]
@@ -21,7 +25,8 @@ pub(super) struct Stored {
     /// Rows first, unlike in GGUF.
     pub(super) shape: Vec<usize>,
     pub(super) kind: Kind,
-    /// The bytes in the file.
+    /// The index of its file, and the bytes in it.
+    pub(super) part: usize,
     pub(super) range: Range<usize>,
 }
 
@@ -49,6 +54,52 @@ struct Header {
 }
 
 impl File {
+    /// Opens a file and, if it is one of several parts, the others. Metadata are those of the first.
+    pub(super) fn open(path: &Path) -> Result<(Vec<Arc<Source>>, Self)> {
+        let source = Arc::new(Source::open(path)?);
+        let file = Self::read(&source)?;
+        let count = file.metadata.get("split.count").and_then(Value::as_u64).unwrap_or(1);
+        if count < 2 {
+            return Ok((vec![source], file));
+        }
+        let damaged = |reason| Error::Gguf { path: path.to_owned(), reason };
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let end = format!("-of-{count:05}.gguf");
+        let stem =
+            name.strip_suffix(&end).and_then(|start| start.get(..start.len().checked_sub(6)?));
+        let Some(stem) = stem.filter(|_| count <= PARTS) else {
+            return Err(damaged(format!(
+                "it is one of {count} parts, expected a name that ends with \
+                                        -00001{end}"
+            )));
+        };
+        let paths: Vec<_> =
+            (1..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}{end}"))).collect();
+        if let Some(missing) = paths.iter().find(|path| !path.is_file()) {
+            let missing = missing.display();
+            return Err(damaged(format!(
+                "it is one of {count} parts, of which {missing} is missing"
+            )));
+        }
+        let (mut sources, mut whole) = (Vec::new(), None::<Self>);
+        for (part, path) in paths.iter().enumerate() {
+            let source = Arc::new(Source::open(path)?);
+            let mut file = Self::read(&source)?;
+            sources.push(source);
+            file.tensors.values_mut().for_each(|stored| stored.part = part);
+            let Some(whole) = &mut whole else {
+                whole = Some(file);
+                continue;
+            };
+            for (name, stored) in file.tensors {
+                if whole.tensors.insert(name.clone(), stored).is_some() {
+                    return Err(damaged(format!("two parts have a tensor {}", shown(&name))));
+                }
+            }
+        }
+        Ok((sources, whole.unwrap_or(file)))
+    }
+
     /// Reads and checks the header.
     pub(super) fn read(source: &Source) -> Result<Self> {
         let path = || source.path().to_owned();
@@ -79,7 +130,7 @@ impl File {
                     shown(&name)
                 )));
             };
-            if tensors.insert(name.clone(), Stored { shape, kind, range }).is_some() {
+            if tensors.insert(name.clone(), Stored { shape, kind, part: 0, range }).is_some() {
                 return Err(damaged(format!("two tensors are called {}", shown(&name))));
             }
         }

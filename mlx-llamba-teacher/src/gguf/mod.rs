@@ -15,7 +15,6 @@ pub(super) use model::Gguf;
 
 use std::path::Path;
 
-use mlx_llamba::files::Source;
 use mlx_llamba::files::TokenizerFiles;
 
 use crate::error::Result;
@@ -28,6 +27,5 @@ use crate::error::Result;
 /// [`Error::TokenizerKind`](crate::Error::TokenizerKind) for a tokenizer that is neither byte-level
 /// BPE nor SentencePiece's, or cuts words in an unknown way.
 pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerFiles> {
-    let source = Source::open(path)?;
-    tokenizer::files(path, &file::File::read(&source)?.metadata)
+    tokenizer::files(path, &file::File::open(path)?.1.metadata)
 }

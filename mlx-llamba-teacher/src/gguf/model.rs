@@ -35,7 +35,8 @@ const FACTORS: &str = "rope_freqs.weight";
 /// A GGUF file of a Llama, with exactly the tensors that it needs.
 #[derive(Debug)]
 pub(crate) struct Gguf {
-    source: Arc<Source>,
+    /// The file, or its parts.
+    sources: Vec<Arc<Source>>,
     file: File,
     config: LlamaConfig,
     /// The file's names by the canonical ones.
@@ -45,9 +46,8 @@ pub(crate) struct Gguf {
 impl Gguf {
     /// Reads and checks the header.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let source = Arc::new(Source::open(path)?);
-        let file = File::read(&source)?;
-        let config = config(path, &source, &file)?;
+        let (sources, file) = File::open(path)?;
+        let config = config(path, &sources, &file)?;
         let names: BTreeMap<String, String> = file
             .tensors
             .keys()
@@ -57,7 +57,7 @@ impl Gguf {
         let shapes =
             names.iter().map(|(name, own)| (name.as_str(), file.tensors[own].shape.clone()));
         check_shapes(path, &config, shapes)?;
-        Ok(Self { source, file, config, names })
+        Ok(Self { sources, file, config, names })
     }
 
     pub(crate) fn config(&self) -> &LlamaConfig {
@@ -67,7 +67,7 @@ impl Gguf {
     /// Returns canonical name, type, shape and size in bytes of every tensor.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, String, &[usize], usize)> {
         self.names.iter().map(|(name, own)| {
-            let Stored { shape, kind, range } = &self.file.tensors[own];
+            let Stored { shape, kind, range, .. } = &self.file.tensors[own];
             (name.as_str(), kind.to_string(), shape.as_slice(), range.len())
         })
     }
@@ -75,7 +75,8 @@ impl Gguf {
     /// Returns a tensor by its canonical name. Floats are read when they are evaluated, quantized
     /// matrices now.
     pub(crate) fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
-        weight(&self.source, &self.config, name, &self.file.tensors[&self.names[name]])
+        let stored = &self.file.tensors[&self.names[name]];
+        weight(&self.sources[stored.part], &self.config, name, stored)
     }
 }
 
@@ -95,7 +96,7 @@ fn canonical(name: &str) -> Option<String> {
     Some(format!("{stem}.{kind}"))
 }
 
-fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig> {
+fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConfig> {
     use crate::limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
     let kind = file.metadata.get("general.architecture").and_then(Value::as_str);
     if kind != Some("llama") {
@@ -134,7 +135,7 @@ fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig>
     let base = |base| base > 1.0 && base < 1e12;
     let rope_theta = f.number("llama.rope.freq_base", Some(10000.0), "a number above 1", base);
     let max_position_embeddings = f.size("llama.context_length", None, CONTEXT);
-    let rope = head_dim.zip(rope_theta).and_then(|(k, base)| rope(source, file, &f, k, base));
+    let rope = head_dim.zip(rope_theta).and_then(|(k, base)| rope(sources, file, &f, k, base));
     let has = |name: &str| file.tensors.contains_key(name);
     let config = || {
         Some(LlamaConfig {
@@ -163,26 +164,36 @@ fn config(path: &Path, source: &Arc<Source>, file: &File) -> Result<LlamaConfig>
     problems.into_result(config).map_err(|problems| bad(path, problems))
 }
 
-/// Returns the scaling of the positions, by name in the metadata, or as factors in a tensor, of which
-/// only Llama 3's are known.
-fn rope(source: &Arc<Source>, file: &File, f: &Fields<'_>, k: usize, base: f64) -> Option<Rope> {
+/// Returns the scaling of the positions, by its kind and factor in the metadata, or as factors in a
+/// tensor, of which only Llama 3's are known.
+fn rope(sources: &[Arc<Source>], file: &File, f: &Fields<'_>, k: usize, base: f64) -> Option<Rope> {
     let kind = f.get("llama.rope.scaling.type").map(|kind| kind.as_str().unwrap_or("?"));
-    match kind {
-        None | Some("none") => {}
-        Some("linear") => {
-            let legal = |factor| factor >= 1.0;
-            let factor = f.number("llama.rope.scaling.factor", None, "from 1 on", legal)?;
-            return Some(Rope::Linear { factor });
-        }
+    // As llama.cpp reads it: a factor without a kind is a linear one, older files have another key,
+    // and 0 is none.
+    let keys = ["llama.rope.scaling.factor", "llama.rope.scale_linear"];
+    let key = keys.into_iter().find(|key| f.get(key).is_some()).unwrap_or(keys[0]);
+    let factor = || {
+        let legal = |factor| factor == 0.0 || factor >= 1.0;
+        f.number(key, Some(1.0), "from 1 on", legal).map(|factor| factor.max(1.0))
+    };
+    let factor = match kind {
+        Some("none") => 1.0,
+        None | Some("linear") => factor()?,
         Some(other) => {
             f.add("llama.rope.scaling.type", other, "\"none\" or \"linear\"");
             return None;
         }
-    }
-    let Some(stored) = file.tensors.get(FACTORS) else {
-        return Some(Rope::Default);
     };
-    let bytes = source.bytes().get(stored.range.clone()).unwrap_or_default();
+    let turned = f.number("llama.rope.scaling.attn_factor", Some(1.0), "1", |factor| factor == 1.0);
+    turned?;
+    let Some(stored) = file.tensors.get(FACTORS) else {
+        return Some(if factor > 1.0 { Rope::Linear { factor } } else { Rope::Default });
+    };
+    if factor > 1.0 {
+        f.add(key, factor, format!("no factor beside those in {FACTORS}"));
+        return None;
+    }
+    let bytes = sources[stored.part].bytes().get(stored.range.clone()).unwrap_or_default();
     let factors: Vec<f64> = floats_of(bytes).into_iter().map(f64::from).collect();
     let llama3 = Rope::Llama3 {
         factor: factors.iter().fold(1.0, |a, &b| a.max(b)),

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// Llama 3's pre-tokenization pattern.
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The pattern of Mistral's Tekken.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The types of tokens: ordinary, control, and added by a user.
 const NORMAL: u64 = 1;
 const CONTROL: u64 = 3;
@@ -72,11 +74,12 @@ pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<Tokeni
         if !merges.iter().all(Value::is_string) {
             return Err(damaged("its list of merges holds something else than text"));
         }
-        let Some((cut, llama_3)) = get("pre").as_str().and_then(cut) else {
-            let known = "a known way to cut words (gpt-2, smollm, llama-bpe)";
+        let Some((cut, whole)) = get("pre").as_str().and_then(cut) else {
+            let known = "a known way to cut words (gpt-2, smollm, llama-bpe, qwen2, tekken, \
+                         deepseek-coder, or one that cuts as these)";
             return Err(refused(get("pre"), known));
         };
-        (byte_level(vocab, merges, &cut, llama_3), llama_3)
+        (byte_level(vocab, merges, &cut, whole), whole)
     };
     tokenizer["added_tokens"] = added.into();
 
@@ -101,30 +104,47 @@ fn bytes(regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex})
 }
 
-/// Returns the pre-tokenizer of this name, and true for Llama 3's.
+/// Returns the pre-tokenizer of this name, and true for those whose tokenizers find whole words in the
+/// vocabulary before they merge, and begin texts with a token for that.
 fn cut(name: &str) -> Option<(Value, bool)> {
-    let both =
-        |first: Value, regex| json!({"type": "Sequence", "pretokenizers": [first, bytes(regex)]});
+    let sequence = |mut steps: Vec<Value>, regex| {
+        steps.push(bytes(regex));
+        json!({"type": "Sequence", "pretokenizers": steps})
+    };
+    let split = |pattern: &str| {
+        let pattern = json!({"Regex": pattern});
+        json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false})
+    };
+    let digits = || json!({"type": "Digits", "individual_digits": true});
     match name {
-        "gpt-2" => Some((bytes(true), false)),
-        "smollm" | "starcoder" | "refact" => {
-            Some((both(json!({"type": "Digits", "individual_digits": true}), true), false))
+        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "gigachat" => Some((bytes(true), false)),
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b" => {
+            Some((sequence(vec![digits()], true), false))
         }
-        "llama-bpe" | "llama3" | "llama-v3" => {
-            let pattern = json!({"Regex": LLAMA_3});
-            let split = json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false});
-            Some((both(split, false), true))
+        "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
+        | "lfm2" => Some((sequence(vec![split(LLAMA_3)], false), true)),
+        "smaug-bpe" | "dbrx" | "chatglm-bpe" | "glm4" => {
+            Some((sequence(vec![split(LLAMA_3)], false), false))
+        }
+        "qwen2" | "deepseek-r1-qwen" | "stablelm2" => {
+            Some((sequence(vec![split(&LLAMA_3.replace("{1,3}", ""))], false), false))
+        }
+        "tekken" => Some((sequence(vec![split(TEKKEN)], false), true)),
+        "deepseek-coder" => {
+            let splits = ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"].map(split);
+            let splits = splits.into_iter().chain([digits()]).collect();
+            Some((sequence(splits, false), false))
         }
         _ => None,
     }
 }
 
-fn byte_level(vocab: Map<String, Value>, merges: &[Value], cut: &Value, llama_3: bool) -> Value {
+fn byte_level(vocab: Map<String, Value>, merges: &[Value], cut: &Value, whole: bool) -> Value {
     json!({
         "version": "1.0", "truncation": null, "padding": null,
         "normalizer": null, "pre_tokenizer": cut, "post_processor": null, "decoder": bytes(true),
         "model": {
-            "type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": llama_3,
+            "type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": whole,
             "fuse_unk": false, "byte_fallback": false, "dropout": null, "unk_token": null,
             "continuing_subword_prefix": null, "end_of_word_suffix": null,
         },
@@ -228,6 +248,38 @@ mod tests {
         let tokenizer =
             built(set("tokens", json!(["<unk>", "<s>", "a", "b", "ab", long]))).unwrap();
         assert_eq!(tokenizer["model"]["merges"], json!([["a", "b"]]));
+    }
+
+    /// Names of the same way to cut words, and what is cut of a text with numbers.
+    #[test]
+    fn words_are_cut_by_name() {
+        let pieces = |pre: &str| {
+            let tokens = ["1", "2", "3", "4", "a", "\u{120}", "12", "123", "1234", "\u{120}a"];
+            let merges = ["1 2", "12 3", "123 4", "\u{120} a"];
+            let values = json!({
+                "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre,
+                "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges,
+            });
+            let Value::Object(metadata) = values else { unreachable!() };
+            let files = files(Path::new("made/up.gguf"), &metadata).unwrap();
+            let tokenizer = mlx_llamba::Tokenizer::from_files("made/up.gguf", &files).unwrap();
+            let ids = tokenizer.encode("1234 a", false).unwrap();
+            let pieces = ids.iter().map(|&id| tokenizer.token(id).unwrap());
+            pieces.collect::<Vec<_>>().join("|").replace('\u{120}', "_")
+        };
+        for (names, expected) in [
+            (&["gpt-2", "phi-2", "olmo"][..], "1234|_a"),
+            (&["llama-bpe", "llama3", "falcon3", "pixtral", "midm-2.0", "lfm2"], "123|4|_a"),
+            (&["smaug-bpe", "dbrx", "chatglm-bpe"], "123|4|_a"),
+            (&["smollm", "starcoder", "qwen2", "tekken", "deepseek-coder"], "1|2|3|4|_a"),
+        ] {
+            for name in names {
+                assert_eq!(pieces(name), expected, "{name}");
+            }
+        }
+        assert_eq!(cut("smaug-bpe").unwrap().0, cut("llama-bpe").unwrap().0);
+        assert!(cut("falcon3").unwrap().1 && !cut("smaug-bpe").unwrap().1);
+        assert!(cut("unheard-of").is_none());
     }
 
     #[test]

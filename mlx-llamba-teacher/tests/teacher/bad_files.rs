@@ -47,6 +47,19 @@ fn numbers_of_python_are_read_where_they_do_not_matter() {
     assert_eq!(parse(&more), parse(&text));
 }
 
+/// Some tools write -1 for no token, and whole numbers as floats.
+#[test]
+fn ids_and_sizes_in_other_forms() {
+    let text = std::fs::read_to_string(fixture("plain/config.json")).unwrap();
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["bos_token_id"] = json!(-1);
+    value["eos_token_id"] = json!([2.0, -1]);
+    value["hidden_size"] = json!(value["hidden_size"].as_f64().unwrap());
+    value["hidden_act"] = json!("swish");
+    let config = LlamaConfig::from_json(Path::new("config.json"), &value.to_string()).unwrap();
+    assert_eq!((config.bos, config.eos), (None, vec![2]));
+}
+
 #[test]
 fn bad_fields_are_named() {
     for (key, value, message) in [
@@ -72,6 +85,8 @@ fn bad_fields_are_named() {
             "attention_factor is -1",
         ),
         ("rope_scaling", json!({"type": "linear"}), "factor is missing"),
+        ("rope_scaling", json!("linear"), "rope_scaling is \"linear\", expected an object"),
+        ("rope_scaling", json!({"factor": 4.0}), "rope_type is missing"),
         ("rope_scaling", json!({"rope_type": "llama3", "factor": 8.0}), "low_freq_factor"),
         ("quantization_config", json!({"quant_method": "gptq"}), "gptq"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor is 0.5"),

@@ -66,6 +66,93 @@ fn configuration_comes_from_metadata_and_tensors() {
     assert!((factor - 32.0).abs() < 1e-3);
 }
 
+/// A copy of `mixed.gguf` with more metadata: keys, GGUF's numbers of the types, and values.
+fn with_metadata(path: &std::path::Path, more: &[(&str, u32, &[u8])]) {
+    let mut bytes = std::fs::read(fixture("mixed.gguf")).unwrap();
+    let mut added = Vec::new();
+    let mut add = |key: &str, kind: u32, value: &[u8]| {
+        added.extend((key.len() as u64).to_le_bytes());
+        added.extend(key.as_bytes());
+        added.extend(kind.to_le_bytes());
+        added.extend(value);
+        added.len()
+    };
+    let mut length = 0;
+    for (key, kind, value) in more {
+        length = add(key, *kind, value);
+    }
+    // The tensors keep their alignment.
+    let filler = (length + 8 + 1 + 4 + 8).next_multiple_of(32) - (length + 8 + 1 + 4 + 8);
+    let text = [&(filler as u64).to_le_bytes()[..], &vec![b'x'; filler]].concat();
+    add("x", 8, &text);
+    let count = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) + more.len() as u64 + 1;
+    bytes[16..24].copy_from_slice(&count.to_le_bytes());
+    bytes.splice(24..24, added);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A factor without a kind of scaling is a linear one, as in llama.cpp, and so is that of old files.
+#[test]
+fn factors_without_a_kind_are_linear() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.gguf");
+    let (four, zero) = (4.0_f32.to_le_bytes(), 0.0_f32.to_le_bytes());
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let (linear, none) = (text("linear"), text("none"));
+    let (kind, factor) = ("llama.rope.scaling.type", "llama.rope.scaling.factor");
+    let old = "llama.rope.scale_linear";
+    let cases: [(&[(&str, u32, &[u8])], f64); 7] = [
+        (&[], 1.0),
+        (&[(factor, 6, &four)], 4.0),
+        (&[(old, 6, &four)], 4.0),
+        (&[(kind, 8, &linear), (factor, 6, &four)], 4.0),
+        (&[(kind, 8, &linear), (old, 6, &four)], 4.0),
+        (&[(kind, 8, &none), (factor, 6, &four)], 1.0),
+        (&[(factor, 6, &zero)], 1.0),
+    ];
+    for (more, factor) in cases {
+        with_metadata(&path, more);
+        let llama = Llama::open(&path, Dtype::Float32, Backend::PLAIN).unwrap();
+        let expected = if factor > 1.0 { Rope::Linear { factor } } else { Rope::Default };
+        assert_eq!(llama.config().rope, expected, "{more:?}");
+    }
+    let (unknown, half) = (text("longrope"), 0.5_f32.to_le_bytes());
+    for (more, part) in [
+        (&[(kind, 8, &unknown[..])], "longrope"),
+        (&[(factor, 6, &half[..])], "factor is 0.5"),
+        (&[("llama.rope.scaling.attn_factor", 6, &half[..])], "attn_factor is 0.5, expected 1"),
+    ] {
+        with_metadata(&path, more);
+        let error = Llama::open(&path, Dtype::Float32, Backend::PLAIN).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn parts_are_read_and_a_missing_one_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let part = |i: usize| directory.path().join(format!("m-{i:05}-of-00002.gguf"));
+    let two = [2, 0];
+    with_metadata(&part(1), &[("split.count", 2, &two)]);
+    let open = || Llama::open(part(1), Dtype::Float32, Backend::PLAIN);
+    let error = open().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("m-00002-of-00002.gguf is missing"), "{error}");
+    // The second part has nothing new.
+    std::fs::copy(part(1), part(2)).unwrap();
+    let error = open().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("two parts have a tensor"), "{error}");
+    // No tensors: a header alone.
+    let mut second = std::fs::read(part(2)).unwrap();
+    second[8..16].fill(0);
+    std::fs::write(part(2), second).unwrap();
+    check(&open().unwrap(), "mixed");
+    assert!(gguf_tokenizer(&part(2)).is_ok());
+    std::fs::rename(part(1), directory.path().join("other.gguf")).unwrap();
+    let other = Llama::open(directory.path().join("other.gguf"), Dtype::Float32, Backend::PLAIN);
+    let error = other.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("one of 2 parts") && error.contains("-00001-of-00002"), "{error}");
+}
+
 #[test]
 fn the_tokenizer_is_in_the_metadata() {
     let path = fixture("mixed.gguf");

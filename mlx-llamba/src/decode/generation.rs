@@ -7,6 +7,7 @@ use std::time::Duration;
 use derive_setters::Setters;
 use serde::Serialize;
 
+use super::processor::{LogitsProcessor, Processors};
 #[cfg(feature = "constraints")]
 use crate::constraint::Constraint;
 use crate::context::Context;
@@ -39,6 +40,9 @@ pub struct Generation {
     /// Allow only texts of a grammar.
     #[cfg(feature = "constraints")]
     pub constraint: Option<Constraint>,
+    /// Hooks into the choice of tokens.
+    #[setters(skip)]
+    pub processors: Processors,
     /// Ends the generation from another thread.
     pub cancel: Cancel,
 }
@@ -55,6 +59,7 @@ impl Default for Generation {
             pipelined: None,
             #[cfg(feature = "constraints")]
             constraint: None,
+            processors: Processors::default(),
             cancel: Cancel::default(),
         }
     }
@@ -85,6 +90,13 @@ impl Generation {
     #[must_use]
     pub fn stop(mut self, stop: impl Into<String>) -> Self {
         self.stop.push(stop.into());
+        self
+    }
+
+    /// Adds a [hook](LogitsProcessor) into the choice of tokens.
+    #[must_use]
+    pub fn processor(mut self, processor: impl LogitsProcessor + 'static) -> Self {
+        self.processors.push(processor);
         self
     }
 

@@ -17,6 +17,7 @@ pub mod detokenize;
 pub mod generation;
 mod pending;
 mod prefill;
+pub mod processor;
 mod queue;
 mod request;
 mod row;

@@ -46,7 +46,10 @@ impl<S> Pending<S> {
             // The device computes while masks are waited for.
             async_eval([last].into_iter().chain(M::arrays(&state)))?;
         }
-        let greedy = |row: &Row| row.guide.is_none() && is_argmax(&row.options.sampling);
+        let greedy = |row: &Row| {
+            let options = &row.options;
+            row.guide.is_none() && options.processors.is_empty() && is_argmax(&options.sampling)
+        };
         // One reduction serves all the greedy rows.
         let top1 = match rows.iter().any(greedy) {
             true => Some(argmax(&logits, model.vocab_size())?), // (b,)
@@ -61,10 +64,13 @@ impl<S> Pending<S> {
             let token = match &top1 {
                 Some(top1) if greedy(row) && alone => top1.clone(),
                 Some(top1) if greedy(row) => top1.try_index(i..i + 1)?,
-                _ => match row.guide.as_mut().and_then(Guide::mask) {
-                    Some(mask) => row.sampler.sample(&mask.apply(&own()?)?)?,
-                    None => row.sampler.sample(&own()?)?,
-                },
+                _ => {
+                    let logits = row.processed(own()?)?; // (1, at least vocab)
+                    match row.guide.as_mut().and_then(Guide::mask) {
+                        Some(mask) => row.sampler.sample(&mask.apply(&logits)?)?,
+                        None => row.sampler.sample(&logits)?,
+                    }
+                }
             }; // (1,)
             let logprobs = match row.options.logprobs {
                 Some(top) => Some(row.sampler.logprobs(&own()?, &token, top)?),

@@ -32,6 +32,8 @@ pub(super) struct Row {
     text: Option<(Detokenizer, StopMatcher)>,
     /// The position in the grammar after the last token handed out; `None` without a constraint.
     pub(super) guide: Option<Guide>,
+    /// The tokens of the prompt and those handed out, for processors of logits.
+    history: Vec<u32>,
     generated: usize,
 }
 
@@ -75,6 +77,7 @@ impl Row {
             )),
             None => None,
         };
+        let history = if options.processors.is_empty() { Vec::new() } else { known };
         let guide = Self::guide(tokenizer, &eos, model.vocab_size(), options)?;
         Ok(Self {
             id,
@@ -86,6 +89,7 @@ impl Row {
             eos,
             text,
             guide,
+            history,
             generated: 0,
         })
     }
@@ -124,7 +128,17 @@ impl Row {
 
     /// Returns true if the token after the next can be requested before the next is known.
     pub(super) fn can_run_ahead(&self) -> bool {
-        self.goes_on() && self.guide.is_none()
+        self.goes_on() && self.guide.is_none() && self.options.processors.is_empty()
+    }
+
+    /// Returns the logits (1, vocab) that processors make of these, (1, at least vocab).
+    pub(super) fn processed(&self, logits: Array) -> Result<Array> {
+        let processors = &self.options.processors;
+        if processors.is_empty() {
+            return Ok(logits);
+        }
+        let real = self.sampler.real_entries(&logits)?; // (1, vocab)
+        processors.apply(&self.history, real)
     }
 
     /// Returns true unless the next token is the last one in any case.
@@ -142,6 +156,9 @@ impl Row {
         let limit = if self.goes_on() { None } else { Some(Reason::Length) };
         self.generated += 1;
         self.position.push(id);
+        if !self.options.processors.is_empty() {
+            self.history.push(id);
+        }
         self.reached = reached;
         let (text, stop) = match &mut self.text {
             _ if self.eos.contains(&id) => (String::new(), Some(Reason::Eos(id))),

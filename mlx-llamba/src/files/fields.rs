@@ -179,16 +179,32 @@ impl<'a> Fields<'a> {
 
     /// Reads a token id or a list of them.
     pub fn ids(&self, key: &str) -> Vec<u32> {
-        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let ids = match self.get(key) {
-            None => return Vec::new(),
-            Some(Value::Array(list)) => list.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        ids.unwrap_or_else(|| {
+        token_ids(self.get(key).unwrap_or(&Value::Null)).unwrap_or_else(|| {
             self.add(key, self.get(key).unwrap_or(&Value::Null), "a token id or a list of them");
             Vec::new()
         })
+    }
+}
+
+/// An id, a list of ids, or nothing; `None` for something else. Some tools write -1 for no token, and
+/// ids as floats.
+pub(crate) fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let one = |value: &Value| {
+        let whole = value.as_f64().filter(|n| n.fract() == 0.0)?;
+        if whole == -1.0 {
+            return Some(None);
+        }
+        let id = (0.0..=f64::from(u32::MAX)).contains(&whole).then_some(whole as u32);
+        id.map(Some)
+    };
+    match value {
+        Value::Null => Some(Vec::new()),
+        Value::Array(list) => list
+            .iter()
+            .map(one)
+            .collect::<Option<Vec<_>>>()
+            .map(|ids| ids.into_iter().flatten().collect()),
+        value => one(value).map(|id| id.into_iter().collect()),
     }
 }
 

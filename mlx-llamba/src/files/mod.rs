@@ -22,6 +22,7 @@ mod tokenizer_files;
 mod weights;
 
 pub use atomic::AtomicFile;
+pub(crate) use fields::token_ids;
 pub use fields::{Fields, Problems};
 pub use floats::{FloatTensor, float_bytes, floats_of};
 pub use map::Map;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokenizers::AddedToken;
 
 use super::templates::ChatTemplates;
-use crate::files::{TokenizerFiles, json};
+use crate::files::{TokenizerFiles, json, token_ids};
 use crate::sample::Sampling;
 use crate::{Error, Result};
 
@@ -348,16 +348,6 @@ fn add_tokens(inner: &mut tokenizers::Tokenizer, listed: &Value, path: &Path) {
         } else {
             inner.add_tokens(&[added]);
         }
-    }
-}
-
-/// An id, a list of ids, or nothing; `None` if it is something else.
-fn token_ids(value: &Value) -> Option<Vec<u32>> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match value {
-        Value::Null => Some(Vec::new()),
-        Value::Array(list) => list.iter().map(id).collect(),
-        one => Some(vec![id(one)?]),
     }
 }
 

@@ -88,6 +88,60 @@ fn llamba() -> Llamba {
     Llamba::embedded().compute(crate::Compute::Cpu).load().unwrap()
 }
 
+/// A processor sees the text so far, and its logits are those that are chosen from, in a stream, in a
+/// batch and in a session, beside rows without any.
+#[test]
+fn processors_change_the_choice() {
+    use std::sync::{Arc, Mutex};
+    let llamba = llamba();
+    let prompt = llamba.require_tokenizer().unwrap().encode(TEXTS[0], true).unwrap();
+    let plain = Generation::greedy().max_tokens(6);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    // The token after the likeliest one, by its id.
+    let options = plain.clone().processor(move |history: &[u32], logits: &crate::mlx::Array| {
+        log.lock().unwrap().push(history.to_vec());
+        assert_eq!(logits.shape(), [1, 4096]);
+        let all = floats(logits)?;
+        let top = (0..all.len()).max_by(|&a, &b| all[a].total_cmp(&all[b])).unwrap();
+        let next: Vec<f32> = (0..all.len()).map(|i| f32::from(u8::from(i == top + 1))).collect();
+        Ok(crate::mlx::Array::from_slice(&next, &[1, 4096]))
+    });
+    let request = |options: &Generation| {
+        BatchRequest::new(llamba.context().unwrap(), prompt.clone(), options.clone())
+    };
+    let alone = Outcome::alone(&llamba, &request(&options));
+    let first = Outcome::alone(&llamba, &request(&plain));
+    assert_eq!(alone.tokens[0], first.tokens[0] + 1);
+    let whole = [&prompt[..], &alone.tokens].concat();
+    for (i, history) in seen.lock().unwrap().drain(..).enumerate() {
+        assert_eq!(history, whole[..prompt.len() + i]);
+    }
+    let mut batch = Batch::new(&llamba, 64).unwrap();
+    batch.pipelined(true);
+    let ids = [&options, &plain].map(|options| batch.add(request(options)).unwrap());
+    let mut found = HashMap::<RequestId, Outcome>::new();
+    while !batch.is_empty() {
+        for event in batch.step().unwrap() {
+            found.entry(event.request).or_default().take(event);
+        }
+    }
+    assert_eq!((&found[&ids[0]].tokens, &found[&ids[1]].tokens), (&alone.tokens, &first.tokens));
+    #[cfg(feature = "chat")]
+    {
+        seen.lock().unwrap().clear();
+        let mut session = llamba.session().unwrap();
+        session.push_user(TEXTS[0]);
+        session.reply(&options).unwrap().for_each(|event| drop(event.unwrap()));
+        let history = seen.lock().unwrap()[0].clone();
+        assert_eq!(session.tokens()[..history.len()], history);
+    }
+    let bad = Generation::greedy().processor(|_: &[u32], _: &crate::mlx::Array| {
+        Err(crate::Error::Argument { name: "x", value: String::new(), expected: String::new() })
+    });
+    assert!(llamba.generate("a", &bad).is_err());
+}
+
 const TEXTS: [&str; 5] = [
     "Once upon a time",
     "The little rabbit was very hungry, so he went to the big green garden behind the house and",

@@ -1,6 +1,8 @@
-// A branch on the screen. Text of the model and of the user becomes text nodes only, never HTML.
+// A branch on the screen. Text of the model and of the user becomes text nodes only, never HTML; that
+// of the model is read as Markdown.
 
 import { element, button } from "./element.js";
+import { markdown } from "./markdown.js";
 
 const ROLES = { user: "You", assistant: "Model", system: "System", tool: "Tool" };
 const IDEAS = ["Tell me a story about a cat.", "A dog found a red ball.", "Once upon a time"];
@@ -50,7 +52,7 @@ export class View {
   /** Shows the branch as it is; with "text", only the reply that grows. */
   update(what) {
     if (what === "text" && this.growing) {
-      this.#keepingEnd(() => this.growing.replaceChildren(this.branch.running.text));
+      this.#keepingEnd(() => this.growing.replaceChildren(...markdown(this.branch.running.text)));
       return;
     }
     const { branch } = this;
@@ -100,6 +102,8 @@ export class View {
     const text = this.field.value.trim();
     if (text === "") return;
     this.field.value = "";
+    // Wherever the log was looked at, the new reply is in sight.
+    this.log.scrollTop = this.log.scrollHeight;
     this.act.say(this.branch, text);
   }
 
@@ -119,7 +123,7 @@ export class View {
     this.growing = null;
     if (running) {
       all.push(message("user", [element("p", { class: "text", text: running.question })]));
-      this.growing = element("p", { class: "text growing", text: running.text });
+      this.growing = element("div", { class: "text growing" }, markdown(running.text));
       all.push(message("assistant", [this.growing]));
     } else if (branch.problem?.partial) {
       const text = element("p", { class: "text", text: branch.problem.partial });
@@ -144,7 +148,11 @@ export class View {
     }
     const cost = branch.costs.get(index);
     if (cost) actions.append(element("span", { class: "cost", text: spelled(cost) }));
-    return message(role, [element("p", { class: "text", text: content }), actions]);
+    const text =
+      role === "assistant"
+        ? element("div", { class: "text" }, markdown(content))
+        : element("p", { class: "text", text: content });
+    return message(role, [text, actions]);
   }
 
   #editor(content, index) {

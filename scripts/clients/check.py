@@ -4,10 +4,15 @@ The model tells stories and was not trained for tools or JSON: everything here i
 with few values, and what comes back must be exactly of that form.
 """
 
+import asyncio
 import json
+import os
+import subprocess
 import sys
+import tempfile
 from typing import Literal
 
+import agents
 import anthropic
 import instructor
 import litellm
@@ -15,6 +20,9 @@ import openai
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
+from pydantic_ai import Agent, NativeOutput, ToolOutput
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 URL = sys.argv[1]
 MODEL = "stories"
@@ -100,9 +108,9 @@ def openai_responses():
     answer = client.responses.create(model=MODEL, input="Once", max_output_tokens=8)
     assert answer.output_text and answer.usage.output_tokens == 8
     parsed = client.responses.parse(
-        model=MODEL, input=SAID, text_format=Pet, max_output_tokens=200
+        model=MODEL, input=SAID, text_format=Pet, max_output_tokens=200, previous_response_id=answer.id
     )
-    assert isinstance(parsed.output_parsed, Pet)
+    assert isinstance(parsed.output_parsed, Pet) and parsed.usage.input_tokens > answer.usage.input_tokens
 
 
 @check
@@ -140,6 +148,8 @@ def openai_embeddings():
 def anthropic_messages():
     answer = claude.messages.create(**LIMIT, messages=SAID, system="Be brief.", stop_sequences=["."])
     assert answer.content[0].text and answer.stop_reason in ("stop_sequence", "end_turn", "max_tokens")
+    counted = claude.messages.count_tokens(model=MODEL, messages=SAID, system="Be brief.")
+    assert counted.input_tokens == answer.usage.input_tokens
     prefilled = [*SAID, {"role": "assistant", "content": "red"}]
     claude.messages.create(model=MODEL, max_tokens=4, messages=prefilled)
 
@@ -226,6 +236,59 @@ def litellm_anthropic():
         model="anthropic/" + MODEL, api_base=URL, api_key="none", messages=SAID, max_tokens=8
     )
     assert answer.choices[0].message.content
+
+
+@check
+def pydantic_ai_outputs():
+    provider = OpenAIProvider(base_url=URL + "/v1", api_key="none")
+    for kind in (OpenAIChatModel, OpenAIResponsesModel):
+        model = kind(MODEL, provider=provider)
+        assert Agent(model, model_settings={"max_tokens": 8}).run_sync("Lily has a").output
+        for form in (NativeOutput, ToolOutput):
+            agent = Agent(model, output_type=form(Pet), model_settings={"max_tokens": 200})
+            assert isinstance(agent.run_sync("A pet").output, Pet), (kind, form)
+
+
+@check
+def openai_agents():
+    @agents.function_tool
+    def paint(color: Literal["red", "blue"]) -> str:
+        """Paints."""
+        return color
+
+    agents.set_tracing_disabled(True)
+    server = openai.AsyncOpenAI(base_url=URL + "/v1", api_key="none")
+
+    async def run(said, tokens, choice=None, **more):
+        settings = agents.ModelSettings(max_tokens=tokens, tool_choice=choice)
+        agent = agents.Agent(name="a", model_settings=settings, **more)
+        return (await agents.Runner.run(agent, said)).final_output
+
+    async def all_of_them():
+        for kind in (agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel):
+            model = kind(model=MODEL, openai_client=server)
+            assert await run("Lily has", 8, model=model, instructions="Be brief.")
+            assert isinstance(await run("A pet", 200, model=model, output_type=Pet), Pet)
+            end = {"tools": [paint], "tool_use_behavior": "stop_on_first_tool"}
+            assert await run("Paint", 200, "required", model=model, **end) in ("red", "blue")
+
+    asyncio.run(all_of_them())
+
+
+@check
+def llm_schemas():
+    with tempfile.TemporaryDirectory() as home:
+        with open(os.path.join(home, "extra-openai-models.yaml"), "w") as models:
+            json.dump([{"model_id": MODEL, "model_name": MODEL, "api_base": URL + "/v1", "supports_schema": True}], models)
+        command = os.path.join(os.path.dirname(sys.executable), "llm")
+        environment = {**os.environ, "LLM_USER_PATH": home, "OPENAI_API_KEY": "none"}
+
+        def run(*words):
+            return subprocess.check_output([command, "-m", MODEL, *words], env=environment, text=True)
+
+        assert run("Lily has", "-o", "max_tokens", "8").strip()
+        schema = json.dumps(Pet.model_json_schema())
+        Pet.model_validate_json(run("A pet", "--schema", schema, "-o", "max_tokens", "200"))
 
 
 failed = 0

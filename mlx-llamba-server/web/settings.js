@@ -1,7 +1,8 @@
 // What the user chose. The key is kept for the tab only.
 
 const DEFAULTS = {
-  url: "http://localhost:8080",
+  /** The server that the page comes from. */
+  url: location.origin,
   temperature: "0.7",
   max: "200",
   seed: "",
