@@ -60,8 +60,8 @@ pub(crate) use usage;
 /// Returns true for errors that other arguments mend.
 pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
     let option = |error: &Error| match error {
-        // These depend on the cache and the machine.
-        Error::Argument { name, .. } => !matches!(*name, "revision" | "device"),
+        // These depend on the cache, the machine and the models.
+        Error::Argument { name, .. } => !matches!(*name, "revision" | "device" | "vocab_size"),
         _ => false,
     };
     error.chain().any(|cause| {

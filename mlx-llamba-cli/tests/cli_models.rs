@@ -149,7 +149,7 @@ fn one_revision_goes_and_what_the_other_needs_stays() {
     assert!(error.contains(&format!("{REPO}@main")) && error.contains(&format!("{REPO}@v1")));
     setup.run(&["rm", &format!("{REPO}@nothing"), "--yes"]).fails(&["nothing", "in the cache"]);
     let both = format!("{REPO}@main");
-    setup.run(&["rm", &both, "--all", "--yes"]).fails(&["names a revision"]);
+    setup.run(&["rm", &both, "--all", "--yes"]).is_refused(&["names a revision"]);
     // By the start of its commit. Only the old revision's tokenizer is removed.
     setup.ok(&["rm", &format!("{REPO}@{}", &FakeHub::COMMIT[..6]), "--yes"]);
     let left = setup.list();

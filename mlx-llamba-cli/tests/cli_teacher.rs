@@ -213,8 +213,8 @@ fn a_teacher_writes_its_own_data() {
     refused(&["--length", "900"], &["900", "context of 64 tokens"]);
     refused(&["--length", "20", "--prompts", "/nowhere"], &["cannot read /nowhere"]);
     let none = ["--begin", "<|im_end|>", "--length", "20", "--top-p", "0"];
-    let none = [&nothing[..], &[&path("no.jsonl")], &none].concat();
-    CLI.refuses(&none, &["--top-p 0"]);
+    let output = path("no.jsonl");
+    CLI.refuses(&[&nothing[..], &[&output], &none].concat(), &["--top-p 0"]);
     let llamba = mlx_llamba_tests::fixtures::path("a_base").display().to_string();
     CLI.fails(
         &["synthesize", "--teacher", &llamba, "--tokens", "9", "-o", &path("no.jsonl")],
