@@ -9,8 +9,8 @@ use mlx_llamba_engine::Engine;
 use serde_json::{Map, Value};
 
 use crate::api::constraints::Constraints;
-use crate::api::responses::Kept;
 use crate::http::budget::{Budget, Charge};
+use crate::kept::Kept;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::problem::Problem;

@@ -19,6 +19,7 @@ mod api;
 mod app;
 mod error;
 mod http;
+mod kept;
 mod metrics;
 mod openapi;
 mod options;

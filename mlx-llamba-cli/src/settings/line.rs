@@ -15,7 +15,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
 
 use super::Settings;
-use super::value::is_flag;
+use super::value::{is_flag, plain};
 
 /// Commands that help to correct a wrong setting, and run in spite of it.
 const INDEPENDENT: [&str; 4] = ["config", "doctor", "completions", "man"];
@@ -47,24 +47,6 @@ pub(crate) fn parse<C: CommandFactory + FromArgMatches>() -> Result<C> {
         }
         error.exit()
     }))
-}
-
-/// Replaces what Rust's parsers say about a number.
-pub(super) fn plain(message: &str, value: &str) -> String {
-    let whole = match value.parse::<i128>() {
-        Ok(..0) => "expected a whole number that is not negative",
-        Ok(_) => "this number is too large",
-        Err(_) => "expected a whole number",
-    };
-    let words = [
-        ("invalid digit found in string", whole),
-        ("number too large to fit in target type", "this number is too large"),
-        ("number too small to fit in target type", "this number is too small"),
-        ("cannot parse integer from empty string", "expected a whole number"),
-        ("cannot parse float from empty string", "expected a number"),
-        ("invalid float literal", "expected a number"),
-    ];
-    words.iter().fold(message.to_owned(), |text, (raw, words)| text.replace(raw, words))
 }
 
 /// The path of the command that a line calls.

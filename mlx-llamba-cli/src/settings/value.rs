@@ -7,8 +7,6 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
-use super::line::plain;
-
 /// A value as a file or a variable has it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -113,4 +111,22 @@ pub(super) fn similar<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> O
         ContextValue::String(name) => Some(name.trim_start_matches("--").to_owned()),
         _ => None,
     }
+}
+
+/// Replaces what Rust's parsers say about a number.
+pub(super) fn plain(message: &str, value: &str) -> String {
+    let whole = match value.parse::<i128>() {
+        Ok(..0) => "expected a whole number that is not negative",
+        Ok(_) => "this number is too large",
+        Err(_) => "expected a whole number",
+    };
+    let words = [
+        ("invalid digit found in string", whole),
+        ("number too large to fit in target type", "this number is too large"),
+        ("number too small to fit in target type", "this number is too small"),
+        ("cannot parse integer from empty string", "expected a whole number"),
+        ("cannot parse float from empty string", "expected a number"),
+        ("invalid float literal", "expected a number"),
+    ];
+    words.iter().fold(message.to_owned(), |text, (raw, words)| text.replace(raw, words))
 }

@@ -8,11 +8,11 @@ use mlx_llamba::{Reason, Tokenizer};
 use mlx_llamba_engine::{Engine, Event, Events, Prepared};
 use serde::Serialize;
 
-use super::responses::Record;
 use super::stream::Chunks;
 use super::tokens::Logprobs;
 use super::usage::Usage;
 use super::{App, finish, now};
+use crate::kept::{Called, Record};
 use crate::problem::Problem;
 use crate::request::common::UsageWanted;
 use crate::request::tools::Calls;
@@ -70,14 +70,6 @@ pub(crate) struct Choice<L> {
     pub(crate) finish: Option<&'static str>,
     /// The stop string that ended the choice.
     pub(crate) stopped_by: Option<String>,
-}
-
-/// A call of a tool with an id of its own.
-#[derive(Debug, Clone)]
-pub(crate) struct Called {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) arguments: String,
 }
 
 /// An answer on its way.

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Form};
-use super::responses::Record;
 use super::tokens::ChatLogprobs;
 use super::{App, Call, stream};
+use crate::kept::Record;
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
 use crate::request::common::Common;

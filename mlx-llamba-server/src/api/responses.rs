@@ -1,7 +1,6 @@
 //! `POST /v1/responses`, OpenAI's newer form of chat completions.
 
 mod answer;
-mod kept;
 
 use std::sync::Arc;
 
@@ -12,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::{App, Call, chat};
 use crate::api::chat::ChatRequest;
+use crate::kept::Record;
 use crate::problem::Problem;
 use crate::request::body::{Body, kinds, part};
 use answer::Responses;
 pub(crate) use answer::{ResponseAnswer, ResponseEvent};
-pub(crate) use kept::{Kept, Record};
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]

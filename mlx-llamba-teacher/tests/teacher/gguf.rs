@@ -101,7 +101,8 @@ fn factors_without_a_kind_are_linear() {
     let (linear, none) = (text("linear"), text("none"));
     let (kind, factor) = ("llama.rope.scaling.type", "llama.rope.scaling.factor");
     let old = "llama.rope.scale_linear";
-    let cases: [(&[(&str, u32, &[u8])], f64); 7] = [
+    type Entries<'a> = &'a [(&'a str, u32, &'a [u8])];
+    let cases: [(Entries<'_>, f64); 7] = [
         (&[], 1.0),
         (&[(factor, 6, &four)], 4.0),
         (&[(old, 6, &four)], 4.0),

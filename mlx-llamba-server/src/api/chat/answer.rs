@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::answer::{Called, Choice, Form, Head};
+use crate::api::answer::{Choice, Form, Head};
 use crate::api::stream;
 use crate::api::tokens::{ChatLogprobs, Logprobs};
 use crate::api::usage::Usage;
+use crate::kept::Called;
 
 /// The model's message.
 #[derive(Debug, Serialize, JsonSchema)]

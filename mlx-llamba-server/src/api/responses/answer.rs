@@ -4,9 +4,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::api::answer::{Called, Choice, Form, Head};
+use crate::api::answer::{Choice, Form, Head};
 use crate::api::tokens::ChatLogprobs;
 use crate::api::usage::Usage;
+use crate::kept::Called;
 
 /// The model's answer.
 #[derive(Debug, Serialize, JsonSchema)]

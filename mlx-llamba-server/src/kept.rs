@@ -5,10 +5,16 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use crate::api::answer::Called;
-
 /// The most bytes of all conversations; the oldest are dropped for new ones.
 const BYTES: usize = 16 << 20;
+
+/// A call of a tool with an id of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Called {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) arguments: String,
+}
 
 /// The last conversations, in memory only. What the model read of them is in its prefix cache.
 #[derive(Default)]
