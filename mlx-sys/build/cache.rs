@@ -8,6 +8,7 @@ use std::{
     env, fs,
     fs::File,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 pub struct Cache {
@@ -53,9 +54,25 @@ impl Cache {
         }
         fs::create_dir(&part).map_err(at)?;
         fill(&part)?;
+        // Cargo runs a build again if what it depends on is newer than the build's own beginning.
+        age(&part).map_err(at)?;
         fs::rename(&part, &entry).map_err(at)?;
         Ok(entry)
     }
+}
+
+/// Sets the times of a directory and of everything in it to a day long ago.
+fn age(path: &Path) -> std::io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            age(&entry?.path())?;
+        }
+    }
+    File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
 }
 
 /// OUT_DIR is `<target dir>/[<triple>/]<profile>/build/<package>/out`.

@@ -86,7 +86,7 @@ async function drive(page) {
   });
   assert.equal(shown, '<h3>Title</h3><p>A <strong>bold</strong> <code>x</code> &lt;b&gt;no&lt;/b&gt; ' +
     '<a href="https://a.b" target="_blank" rel="noopener noreferrer">a</a> [b](javascript:c)</p>' +
-    '<ul><li>one</li><li>two</li></ul><div class="program"><button type="button" class="copy" ' +
+    '<ul><li>one</li><li>two</li></ul><div class="program"><button class="copy" type="button" ' +
     'title="Copy this code">Copy</button><pre><code data-language="js">let a;</code></pre></div>' +
     '<blockquote><p>said</p></blockquote>');
   await own.close();
