@@ -31,6 +31,10 @@ int mlx_llamba_threads(void);
 /* Uses this many threads from now on, 1 to 256. For tests and benchmarks. */
 void mlx_llamba_set_threads(int count);
 
+/* Ends the process with a line of error and status 1 where C++ would end it with a signal. Starts `count`
+ * threads at once, for a trial, and returns the number of those that the system gave. */
+int mlx_llamba_guard_process(int count);
+
 /* Reads `count` floats once with all threads and writes the sum of all whole parts of 2^18. */
 int mlx_llamba_read_memory(const float* from, mlx_llamba_size count, float* sum);
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -33,8 +34,13 @@ thread_local bool inside = false;
 
 class Pool {
  public:
-  explicit Pool(int count) {
-    for (int i = 1; i < count; i++) workers_.emplace_back([this] { work(); });
+  // Fewer threads than wanted do the same work, if the system gives no more.
+  explicit Pool(int count) : wanted_(count) {
+    workers_.reserve(count);
+    try {
+      for (int i = 1; i < count; i++) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+    }
   }
 
   ~Pool() {
@@ -43,8 +49,8 @@ class Pool {
     for (auto& worker : workers_) worker.join();
   }
 
-  int size() const {
-    return static_cast<int>(workers_.size()) + 1;
+  int wanted() const {
+    return wanted_;
   }
 
   void run(std::size_t tasks, Task task, const void* context) {
@@ -118,6 +124,7 @@ class Pool {
   std::atomic<Task> task_{nullptr};
   std::atomic<const void*> context_{nullptr};
   std::vector<std::thread> workers_;
+  const int wanted_;
 };
 
 int cores() {
@@ -160,7 +167,7 @@ void parallel(std::size_t tasks, Task run, const void* context) {
     for (std::size_t task = 0; task < tasks; task++) run(context, task);
     return;
   }
-  if (!pool || pool->size() != threads()) {
+  if (!pool || pool->wanted() != threads()) {
     delete pool;
     pool = new Pool(threads());
   }

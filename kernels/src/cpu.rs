@@ -45,6 +45,14 @@ pub fn set_threads(count: usize) {
     raw::set_threads(count);
 }
 
+/// Makes the process end with a line of error and status 1 where C++ code would end it with a signal,
+/// then starts `threads` threads at once, for a trial, and returns how many the system gave. MLX does
+/// not survive it when it gets none.
+pub fn guard_process(threads: usize) -> usize {
+    let given = raw::guard_process(i32::try_from(threads).unwrap_or(i32::MAX));
+    usize::try_from(given).unwrap_or(0)
+}
+
 /// Measures the bytes per second that all threads together read from memory: the limit of a matrix
 /// multiplication with one row of activations. The best of five readings of 256 MiB; takes about a
 /// tenth of a second.

@@ -174,6 +174,6 @@ impl Args {
 
 fn read_json(path: &Path) -> Result<Json> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let text = mlx_llamba::files::read_text(path).with_context(|| format!("cannot read {name}"))?;
     Json::parse(&text).with_context(|| format!("{name} is not valid JSON"))
 }

@@ -39,7 +39,7 @@ impl ConstraintArgs {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    mlx_llamba::files::read_text(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Constrains texts to a grammar, if there is one.

@@ -93,7 +93,7 @@ impl Args {
     fn questions(&self, path: &Path) -> Result<Vec<Question>> {
         let name = path.display();
         let cannot = || format!("cannot read {name}");
-        let file = std::fs::File::open(path).with_context(cannot)?;
+        let file = mlx_llamba::files::open_file(path).with_context(cannot)?;
         let fields = Fields {
             context: self.context.clone(),
             choices: self.choices.clone(),

@@ -26,7 +26,7 @@ pub(crate) fn follow(
 ) -> Result<Context> {
     // A thread reads, so that Ctrl-C also ends the wait for input.
     let (sender, pieces) = mpsc::sync_channel(4);
-    std::thread::spawn(move || {
+    crate::interrupt::spawn(move || {
         let mut input = std::io::stdin().lock();
         loop {
             let mut piece = vec![0; PIECE];
@@ -40,7 +40,7 @@ pub(crate) fn follow(
                 return;
             }
         }
-    });
+    })?;
     let mut follow = Follow::new(llamba, context, every)?;
     let mut printed = Ok(());
     while !cancel.is_cancelled() && printed.is_ok() {

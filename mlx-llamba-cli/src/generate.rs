@@ -228,7 +228,8 @@ impl Args {
             }
             (None, Some(path)) => {
                 let name = path.display().to_string();
-                bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+                bytes =
+                    mlx_llamba::files::read(path).with_context(|| format!("cannot read {name}"))?;
                 name
             }
             (None, None) if self.state_in.is_some() => return Ok(String::new()),

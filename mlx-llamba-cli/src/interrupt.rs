@@ -13,27 +13,32 @@ static HAPPENED: AtomicBool = AtomicBool::new(false);
 pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
-    std::thread::spawn(move || {
+    let listen = move || {
         for _ in signals.forever() {
             if HAPPENED.swap(true, Ordering::Relaxed) {
                 end(crate::INTERRUPTED);
             }
             stop();
         }
-    });
-    Ok(())
+    };
+    spawn(listen)
 }
 
 /// Calls `handle` at every Ctrl-C, with false, and at every termination signal, with true.
 pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
-    std::thread::spawn(move || {
+    spawn(move || {
         for signal in signals.forever() {
             handle(signal != SIGINT);
         }
-    });
-    Ok(())
+    })
+}
+
+/// Runs `listen` on a thread of its own.
+pub(crate) fn spawn(listen: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(listen);
+    thread.map(drop).context("cannot start a thread")
 }
 
 /// Ends the process at once with a status. No destructor of a static runs: MLX's threads may be in the

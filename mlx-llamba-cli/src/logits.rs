@@ -99,12 +99,14 @@ impl Args {
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         // All rows are checked before the first chunk is read.
         model.tokens(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-        let empty = |row: &Vec<u32>| FloatTensor {
-            name: String::new(),
-            shape: vec![row.len(), vocab],
-            values: Vec::with_capacity(row.len() * vocab),
+        let empty = |row: &Vec<u32>| {
+            let (mut values, count) = (Vec::new(), row.len() * vocab);
+            values
+                .try_reserve_exact(count)
+                .with_context(|| format!("no memory for {count} logits of {} tokens", row.len()))?;
+            Ok(FloatTensor { name: String::new(), shape: vec![row.len(), vocab], values })
         };
-        let mut logits: Vec<_> = rows.iter().map(empty).collect();
+        let mut logits = rows.iter().map(empty).collect::<Result<Vec<_>>>()?;
         let mut state = model.state(rows.len())?;
         let reading = Progress::new("reading", Unit::Tokens);
         let (mut start, mut pieces) = (0, self.split.iter().copied());
@@ -131,7 +133,7 @@ impl Args {
 
 fn read_rows(path: &PathBuf) -> Result<Vec<Vec<u32>>> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let text = mlx_llamba::files::read_text(path).with_context(|| format!("cannot read {name}"))?;
     let rows: Vec<Vec<u32>> = serde_json::from_str(&text)
         .with_context(|| format!("{name} is not a JSON list of lists of token ids"))?;
     if let Some(row) = rows.iter().position(Vec::is_empty) {

@@ -25,6 +25,7 @@ mod perplexity;
 mod places;
 mod progress;
 mod quantize;
+mod resources;
 mod rewrite;
 mod sampling;
 mod serve;
@@ -133,7 +134,12 @@ fn run() -> u8 {
     if !matches!(cli.command, Command::Doctor(_) | Command::Completions(_) | Command::Man(_)) {
         cuda::warn();
     }
-    let result = match cli.command {
+    let light = matches!(
+        cli.command,
+        Command::Doctor(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_)
+    );
+    let ready = if light { Ok(()) } else { resources::check() };
+    let result = ready.and_then(|()| match cli.command {
         Command::Generate(args) => args.run(),
         Command::Chat(args) => args.run(),
         Command::Session(args) => args.run(),
@@ -154,7 +160,7 @@ fn run() -> u8 {
         Command::Synthesize(args) => args.run(),
         Command::Completions(args) => args.run(),
         Command::Man(args) => args.run(),
-    };
+    });
     match result {
         Ok(()) if interrupt::happened() => INTERRUPTED,
         Ok(()) => SUCCESS,

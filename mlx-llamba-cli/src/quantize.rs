@@ -153,7 +153,7 @@ impl Args {
             let texts = sources.texts().map(|text| Ok(text?.text));
             texts.collect::<Result<Vec<String>>>()?.join("\n\n")
         } else {
-            std::fs::read_to_string(file)
+            mlx_llamba::files::read_text(file)
                 .with_context(|| format!("cannot read {}", file.display()))?
         };
         let builder = match &self.tokenizer {

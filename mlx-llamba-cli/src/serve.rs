@@ -189,7 +189,7 @@ impl Args {
         let mut api_keys = self.api_key.clone();
         if let Some(path) = &self.api_key_file {
             let name = path.display();
-            let text = std::fs::read_to_string(path);
+            let text = mlx_llamba::files::read_text(path);
             let text = text.with_context(|| format!("cannot read {name}"))?;
             let before = api_keys.len();
             api_keys.extend(text.lines().map(str::trim).filter(|k| !k.is_empty()).map(Into::into));
@@ -246,13 +246,12 @@ impl Args {
 /// second signal, the process exits.
 fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
-    std::thread::spawn(move || {
+    crate::interrupt::spawn(move || {
         for _ in signals.forever() {
             if !serving.swap(false, Ordering::Relaxed) {
                 crate::interrupt::end(crate::INTERRUPTED);
             }
             stop();
         }
-    });
-    Ok(())
+    })
 }

@@ -1,6 +1,5 @@
 //! The texts for measuring models, and the output of the results.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -172,7 +171,7 @@ fn stream<R: Reader>(
     let (mut input, length): (Box<dyn Read>, u64) = if from_stdin {
         (Box::new(std::io::stdin().lock()), 0)
     } else {
-        let file = File::open(path).with_context(cannot)?;
+        let file = mlx_llamba::files::open_file(path).with_context(cannot)?;
         let length = file.metadata().with_context(cannot)?.len();
         (Box::new(file), length)
     };

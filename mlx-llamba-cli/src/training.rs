@@ -58,7 +58,8 @@ impl RecipeArgs {
         if !path.exists() && path.extension().is_none() {
             return Ok((format!("recipe {name}"), builtin(name)?.to_owned()));
         }
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let text =
+            mlx_llamba::files::read_text(path).with_context(|| format!("cannot read {name}"))?;
         Ok((name.to_owned(), text))
     }
 

@@ -199,7 +199,7 @@ pub enum Error {
     #[error(transparent)]
     Teacher(mlx_llamba_teacher::Error),
     /// MLX refused an operation.
-    #[error("MLX: {0}")]
+    #[error("MLX: {}", mlx_llamba_kernels::mlx::reason(.0))]
     Mlx(#[from] mlx_rs::error::Exception),
     /// A run needs more memory than there is.
     #[error(

@@ -65,6 +65,6 @@ pub enum Error {
     #[error(transparent)]
     Llamba(#[from] mlx_llamba::Error),
     /// MLX refused an operation.
-    #[error("MLX: {0}")]
+    #[error("MLX: {}", mlx_llamba_kernels::mlx::reason(.0))]
     Mlx(#[from] mlx_rs::error::Exception),
 }

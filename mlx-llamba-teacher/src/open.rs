@@ -112,7 +112,7 @@ impl Files {
 /// Llamba's: it is opened, or refused, as a Llama.
 pub fn is_teacher(path: &Path) -> bool {
     let kind = || -> Option<String> {
-        let text = std::fs::read(path.join("config.json")).ok()?;
+        let text = mlx_llamba::files::read(&path.join("config.json")).ok()?;
         Some(json::from_slice::<Value>(&text).ok()?["model_type"].as_str()?.to_owned())
     };
     is_gguf(path) || (path.is_dir() && kind().is_some_and(|kind| kind != "llamba"))

@@ -216,7 +216,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// An operation of MLX failed.
-    #[error("MLX: {0}")]
+    #[error("MLX: {}", mlx_llamba_kernels::mlx::reason(.0))]
     Mlx(#[from] mlx_rs::error::Exception),
     /// No back end can be selected.
     #[error(transparent)]

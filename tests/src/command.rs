@@ -118,6 +118,30 @@ impl From<Output> for Run {
     }
 }
 
+/// Runs a command under limits of the shell's `ulimit`, such as `-v 100000`, and ends it with a signal
+/// after 30 seconds.
+pub fn limited(command: &Command, limits: &str) -> Run {
+    let mut shell = Command::new("bash");
+    let script = format!("ulimit -c 0; ulimit {limits} && exec \"$0\" \"$@\"");
+    shell.args(["-c", &script]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = shell.spawn().expect("a shell");
+    let start = Instant::now();
+    while child.try_wait().expect("a child").is_none() {
+        if start.elapsed() > Duration::from_secs(30) {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Run::from(child.wait_with_output().expect("it has ended"))
+}
+
 /// Sends a signal, by its short name, to a process of this test.
 pub fn signal(child: &Child, name: &str) {
     let kill = format!("kill -{name} {}", child.id());

@@ -75,6 +75,12 @@ pub(super) fn matmul(
     make_one(|stream, out| unsafe { c::mlx_llamba_matmul(&raw const args, stream, out) })
 }
 
+/// Starts this many threads for a trial, and returns how many the system gave.
+pub(super) fn guard_process(threads: i32) -> i32 {
+    // SAFETY: takes a number; the threads have ended when it returns.
+    unsafe { c::mlx_llamba_guard_process(threads) }
+}
+
 /// Reads `memory` once with all threads; returns the sum of its whole parts of 2^18.
 pub(super) fn read_memory(memory: &[f32]) -> Result<f32> {
     let mut sum = 0.0;

@@ -106,6 +106,10 @@ extern "C" fn read_at<B: Bytes>(
 ) -> usize {
     // SAFETY: MLX passes the pointer that it was given, before `free`.
     let reader = unsafe { reader::<B>(context) };
+    if out.is_null() {
+        // MLX found no memory.
+        return 0;
+    }
     // SAFETY: MLX gives `wanted` writable bytes at `out` that nothing else uses during the call.
     let out = unsafe { std::slice::from_raw_parts_mut(out.cast(), wanted) };
     // A panic must not reach C++.

@@ -14,6 +14,18 @@ pub(crate) fn install_error_handler() -> Result<()> {
     mlx_rs::memory::active_memory().map(drop)
 }
 
+/// Returns the message of an exception, without the places in source files that it names.
+#[must_use]
+pub fn reason(exception: &Exception) -> String {
+    let what = exception.what();
+    let what = what.rsplit_once(" at mlx/c/").map_or(what, |(what, _)| what);
+    match what {
+        "std::bad_alloc" => "out of memory".to_owned(),
+        "Resource temporarily unavailable" => "the system refused a thread".to_owned(),
+        _ => what.to_owned(),
+    }
+}
+
 /// Turns the status of a call of mlx-c into a result.
 pub(crate) fn check(call: &str, status: i32) -> Result<()> {
     if status == 0 {

@@ -131,7 +131,7 @@ impl ShapeArgs {
                 (path, AnyConfig::Llamba(config))
             }
             Shape::File(file) => {
-                let text = std::fs::read_to_string(file)
+                let text = mlx_llamba::files::read_text(file)
                     .with_context(|| format!("cannot read {}", file.display()))?;
                 let config = match LlamaConfig::from_json(file, &text) {
                     Err(mlx_llamba_teacher::Error::Architecture { .. }) => {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use mlx_llamba::files::json;
+use mlx_llamba::files::{json, open_file, read};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -98,7 +98,7 @@ impl Sources {
     pub(crate) fn hashes(&self) -> Result<Vec<String>> {
         let hash = |(path, _): &(PathBuf, u64)| {
             let mut hasher = Sha256::new();
-            let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+            let mut file = BufReader::with_capacity(1 << 20, open_file(path)?);
             loop {
                 let piece = file.fill_buf()?;
                 if piece.is_empty() {
@@ -122,7 +122,7 @@ impl Sources {
             let texts: Box<dyn Iterator<Item = Result<Text>>> = if is_json(path) {
                 match list(path, &self.field, before) {
                     Ok(Some(texts)) => Box::new(texts.into_iter()),
-                    Ok(None) => match File::open(path).map_err(io("read", path)) {
+                    Ok(None) => match open_file(path).map_err(io("read", path)) {
                         Ok(file) => Box::new(lines(path, file, &self.field, start)),
                         Err(error) => one(error),
                     },
@@ -210,7 +210,7 @@ fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> Result<()> {
 }
 
 fn whole(path: &Path, end: u64) -> Result<Text> {
-    let bytes = fs::read(path).map_err(io("read", path))?;
+    let bytes = read(path).map_err(io("read", path))?;
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let reason = format!("byte {at} is no UTF-8: convert the file, or leave it out");

@@ -49,7 +49,7 @@ impl Prompt {
 /// # Errors
 /// [`mlx_llamba::Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] for an empty file.
 pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
-    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+    let text = mlx_llamba::files::read_text(path).map_err(io("read", path))?;
     let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
     let mut template = None;
     let mut all = Vec::new();

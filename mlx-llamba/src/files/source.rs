@@ -1,5 +1,6 @@
 //! The bytes of a weight file, which is mapped or part of the program.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,12 +8,33 @@ use std::path::{Path, PathBuf};
 use super::map::Map;
 use crate::error::{Error, Result};
 
-/// Reads a file. Pipes and devices are refused: they may never end.
-pub(crate) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+/// Opens a regular file to read it. Pipes and devices are refused: they may never begin or end.
+///
+/// # Errors
+/// Those of the file system.
+pub fn open(path: &Path) -> std::io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
+    File::open(path)
+}
+
+/// Reads a regular file.
+///
+/// # Errors
+/// As for [`open`].
+pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    open(path)?;
     std::fs::read(path)
+}
+
+/// Reads a regular file of text.
+///
+/// # Errors
+/// As for [`open`], or the text is not UTF-8.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    open(path)?;
+    std::fs::read_to_string(path)
 }
 
 /// The read-only bytes of a file.
