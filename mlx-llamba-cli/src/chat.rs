@@ -128,7 +128,7 @@ impl Args {
                 break;
             }
         }
-        Ok(())
+        chat.copies.finish()
     }
 
     fn generation(&self) -> Generation {

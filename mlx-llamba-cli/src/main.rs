@@ -109,7 +109,15 @@ enum Command {
 fn main() -> ! {
     #[cfg(feature = "cuda")]
     cuda::start();
-    let status = run();
+    std::panic::set_hook(Box::new(|panic| {
+        // The library turns panics of `tokenizers` into errors of its own.
+        let place = panic.location().map_or_else(String::new, ToString::to_string);
+        let level =
+            if place.contains("tokenizers") { log::Level::Debug } else { log::Level::Error };
+        let reason = panic.payload_as_str().unwrap_or("unknown").replace('\n', " ");
+        log::log!(level, "internal error at {place}: {reason}");
+    }));
+    let status = std::panic::catch_unwind(run).unwrap_or(FAILURE);
     // There is no way left to report an error.
     let _ = std::io::stdout().flush();
     interrupt::end(status)

@@ -99,7 +99,7 @@ struct LimitArgs {
     /// Maximum number of sessions, if the memory for them allows
     #[arg(long, value_name = "N", default_value_t = EngineOptions::default().sessions)]
     max_sessions: usize,
-    /// Memory for the states of sessions, 17 states each, in MiB
+    /// Memory for sessions, in MiB: 17 states each, and their texts
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().session_memory >> 20)]
     session_memory: usize,
     /// Time without a request after which a new session may replace an old one, in seconds

@@ -26,7 +26,7 @@ impl TemplateArgs {
         let path = Path::new(name);
         if path.is_file() {
             let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
-            let bytes = std::fs::read(path).map_err(failed)?;
+            let bytes = mlx_llamba::files::read(path).map_err(failed)?;
             let source = String::from_utf8(bytes).map_err(|error| Error::Template {
                 name: name.clone(),
                 reason: format!("it is not UTF-8 text: {}", error.utf8_error()),

@@ -410,3 +410,36 @@ fn a_stream_is_read_as_it_comes() {
     let junk = CLI.with_input(&["generate", "--follow"], &[0xff; 2000]);
     assert!(junk.code == Some(0) && junk.out.contains("bits per byte"), "{:?}", junk.err);
 }
+
+/// A disk that takes nothing, here a directory that is a file, costs no conversation: the next turn
+/// saves again, and so does the end.
+#[test]
+fn a_save_that_fails_is_tried_again() {
+    let data = tempfile::tempdir().unwrap();
+    let place = data.path().join("sessions");
+    std::fs::write(&place, "in the way").unwrap();
+    let chat = ["chat", "-t", "0", "-n", "2", "--session", "talk"];
+    let failed = run(data.path(), &chat, "Once\nThen\n");
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert_eq!(failed.out.lines().count(), 2, "{failed:?}");
+    assert!(failed.err.matches("error: not saved").count() == 2, "{failed:?}");
+
+    let mut command = CLI.command(&chat);
+    command.env("MLX_LLAMBA_DATA", data.path()).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"Once\n").unwrap();
+    lines.next().unwrap().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.next().unwrap().unwrap().starts_with("error: not saved"));
+    std::fs::remove_file(&place).unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    let saved = place.join("talk.session");
+    // Others cannot read it.
+    use std::os::unix::fs::PermissionsExt;
+    for (path, mode) in [(&saved, 0o600), (&place, 0o700)] {
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
+    }
+}

@@ -73,7 +73,7 @@ fn results_without_memory_are_an_error() {
     let tokens = vec!["1"; 8000].join(",");
     let arguments = ["logits", "-m", model, "--tokens", &tokens, "--output", "/tmp/x.safetensors"];
     let run = limited(&CLI.command(&arguments), "-v 1000000");
-    run.fails(&["no memory for 400064000 logits of 8000 tokens"]);
+    run.fails(&["no memory for 400000000 logits of 8000 tokens"]);
 }
 
 /// Pipes, devices and directories are no files.
@@ -105,5 +105,25 @@ fn files_that_never_end_are_refused() {
         assert!(run.code == Some(1), "{run:?}");
         let run = limited(&CLI.command(&["serve", "--chat-template", path]), "-c 0");
         assert!(run.code == Some(1), "{run:?}");
+    }
+}
+
+#[test]
+fn a_bias_that_is_no_number_is_refused() {
+    for bias in ["1=1e99", "1=-1e39", "1="] {
+        let run = CLI.run(&["generate", "-n", "1", &format!("--logit-bias={bias}"), "x"]);
+        assert!(run.code == Some(2) && run.err.contains("is not a number"), "{run:?}");
+    }
+}
+
+/// A name that looks like a path is no repository: nothing is asked of the hub, which is not there.
+#[test]
+fn local_names_are_not_repositories() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("models")).unwrap();
+    for name in ["models/mine", "other/model.safetensors", "other/model.gguf", "./mine", "a/b/c"] {
+        let mut command = CLI.command(&["generate", "-n", "1", "--model", name, "x"]);
+        let run = Run::of(command.current_dir(directory.path()));
+        run.fails(&["no such file or directory, and not the name of a repository"]);
     }
 }

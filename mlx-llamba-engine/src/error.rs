@@ -124,6 +124,14 @@ pub enum Error {
         /// Time until the first of them may be dropped.
         retry_after: Duration,
     },
+    /// A session takes more memory than all sessions may.
+    #[error("the session takes {bytes} bytes, more than {limit}")]
+    SessionTooLarge {
+        /// Bytes of its text, and of the states that it may keep.
+        bytes: usize,
+        /// [`Options::session_memory`](crate::Options::session_memory).
+        limit: usize,
+    },
     /// The session has no such message, or nothing to undo.
     #[error(transparent)]
     SessionState(Arc<mlx_llamba::Error>),

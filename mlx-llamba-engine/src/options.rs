@@ -39,7 +39,8 @@ pub struct Options {
     pub prefill: usize,
     /// Sessions kept, if [`session_memory`](Self::session_memory) allows.
     pub sessions: usize,
-    /// Bytes for the states of sessions. A session may keep 17 states: its end and 16 snapshots.
+    /// Bytes for the states and texts of sessions. A session may keep 17 states: its end and 16
+    /// snapshots.
     pub session_memory: usize,
     /// Time without a request after which a session may be dropped to make room for a new one.
     pub session_idle: Duration,

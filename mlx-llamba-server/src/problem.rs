@@ -179,6 +179,9 @@ impl Problem {
                 Self::bad(format!("{text}; use /v1/completions")).code("no_chat_template")
             }
             Error::QueueFull { retry_after, .. } => Self::busy(&error, *retry_after, "queue_full"),
+            Error::SessionTooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, text).code("session_too_large")
+            }
             Error::SessionsFull { retry_after, .. } => {
                 Self::busy(&error, *retry_after, "too_many_sessions")
             }

@@ -58,7 +58,9 @@ fn slow_clients_are_cut_off() {
     Answer::read(large).is_error(413, None, "10000 bytes");
     let long_head =
         format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(400_000));
-    assert_eq!(server.send(&format!("{long_head}\r\n\r\n")).status, 431);
+    let refused = server.send(&format!("{long_head}\r\n\r\n"));
+    refused.is_error(431, None, "head of the request is too large");
+    server.send("GET / NONSENSE\r\n\r\n").is_error(400, None, "not HTTP/1.1");
     server.post("/v1/completions", &small()).ok();
 }
 
@@ -79,7 +81,7 @@ fn a_full_queue_says_when_to_come_back() {
     assert!(refused.head.contains("\r\nretry-after: "), "{refused:?}");
     assert_eq!(server.metric("mlx_llamba_refused_total"), 1.0);
     // A client that goes away makes room; those that wait get their turn.
-    running.0.get_ref().shutdown(Shutdown::Both).unwrap();
+    drop(running);
     for mut answer in waiting {
         let mut text = String::new();
         answer.0.read_to_string(&mut text).unwrap();
@@ -188,6 +190,33 @@ fn bodies_are_counted_as_they_arrive() {
     server.post("/v1/completions", &word).is_error(413, Some("prompt"), "to encode");
     server.post("/v1/completions", &small()).ok();
     assert_eq!(server.metric("mlx_llamba_request_memory_bytes"), 0.0);
+}
+
+/// A client that says that it sends no more gets its answer, whole or in pieces.
+#[test]
+fn half_closed_connections_are_answered() {
+    let server = Server::start(|_| {});
+    for streams in [false, true] {
+        let mut body = endless("Lily", 400);
+        body["stream"] = streams.into();
+        let mut stream = server.connect();
+        stream.write_all(common::post("/v1/completions", &body.to_string()).as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let text = text.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").unwrap_or(&text);
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text:.300}");
+        let end = if streams { "data: [DONE]" } else { "\"usage\":" };
+        assert!(text.contains(end), "{text:.300}");
+    }
+    // Of an old client no interim response is expected.
+    let mut stream = server.connect();
+    let body = endless("Lily", 200).to_string();
+    let ask = common::post("/v1/completions", &body).replace("HTTP/1.1", "HTTP/1.0");
+    stream.write_all(ask.as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    Answer::read(stream).ok();
+    assert_eq!(server.metric("mlx_llamba_cancelled_total"), 0.0);
 }
 
 /// A prompt that cannot be short enough is refused without being encoded.

@@ -153,7 +153,7 @@ fn hostile(size: usize) -> Vec<(&'static str, &'static str, String)> {
 
 #[test]
 fn memory_stays_within_the_budget() {
-    const LIMIT: usize = 20 << 20;
+    const LIMIT: usize = 12 << 20;
     let server = Server::with_template("{{ messages }}{{ tools }}", |options| {
         options.limits.memory = LIMIT;
         options.engine.cache_memory = 0;
@@ -171,7 +171,7 @@ fn memory_stays_within_the_budget() {
     // Each kind alone, as large as it is allowed.
     let mut all = Vec::new();
     for kind in 0..hostile(1).len() {
-        let mut size = 1 << 16;
+        let mut size = 1 << 15;
         loop {
             let (name, path, body) = hostile(size).swap_remove(kind);
             let request = post(path, &body);

@@ -424,3 +424,21 @@ fn a_directory_keeps_beginnings_for_the_next_server() {
     }
     assert!(server.metric("mlx_llamba_cache_bytes") <= one as f64);
 }
+
+/// Texts of sessions count, not only their states.
+#[test]
+fn long_sessions_leave_less_room() {
+    let count = |text: &str, memory: usize| {
+        let server = Server::start(|options| options.engine.session_memory = memory);
+        let messages = json!([{ "role": "user", "content": text }]);
+        let body = json!({ "model": MODEL, "messages": messages });
+        (0..100)
+            .map(|_| server.post("/v1/sessions", &body).status)
+            .take_while(|s| *s == 200)
+            .count()
+    };
+    let text = "Lily saw a big red ball. ".repeat(80_000);
+    let (short, long) = (count("Lily", 32 << 20), count(&text, 32 << 20));
+    assert!((1..100).contains(&long) && long < short, "{short} short, {long} long");
+    assert_eq!(count(&text, 1 << 20), 0);
+}

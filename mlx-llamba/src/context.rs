@@ -136,7 +136,7 @@ impl Context {
         ]);
         let bytes = KIND.seal(metadata, &self.state.tensors(0)?);
         let bytes = bytes.map_err(|reason| bad(path, reason))?;
-        atomic::write(path, &bytes).map_err(Error::io("write", path))
+        atomic::write_private(path, &bytes).map_err(Error::io("write", path))
     }
 
     /// Reads a file that [`save`](Self::save) wrote.

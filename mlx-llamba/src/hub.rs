@@ -54,7 +54,8 @@ fn find(name: &str, options: &HubOptions, wanted: Wanted) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path.to_owned());
     }
-    let Some((repo, revision)) = repository(name) else {
+    let found = repository(name).filter(|_| !looks_local(path));
+    let Some((repo, revision)) = found else {
         let reason = "no such file or directory, and not the name of a repository, which is \
                       owner/name or owner/name@revision"
             .to_owned();
@@ -151,6 +152,13 @@ pub fn repository(name: &str) -> Option<(&str, Option<&str>)> {
     let (owner, model) = repo.split_once('/')?;
     let good = |part| plain(part, "._-") && !part.contains("..") && !part.contains("--");
     (good(owner) && good(model)).then_some((repo, revision))
+}
+
+/// True for the name of a file of a model, and for a name in a directory that exists here: a path with
+/// a mistake in it must not download what somebody has put under that name.
+fn looks_local(path: &Path) -> bool {
+    let file = path.extension().is_some_and(|e| e == "safetensors" || e == "gguf" || e == "json");
+    file || path.parent().is_some_and(|parent| parent != Path::new("") && parent.is_dir())
 }
 
 /// The repository and the revision in the path of a page: `owner/name`, then maybe `tree/REVISION`

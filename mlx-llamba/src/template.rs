@@ -14,6 +14,7 @@ mod tests;
 mod weights;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,9 @@ const TOOLS: &str = "tool_use";
 /// step, or for 64 bytes of memory.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_BYTE: u64 = 4;
+/// Bytes of text that a rendering may make, and those that each byte of the conversation adds.
+const OUTPUT: usize = 16 << 20;
+const OUTPUT_PER_BYTE: usize = 16;
 /// Bytes that a message counts for in addition to its text.
 const OVERHEAD: usize = 512;
 
@@ -260,11 +264,42 @@ impl Template {
         let reply = [("add_generation_prompt", Value::from(reply))];
         let context = Value::from_pairs(special.chain(given).chain(reply));
         let template = env.get_template(environment::NAME).map_err(|e| bad(&e))?;
-        let text = template.render(context).map_err(|e| bad(&e))?;
+        let mut out = Bounded { bytes: Vec::new(), most: OUTPUT + OUTPUT_PER_BYTE * bytes };
+        let result = template.render_captured_to(context, &mut out).map(drop);
+        if let Err(error) = result {
+            return Err(match error.kind() {
+                ErrorKind::WriteFailure => Error::Template {
+                    name: self.0.name.clone(),
+                    reason: format!("its text is longer than {} bytes", out.most),
+                },
+                _ => bad(&error),
+            });
+        }
+        let text = String::from_utf8_lossy(&out.bytes).into_owned();
         Ok(match guard.mark() {
             Some(mark) => Rendered::without(mark, &text),
             None => Rendered::plain(text),
         })
+    }
+}
+
+/// A text that is not longer than `most` bytes.
+struct Bounded {
+    bytes: Vec<u8>,
+    most: usize,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -91,7 +91,7 @@ impl Command {
             Self::Say(text) => chat.say(text)?,
             Self::Undo => {
                 chat.session().undo()?;
-                chat.copies.save()?;
+                chat.copies.save();
             }
             Self::Regen => {
                 let before = chat.session().fork();
@@ -100,7 +100,7 @@ impl Command {
             Self::Edit(number, text) => change(chat, number, text)?,
             Self::System(text) => {
                 system(chat.session(), text)?;
-                chat.copies.save()?;
+                chat.copies.save();
             }
             Self::Fork => {
                 let session = chat.session().fork();
@@ -114,7 +114,7 @@ impl Command {
                 let Some(file) = chat.copies.here().file.clone() else {
                     bail!("/save needs a name the first time")
                 };
-                chat.copies.save()?;
+                chat.copies.write()?;
                 note(&format!("saved as {}", file.display()));
             }
             Self::Load(name) => {
@@ -178,7 +178,8 @@ fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()
         return chat.reply(Ask::Next, before, true);
     }
     session.edit(number, text)?;
-    chat.copies.save()
+    chat.copies.save();
+    Ok(())
 }
 
 /// Continues in another conversation, and tells how to come back.

@@ -1,5 +1,6 @@
 //! The copies of a conversation, each with its own file or without one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,11 +17,13 @@ pub(super) struct Copy<'m> {
 pub(super) struct Copies<'m> {
     all: Vec<Copy<'m>>,
     current: usize,
+    /// Copies that could not be saved.
+    unsaved: BTreeSet<usize>,
 }
 
 impl<'m> Copies<'m> {
     pub(super) fn new(first: Copy<'m>) -> Self {
-        Self { all: vec![first], current: 0 }
+        Self { all: vec![first], current: 0, unsaved: BTreeSet::new() }
     }
 
     /// Returns the current copy.
@@ -77,14 +80,35 @@ impl<'m> Copies<'m> {
         Ok(())
     }
 
-    /// Saves the current copy, if it has a file.
-    pub(super) fn save(&mut self) -> Result<()> {
-        let Copy { session, file } = self.here();
-        let Some(file) = file else { return Ok(()) };
+    /// Saves the current copy, if it has a file. A failure is told, and the next turn tries again: the
+    /// conversation goes on.
+    pub(super) fn save(&mut self) {
+        if let Err(error) = self.write() {
+            let error = crate::output::describe(&error);
+            eprintln!("error: not saved, to be tried again after the next turn: {error}");
+        }
+    }
+
+    /// Tries again to save what could not be saved.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        while let Some(number) = self.unsaved.pop_first() {
+            self.current = number;
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the current copy to its file, if it has one.
+    pub(super) fn write(&mut self) -> Result<()> {
+        let current = self.current;
+        let Some(file) = self.here().file.clone() else { return Ok(()) };
+        self.unsaved.insert(current);
         if let Some(directory) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory)
+            mlx_llamba::files::atomic::private_directory(directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
         }
-        Ok(session.save(file)?)
+        self.here().session.save(file)?;
+        self.unsaved.remove(&current);
+        Ok(())
     }
 }

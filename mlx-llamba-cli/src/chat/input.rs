@@ -56,7 +56,7 @@ impl Input {
                 let _ = editor.add_history_entry(text.as_str());
                 if let Some(file) = history {
                     // A history that cannot be written must not end the conversation.
-                    let _ = file.parent().map(std::fs::create_dir_all);
+                    let _ = file.parent().map(mlx_llamba::files::atomic::private_directory);
                     let _ = editor.save_history(file);
                 }
             }

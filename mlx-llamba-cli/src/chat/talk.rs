@@ -65,7 +65,8 @@ impl<'m> Chat<'m> {
             *self.session() = before;
         }
         result?;
-        self.copies.save()
+        self.copies.save();
+        Ok(())
     }
 
     fn stream(&mut self, ask: Ask, options: &Generation, written: &mut bool) -> Result<()> {

@@ -20,12 +20,18 @@ use crate::options::Options;
 /// Snapshots that a session may keep.
 const SNAPSHOTS: usize = 16;
 
+/// Bytes that a field of a message counts for.
+const FIELD: usize = 256;
+
 /// Sessions by their ids. An id cannot be guessed: whoever knows it may use the session.
 pub(crate) struct Sessions<'m> {
     llamba: &'m Llamba,
     template: Option<&'m Template>,
     /// The number of sessions kept.
     limit: usize,
+    /// Bytes for all of them, and the bytes of the states that each may have.
+    memory: usize,
+    states: usize,
     /// The time after which an idle session may be dropped for another one.
     idle: Duration,
     kept: HashMap<Name, Kept<'m>>,
@@ -79,8 +85,8 @@ impl<'m> Sessions<'m> {
     ) -> Self {
         let one = llamba.model().config().state_bytes(4).max(1) * (1 + SNAPSHOTS);
         let limit = options.sessions.min(options.session_memory / one);
-        let (idle, kept) = (options.session_idle, HashMap::new());
-        Self { llamba, template, limit, idle, kept, claims: 0 }
+        let (idle, kept, memory) = (options.session_idle, HashMap::new(), options.session_memory);
+        Self { llamba, template, limit, memory, states: one, idle, kept, claims: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -142,6 +148,11 @@ impl<'m> Sessions<'m> {
 
     /// Claims a session for one reply.
     pub(crate) fn claim(&mut self, name: &Name) -> Result<(u64, TurnDraft)> {
+        self.find(name)?;
+        // A session that has grown may take the place of an idle one.
+        while self.bytes() > self.memory {
+            self.forget()?;
+        }
         let draft = self.idle(name)?.draft();
         self.claims += 1;
         let number = self.claims;
@@ -185,7 +196,11 @@ impl<'m> Sessions<'m> {
 
     fn keep(&mut self, tenant: Arc<str>, mut session: Session<'m>) -> Result<SessionView> {
         let bytes = SNAPSHOTS * session.stats().state_bytes;
-        if self.kept.len() >= self.limit {
+        let new = self.states + texts(&session);
+        while self.kept.len() >= self.limit || self.bytes() + new > self.memory {
+            if self.kept.is_empty() {
+                return Err(Error::SessionTooLarge { bytes: new, limit: self.memory });
+            }
             self.forget()?;
         }
         session.set_snapshot_budget(SnapshotBudget::default().bytes(bytes));
@@ -215,6 +230,11 @@ impl<'m> Sessions<'m> {
         }
     }
 
+    /// Bytes of the states that all sessions may have, and of their texts.
+    fn bytes(&self) -> usize {
+        self.kept.values().map(|kept| self.states + texts(&kept.session)).sum()
+    }
+
     fn find(&mut self, name: &Name) -> Result<&mut Kept<'m>> {
         let kept = self.kept.get_mut(name).ok_or_else(|| unknown(&name.id))?;
         kept.used = Instant::now();
@@ -229,6 +249,15 @@ impl<'m> Sessions<'m> {
         }
         Ok(&mut kept.session)
     }
+}
+
+/// Bytes of a session's messages, as text and as tokens.
+fn texts(session: &Session<'_>) -> usize {
+    let messages = session.messages().map(|message| {
+        let fields = message.fields.keys().map(|key| key.len() + FIELD);
+        size_of::<Message>() + message.content.len() + fields.sum::<usize>()
+    });
+    messages.sum::<usize>() + size_of::<u32>() * session.stats().tokens
 }
 
 fn view(id: &str, session: &Session<'_>) -> SessionView {

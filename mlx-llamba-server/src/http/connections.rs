@@ -1,11 +1,12 @@
 //! Connections: a bounded number, each with time limits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +20,7 @@ use tower::ServiceExt;
 
 use super::addresses::Addresses;
 use super::paths::normalize;
+use super::socket::{Socket, gone};
 use crate::api::stream::json;
 use crate::app::App;
 use crate::problem::Problem;
@@ -61,10 +63,14 @@ pub(crate) async fn serve(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let mut stream = TimeoutStream::new(stream);
+        let (socket, state) = Socket::new(stream);
+        let Ok(handle) = socket.handle() else { continue };
+        let mut stream = TimeoutStream::new(socket);
         stream.set_write_timeout(Some(limits.write_timeout));
         let router = router.clone();
+        let version = state.clone();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            version.is_old.store(request.version() < Version::HTTP_11, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
             if let Some(uri) = normalize(request.uri()) {
                 *request.uri_mut() = uri;
@@ -75,13 +81,18 @@ pub(crate) async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_buf_size(HEAD)
+            // A client may end its side and still wait for an answer.
+            .half_close(true)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         let app = app.clone();
         tokio::spawn(async move {
             app.metrics.connections.inc();
-            if let Err(error) = connection.await {
-                log::debug!("connection client={peer} ended: {error}");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    log::debug!("connection client={peer} ended: {error}");
+                },
+                () = gone(handle, state) => log::debug!("connection client={peer}: it is gone"),
             }
             app.metrics.connections.dec();
             drop((place, seat));

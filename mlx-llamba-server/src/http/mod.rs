@@ -8,5 +8,6 @@ pub(crate) mod cors;
 pub(crate) mod guard;
 pub(crate) mod metrics;
 mod paths;
+mod socket;
 
 pub(crate) use connections::serve;

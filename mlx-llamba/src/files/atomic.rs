@@ -88,9 +88,34 @@ impl Write for AtomicFile {
 /// # Errors
 /// Those of the file system; then the old file is still there.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = AtomicFile::create(path)?;
+    finish(AtomicFile::create(path)?, bytes)
+}
+
+/// Writes `bytes` to `path` as [`write`] does. A new file can be read by its owner only.
+///
+/// # Errors
+/// As for [`write`].
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    finish(AtomicFile::private(path)?, bytes)
+}
+
+fn finish(mut file: AtomicFile, bytes: &[u8]) -> Result<()> {
+    sweep(parent(&file.path))?;
     file.write_all(bytes)?;
     file.publish()
+}
+
+/// Creates a directory, and those that it lies in, for its owner only. One that exists is left as it
+/// is.
+///
+/// # Errors
+/// Those of the file system.
+pub fn private_directory(path: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }
 
 /// Flushes a file or a directory to the disk.
@@ -158,6 +183,23 @@ mod tests {
             assert_eq!(mode(&ours), wanted);
         }
         assert_eq!(fs::read(&ours).unwrap(), b"bc");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn private_files_are_their_owners() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("a/b");
+        private_directory(&inner).unwrap();
+        private_directory(&inner).unwrap();
+        let file = inner.join("file");
+        File::create(inner.join(".mlx-llamba-left.part")).unwrap();
+        write_private(&file, b"text").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&inner), mode(&file)], [0o700, 0o600]);
+        // What a killed process left is gone.
+        assert_eq!(fs::read_dir(&inner).unwrap().count(), 1);
     }
 
     #[test]

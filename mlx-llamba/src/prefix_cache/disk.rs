@@ -45,7 +45,7 @@ impl Disk {
             let path = directory.clone();
             move |source| Error::Io { action, path, source }
         };
-        std::fs::create_dir_all(&directory).map_err(io("create"))?;
+        atomic::private_directory(&directory).map_err(io("create"))?;
         atomic::sweep(&directory).map_err(io("list"))?;
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(io("list"))? {
@@ -93,7 +93,7 @@ impl Disk {
         if bytes.len() as u64 > self.budget {
             return Ok(());
         }
-        atomic::write(&path, &bytes).map_err(io)?;
+        atomic::write_private(&path, &bytes).map_err(io)?;
         self.insert(*key, Stored { length, bytes: bytes.len() as u64 });
         Ok(())
     }

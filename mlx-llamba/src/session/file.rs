@@ -209,7 +209,7 @@ impl<'m> Session<'m> {
 
 pub(super) fn save(session: &Session<'_>, path: &Path) -> Result<()> {
     let bytes = session.to_file()?.to_bytes()?;
-    atomic::write(path, &bytes).map_err(Error::io("write", path))
+    atomic::write_private(path, &bytes).map_err(Error::io("write", path))
 }
 
 pub(super) fn load<'m>(llamba: &'m Llamba, path: &Path) -> Result<Session<'m>> {

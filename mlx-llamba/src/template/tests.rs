@@ -386,3 +386,12 @@ fn conversations_with_tools_have_their_own_template() {
     assert_eq!(render(Some("tool_use"), "[1, 2]"), "T2");
     assert!(Template::of(&tokenizer, None).unwrap().takes_tools());
 }
+
+/// A template cannot write far more than it was given.
+#[test]
+fn the_text_of_a_rendering_is_bounded() {
+    let source = "{% set a = 'x' * 100000 %}{% for i in range(10000) %}{{ a }}{% endfor %}";
+    let template = Template::compile("long", source, Vec::new(), None).unwrap();
+    let error = template.render(&[], false, &ChatOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("its text is longer than 16777216 bytes"), "{error}");
+}

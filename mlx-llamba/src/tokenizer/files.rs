@@ -54,8 +54,49 @@ struct Outline {
     normalizer: Value,
     #[serde(default)]
     pre_tokenizer: Value,
-    #[serde(default, rename = "post_processor")]
-    _post_processor: Value,
+    #[serde(default)]
+    post_processor: Value,
+}
+
+/// The most that a part of a tokenizer may have: `tokenizers` takes megabytes of memory for a step.
+const STEPS: usize = 64;
+const STEP_BYTES: usize = 1 << 16;
+
+impl Outline {
+    /// Refuses parts that take far more memory than the file has bytes; the error says what.
+    fn check(&self) -> Result<(), String> {
+        for (name, part) in [
+            ("normalizer", &self.normalizer),
+            ("pre_tokenizer", &self.pre_tokenizer),
+            ("decoder", &self.decoder),
+            ("post_processor", &self.post_processor),
+        ] {
+            let (steps, bytes) = size(part);
+            if steps > STEPS || bytes > STEP_BYTES {
+                return Err(format!(
+                    "its {name} has {steps} steps and {bytes} bytes, expected at most {STEPS} and \
+                     {STEP_BYTES}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The steps of a part of a tokenizer, and the bytes of all of its texts but the character maps of
+/// SentencePiece.
+fn size(value: &Value) -> (usize, usize) {
+    let sum = |(a, b): (usize, usize), (c, d): (usize, usize)| (a + c, b + d);
+    match value {
+        Value::String(text) => (0, text.len()),
+        Value::Array(items) => items.iter().map(size).fold((0, 8 * items.len()), sum),
+        Value::Object(fields) => {
+            let own = usize::from(fields.contains_key("type"));
+            let parts = fields.iter().filter(|(name, _)| *name != "precompiled_charsmap");
+            parts.map(|(name, value)| sum((0, name.len()), size(value))).fold((own, 0), sum)
+        }
+        _ => (0, 8),
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -174,6 +215,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
             "an added token of {found} bytes, expected at most {LONGEST}"
         )));
     }
+    outline.check().map_err(|e| damaged(&e))?;
     let load = || {
         let mut loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
         // Some files still have the padding of their training, of any length.

@@ -474,3 +474,24 @@ proptest! {
         }
     }
 }
+
+/// Parts of a file that take far more memory than its size are refused before they are made.
+#[test]
+fn costly_tokenizers_are_refused() {
+    let read = |part: &str, value: Value| {
+        let files = small(|file| file[part] = value, Value::Null, Value::Null);
+        Tokenizer::from_files("there.json", &files).map(drop)
+    };
+    let step = json!({ "type": "Replace", "pattern": { "Regex": "a" }, "content": "" });
+    let steps = |count| json!({ "type": "Sequence", "normalizers": vec![step.clone(); count] });
+    read("normalizer", steps(60)).unwrap();
+    let long = json!({ "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": vec![json!({ "Sequence": { "id": "A", "type_id": 0 } }); 10_000] });
+    for (part, value, found) in [
+        ("normalizer", steps(100), "normalizer has 101 steps"),
+        ("post_processor", long, "post_processor has 1 steps and"),
+    ] {
+        let error = read(part, value).unwrap_err().to_string();
+        assert!(error.contains("there.json") && error.contains(found), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! A client's socket: it notices that the client sends no more, and explains refusals of hyper.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::api::stream::json;
+use crate::problem::Problem;
+
+/// The time between two looks at a client that sends no more.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// A client's socket.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    state: Arc<State>,
+    /// What is written in place of an answer without a body, and the bytes of it that are.
+    instead: Option<(Vec<u8>, usize)>,
+}
+
+/// What is known about a client.
+#[derive(Default)]
+pub(crate) struct State {
+    /// It sends no more.
+    ended: Notify,
+    /// It has sent something that nothing was answered to.
+    waits: AtomicBool,
+    /// Its last request was of HTTP/1.0.
+    pub(crate) is_old: AtomicBool,
+}
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream) -> (Self, Arc<State>) {
+        let state = Arc::new(State::default());
+        (Self { stream, state: state.clone(), instead: None }, state)
+    }
+
+    /// Another handle of the connection.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn handle(&self) -> io::Result<std::net::TcpStream> {
+        Ok(self.stream.as_fd().try_clone_to_owned()?.into())
+    }
+}
+
+/// Waits until a client that sends no more, and waits for an answer, is gone.
+///
+/// One that has closed its side only, as HTTP allows, looks the same until something is sent to it: an
+/// interim response, which clients ignore, and which the system of one that is gone refuses.
+pub(crate) async fn gone(handle: std::net::TcpStream, state: Arc<State>) {
+    state.ended.notified().await;
+    let waits = || state.waits.load(Ordering::Relaxed);
+    if waits() && !state.is_old.load(Ordering::Relaxed) {
+        let sent = (&handle).write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        while waits() {
+            if sent.is_err() || !matches!(handle.take_error(), Ok(None)) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    std::future::pending().await
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.state.waits.store(true, Ordering::Relaxed);
+        } else if buffer.remaining() > 0 {
+            self.state.ended.notify_one();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.state.waits.store(false, Ordering::Relaxed);
+        let this = &mut *self;
+        if this.instead.is_none() {
+            match explained(bytes) {
+                Some(text) => this.instead = Some((text, 0)),
+                None => return Pin::new(&mut this.stream).poll_write(context, bytes),
+            }
+        }
+        while let Some((text, done)) =
+            this.instead.as_mut().filter(|(text, done)| *done < text.len())
+        {
+            *done += ready!(Pin::new(&mut this.stream).poll_write(context, &text[*done..]))?;
+        }
+        this.instead = None;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The answer with a JSON error in place of one of hyper's own, to a head that is no HTTP or too long:
+/// they are the only errors without a body.
+fn explained(answer: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(answer).ok()?.strip_suffix("\r\n\r\n")?;
+    let status = text.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    let status = StatusCode::from_u16(status).ok().filter(StatusCode::is_client_error)?;
+    let (before, after) = text.split_once("\r\ncontent-length: 0\r\n")?;
+    let message = match status {
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "the head of the request is too large",
+        StatusCode::URI_TOO_LONG => "the address is too long",
+        _ => "the request is not HTTP/1.1",
+    };
+    let body = json(&Problem::new(status, message).code("bad_request").body());
+    let length = body.len();
+    let head = format!(
+        "{before}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{after}"
+    );
+    Some(format!("{head}\r\n\r\n{body}").into_bytes())
+}
