@@ -151,7 +151,7 @@ fn list(path: &Path, field: &str, end: u64) -> Result<Option<Vec<Result<Text>>>>
     if !is(path, "json") {
         return Ok(None);
     }
-    let bytes = fs::read(path).map_err(io("read", path))?;
+    let bytes = read(path).map_err(io("read", path))?;
     let bad = |line, reason| Error::Document { path: path.to_owned(), line, reason };
     let items = match json::from_slice::<Value>(&bytes) {
         Ok(Value::Array(items)) => items,
