@@ -1,6 +1,6 @@
 //! A client's socket: it notices that the client sends no more, and explains refusals of hyper.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::api::stream::json;
 use crate::problem::Problem;
@@ -30,8 +29,6 @@ pub(crate) struct Socket {
 /// What is known about a client.
 #[derive(Default)]
 pub(crate) struct State {
-    /// It sends no more.
-    ended: Notify,
     /// It has sent something that nothing was answered to.
     waits: AtomicBool,
     /// Its last request was of HTTP/1.0.
@@ -58,10 +55,17 @@ impl Socket {
 /// One that has closed its side only, as HTTP allows, looks the same until something is sent to it: an
 /// interim response, which clients ignore, and which the system of one that is gone refuses.
 pub(crate) async fn gone(handle: std::net::TcpStream, state: Arc<State>) {
-    state.ended.notified().await;
+    let Ok(handle) = TcpStream::from_std(handle) else { return std::future::pending().await };
+    // hyper does not read while it answers.
+    loop {
+        match handle.peek(&mut [0]).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => tokio::time::sleep(LOOK).await,
+        }
+    }
     let waits = || state.waits.load(Ordering::Relaxed);
     if waits() && !state.is_old.load(Ordering::Relaxed) {
-        let sent = (&handle).write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        let sent = handle.try_write(b"HTTP/1.1 100 Continue\r\n\r\n");
         while waits() {
             if sent.is_err() || !matches!(handle.take_error(), Ok(None)) {
                 return;
@@ -82,8 +86,6 @@ impl AsyncRead for Socket {
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if buffer.filled().len() > before {
             self.state.waits.store(true, Ordering::Relaxed);
-        } else if buffer.remaining() > 0 {
-            self.state.ended.notify_one();
         }
         Poll::Ready(Ok(()))
     }
