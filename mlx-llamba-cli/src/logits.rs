@@ -1,7 +1,7 @@
 //! `mlx-llamba logits`
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::files::FloatTensor;
@@ -131,7 +131,7 @@ impl Args {
     }
 }
 
-fn read_rows(path: &PathBuf) -> Result<Vec<Vec<u32>>> {
+fn read_rows(path: &Path) -> Result<Vec<Vec<u32>>> {
     let name = path.display();
     let text = mlx_llamba::files::read_text(path).with_context(|| format!("cannot read {name}"))?;
     let rows: Vec<Vec<u32>> = serde_json::from_str(&text)

@@ -91,10 +91,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     finish(AtomicFile::create(path)?, bytes)
 }
 
-/// Writes `bytes` to `path` as [`write`] does. A new file can be read by its owner only.
+/// Writes `bytes` to `path` as [`write()`] does. A new file can be read by its owner only.
 ///
 /// # Errors
-/// As for [`write`].
+/// As for [`write()`].
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     finish(AtomicFile::private(path)?, bytes)
 }
