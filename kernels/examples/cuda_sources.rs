@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MatmulCall, MixerCall, add_rms_norm_launch, draw_launch,
-    ring_attention_launch, swiglu_launch,
+    Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, adamw_launch,
+    add_rms_norm_launch, draw_launch, recurrence_launch, ring_attention_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -45,6 +45,17 @@ fn main() {
         let inputs = [&inputs[..], &[("positions", Dtype::Int32), ("read", Dtype::Int32)]].concat();
         add(format!("ring attention h={h} g={g} k={k}"), &launch, &inputs);
     }
+    for (i, [h, p, n]) in [[9, 64, 64], [32, 128, 64], [6, 5, 7]].into_iter().enumerate() {
+        let heads = [h; 3];
+        let (b, l, rows, columns) = (2, 100, p, n);
+        let call = RecurrenceCall { b, l, h, heads, rows, columns, reverse: i % 2 == 1 };
+        let launch = recurrence_launch(&call).expect("a launch");
+        let inputs = ["u", "v", "w", "a", "start"].map(|name| (name, Dtype::Float32));
+        add(format!("recurrence h={h} p={p} n={n}"), &launch, &inputs);
+    }
+    let step = adamw_launch(1000).expect("a launch");
+    let inputs = ["parameter", "gradient", "m", "v", "how"].map(|name| (name, Dtype::Float32));
+    add("adamw".to_owned(), &step, &inputs);
     for (i, vocab) in [4096, 49_152, 128_256].into_iter().enumerate() {
         let of = if i % 2 == 0 { Dtype::Bfloat16 } else { Dtype::Float32 };
         let launch = draw_launch([64, vocab], of, vocab, 0.8, f32::INFINITY).expect("a launch");

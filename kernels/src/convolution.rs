@@ -6,6 +6,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::Dims;
 use crate::mixer::MixerWeights;
+use crate::plain::of_sequences;
 use crate::scan::cumsum;
 
 /// Convolves `xBC` (b, l, conv_dim), continuing the inputs `conv` (b, k-1, conv_dim).
@@ -22,7 +23,7 @@ pub(crate) fn convolution(
     weights: &MixerWeights,
     dims: Dims,
 ) -> Result<(Array, Array)> {
-    let (l, k, dtype) = (xBC.dim(1), dims.k as i32, xBC.dtype());
+    let (b, l, k, dtype) = (xBC.dim(0), xBC.dim(1), dims.k as i32, xBC.dtype());
     let inputs = concatenate(&[&conv.as_dtype(dtype)?, xBC], 1)?; // (b, k-1+l, conv_dim)
     let documents = starts.map(|starts| documents(starts, k)).transpose()?; // (b, k-1+l, 1)
     let zero = Array::from_f32(0.0).as_dtype(dtype)?;
@@ -39,7 +40,7 @@ pub(crate) fn convolution(
     for (from, tap) in (0..k).zip(&taps) {
         let of = documents.as_ref().map(|all| window(all, from, l)).transpose()?;
         let input = within(window(&inputs, from, l)?, of, current.as_ref())?;
-        let product = input.multiply(tap)?; // (b, l, conv_dim)
+        let product = input.multiply(of_sequences(tap, b)?)?; // (b, l, conv_dim)
         sum = Some(match sum {
             None => product,
             Some(sum) => sum.add(product)?,
@@ -47,7 +48,7 @@ pub(crate) fn convolution(
     }
     let mut sum = sum.ok_or_else(|| Exception::custom("a convolution without taps"))?;
     if let Some(bias) = &weights.conv_bias {
-        sum = sum.add(bias.as_dtype(dtype)?)?;
+        sum = sum.add(of_sequences(&bias.as_dtype(dtype)?, b)?)?;
     }
 
     let last = |array: &Array| match lengths {

@@ -1,6 +1,7 @@
 //! The GPU kernels on Apple's GPUs.
 
-use crate::gpu::{Gpu, mixer_launch};
+use crate::elementwise::Functions;
+use crate::gpu::{Gpu, Training, mixer_launch};
 use crate::mlx::custom_kernel::metal;
 
 /// Metal. The kernels are written in its language.
@@ -11,4 +12,17 @@ pub(crate) static METAL: Gpu = Gpu {
     matmul: None,
     available: metal::available,
     run: metal::run,
+    training: &TRAINING,
+};
+
+static TRAINING: Training = Training {
+    name: "Metal with gradients",
+    gpu: &METAL,
+    run: |launch, inputs| METAL.outputs(launch, inputs),
+    functions: Functions {
+        recurrence: |x, log_a, BC, H, starts, dims, _| {
+            TRAINING.recurrence(x, log_a, BC, H, starts, dims)
+        },
+        ..Functions::MLX
+    },
 };

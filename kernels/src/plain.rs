@@ -3,7 +3,8 @@
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{
-    expand_dims, eye, logaddexp, select, sigmoid, split_at_indices, squeeze_axes, swap_axes,
+    broadcast_to, expand_dims, eye, logaddexp, select, sigmoid, split_at_indices, squeeze_axes,
+    swap_axes,
 };
 use mlx_rs::{Array, Dtype};
 
@@ -89,7 +90,7 @@ pub(crate) fn mixer(args: MixerArgs<'_>, functions: Functions) -> Result<Mixed> 
     let MixerArgs { input, state, weights, dims, .. } = args;
     let Projected { x, B, C, A_log, z, starts, .. } = &projected;
     let (b, l, dtype) = (x.dim(0), x.dim(1), input.rows.dtype());
-    let (h, d_inner) = (dims.h as i32, dims.d_inner() as i32);
+    let [h, p, d_inner] = [dims.h, dims.p, dims.d_inner()].map(|size| size as i32);
 
     let (y, ssm) = if l == 1 && input.lengths.is_none() {
         let [x, B, C] = [x, B, C].map(|array| squeeze_axes(array, &[1]));
@@ -105,18 +106,28 @@ pub(crate) fn mixer(args: MixerArgs<'_>, functions: Functions) -> Result<Mixed> 
             Some(lengths) => ssd::mask_padding(x, &log_a, lengths)?,
             None => (x.clone(), log_a),
         };
-        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, functions)?
+        (functions.recurrence)(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, functions)?
     };
 
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1])?; // (h, 1)
-    let y = y.add(x.multiply(&D)?)?; // (b, l, h, p)
-    let y = y.reshape(&[b, l, d_inner])?.as_dtype(dtype)?;
+    let D = of_sequences(&broadcast_to(&D, &[h, p])?, b)?; // (b, 1, d_inner)
+    let x = x.reshape(&[b, l, d_inner])?;
+    let y = y.reshape(&[b, l, d_inner])?.add(x.multiply(&D)?)?.as_dtype(dtype)?; // (b, l, d_inner)
     let z = match &weights.z_bias {
-        Some(z_bias) => z.add(z_bias.as_dtype(dtype)?)?,
+        Some(z_bias) => z.add(of_sequences(&z_bias.as_dtype(dtype)?, b)?)?,
         None => z.clone(),
     };
     let state = MixerState { conv: projected.conv, ssm };
     Ok(Mixed { y: (functions.gate)(&z, &y)?, state })
+}
+
+/// Repeats the elements of `weight` for each of `b` sequences, (b, 1, elements).
+///
+/// The gradient is then a sum over tokens and one over sequences. MLX computes one sum over both, or
+/// over all but an axis of few elements, in so few blocks that it takes a GPU up to twenty times as long.
+pub(crate) fn of_sequences(weight: &Array, b: i32) -> Result<Array> {
+    let row = weight.reshape(&[1, 1, -1])?;
+    broadcast_to(&row, &[b, 1, row.dim(2)])
 }
 
 /// Implements [`Backend::mixing_matrix`](crate::Backend::mixing_matrix); shapes have been checked.

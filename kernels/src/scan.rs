@@ -27,6 +27,11 @@ pub fn cumsum(x: &Array) -> Result<Array> {
     sums.pop().ok_or_else(|| Exception::custom("a cumulative sum gave nothing"))
 }
 
+/// The inclusive sum from each element to the end of the last axis, in any dtype. Has no gradient.
+pub(crate) fn cumsum_from(x: &Array) -> Result<Array> {
+    sum(x, true)
+}
+
 /// The inclusive running maximum along the last axis, in any dtype. Has no gradient.
 ///
 /// # Errors

@@ -34,8 +34,9 @@ fn a_line_is_a_message_and_replies_are_all_that_is_printed() {
     let chat = ["chat", "-t", "0", "-n", "8"];
     let story = ok(data.path(), &chat, "Once upon a time\n\nThen the cat came\n");
     assert_eq!(story.lines().count(), 2);
-    // The first reply equals the output of generate.
-    let generated = CLI.ok(&["generate", "-t", "0", "-n", "8", "Once upon a time"]);
+    // The first reply equals the output of generate for what the template makes of the message.
+    let prompt = "Once upon a time<|begin_of_text|>";
+    let generated = CLI.ok(&["generate", "-t", "0", "-n", "8", prompt]);
     assert_eq!(story.lines().next(), generated.lines().next());
     // A message as an argument is the only one.
     let more = ["--chat-template", "chatml"];

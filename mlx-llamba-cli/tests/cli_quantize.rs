@@ -192,7 +192,7 @@ fn cartesia_files_keep_their_numbers() {
 fn inspect_tells_what_it_takes() {
     let text = CLI.ok(&["inspect"]);
     for part in
-        ["llamba-stories", "parameters   6.29", "bits per weight", "state", "memory", "6 layers"]
+        ["llamba-stories", "parameters   13.1", "bits per weight", "state", "memory", "6 layers"]
     {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -22,15 +22,15 @@ TEACHER |= {"num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 176}
 
 def story(shell):
     generate = "mlx-llamba generate --echo --temperature 0.6 --seed"
-    shell.run(f'{generate} 18 -n 40 \\\n  --state-out lily.state "Lily found a key in the garden."')
+    shell.run(f'{generate} 5 -n 40 \\\n  --state-out lily.state "Lily found a key in the garden."')
     shell.run("ls -sh lily.state")
     shell.run(f'{generate} 2 -n 30 \\\n  --state-in lily.state " The next morning"')
 
 
 def chat(shell):
-    shell.run("mlx-llamba chat --seed 2 --max-tokens 20", prompt="> ")
-    lines = ["One day, a little cat named Tom saw a red ball.", "/fork", "Then a big dog came."]
-    lines += ["/switch 1", "/undo", "One day, a little cat lost her hat.", "/history"]
+    shell.run("mlx-llamba chat --seed 2 --max-tokens 40", prompt="> ")
+    lines = ["Tell me a story about a brave penguin.", "/fork", "Now one about a dragon who cannot sleep."]
+    lines += ["/switch 1", "/undo", "A story about a robot named Pip, please.", "/history"]
     for line in lines:
         shell.run(line, prompt="> ")
 

@@ -2,12 +2,18 @@
 
 use mlx_rs::Dtype;
 
-use super::{Check, Matrix, Ring, published, ragged, rings, steps, tokens};
+use super::{Case, Check, Matrix, Ring, published, ragged, rings, steps, tokens};
 
 /// Returns every case of every operation, for any back end and dtype.
 pub fn all() -> Vec<Check> {
     let (float, half, bf16) = (Dtype::Float32, Dtype::Float16, Dtype::Bfloat16);
     let mut all = Vec::new();
+    let starts = [(0, 0), (0, 63), (1, 64), (1, 99)];
+    for case in
+        [Case::new([6, 3, 5, 7, 4], 2, 100).starts(&starts), Case::new([9, 9, 64, 64, 4], 2, 300)]
+    {
+        all.push(Check::MixerGradient(case));
+    }
     for case in [steps(), tokens(), ragged(), published()].concat() {
         all.extend([float, half, bf16].map(|dtype| Check::Mixer(case.clone().dtype(dtype))));
     }

@@ -8,6 +8,7 @@
 mod cases;
 mod compare;
 mod data;
+mod gradient;
 mod list;
 mod operations;
 mod ring;
@@ -40,6 +41,9 @@ pub const FLOAT32: f64 = 1e-6;
 pub enum Check {
     /// The mixer; every dtype.
     Mixer(Case),
+    /// The gradients of the mixer's results by its rows, states and weights, in float32, compared with
+    /// those of plain MLX operations on the same device.
+    MixerGradient(Case),
     /// The activation of an MLP, from (rows, 2 width) to (rows, width).
     Swiglu {
         /// Rows.
@@ -165,7 +169,7 @@ impl Check {
     /// Returns the kernel that computes it.
     pub fn kernel(&self) -> Kernel {
         match self {
-            Self::Mixer(case) => Kernel::mixer(case.l),
+            Self::Mixer(case) | Self::MixerGradient(case) => Kernel::mixer(case.l),
             Self::Swiglu { .. } => Kernel::Swiglu,
             Self::Norm { residual: true, .. } => Kernel::AddRmsNorm,
             Self::Norm { .. } => Kernel::RmsNorm,
@@ -178,7 +182,7 @@ impl Check {
     /// Returns the dtype of its activations.
     pub fn dtype(&self) -> Dtype {
         match self {
-            Self::Mixer(case) => case.dtype,
+            Self::Mixer(case) | Self::MixerGradient(case) => case.dtype,
             Self::RingAttention(ring) => ring.dtype,
             Self::Swiglu { dtype, .. }
             | Self::Norm { dtype, .. }
@@ -189,6 +193,9 @@ impl Check {
 
     /// Returns true if `backend` has a kernel for the operation, and takes the dtype.
     pub fn applies(&self, backend: Backend) -> bool {
+        if let Self::MixerGradient(_) = self {
+            return backend.differentiable() != Backend::PLAIN;
+        }
         backend.kernels().contains(self.kernel()) && backend.takes(self.dtype()).is_ok()
     }
 
@@ -235,6 +242,10 @@ impl fmt::Display for Check {
         let dtype = self.dtype();
         match self {
             Self::Mixer(case) => operations::write_mixer(f, case),
+            Self::MixerGradient(case) => {
+                f.write_str("gradient of ")?;
+                operations::write_mixer(f, case)
+            }
             Self::Swiglu { rows, width, .. } => write!(f, "swiglu {dtype:?} {rows} x {width}"),
             Self::Norm { residual, rows, width, .. } => {
                 let name = if *residual { "residual norm" } else { "norm" };

@@ -7,6 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::compare::{Found, error, error_of};
 use super::data::{Arrays, Data, Values, array, values};
+use super::gradient::gradient;
 use super::{Case, Check, Failure, Matrix, Measured, Ring, timed};
 use crate::{Activations, Backend, Draw, Mode, Quantized, Scheme, Weight};
 
@@ -27,6 +28,7 @@ impl Check {
         };
         match self {
             Self::Mixer(case) => self.mixer(case, backend, float32),
+            Self::MixerGradient(case) => gradient(case, backend, float32),
             Self::Swiglu { rows, width, .. } => {
                 swiglu([*rows, *width], dtype, backend, bound(0.5 * float32))
             }

@@ -91,7 +91,7 @@ impl Operations for Cpu {
 
     fn functions(&self) -> Functions {
         if self.differentiable {
-            Functions { exp: elementwise::exp, gate: elementwise::gate }
+            Functions { exp: elementwise::exp, gate: elementwise::gate, ..Functions::MLX }
         } else {
             Functions::MLX
         }

@@ -11,8 +11,9 @@ pub use step::step;
 
 use std::sync::LazyLock;
 
+use crate::elementwise::Functions;
 use crate::gpu::call::{mixer_outputs, mixer_template, sizes};
-use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall, Source};
+use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall, Source, Training};
 use crate::mlx::custom_kernel::cuda;
 use crate::mlx::properties::gpu_property;
 
@@ -28,6 +29,19 @@ pub(crate) static CUDA: Gpu = Gpu {
     matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
     available: cuda::available,
     run: cuda::run,
+    training: &TRAINING,
+};
+
+static TRAINING: Training = Training {
+    name: "CUDA with gradients",
+    gpu: &CUDA,
+    run: |launch, inputs| CUDA.outputs(launch, inputs),
+    functions: Functions {
+        recurrence: |x, log_a, BC, H, starts, dims, _| {
+            TRAINING.recurrence(x, log_a, BC, H, starts, dims)
+        },
+        ..Functions::MLX
+    },
 };
 
 /// Shared memory that a block may have on this machine's GPU, in bytes; 0 where its tensor cores do not

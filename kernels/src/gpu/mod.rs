@@ -5,24 +5,30 @@
 //! run exactly what a GPU runs. The sources are in `kernels/metal`; the crate's README has the
 //! arithmetic behind the sizes chosen here. `Gpu` runs launches on one kind of GPU.
 
+mod adamw;
 mod attention;
 pub(crate) mod call;
 mod draw;
 mod elementwise;
+mod recurrence;
 mod scan;
 mod step;
+mod training;
 
 use mlx_rs::error::Exception;
 use mlx_rs::{Array, DeviceType, Dtype};
 
+pub use adamw::{adamw, adamw_launch};
 pub use attention::ring_attention_launch;
 pub use call::{
     LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
 };
 pub use draw::draw_launch;
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
+pub use recurrence::{RecurrenceCall, Run, recurrence, recurrence_launch};
 pub use scan::mixer_scan;
 pub use step::{MAX_STEPS, mixer_step};
+pub(crate) use training::Training;
 
 pub use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
@@ -90,12 +96,22 @@ pub(crate) struct Gpu {
     /// Puts a launch into MLX's graph; the safety conditions are those of
     /// [`run`](crate::mlx::custom_kernel::metal::run).
     pub(crate) run: unsafe fn(&Launch, &str, &[&Array]) -> Result<Vec<Array>>,
+    /// The operations that have gradients.
+    pub(crate) training: &'static Training,
 }
 
 impl Gpu {
     /// Puts a launch of this module into MLX's graph. The inputs must have the shapes and dtypes
     /// that the launch was made from.
     fn run<const N: usize>(&self, launch: &Launch, inputs: &[&Array]) -> Result<[Array; N]> {
+        self.outputs(launch, inputs)?.try_into().map_err(|found: Vec<Array>| {
+            let (name, found) = (launch.source.name, found.len());
+            Exception::custom(format!("{name}: {found} outputs instead of {N}"))
+        })
+    }
+
+    /// As [`run`](Self::run), for any number of outputs.
+    pub(crate) fn outputs(&self, launch: &Launch, inputs: &[&Array]) -> Result<Vec<Array>> {
         let prelude = match launch.source.language {
             Language::Metal => self.dialect,
             Language::Cuda => "",
@@ -105,11 +121,7 @@ impl Gpu {
         // clamped), write every element of every output, and never an input. Over a list of shapes
         // the emulator's tests check this for the kernels in Metal; those in CUDA were checked on a
         // GPU, by `scripts/gpu-check` under compute-sanitizer.
-        let outputs = unsafe { (self.run)(launch, prelude, inputs)? };
-        outputs.try_into().map_err(|found: Vec<Array>| {
-            let (name, found) = (launch.source.name, found.len());
-            Exception::custom(format!("{name}: {found} outputs instead of {N}"))
-        })
+        unsafe { (self.run)(launch, prelude, inputs) }
     }
 
     /// The mixer in one dispatch.
@@ -267,6 +279,10 @@ impl Operations for Gpu {
                 Err(format!("the {name} kernels take float32, float16 and bfloat16 only"))
             }
         }
+    }
+
+    fn differentiable(&self) -> &'static dyn Operations {
+        self.training
     }
 
     fn kernels(&self) -> Kernels {

@@ -5,7 +5,7 @@
 //! rates.
 
 use mlx_rs::Array;
-use mlx_rs::ops::{concatenate, split_at_indices, sum_axes, swap_axes};
+use mlx_rs::ops::{addmm, concatenate, split_at_indices, sum_axes, swap_axes};
 
 use crate::Result;
 
@@ -67,11 +67,11 @@ fn orthogonal(matrices: &Array) -> Result<Array> {
     let x = if tall { swap_axes(matrices, 1, 2)? } else { matrices.clone() };
     let length = sum_axes(&x.square()?, &[1, 2], true)?.sqrt()?; // (k, 1, 1)
     let mut x = x.divide(length.add(Array::from_f32(1e-7))?)?;
-    let [a, b, c] = POLYNOMIAL.map(Array::from_f32);
+    let [a, b, c] = POLYNOMIAL;
     for _ in 0..ITERATIONS {
         let square = x.matmul(swap_axes(&x, 1, 2)?)?; // (k, r, r)
-        let mixed = square.multiply(&b)?.add(square.matmul(&square)?.multiply(&c)?)?;
-        x = x.multiply(&a)?.add(mixed.matmul(&x)?)?;
+        let mixed = addmm(&square, &square, &square, c, b)?;
+        x = addmm(&x, &mixed, &x, None, a)?;
     }
     if tall { Ok(swap_axes(&x, 1, 2)?) } else { Ok(x) }
 }
