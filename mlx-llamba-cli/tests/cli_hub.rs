@@ -31,20 +31,26 @@ fn run(hub: &FakeHub, cache: &Path, environment: &[(&str, &str)], arguments: &[&
     Run::of(command.envs(environment.iter().copied()))
 }
 
-const GENERATE: [&str; 7] = ["generate", "-t", "0", "-n", "8", "--model", REPO];
+/// Without the penalty that the built-in model has by default, but not its copy on the hub.
+const GREEDY: [&str; 7] = ["generate", "-t", "0", "--repetition-penalty", "1", "-n", "8"];
 
 #[test]
 fn a_model_is_downloaded_once_and_then_works_offline() {
     let (hub, cache) = hub();
     let with = |environment: &[(&str, &str)], others: &[&str]| {
-        run(&hub, cache.path(), environment, &[&GENERATE, others, &["Once"]].concat())
+        run(
+            &hub,
+            cache.path(),
+            environment,
+            &[&GREEDY, &["--model", REPO][..], others, &["Once"]].concat(),
+        )
     };
     let refused = with(&[], &["--offline"]).fails(&[REPO, "not in the cache", "--offline"]);
     assert!(refused.contains(cache.path().to_str().unwrap()), "{refused}");
     with(&[("HF_HUB_OFFLINE", "1")], &[]).fails(&["not in the cache"]);
     assert!(hub.take_requests(|_| true).is_empty());
 
-    let expected = CLI.ok(&["generate", "-t", "0", "-n", "8", "Once"]);
+    let expected = CLI.ok(&[&GREEDY[..], &["Once"]].concat());
     let good = Run { code: Some(0), out: expected, err: String::new() };
     assert_eq!(with(&[], &[]), good);
     let fetched = hub.take_requests(|r| r.method == "GET" && r.storage);
@@ -81,7 +87,7 @@ fn other_commands_take_names_too() {
 fn gated_repositories_say_how_to_get_in() {
     let (hub, cache) = hub();
     hub.contents().access = Access::Gated("good".to_owned());
-    let generate = [&GENERATE[..], &["Once"]].concat();
+    let generate = [&GREEDY[..], &["--model", REPO, "Once"]].concat();
     let with = |token: &[(&str, &str)]| run(&hub, cache.path(), token, &generate);
     with(&[]).fails(&[REPO, "gated", "license", "HF_TOKEN"]);
     let refused = with(&[("HF_TOKEN", "bad-secret")]).fails(&[REPO, "no access"]);
@@ -100,6 +106,6 @@ fn what_is_not_there_and_what_cannot_be_reached() {
     fails(&format!("{REPO}@v9"), &[REPO, "no revision v9"]);
     fails("no-such-directory", &["no-such-directory", "no such file or directory"]);
     let away = [("HF_ENDPOINT", "http://127.0.0.1:1")];
-    let arguments = [&GENERATE[..], &["Once"]].concat();
+    let arguments = [&GREEDY[..], &["--model", REPO, "Once"]].concat();
     run(&hub, cache.path(), &away, &arguments).fails(&[REPO, "cannot be reached", "network"]);
 }

@@ -46,7 +46,7 @@ fn a_model_brings_its_own_defaults() {
     std::fs::copy(format!("{assets}/tokenizer.json"), place("tokenizer.json")).unwrap();
     std::fs::write(place("generation_config.json"), r#"{"temperature": 0.0}"#).unwrap();
     let model = format!("--seed 5 --tokenizer {}", directory.path().display());
-    let greedy = text("-t 0");
+    let greedy = text("-t 0 --repetition-penalty 1");
     assert_eq!(text(&model), greedy);
     assert_ne!(text(&format!("{model} -t 1")), greedy);
 }

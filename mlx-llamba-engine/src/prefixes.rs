@@ -88,9 +88,8 @@ impl Prefixes {
                 .choices(*choices)
                 .prompt_logprobs(*prompt_logprobs)
         };
-        // Log-probabilities and the repetition penalty need every token of the prompt.
-        let whole = *prompt_logprobs || generation.sampling.repetition_penalty != 1.0;
-        let cache = self.cache.as_mut().filter(|_| !whole && generation.max_tokens > 0);
+        // Log-probabilities need every token of the prompt.
+        let cache = self.cache.as_mut().filter(|_| !prompt_logprobs && generation.max_tokens > 0);
         let Some(cache) = cache else {
             return Ok((request(llamba.context()?, prompt), None, 0));
         };

@@ -16,6 +16,9 @@ fn llamba() -> Llamba {
 
 fn complete(server: &Server, more: &Value) -> Value {
     let mut body = json!({ "model": MODEL, "prompt": PROMPT, "max_tokens": 20 });
+    // Not as the built-in model has it.
+    body["repetition_penalty"] = json!(1);
+    body["temperature"] = json!(1);
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     server.post("/v1/completions", &body).ok()
 }

@@ -22,7 +22,7 @@ const KIND: Kind = Kind {
     name: "a saved state of mlx-llamba",
 };
 /// The number of recent ids kept for penalties.
-const RECENT: usize = 1024;
+pub(crate) const RECENT: usize = 1024;
 
 /// A position in a text with the model's state there. A clone is a fork: it shares the arrays and
 /// continues independently.

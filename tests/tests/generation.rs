@@ -36,7 +36,7 @@ fn numbers(context: &Context) -> Vec<Vec<f32>> {
 #[test]
 fn a_stream_gives_what_generate_gives() {
     let llamba = stories();
-    let options = sampled(60).seed(5);
+    let options = sampled(20).seed(5);
     let whole = llamba.generate(PROMPT, &options).unwrap();
     let events: Vec<Event> =
         llamba.stream(PROMPT, &options).unwrap().collect::<Result<_, _>>().unwrap();
@@ -51,7 +51,7 @@ fn a_stream_gives_what_generate_gives() {
     assert!(matches!(events[0], Event::Prefill { read: 5, total: 5 }), "{:?}", events[0]);
     let Some(Event::End { reason, stats, .. }) = events.last() else { panic!("no end") };
     assert_eq!(*reason, Reason::Length);
-    assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.seed), (5, 60, 5));
+    assert_eq!((stats.prompt_tokens, stats.generated_tokens, stats.seed), (5, 20, 5));
     assert!(stats.decode_tokens_per_second > 0.0 && stats.time_to_first_token > 0.0);
     assert!(stats.peak_memory > llamba.model().weight_bytes());
 }
@@ -82,7 +82,8 @@ fn pipelining_does_not_show() {
 #[test]
 fn it_writes_english() {
     let text = stories().generate(PROMPT, &Generation::greedy().max_tokens(60)).unwrap().text;
-    let common = ["a", "and", "he", "she", "the", "to", "was", "who", "with", "his", "her"];
+    let common =
+        ["a", "and", "he", "in", "she", "the", "there", "to", "was", "who", "with", "his", "her"];
     let known = text.split_whitespace().filter(|word| common.contains(word)).count();
     assert!(known >= 12, "{text}");
 }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// |---|---|---|
 /// | 1 | | drops the padding entries of the vocabulary: an id `>= vocab` is never sampled |
 /// | 2 | `logit_bias` | adds to single logits; `-inf` bans a token, `+inf` allows only such tokens |
-/// | 3 | `repetition_penalty` | CTRL: logits of tokens in the prompt or the output are divided by it if positive, multiplied if negative |
+/// | 3 | `repetition_penalty` | CTRL: logits of tokens in the last 1024 of the prompt or in the output are divided by it if positive, multiplied if negative |
 /// | 4 | `frequency_penalty` | subtracts it once for each time a token stands in the output |
 /// | 5 | `presence_penalty` | subtracts it once if a token stands in the output |
 /// | 6 | `temperature` | 0 ends here with the largest logit (the lowest id of equals); otherwise divides |
