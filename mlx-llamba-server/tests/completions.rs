@@ -14,11 +14,15 @@ fn llamba() -> Llamba {
     Llamba::embedded().compute(Compute::Cpu).load().unwrap()
 }
 
+/// A completion without the sampling that the built-in model has by default.
 fn complete(server: &Server, more: &Value) -> Value {
+    let mut plain = json!({ "temperature": 1, "repetition_penalty": 1 });
+    plain.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    by_default(server, &plain)
+}
+
+fn by_default(server: &Server, more: &Value) -> Value {
     let mut body = json!({ "model": MODEL, "prompt": PROMPT, "max_tokens": 20 });
-    // Not as the built-in model has it.
-    body["repetition_penalty"] = json!(1);
-    body["temperature"] = json!(1);
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     server.post("/v1/completions", &body).ok()
 }
@@ -299,7 +303,7 @@ fn tools_are_in_the_template() {
 #[test]
 fn a_models_own_sampling_is_the_default() {
     let server = Server::sampling(r#"{"temperature": 0.0}"#);
-    let text = |more: Value| complete(&server, &more)["choices"][0]["text"].clone();
+    let text = |more: Value| by_default(&server, &more)["choices"][0]["text"].clone();
     let greedy = text(json!({ "temperature": 0, "seed": 1 }));
     assert_eq!(text(json!({ "seed": 1 })), greedy);
     assert_eq!(text(json!({ "seed": 2 })), greedy);

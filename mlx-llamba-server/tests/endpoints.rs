@@ -15,7 +15,7 @@ const RESPONSES: &str = "/v1/responses";
 
 const TEMPLATE: &str = "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}{% for m in messages %}\
     {{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}\
-    \n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    {{ '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
 
 fn server() -> Server {
     Server::with_template(TEMPLATE, |options| options.strict = true)

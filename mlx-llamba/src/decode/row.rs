@@ -64,10 +64,10 @@ impl Row {
         if let (Some(rng), None, 0) = (position.rng, sampling.seed, choice) {
             sampler.restore(rng);
         }
+        let mut known = [&position.recent, &prompt[position.pending.len()..]].concat();
         // As many as a context keeps: a prompt that is resumed has the same penalties.
-        let known = [&position.recent, &prompt[position.pending.len()..]].concat();
-        let known = &known[known.len().saturating_sub(RECENT)..];
-        sampler.observe(&Array::from_slice(known, &[1, known.len() as i32]))?; // (1, l)
+        known.drain(..known.len().saturating_sub(RECENT));
+        sampler.observe(&Array::from_slice(&known, &[1, known.len() as i32]))?; // (1, l)
         let eos = options.eos.clone().unwrap_or_else(|| {
             let named = tokenizer.map_or(&[][..], Tokenizer::eos_ids);
             named.iter().chain(model.eos()).copied().collect()
