@@ -153,8 +153,7 @@ fn a_message_is_continued() {
     let server = server();
     let messages = json!([{ "role": "user", "content": "Hi" }, { "role": "assistant", "content": "Once upon" }]);
     let prompt = "user: Hi\nassistant: Once upon";
-    let plain =
-        json!({ "model": MODEL, "temperature": 0, "repetition_penalty": 1, "max_tokens": 8 });
+    let plain = json!({ "model": MODEL, "temperature": 0, "max_tokens": 8 });
     let expected = with(plain.clone(), &json!({ "prompt": prompt }));
     let expected = server.post("/v1/completions", &expected).ok()["choices"][0]["text"].clone();
     let continued = with(
