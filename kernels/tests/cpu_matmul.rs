@@ -251,5 +251,5 @@ fn a_result_without_memory_is_an_error() {
     let empty = Array::zeros::<f32>(&[1 << 30, 0]).unwrap();
     let y = cpu::matmul(&empty, &Weight::Dense(empty.clone())).unwrap();
     let error = y.eval().unwrap_err();
-    assert!(error.to_string().contains("no memory for a result"), "{error}");
+    assert!(error.to_string().contains("no memory for"), "{error}");
 }

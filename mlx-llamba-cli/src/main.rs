@@ -107,6 +107,11 @@ enum Command {
 }
 
 fn main() -> ! {
+    if resources::is_hardly_any_left() {
+        let _ = std::io::stderr()
+            .write_all(b"error: the address space is limited (ulimit -v); 700 MiB are needed\n");
+        interrupt::end(FAILURE)
+    }
     #[cfg(feature = "cuda")]
     cuda::start();
     std::panic::set_hook(Box::new(|panic| {

@@ -110,7 +110,9 @@ fn says_why_it_cannot_serve() {
     let address = taken.local_addr().unwrap().to_string();
     CLI.fails(&["serve", "--bind", &address], &["cannot listen on", &address]);
     CLI.fails(&["serve", "--api-key-file", "/nowhere"], &["/nowhere"]);
-    CLI.fails(&["serve", "--api-key-file", "/dev/null"], &["has no keys"]);
+    CLI.fails(&["serve", "--api-key-file", "/dev/null"], &["not a regular file"]);
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    CLI.fails(&["serve", "--api-key-file", empty.path().to_str().unwrap()], &["has no keys"]);
     let free = ["serve", "--bind", "127.0.0.1:0"];
     let fails = |args: &[&str], parts: &[&str]| CLI.fails(&[&free, args].concat(), parts);
     let refuses = |args: &[&str], parts: &[&str]| CLI.refuses(&[&free, args].concat(), parts);

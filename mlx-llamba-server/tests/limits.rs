@@ -189,7 +189,7 @@ fn bodies_are_counted_as_they_arrive() {
     let word = json!({ "model": MODEL, "prompt": "x".repeat(20_000) });
     server.post("/v1/completions", &word).is_error(413, Some("prompt"), "to encode");
     server.post("/v1/completions", &small()).ok();
-    assert_eq!(server.metric("mlx_llamba_request_memory_bytes"), 0.0);
+    server.wait_for("mlx_llamba_request_memory_bytes", 0.0);
 }
 
 /// A client that says that it sends no more gets its answer, whole or in pieces.
