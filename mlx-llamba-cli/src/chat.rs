@@ -109,9 +109,7 @@ impl Args {
         if input.is_terminal() {
             eprintln!("{}: /help lists the commands, Ctrl-D ends the conversation.", chat.name);
             if chat.name == EMBEDDED_MODEL {
-                eprintln!(
-                    "This model tells stories and was not trained to chat: it continues what you write."
-                );
+                eprintln!("This small model tells stories, of what you ask for.");
             }
         }
         while let Line::Text(line) = input.next()? {

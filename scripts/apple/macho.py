@@ -35,7 +35,7 @@ SYSTEM = {
         ("SystemConfiguration", "A"),
     ]
 }
-# Symbols that mlx-c takes from libc++ and MLX does not.
+# Symbols that mlx-c and the kernels take from libc++ and MLX does not.
 STREAMBUF = "15basic_streambufIcNS_11char_traitsIcEEE"
 OSTREAM = "13basic_ostreamIcNS_11char_traitsIcEEE"
 KNOWN_LIBCXX = {
@@ -54,6 +54,9 @@ KNOWN_LIBCXX = {
     f"__ZNSt3__1{STREAMBUF}9showmanycEv",
     f"__ZNSt3__1{STREAMBUF}9underflowEv",
     "__ZNSt3__16localeaSERKS0_",
+    # In every macOS: what a thread that cannot be made throws, std::set_terminate.
+    "__ZTINSt3__112system_errorE",
+    "__ZSt13set_terminatePFvvE",
     # In every macOS: dynamic_cast; since 10.13 new and delete with an alignment.
     "___dynamic_cast",
     "__ZnwmSt11align_val_t",

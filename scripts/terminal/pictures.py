@@ -28,8 +28,8 @@ def story(shell):
 
 
 def chat(shell):
-    shell.run("mlx-llamba chat --seed 2 --max-tokens 40", prompt="> ")
-    lines = ["Tell me a story about a brave penguin.", "/fork", "Now one about a dragon who cannot sleep."]
+    shell.run("mlx-llamba chat --seed 1 --max-tokens 40", prompt="> ")
+    lines = ["Tell me a story about a brave penguin.", "/fork", "Tell me more about Coco."]
     lines += ["/switch 1", "/undo", "A story about a robot named Pip, please.", "/history"]
     for line in lines:
         shell.run(line, prompt="> ")
