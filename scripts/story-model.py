@@ -190,7 +190,7 @@ def report(command, model, held_out, *others):
         found = json.loads(call(command, "perplexity", "--json", "--model", one, "--data", held_out))
         shares = []
         for seed in range(20):
-            sampling = ["--temperature", "0.8", "--seed", str(seed), "--max-tokens", "256"]
+            sampling = ["--temperature", "0.8", "--repetition-penalty", "1", "--seed", str(seed), "--max-tokens", "256"]
             words = call(command, "generate", "--model", one, *sampling, "Once upon a time").split()
             shares.append(1 - repeated(words))
         loss = math.log(found["perplexity"]["value"]) * found["tokens"] / letters

@@ -15,7 +15,7 @@ fn memory_that_runs_out_is_an_error() {
         let huge = ops::zeros::<f32>(&[1 << 20, 1 << 20, 1 << 10]).unwrap();
         let error = ops::add(&huge, &huge).unwrap().eval().unwrap_err();
         assert!(error.what().contains("no memory for"), "{error}");
-        // What fits is computed still.
+        // A size that fits is computed still.
         assert_eq!(a.sum(None).unwrap().item_exact::<f32>(), 64.0);
     });
 }

@@ -71,7 +71,9 @@ fn results_without_memory_are_an_error() {
     tiny.write(directory.path(), &tiny.tensors(1), safetensors::Dtype::BF16, 1);
     let model = directory.path().to_str().unwrap();
     let tokens = vec!["1"; 8000].join(",");
-    let arguments = ["logits", "-m", model, "--tokens", &tokens, "--output", "/tmp/x.safetensors"];
+    let output = directory.path().join("logits.safetensors");
+    let output = output.to_str().unwrap();
+    let arguments = ["logits", "-m", model, "--tokens", &tokens, "--output", output];
     let run = limited(&CLI.command(&arguments), "-v 1000000");
     run.fails(&["no memory for 400000000 logits of 8000 tokens"]);
 }

@@ -137,10 +137,9 @@ fn streams_show_signs_of_life_while_a_prompt_is_read() {
     assert!(before.contains(": keep-alive"), "{text}");
 }
 
-#[test]
-fn connections_are_counted() {
-    let server = Server::start(|options| options.limits.connections = 3);
-    let held: Vec<_> = (0..3).map(|_| server.connect()).collect();
+/// Holds as many silent connections as a server takes; a further one is refused, until they end.
+fn takes_connections(server: &Server, count: usize) {
+    let held: Vec<_> = (0..count).map(|_| server.connect()).collect();
     std::thread::sleep(ms(100));
     Answer::read(server.connect()).is_error(503, None, "too many connections");
     drop(held);
@@ -148,16 +147,15 @@ fn connections_are_counted() {
     server.post("/v1/completions", &small()).ok();
 }
 
+#[test]
+fn connections_are_counted() {
+    takes_connections(&Server::start(|options| options.limits.connections = 3), 3);
+}
+
 /// An address with many silent connections leaves room for others.
 #[test]
 fn connections_of_an_address_are_counted() {
-    let server = Server::start(|options| options.limits.connections_per_address = 2);
-    let held: Vec<_> = (0..2).map(|_| server.connect()).collect();
-    std::thread::sleep(ms(100));
-    Answer::read(server.connect()).is_error(503, None, "too many connections");
-    drop(held);
-    std::thread::sleep(ms(100));
-    server.post("/v1/completions", &small()).ok();
+    takes_connections(&Server::start(|options| options.limits.connections_per_address = 2), 2);
 }
 
 /// Bodies that do not end take memory until others have no room, and give it back.

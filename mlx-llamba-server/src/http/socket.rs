@@ -22,11 +22,12 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(crate) struct Socket {
     stream: TcpStream,
     state: Arc<State>,
-    /// What is written in place of an answer without a body, and the bytes of it that are.
+    /// The bytes that are written in place of an answer without a body, and the number of
+    /// them that have been.
     instead: Option<(Vec<u8>, usize)>,
 }
 
-/// What is known about a client.
+/// Facts about a client.
 #[derive(Default)]
 pub(crate) struct State {
     /// It has sent something that nothing was answered to.

@@ -198,7 +198,7 @@ mod tests {
         write_private(&file, b"text").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode(&inner), mode(&file)], [0o700, 0o600]);
-        // What a killed process left is gone.
+        // Leftovers of a killed process are gone.
         assert_eq!(fs::read_dir(&inner).unwrap().count(), 1);
     }
 

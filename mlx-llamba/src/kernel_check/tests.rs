@@ -48,7 +48,7 @@ fn a_verdict_is_kept_for_its_owner_and_used() {
     assert_eq!(stored.checks[2], "swiglu Float32 1 x 8");
     assert!(stored.system.len() > 10 && stored.mlx.starts_with("0."), "{stored:?}");
 
-    // What is stored decides, not another run.
+    // The stored verdict decides, not another run.
     rewrite(&directory, &[Kernel::Swiglu], "a row");
     let without = Backend::CPU.without([Kernel::Swiglu].into_iter().collect());
     assert_eq!(check.verdict(Backend::CPU, &checks()), without);

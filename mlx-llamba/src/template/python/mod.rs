@@ -1,4 +1,4 @@
-//! What Python and jinja2 have and the engine does not, or has otherwise: methods of texts, filters,
+//! Parts of Python and jinja2 that the engine lacks, or has otherwise: methods of texts, filters,
 //! the operator `%`, and the text of values.
 
 mod arguments;
