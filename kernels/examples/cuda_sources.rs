@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
     Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, adamw_launch,
-    add_rms_norm_launch, draw_launch, recurrence_launch, ring_attention_launch, swiglu_launch,
+    add_rms_norm_launch, cross_entropy_launch, draw_launch, recurrence_launch,
+    ring_attention_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -61,6 +62,17 @@ fn main() {
         let launch = draw_launch([64, vocab], of, vocab, 0.8, f32::INFINITY).expect("a launch");
         add(format!("draw {vocab}"), &launch, &[("logits", of), ("key", Dtype::Uint32)]);
     }
+    let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
+    for (of, teacher, v, tempered) in [
+        (f32, Some(f32), 49_152, false),
+        (bf16, Some(f32), 49_152, true),
+        (f16, Some(f16), 701, false),
+        (f32, None, 4096, false),
+    ] {
+        let launch = cross_entropy_launch([64, v], of, teacher, tempered).expect("a launch");
+        let inputs = [("logits", of), ("teacher", teacher.unwrap_or(of)), ("how", f32)];
+        add(format!("cross entropy {of:?} {teacher:?} {v}"), &launch, &inputs);
+    }
     for (i, case) in published().iter().enumerate() {
         let of = if i % 2 == 0 { Dtype::Float32 } else { Dtype::Float16 };
         let launch = cuda::mixer_launch(&call(case, of), hopper).expect("a mixer");
@@ -70,7 +82,6 @@ fn main() {
         let launch = gpu::mixer_launch(&call(case, Dtype::Float32)).expect("a launch");
         add(format!("dialect {i}"), &launch, &mixer_inputs(Dtype::Float32));
     }
-    let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
     let mut products = Vec::new();
     for group in [32, 64, 128] {
         products.extend([1, 16, 17, 64].map(|m| (bf16, bf16, group, m, 4096)));

@@ -279,8 +279,8 @@ impl Backend {
     /// Computes the cross entropy of `logits` (m, v) with a `teacher`'s (m, v), if there is one,
     /// and the gradient `w (softmax(logits / T) - softmax(teacher / T)) + v softmax(logits)` of `w
     /// T KL(softmax(teacher / T) || softmax(logits / T)) + v log sum e^logits` with respect to the
-    /// logits: see [`CrossEntropyOptions`] and [`CrossEntropy`]. All float32. The result itself has
-    /// no gradient.
+    /// logits: see [`CrossEntropyOptions`] and [`CrossEntropy`]. Any float dtypes; sums are
+    /// float32, the gradient has the logits' dtype. The result itself has no gradient.
     ///
     /// # Errors
     /// [`ShapeError`] in [`MixerError`] if `teacher` is of another shape.
@@ -298,7 +298,7 @@ impl Backend {
         if let Some(teacher) = teacher {
             expect("teacher", teacher, &shape)?;
         }
-        Ok(self.operations.cross_entropy(logits, teacher, how)?)
+        Ok(self.at(Kernel::CrossEntropy).cross_entropy(logits, teacher, how)?)
     }
 
     /// Computes the new parameter, m and v, of a parameter, its gradient, m and v: all of one

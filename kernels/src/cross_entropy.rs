@@ -1,8 +1,8 @@
 //! Cross entropy of distributions over a vocabulary, and its gradient, in plain MLX operations.
 
-use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::{logsumexp_axis, softmax_axis, sum};
+use mlx_rs::{Array, Dtype};
 
 /// The terms of a loss: cross entropy with a teacher's distribution and with the next token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,6 +37,8 @@ pub(crate) fn cross_entropy(
     how: CrossEntropyOptions,
 ) -> Result<CrossEntropy> {
     let CrossEntropyOptions { temperature, teacher_weight, next_weight } = how;
+    let dtype = logits.dtype();
+    let logits = &logits.as_dtype(Dtype::Float32)?;
     let total = |array: &Array| sum(array, None);
     let scaled = |array: &Array, by: f32| match by {
         1.0 => Ok(array.clone()),
@@ -44,11 +46,12 @@ pub(crate) fn cross_entropy(
     };
     let log_sum = total(&logsumexp_axis(logits, -1, None)?)?;
     let Some(teacher) = teacher else {
-        let gradient = scaled(&softmax_axis(logits, -1, None)?, next_weight)?;
+        let gradient = scaled(&softmax_axis(logits, -1, None)?, next_weight)?.as_dtype(dtype)?;
         let zero = Array::from_f32(0.0);
         return Ok(CrossEntropy { gradient, cross_entropy: zero.clone(), kl: zero, log_sum });
     };
-    let (s, t) = (scaled(logits, 1.0 / temperature)?, scaled(teacher, 1.0 / temperature)?);
+    let teacher = teacher.as_dtype(Dtype::Float32)?;
+    let (s, t) = (scaled(logits, 1.0 / temperature)?, scaled(&teacher, 1.0 / temperature)?);
     let (p, q) = (softmax_axis(&t, -1, None)?, softmax_axis(&s, -1, None)?);
     let cross_entropy =
         total(&logsumexp_axis(&s, -1, None)?)?.subtract(total(&p.multiply(&s)?)?)?;
@@ -58,5 +61,6 @@ pub(crate) fn cross_entropy(
         let q = if temperature == 1.0 { q } else { softmax_axis(logits, -1, None)? };
         gradient = gradient.add(scaled(&q, next_weight)?)?;
     }
+    let gradient = gradient.as_dtype(dtype)?;
     Ok(CrossEntropy { gradient, kl: cross_entropy.subtract(entropy)?, cross_entropy, log_sum })
 }

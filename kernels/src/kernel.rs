@@ -26,11 +26,13 @@ pub enum Kernel {
     RingAttention,
     /// The draw of a token.
     Draw,
+    /// Cross entropy over a vocabulary, with its gradient.
+    CrossEntropy,
 }
 
 impl Kernel {
     /// All kernels, in the order of [`name`](Self::name)'s list.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MixerStep,
         Self::MixerSteps,
         Self::MixerScan,
@@ -41,6 +43,7 @@ impl Kernel {
         Self::AddRmsNorm,
         Self::RingAttention,
         Self::Draw,
+        Self::CrossEntropy,
     ];
 
     /// Returns its name, as messages and files have it.
@@ -56,6 +59,7 @@ impl Kernel {
             Self::AddRmsNorm => "residual norm",
             Self::RingAttention => "ring attention",
             Self::Draw => "draw",
+            Self::CrossEntropy => "cross entropy",
         }
     }
 

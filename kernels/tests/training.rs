@@ -6,6 +6,7 @@
 mod settings;
 mod support;
 
+use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::{Backend, CrossEntropyOptions, MixerInput, MixerState, MixerWeights, cpu};
 use mlx_rs::error::Result;
 use mlx_rs::ops::{split_at_indices, sum};
@@ -200,7 +201,8 @@ fn logits_are_compared_as_in_float64() {
         ] {
             let how = CrossEntropyOptions { temperature, teacher_weight, next_weight };
             let teacher = taught.then_some(&t);
-            let (gradient, sums) = expected(&values(&s), &values(&t), v, how, taught);
+            let t64 = values(&t);
+            let (gradient, sums) = compared(&values(&s), taught.then_some(&t64[..]), v, how);
             // A sum is as exact as its terms, which may be larger than the sum; MLX adds v of them.
             let terms = m as f64 * f64::max(scale / f64::from(temperature), 10.0);
             let check = |backend: Backend, name: &str, tolerance: f64| {
@@ -215,35 +217,4 @@ fn logits_are_compared_as_in_float64() {
             with_every_instruction_set(|name| check(Backend::CPU.differentiable(), name, 1e-6));
         }
     }
-}
-
-/// The gradient and the three sums, from their definitions.
-fn expected(
-    s: &[f64],
-    t: &[f64],
-    v: usize,
-    how: CrossEntropyOptions,
-    taught: bool,
-) -> (Vec<f64>, [f64; 3]) {
-    let [T, w, n] = [how.temperature, how.teacher_weight, how.next_weight].map(f64::from);
-    let log_softmax = |row: &[f64], T: f64| -> Vec<f64> {
-        let most = row.iter().fold(f64::MIN, |m, x| m.max(x / T));
-        let log = row.iter().map(|x| (x / T - most).exp()).sum::<f64>().ln() + most;
-        row.iter().map(|x| x / T - log).collect()
-    };
-    let (mut gradient, mut sums) = (Vec::new(), [0.0; 3]);
-    for (s, t) in s.chunks(v).zip(t.chunks(v)) {
-        let (q, p, one) = (log_softmax(s, T), log_softmax(t, T), log_softmax(s, 1.0));
-        sums[2] += s[0] - one[0];
-        for i in 0..v {
-            let mut g = n * one[i].exp();
-            if taught {
-                g += w * (q[i].exp() - p[i].exp());
-                sums[0] -= p[i].exp() * q[i];
-                sums[1] += p[i].exp() * (p[i] - q[i]);
-            }
-            gradient.push(g);
-        }
-    }
-    (gradient, sums)
 }

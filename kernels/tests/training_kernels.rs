@@ -1,5 +1,5 @@
 //! The kernels of training under the emulator, compared with float64 loops: the recurrence with all
-//! gradients that are made of it, and AdamW.
+//! gradients that are made of it, AdamW, and cross entropy.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -7,10 +7,12 @@ mod emulated;
 mod support;
 
 use emulated::{buffer, run_launch};
+use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
-    Launch, RecurrenceCall, adamw, adamw_launch, recurrence, recurrence_launch,
+    Launch, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch, recurrence,
+    recurrence_launch,
 };
-use mlx_llamba_kernels::{AdamWStep, Dims};
+use mlx_llamba_kernels::{AdamWStep, CrossEntropyOptions, Dims};
 use mlx_rs::error::Result;
 use mlx_rs::ops::sum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
@@ -24,11 +26,11 @@ const TOLERANCE: f64 = 2e-6;
 fn emulate(launch: &Launch, inputs: &[&Array]) -> Result<Vec<Array>> {
     let sizes = |array: &Array| array.shape().iter().map(|&s| s as usize).collect::<Vec<_>>();
     let buffers: Vec<_> =
-        inputs.iter().map(|input| buffer(Dtype::Float32, &sizes(input), &values(input))).collect();
+        inputs.iter().map(|input| buffer(input.dtype(), &sizes(input), &values(input))).collect();
     let (outputs, _) = run_launch(launch, &buffers);
     let outputs = launch.outputs.iter().zip(&outputs).map(|(of, output)| {
         let shape: Vec<usize> = of.shape.iter().map(|&s| s as usize).collect();
-        array(Dtype::Float32, &shape, &output.to_f64())
+        array(of.dtype, &shape, &output.to_f64())
     });
     Ok(outputs.collect())
 }
@@ -210,4 +212,59 @@ fn adamw_equals_its_definition() {
         assert_close("adamw", &values(found), expected, 1e-6);
     }
     assert!(adamw_launch(0).is_err());
+}
+
+#[test]
+fn cross_entropy_equals_its_definition() {
+    let (float, half, bf16) = (Dtype::Float32, Dtype::Float16, Dtype::Bfloat16);
+    for (m, v, scale, dtype, teacher) in [
+        (1, 1, 1.0, float, Some(float)),
+        (3, 7, 30.0, float, Some(float)),
+        (2, 4099, 3.0, float, Some(bf16)),
+        (5, 600, 90.0, bf16, Some(float)),
+        (4, 2500, 9.0, half, Some(half)),
+        (2, 700, 9.0, float, None),
+    ] {
+        let s = Values(1).take(m * v, scale, dtype);
+        let t = Values(2).take(m * v, scale, teacher.unwrap_or(dtype));
+        let logits = array(dtype, &[m, v], &s);
+        let theirs = teacher.map(|of| array(of, &[m, v], &t));
+        for (temperature, teacher_weight, next_weight) in
+            [(1.0, 0.75, 0.25), (2.5, 0.7, 0.3), (0.5, 2.0, 0.0)]
+        {
+            let how = CrossEntropyOptions { temperature, teacher_weight, next_weight };
+            let (gradient, sums) = compared(&s, teacher.map(|_| &t[..]), v, how);
+            let found = cross_entropy(emulate, &logits, theirs.as_ref(), how).unwrap();
+            let what = format!("{m} x {v} at {scale}, {dtype:?} {teacher:?}, {how:?}");
+            assert_eq!(found.gradient.dtype(), dtype);
+            let last_place = match dtype {
+                Dtype::Float32 => 0.0,
+                Dtype::Float16 => 1e-3,
+                _ => 8e-3,
+            };
+            let found_gradient = values(&found.gradient);
+            assert_eq!(found_gradient.len(), gradient.len());
+            for (found, expected) in found_gradient.iter().zip(&gradient) {
+                // Relative to the element itself, which may be far below 1.
+                let allowed = 2e-7 + last_place * expected.abs();
+                assert!((found - expected).abs() <= allowed, "{what}: {found} {expected}");
+            }
+            // A sum is as exact as its terms, which may be larger than the sum.
+            let terms = m as f64 * f64::max(scale / f64::from(temperature), 10.0);
+            let found = [found.cross_entropy, found.kl, found.log_sum];
+            let found: Vec<f64> = found.iter().flat_map(values).collect();
+            assert_close(&what, &found, &sums, 2e-7 * terms);
+        }
+    }
+}
+
+#[test]
+fn logits_that_do_not_fit_a_launch_are_refused() {
+    let float = Dtype::Float32;
+    assert!(cross_entropy_launch([0, 5], float, None, false).is_err());
+    assert!(cross_entropy_launch([5, 0], float, None, false).is_err());
+    assert!(cross_entropy_launch([1 << 23, 5], float, None, false).is_err());
+    assert!(cross_entropy_launch([1, 5], Dtype::Int32, None, false).is_err());
+    assert!(cross_entropy_launch([1, 5], float, Some(Dtype::Int32), false).is_err());
+    assert!(cross_entropy_launch([1 << 21, 128_256], float, Some(float), true).is_ok());
 }

@@ -41,5 +41,10 @@ pub fn all() -> Vec<Check> {
         [(float, 701), (half, 8), (bf16, 49_152)]
             .map(|(dtype, vocab)| Check::Draw { vocab, dtype }),
     );
+    for (rows, vocab, temperature, dtype) in
+        [(3, 701, 2.0, float), (5, 33, 1.0, half), (9, 49_152, 1.0, bf16), (40, 49_152, 1.0, float)]
+    {
+        all.push(Check::CrossEntropy { rows, vocab, temperature, dtype });
+    }
     all
 }

@@ -27,6 +27,7 @@ pub use cases::{Case, documents, published, ragged, steps, tokens};
 pub use compare::{Found, error_of, parts, scale_of};
 pub use data::{Arrays, Data, Values, array, values};
 pub use list::all;
+pub use operations::compared;
 pub use ring::{Ring, RingData, rings};
 
 /// An error of any operation; only its text matters.
@@ -79,6 +80,17 @@ pub enum Check {
     Draw {
         /// The size of the vocabulary.
         vocab: usize,
+        /// The dtype of logits.
+        dtype: Dtype,
+    },
+    /// The cross entropy of (rows, vocab) with a float32 teacher's, and its gradient.
+    CrossEntropy {
+        /// Rows.
+        rows: usize,
+        /// The size of the vocabulary.
+        vocab: usize,
+        /// The temperature of both.
+        temperature: f32,
         /// The dtype of logits.
         dtype: Dtype,
     },
@@ -176,6 +188,7 @@ impl Check {
             Self::Matmul { rows, .. } => Kernel::matmul(*rows),
             Self::RingAttention(_) => Kernel::RingAttention,
             Self::Draw { .. } => Kernel::Draw,
+            Self::CrossEntropy { .. } => Kernel::CrossEntropy,
         }
     }
 
@@ -187,7 +200,8 @@ impl Check {
             Self::Swiglu { dtype, .. }
             | Self::Norm { dtype, .. }
             | Self::Matmul { dtype, .. }
-            | Self::Draw { dtype, .. } => *dtype,
+            | Self::Draw { dtype, .. }
+            | Self::CrossEntropy { dtype, .. } => *dtype,
         }
     }
 
@@ -261,6 +275,9 @@ impl fmt::Display for Check {
                 )
             }
             Self::Draw { vocab, .. } => write!(f, "draw {dtype:?} {vocab}"),
+            Self::CrossEntropy { rows, vocab, temperature, .. } => {
+                write!(f, "cross entropy {dtype:?} {rows} x {vocab} T={temperature}")
+            }
         }
     }
 }

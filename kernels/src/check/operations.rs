@@ -9,7 +9,7 @@ use super::compare::{Found, error, error_of};
 use super::data::{Arrays, Data, Values, array, values};
 use super::gradient::gradient;
 use super::{Case, Check, Failure, Matrix, Measured, Ring, timed};
-use crate::{Activations, Backend, Draw, Mode, Quantized, Scheme, Weight};
+use crate::{Activations, Backend, CrossEntropyOptions, Draw, Mode, Quantized, Scheme, Weight};
 
 /// The most products that are computed in float64 for a matrix of a model.
 const PRODUCTS: usize = 1 << 22;
@@ -38,6 +38,10 @@ impl Check {
             Self::Matmul { rows, matrix, .. } => self.matmul(*rows, matrix, backend, float32),
             Self::RingAttention(ring) => attention(ring, backend, bound(float32)),
             Self::Draw { vocab, .. } => draw(*vocab, dtype, backend),
+            Self::CrossEntropy { rows, vocab, temperature, .. } => {
+                let bounds = [bound(float32), float32];
+                cross_entropy([*rows, *vocab], *temperature, dtype, backend, bounds)
+            }
         }
     }
 
@@ -238,4 +242,64 @@ fn draw(vocab: usize, dtype: Dtype, backend: Backend) -> Result<Measured, Failur
     let [ours, plain] = [values(&timed.found[0])?, values(&Backend::PLAIN.draw(&logits, &draw)?)?];
     let other = ours.iter().zip(&plain).filter(|(ours, plain)| ours != plain).count();
     Ok(Measured { errors: vec![(other as f64 / DRAWS as f64, 0.0)], timed })
+}
+
+/// Compares the gradient, within the first bound, and the three sums, within the second.
+fn cross_entropy(
+    shape: [usize; 2],
+    temperature: f32,
+    dtype: Dtype,
+    backend: Backend,
+    bounds: [f64; 2],
+) -> Result<Measured, Failure> {
+    let ((logits, s), (teacher, t)) = (random(7, shape, dtype)?, random(8, shape, Dtype::Float32)?);
+    // Gradients of about 1, as the bounds are relative to 1 or more.
+    let weight = shape[1] as f32;
+    let how = CrossEntropyOptions {
+        temperature,
+        teacher_weight: 0.75 * weight,
+        next_weight: 0.25 * weight,
+    };
+    let (gradient, sums) = compared(&s, Some(&t), shape[1], how);
+    let timed = timed(&[&logits, &teacher], || {
+        let found = backend.cross_entropy(&logits, Some(&teacher), how)?;
+        Ok(vec![found.gradient, found.cross_entropy, found.kl, found.log_sum])
+    })?;
+    let expected = std::iter::once(&gradient[..]).chain(sums.iter().map(std::slice::from_ref));
+    let all = timed.found.iter().zip(expected).enumerate();
+    let errors = all.map(|(i, (f, e))| Ok((error(&values(f)?, e), bounds[i.min(1)])));
+    Ok(Measured { errors: errors.collect::<Result<_, Failure>>()?, timed })
+}
+
+/// Returns the gradient and the three sums of [`Backend::cross_entropy`] by their definitions, of
+/// rows of `v` logits.
+pub fn compared(
+    s: &[f64],
+    t: Option<&[f64]>,
+    v: usize,
+    how: CrossEntropyOptions,
+) -> (Vec<f64>, [f64; 3]) {
+    let CrossEntropyOptions { temperature, teacher_weight, next_weight } = how;
+    let [T, w, n] = [temperature, teacher_weight, next_weight].map(f64::from);
+    let log_softmax = |row: &[f64], T: f64| -> Vec<f64> {
+        let most = row.iter().fold(f64::MIN, |m, x| m.max(x / T));
+        let log = row.iter().map(|x| (x / T - most).exp()).sum::<f64>().ln() + most;
+        row.iter().map(|x| x / T - log).collect()
+    };
+    let (mut gradient, mut sums) = (Vec::new(), [0.0; 3]);
+    for (row, s) in s.chunks(v).enumerate() {
+        let one = log_softmax(s, 1.0);
+        sums[2] += s[0] - one[0];
+        let taught = t.map(|t| (log_softmax(s, T), log_softmax(&t[row * v..][..v], T)));
+        for i in 0..v {
+            let mut g = n * one[i].exp();
+            if let Some((q, p)) = &taught {
+                g += w * (q[i].exp() - p[i].exp());
+                sums[0] -= p[i].exp() * q[i];
+                sums[1] += p[i].exp() * (p[i] - q[i]);
+            }
+            gradient.push(g);
+        }
+    }
+    (gradient, sums)
 }

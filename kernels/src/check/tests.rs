@@ -8,7 +8,7 @@ use crate::attention::RingAttention;
 use crate::draw::Draw;
 use crate::mixer::{Mixed, MixerArgs, MixerState};
 use crate::operations::{Operations, Plain};
-use crate::{Kernels, QuantizationError};
+use crate::{CrossEntropy, CrossEntropyOptions, Kernels, QuantizationError};
 
 /// A back end whose kernels all have the same fault.
 #[derive(Debug)]
@@ -91,6 +91,16 @@ impl Operations for Faulty {
     fn draw(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array> {
         self.spoil(Plain.draw(logits, draw)?.as_dtype(Dtype::Float32)?)
     }
+
+    fn cross_entropy(
+        &self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy> {
+        let found = Plain.cross_entropy(logits, teacher, how)?;
+        Ok(CrossEntropy { kl: self.spoil(found.kl.clone())?, ..found })
+    }
 }
 
 /// Returns the outcomes of the checks that apply to a back end.
@@ -118,6 +128,7 @@ fn one_each(dtype: Dtype) -> Vec<Check> {
         norm(true),
         Check::RingAttention(Ring { dtype, ..rings().swap_remove(1) }),
         Check::Draw { vocab: 700, dtype },
+        Check::CrossEntropy { rows: 3, vocab: 70, temperature: 2.0, dtype },
     ]
 }
 
@@ -133,7 +144,11 @@ fn every_kernel_has_a_check() {
 fn right_kernels_pass() {
     let checks = one_each(Dtype::Float32);
     let outcomes = run(Backend::CPU, &checks, FLOAT32);
-    assert_eq!(outcomes.len(), 8, "attention and draws have no kernel for CPUs");
+    assert_eq!(
+        outcomes.len(),
+        8,
+        "attention, draws and cross entropy have no kernel of that list for CPUs"
+    );
     for outcome in outcomes {
         assert!(outcome.passed() && outcome.time > Duration::ZERO, "{outcome}");
     }
@@ -158,7 +173,7 @@ fn every_fault_of_every_kernel_is_found_and_mended() {
         assert!(mended.describe().ends_with(
             "without mixer of one token, mixer of few tokens, \
             mixer of many tokens, matmul of one row, matmul of rows, swiglu, norm, residual norm, \
-            ring attention, draw"
+            ring attention, draw, cross entropy"
         ));
         for outcome in run(mended, &one_each(Dtype::Float32), 10.0 * FLOAT32) {
             assert!(outcome.passed(), "{outcome}");

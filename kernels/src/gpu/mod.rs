@@ -8,6 +8,7 @@
 mod adamw;
 mod attention;
 pub(crate) mod call;
+mod cross_entropy;
 mod draw;
 mod elementwise;
 mod recurrence;
@@ -23,6 +24,7 @@ pub use attention::ring_attention_launch;
 pub use call::{
     LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
 };
+pub use cross_entropy::{cross_entropy, cross_entropy_launch};
 pub use draw::draw_launch;
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use recurrence::{RecurrenceCall, Run, recurrence, recurrence_launch};
@@ -37,8 +39,8 @@ use crate::mixer::MixerArgs;
 use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
 use crate::{
-    Activation, Dims, Draw, Kernel, Kernels, Mixed, MixerInput, MixerState, QuantizationError,
-    Quantized, RingAttention, Weight, plain,
+    Activation, CrossEntropy, CrossEntropyOptions, Dims, Draw, Kernel, Kernels, Mixed, MixerInput,
+    MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
 };
 
 /// Returns the launch that computes a mixer: steps for up to [`MAX_STEPS`] tokens, with bits that
@@ -318,6 +320,15 @@ impl Operations for Gpu {
 
     fn draw(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array> {
         or_plain("draw", self.draw_kernel(logits, draw), || draw.plain(logits))
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy> {
+        self.training.cross_entropy(logits, teacher, how)
     }
 
     fn add_rms_norm(

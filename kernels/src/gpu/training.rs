@@ -2,9 +2,10 @@
 
 use mlx_rs::{Array, Dtype};
 
-use super::{Gpu, Run, adamw, or_plain, recurrence};
+use super::{Gpu, Run, adamw, cross_entropy, or_plain, recurrence};
 use crate::Dims;
 use crate::adamw::AdamWStep;
+use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
 use crate::mlx::Result;
@@ -64,6 +65,17 @@ impl Operations for Training {
 
     fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
         or_plain("AdamW", adamw(self.run, arrays, how), || crate::adamw::adamw(arrays, how))
+    }
+
+    fn cross_entropy(
+        &self,
+        logits: &Array,
+        teacher: Option<&Array>,
+        how: CrossEntropyOptions,
+    ) -> Result<CrossEntropy> {
+        or_plain("cross entropy", cross_entropy(self.run, logits, teacher, how), || {
+            crate::cross_entropy::cross_entropy(logits, teacher, how)
+        })
     }
 
     fn functions(&self) -> Functions {

@@ -2,17 +2,24 @@
 
 use mlx_llamba::Config;
 use mlx_llamba::kernels::Backend;
+use mlx_llamba_kernels::mlx::current_device;
 use mlx_llamba_kernels::{CrossEntropy, CrossEntropyOptions};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, minimum, split_at_indices, sum, sum_axis};
-use mlx_rs::{Array, Dtype, stop_gradient};
+use mlx_rs::{Array, DeviceType, Dtype, memory, stop_gradient};
 
 use crate::{Parameters, Result};
 use mlx_llamba_teacher::LlamaConfig;
 
-/// The largest number of logits computed at once: 64 MiB of float32.
-const PIECE: usize = 16 << 20;
+/// The largest number of bytes of logits in float32 that are computed at once.
+const PIECE: usize = 64 << 20;
+
+/// The fraction of a GPU's memory that they may have, if that is more: `1 / OF_MEMORY`. A large GPU is
+/// busy with large matrices only. For 16 windows of 1024 tokens and a vocabulary of 49,152, 64 MiB are 48
+/// pieces, and a 256th of an H200's memory is 6; with the gradients and the piece before they take a
+/// 64th.
+const OF_MEMORY: usize = 256;
 
 /// The last matrix of a model.
 pub(super) struct Head {
@@ -75,7 +82,7 @@ impl Head {
     /// h' and W' are constants of the same values: terms of value 0 with exactly these gradients. No
     /// array is thus kept for the backward pass, and nothing is computed twice.
     pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
-        self.compare_by(PIECE / self.vocab.max(1), hidden, goal)
+        self.compare_by(piece()? / (4 * self.vocab.max(1)), hidden, goal)
     }
 
     /// [`compare`](Self::compare), `rows` positions at a time.
@@ -103,7 +110,9 @@ impl Head {
             next_weight: goal.next_weight,
         };
         let n = h.dim(0);
-        let rows = rows.clamp(1, n.max(1) as usize) as i32;
+        // As few pieces as possible, of equal sizes.
+        let all = n.max(1) as usize;
+        let rows = all.div_ceil(all.div_ceil(rows.max(1))) as i32;
         let mut parts: Option<Piece> = None;
         let mut by_h = Vec::new();
         for from in (0..n).step_by(rows as usize) {
@@ -162,6 +171,14 @@ impl Head {
             next_token: mean(&log_sum.subtract(right)?)?,
         })
     }
+}
+
+/// Returns the number of bytes of logits to compute at once on this machine.
+fn piece() -> Result<usize> {
+    Ok(match current_device()? {
+        DeviceType::Gpu => PIECE.max(memory::memory_limit()? / OF_MEMORY),
+        DeviceType::Cpu => PIECE,
+    })
 }
 
 /// Sums over the positions of pieces.
