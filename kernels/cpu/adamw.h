@@ -15,7 +15,7 @@ using AdamW = mlx_llamba_adamw_factors;
 struct AdamWTable {
   // Elements `begin..end`.
   void (*step)(
-      const AdamW& how, const float* p, const float* g, const float* m, const float* v, float* new_p, float* new_m,
+      const AdamW& how, float scale, const float* p, const float* g, const float* m, const float* v, float* new_p, float* new_m,
       float* new_v, size_t begin, size_t end);
 };
 

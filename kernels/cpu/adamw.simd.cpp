@@ -16,9 +16,9 @@ INLINE Floats root_of(Floats x) {
 }
 
 void step(
-    const AdamW& how, const float* p, const float* g, const float* m, const float* v, float* new_p, float* new_m,
+    const AdamW& how, float scale_of_gradient, const float* p, const float* g, const float* m, const float* v, float* new_p, float* new_m,
     float* new_v, size_t begin, size_t end) {
-  const Floats scale = broadcast(how.scale), beta1 = broadcast(how.beta1), beta2 = broadcast(how.beta2);
+  const Floats scale = broadcast(scale_of_gradient), beta1 = broadcast(how.beta1), beta2 = broadcast(how.beta2);
   const Floats rest1 = broadcast(1.0f - how.beta1), rest2 = broadcast(1.0f - how.beta2);
   const Floats root = broadcast(how.root), epsilon = broadcast(how.epsilon);
   const Floats rate = broadcast(how.rate), kept = broadcast(how.kept);

@@ -118,15 +118,16 @@ int mlx_llamba_cross_entropy(
 
 /* The factors of a step of AdamW: see `adamw.h`. */
 typedef struct {
-  float scale, beta1, beta2, root, epsilon, rate, kept;
+  float beta1, beta2, root, epsilon, rate, kept;
 } mlx_llamba_adamw_factors;
 
-/* Four arrays of one shape, f32. Writes the new parameter, m and v. */
+/* Four arrays of one shape, and a scalar, f32. Writes the new parameter, m and v. */
 typedef struct {
   const mlx_llamba_array* parameter;
   const mlx_llamba_array* gradient;
   const mlx_llamba_array* m;
   const mlx_llamba_array* v;
+  const mlx_llamba_array* scale;
   mlx_llamba_adamw_factors how;
 } mlx_llamba_adamw_args;
 int mlx_llamba_adamw(const mlx_llamba_adamw_args* args, const mlx_llamba_stream* stream, mlx_llamba_array** out);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use mlx_llamba_kernels::gpu::{
     Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, adamw_launch,
     add_rms_norm_launch, cross_entropy_launch, draw_launch, recurrence_launch,
-    ring_attention_launch, swiglu_launch,
+    ring_attention_launch, squares_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -54,9 +54,15 @@ fn main() {
         let inputs = ["u", "v", "w", "a", "start"].map(|name| (name, Dtype::Float32));
         add(format!("recurrence h={h} p={p} n={n}"), &launch, &inputs);
     }
-    let step = adamw_launch(1000).expect("a launch");
-    let inputs = ["parameter", "gradient", "m", "v", "how"].map(|name| (name, Dtype::Float32));
-    add("adamw".to_owned(), &step, &inputs);
+    for ahead in [false, true] {
+        let step = adamw_launch(1000, ahead).expect("a launch");
+        let inputs = ["parameter", "gradient", "m", "v", "scale", "how"];
+        add(format!("adamw {ahead}"), &step, &inputs.map(|name| (name, Dtype::Float32)));
+    }
+    let squares = squares_launch(&[1 << 20, 7]).expect("a launch");
+    let mut inputs: Vec<_> = squares.source.inputs.iter().map(|&i| (i, Dtype::Float32)).collect();
+    inputs[16].1 = Dtype::Int32;
+    add("squares".to_owned(), &squares, &inputs);
     for (i, vocab) in [4096, 49_152, 128_256].into_iter().enumerate() {
         let of = if i % 2 == 0 { Dtype::Bfloat16 } else { Dtype::Float32 };
         let launch = draw_launch([64, vocab], of, vocab, 0.8, f32::INFINITY).expect("a launch");

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use mlx_rs::{Array, Dtype};
 
-use crate::adamw::AdamWStep;
+use crate::adamw::{AdamWResult, AdamWStep};
 use crate::attention::RingAttention;
 use crate::cpu::{CPU, CPU_INT8};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
@@ -301,19 +301,28 @@ impl Backend {
         Ok(self.at(Kernel::CrossEntropy).cross_entropy(logits, teacher, how)?)
     }
 
-    /// Computes the new parameter, m and v, of a parameter, its gradient, m and v: all of one
-    /// shape, float32. Lazy.
+    /// Computes a step of AdamW from a parameter, its gradient, m and v, all of one shape, and the
+    /// scale of the gradient, a scalar. All float32. Lazy.
     ///
     /// Source: arXiv 1711.05101, algorithm 2.
     ///
     /// # Errors
     /// [`ShapeError`] in [`MixerError`] if shapes differ.
-    pub fn adamw(self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3], MixerError> {
+    pub fn adamw(self, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResult, MixerError> {
         let shape: Vec<usize> = arrays[0].shape().iter().map(|&size| size as usize).collect();
         for (name, array) in ["parameter", "gradient", "m", "v"].into_iter().zip(arrays) {
             expect(name, array, &shape)?;
         }
+        expect("scale", arrays[4], &[])?;
         Ok(self.operations.adamw(arrays, how)?)
+    }
+
+    /// Computes the sum of the squares of all elements of float32 arrays, a scalar. Lazy.
+    ///
+    /// # Errors
+    /// MLX's own.
+    pub fn sum_of_squares(self, arrays: &[&Array]) -> mlx_rs::error::Result<Array> {
+        self.operations.sum_of_squares(arrays)
     }
 }
 

@@ -36,7 +36,7 @@ mod select;
 mod ssd;
 mod weight;
 
-pub use adamw::AdamWStep;
+pub use adamw::{AdamWResult, AdamWStep};
 pub use attention::RingAttention;
 pub use backend::Backend;
 pub use cross_entropy::{CrossEntropy, CrossEntropyOptions};

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use mlx_rs::{Array, Dtype};
 
-use crate::adamw::{AdamWStep, adamw};
+use crate::adamw::{AdamWResult, AdamWStep, adamw, sum_of_squares};
 use crate::attention::RingAttention;
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions, cross_entropy};
 use crate::draw::Draw;
@@ -136,8 +136,13 @@ pub(crate) trait Operations: Debug + Send + Sync {
     }
 
     /// See [`Backend::adamw`](crate::Backend::adamw).
-    fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
+    fn adamw(&self, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResult> {
         adamw(arrays, how)
+    }
+
+    /// See [`Backend::sum_of_squares`](crate::Backend::sum_of_squares).
+    fn sum_of_squares(&self, arrays: &[&Array]) -> Result<Array> {
+        sum_of_squares(arrays)
     }
 }
 

@@ -10,9 +10,9 @@ use emulated::{buffer, run_launch};
 use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
     Launch, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch, recurrence,
-    recurrence_launch,
+    recurrence_launch, squares_launch, sum_of_squares,
 };
-use mlx_llamba_kernels::{AdamWStep, CrossEntropyOptions, Dims};
+use mlx_llamba_kernels::{AdamWResult, AdamWStep, Backend, CrossEntropyOptions, Dims};
 use mlx_rs::error::Result;
 use mlx_rs::ops::sum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
@@ -189,29 +189,37 @@ fn adamw_equals_its_definition() {
     let [p, g, m, mut v] = [1, 2, 3, 4].map(|seed| Values(seed).take(261, 1.0, Dtype::Float32));
     v.iter_mut().for_each(|v| *v = v.abs());
     let how = AdamWStep {
-        scale: 0.25,
         beta1: 0.75,
         beta2: 0.9375,
         root: 1.5,
         epsilon: 0.125,
         rate: 0.0625,
         kept: 0.875,
+        ahead: Some(0.625),
     };
     let arrays = [&p, &g, &m, &v].map(|values| array(Dtype::Float32, &shape, values));
-    let found = adamw(emulate, [&arrays[0], &arrays[1], &arrays[2], &arrays[3]], how).unwrap();
-    let mut expected = [vec![], vec![], vec![]];
+    let scale = Array::from_f32(0.25);
+    let inputs = [&arrays[0], &arrays[1], &arrays[2], &arrays[3], &scale];
+    let found = adamw(emulate, inputs, how).unwrap();
+    let plain = Backend::PLAIN.adamw(inputs, how).unwrap();
+    let mut expected = [vec![], vec![], vec![], vec![]];
     for i in 0..261 {
         let g = 0.25 * g[i];
         let (m, v) = (0.75 * m[i] + 0.25 * g, 0.9375 * v[i] + 0.0625 * g * g);
         let change = 0.0625 * m / (1.5 * v.sqrt() + 0.125);
-        let new = [0.875 * p[i] - change, m, v];
+        let new = [0.875 * p[i] - change, m, v, 0.625 * m + 0.375 * g];
         expected.iter_mut().zip(new).for_each(|(all, value)| all.push(value));
     }
-    for (found, expected) in found.iter().zip(&expected) {
-        assert_eq!(found.shape(), [3, 87]);
-        assert_close("adamw", &values(found), expected, 1e-6);
+    for (name, AdamWResult { parameter, m, v, ahead }) in [("kernel", found), ("plain", plain)] {
+        for (found, expected) in [parameter, m, v, ahead.unwrap()].iter().zip(&expected) {
+            assert_eq!(found.shape(), [3, 87]);
+            assert_close(name, &values(found), expected, 1e-6);
+        }
     }
-    assert!(adamw_launch(0).is_err());
+    let without = adamw(emulate, inputs, AdamWStep { ahead: None, ..how }).unwrap();
+    assert!(without.ahead.is_none());
+    assert_close("without a look ahead", &values(&without.m), &expected[1], 1e-6);
+    assert!(adamw_launch(0, false).is_err());
 }
 
 #[test]
@@ -267,4 +275,23 @@ fn logits_that_do_not_fit_a_launch_are_refused() {
     assert!(cross_entropy_launch([1, 5], Dtype::Int32, None, false).is_err());
     assert!(cross_entropy_launch([1, 5], float, Some(Dtype::Int32), false).is_err());
     assert!(cross_entropy_launch([1 << 21, 128_256], float, Some(float), true).is_ok());
+}
+
+#[test]
+fn squares_of_many_arrays_are_added() {
+    // More arrays than a launch takes; fewer elements than a thread reads, and many threadgroups.
+    let sizes: Vec<usize> = (0..19).map(|i| [1, 7, 8, 300, 9000][i % 5] + i).collect();
+    let numbers: Vec<Vec<f64>> =
+        (1..).zip(&sizes).map(|(i, &n)| Values(i).take(n, 2.0, Dtype::Float32)).collect();
+    let arrays: Vec<Array> =
+        sizes.iter().zip(&numbers).map(|(&n, of)| array(Dtype::Float32, &[n, 1], of)).collect();
+    let arrays: Vec<&Array> = arrays.iter().collect();
+    let expected: f64 = numbers.iter().flatten().map(|x| x * x).sum();
+    let plain = Backend::PLAIN.sum_of_squares(&arrays).unwrap();
+    for found in [sum_of_squares(emulate, &arrays).unwrap(), plain] {
+        assert_eq!(found.shape(), [0; 0]);
+        assert_close("squares", &values(&found), &[expected], 1e-6 * expected);
+    }
+    assert_eq!(values(&sum_of_squares(emulate, &[]).unwrap()), [0.0]);
+    assert!(squares_launch(&[1 << 31]).is_err());
 }

@@ -9,7 +9,7 @@ use crate::fallback::{PLAIN, log_fallback};
 use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::{Result, current_device};
 use crate::operations::{Activations, Operations};
-use crate::{AdamWStep, Kernel, Kernels, QuantizationError, Weight, plain};
+use crate::{AdamWResult, AdamWStep, Kernel, Kernels, QuantizationError, Weight, plain};
 
 /// The CPU kernels with their settings.
 #[derive(Debug)]
@@ -157,7 +157,12 @@ impl Operations for Cpu {
         }
     }
 
-    fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
-        if are_float(arrays) { raw::adamw(arrays, how) } else { crate::adamw::adamw(arrays, how) }
+    fn adamw(&self, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResult> {
+        if !are_float(arrays) {
+            return crate::adamw::adamw(arrays, how);
+        }
+        let [parameter, m, v] = raw::adamw(arrays, how)?;
+        let ahead = crate::adamw::ahead(arrays, &m, how)?;
+        Ok(AdamWResult { parameter, m, v, ahead })
     }
 }

@@ -174,11 +174,11 @@ pub(super) fn rms_norm(x: &Array, weight: &Array, epsilon: f32) -> Result<Array>
 }
 
 /// Returns the new parameter, m and v.
-pub(super) fn adamw(arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
-    let [parameter, gradient, m, v] = arrays.map(handle);
-    let AdamWStep { scale, beta1, beta2, root, epsilon, rate, kept } = how;
-    let how = c::mlx_llamba_adamw_factors { scale, beta1, beta2, root, epsilon, rate, kept };
-    let args = c::mlx_llamba_adamw_args { parameter, gradient, m, v, how };
+pub(super) fn adamw(arrays: [&Array; 5], how: AdamWStep) -> Result<[Array; 3]> {
+    let [parameter, gradient, m, v, scale] = arrays.map(handle);
+    let AdamWStep { beta1, beta2, root, epsilon, rate, kept, ahead: _ } = how;
+    let how = c::mlx_llamba_adamw_factors { beta1, beta2, root, epsilon, rate, kept };
+    let args = c::mlx_llamba_adamw_args { parameter, gradient, m, v, scale, how };
     // SAFETY: as in `matmul`; `out` has room for three.
     make(|stream, out| unsafe { c::mlx_llamba_adamw(&raw const args, stream, out) })
 }

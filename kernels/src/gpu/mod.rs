@@ -13,6 +13,7 @@ mod draw;
 mod elementwise;
 mod recurrence;
 mod scan;
+mod squares;
 mod step;
 mod training;
 
@@ -29,6 +30,7 @@ pub use draw::draw_launch;
 pub use elementwise::{add_rms_norm_launch, swiglu_launch};
 pub use recurrence::{RecurrenceCall, Run, recurrence, recurrence_launch};
 pub use scan::mixer_scan;
+pub use squares::{squares_launch, sum_of_squares};
 pub use step::{MAX_STEPS, mixer_step};
 pub(crate) use training::Training;
 

@@ -2,9 +2,9 @@
 
 use mlx_rs::{Array, Dtype};
 
-use super::{Gpu, Run, adamw, cross_entropy, or_plain, recurrence};
+use super::{Gpu, Run, adamw, cross_entropy, or_plain, recurrence, sum_of_squares};
 use crate::Dims;
-use crate::adamw::AdamWStep;
+use crate::adamw::{AdamWResult, AdamWStep};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
@@ -63,8 +63,14 @@ impl Operations for Training {
         self.gpu.training
     }
 
-    fn adamw(&self, arrays: [&Array; 4], how: AdamWStep) -> Result<[Array; 3]> {
+    fn adamw(&self, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResult> {
         or_plain("AdamW", adamw(self.run, arrays, how), || crate::adamw::adamw(arrays, how))
+    }
+
+    fn sum_of_squares(&self, arrays: &[&Array]) -> Result<Array> {
+        or_plain("sums of squares", sum_of_squares(self.run, arrays), || {
+            crate::adamw::sum_of_squares(arrays)
+        })
     }
 
     fn cross_entropy(

@@ -6,7 +6,7 @@
 //! times. Its moments also have names of its own, while checkpoints need them by parameter. Source:
 //! Loshchilov and Hutter (arXiv 1711.05101), algorithm 2, with epsilon where PyTorch has it.
 
-use mlx_llamba_kernels::{AdamWStep, Backend};
+use mlx_llamba_kernels::{AdamWResult, AdamWStep, Backend};
 use mlx_rs::Array;
 use mlx_rs::ops::zeros_like;
 
@@ -40,10 +40,12 @@ impl AdamW {
     /// | arg | shape | dtype |
     /// |---|---|---|
     /// | parameter, gradient | same | float32 |
+    /// | scale | () | float32 |
     /// | moments | that shape; empty before the first step | float32 |
     ///
     /// The gradient is multiplied by `scale` first. `step` counts from 1. Only parameters with two or
-    /// more axes decay: norms, biases and D do not.
+    /// more axes decay: norms, biases and D do not. With a momentum `ahead` the result has the mean
+    /// gradient as it would be after another one like this.
     ///
     /// # Errors
     /// [`crate::Error::Mlx`] if shapes differ.
@@ -51,20 +53,21 @@ impl AdamW {
         &self,
         backend: Backend,
         parameter: &Array,
-        (gradient, scale): (&Array, f64),
+        (gradient, scale): (&Array, &Array),
         moments: Option<&Moments>,
         (step, lr): (u64, f64),
-    ) -> Result<(Array, Moments)> {
+        ahead: Option<f32>,
+    ) -> Result<AdamWResult> {
         let correction = |beta: f64| 1.0 - beta.powf(step as f64);
         let decays = self.weight_decay != 0.0 && parameter.ndim() >= 2;
         let how = AdamWStep {
-            scale: scale as f32,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             root: correction(self.beta2).sqrt().recip() as f32,
             epsilon: self.epsilon as f32,
             rate: (lr / correction(self.beta1)) as f32,
             kept: if decays { (1.0 - lr * self.weight_decay) as f32 } else { 1.0 },
+            ahead,
         };
         let zeros;
         let (m, v) = match moments {
@@ -74,8 +77,7 @@ impl AdamW {
                 (&zeros, &zeros)
             }
         };
-        let [parameter, m, v] =
-            backend.adamw([parameter, gradient, m, v], how).map_err(mlx_llamba::Error::from)?;
-        Ok((parameter, Moments { m, v }))
+        let arrays = [parameter, gradient, m, v, scale];
+        Ok(backend.adamw(arrays, how).map_err(mlx_llamba::Error::from)?)
     }
 }

@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 
+use mlx_llamba_kernels::Backend;
 use mlx_llamba_kernels::mlx::failure;
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
+use mlx_rs::ops::minimum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
 
 use crate::{Batch, Error, Objective, Parameters, Result};
@@ -53,20 +55,19 @@ pub fn value_and_gradient<O: Objective>(
 ///
 /// # Errors
 /// [`Error::Mlx`].
-pub fn global_norm(gradients: &[Array]) -> Result<Array> {
-    let mut total = Array::from_f32(0.0);
-    for gradient in gradients {
-        total = total.add(gradient.square()?.sum(None)?)?;
-    }
-    Ok(total.sqrt()?)
+pub fn global_norm(backend: Backend, gradients: &[Array]) -> Result<Array> {
+    let gradients: Vec<&Array> = gradients.iter().collect();
+    Ok(backend.sum_of_squares(&gradients)?.sqrt()?)
 }
 
-/// Returns the factor that reduces gradients of norm `norm` to the norm `clip` at most.
-#[must_use]
-pub fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
-    match clip {
-        // The small number as in PyTorch's clip_grad_norm_.
-        Some(clip) => (clip / (norm + 1e-6)).min(1.0),
-        None => 1.0,
-    }
+/// Returns the factor, a scalar, that reduces gradients of norm `norm` to the norm `clip` at most; lazy.
+///
+/// # Errors
+/// [`Error::Mlx`].
+pub fn clip_factor(norm: &Array, clip: Option<f64>) -> Result<Array> {
+    let one = Array::from_f32(1.0);
+    let Some(clip) = clip else { return Ok(one) };
+    // The small number as in PyTorch's clip_grad_norm_.
+    let factor = Array::from_f32(clip as f32).divide(norm.add(Array::from_f32(1e-6))?)?;
+    Ok(minimum(factor, one)?)
 }

@@ -13,51 +13,63 @@ use crate::Result;
 const ITERATIONS: usize = 5;
 const POLYNOMIAL: [f32; 3] = [3.4445, -4.775, 2.0315];
 
-/// Momentum, and the root mean square of a step with learning rate 1.
-const MOMENTUM: f32 = 0.9;
+/// The momentum of the look ahead, and the root mean square of a step with learning rate 1.
+pub(super) const MOMENTUM: f32 = 0.9;
 const SIZE: f32 = 0.2;
 
-/// Returns the step of a matrix (r, c) in blocks of `rows` rows, such as the rows of a head; 0 is a
-/// single block. Rows that fill no block are taken from `others`. Lazy.
-///
-/// | arg | shape |
-/// |---|---|
-/// | parameter, gradient (times `scale`), mean, others | (r, c) |
-///
-/// `mean` is the mean gradient including this one, as [`AdamW`](super::AdamW) keeps it with
-/// `beta1` = 0.9. There is no decay.
+/// A matrix that Muon changes, in blocks of rows.
+#[derive(Debug)]
+pub(super) struct Matrix {
+    /// (r, c)
+    pub(super) parameter: Array,
+    /// The mean gradient as it would be after another one like the last (Nesterov), as
+    /// [`AdamW`](super::AdamW) computes it with `beta1` = 0.9 and [`MOMENTUM`]: (r, c).
+    pub(super) ahead: Array,
+    /// The source of the rows that fill no block: (r, c).
+    pub(super) others: Array,
+}
+
+/// Returns the steps of matrices of one shape (r, c) in blocks of `rows` rows, such as the rows of a
+/// head; 0 is a single block. All blocks are changed by the same few operations. There is no decay.
+/// Lazy.
 ///
 /// # Errors
 /// Those of MLX for shapes that differ.
-pub(super) fn step(
-    parameter: &Array,
-    (gradient, scale): (&Array, f64),
-    mean: &Array,
-    others: &Array,
-    rows: usize,
-    lr: f64,
-) -> Result<Array> {
-    let (r, c) = (parameter.dim(0), parameter.dim(1));
+pub(super) fn step(matrices: &[Matrix], rows: usize, lr: f64) -> Result<Vec<Array>> {
+    let Some(Matrix { parameter, .. }) = matrices.first() else { return Ok(Vec::new()) };
+    let (r, c, k) = (parameter.dim(0), parameter.dim(1), matrices.len() as i32);
     let rows = if rows == 0 { r } else { rows as i32 };
     let blocks = r / rows;
     if blocks == 0 {
-        return Ok(others.clone());
+        return Ok(matrices.iter().map(|matrix| matrix.others.clone()).collect());
     }
     let whole = blocks * rows;
     let top = |array: &Array| -> Result<Array> {
+        if whole == r {
+            return Ok(array.clone());
+        }
         Ok(split_at_indices(array, &[whole], 0)?.swap_remove(0)) // (blocks * rows, c)
     };
-    let scalar = |value: f64| Array::from_f32(value as f32);
-    let fresh = top(gradient)?.multiply(scalar(scale * f64::from(1.0 - MOMENTUM)))?;
-    let u = top(mean)?.multiply(Array::from_f32(MOMENTUM))?.add(fresh)?; // Nesterov's look ahead
-    let direction = orthogonal(&u.reshape(&[blocks, rows, c])?)?.reshape(&[whole, c])?;
-    let size = SIZE * (rows.max(c) as f32).sqrt();
-    let changed = top(parameter)?.subtract(direction.multiply(scalar(lr * f64::from(size)))?)?;
-    if whole == r {
-        return Ok(changed);
-    }
-    let rest = split_at_indices(others, &[whole], 0)?.swap_remove(1); // (r - whole, c)
-    Ok(concatenate(&[changed, rest], 0)?)
+    let ahead: Vec<Array> =
+        matrices.iter().map(|matrix| top(&matrix.ahead)).collect::<Result<_>>()?;
+    let ahead = concatenate(&ahead, 0)?.reshape(&[k * blocks, rows, c])?;
+    let size = lr * f64::from(SIZE * (rows.max(c) as f32).sqrt());
+    let change = orthogonal(&ahead)?.multiply(Array::from_f32(size as f32))?;
+    let change = change.reshape(&[k, whole, c])?;
+    let ends: Vec<i32> = (1..k).collect();
+    let changes = split_at_indices(&change, &ends, 0)?; // (1, whole, c) each
+    matrices
+        .iter()
+        .zip(changes)
+        .map(|(Matrix { parameter, others, .. }, change)| {
+            let changed = top(parameter)?.subtract(change.reshape(&[whole, c])?)?;
+            if whole == r {
+                return Ok(changed);
+            }
+            let rest = split_at_indices(others, &[whole], 0)?.swap_remove(1); // (r - whole, c)
+            Ok(concatenate(&[changed, rest], 0)?)
+        })
+        .collect()
 }
 
 /// Approximates `U V^T` of each matrix `U S V^T` in (k, r, c): singular values are between 0.7 and
@@ -119,21 +131,32 @@ mod tests {
 
     #[test]
     fn blocks_are_matrices_of_their_own_and_the_rest_is_left() {
-        let key = random::key(2).unwrap();
-        let draw = || random::normal::<f32>(&[7, 4], None, None, &key).unwrap();
-        let (p, g, m, others) = (draw(), draw(), draw(), Array::zeros::<f32>(&[7, 4]).unwrap());
-        let all = floats(&step(&p, (&g, 0.5), &m, &others, 3, 0.01).unwrap());
-        assert_eq!(all[24..], [0.0; 4], "rows that fill no block");
-        let second = |array: &Array| split_at_indices(array, &[3, 6], 0).unwrap().swap_remove(1);
-        let alone = step(&second(&p), (&second(&g), 0.5), &second(&m), &second(&others), 0, 0.01);
-        let alone = floats(&alone.unwrap());
-        for (found, expected) in all[12..24].iter().zip(&alone) {
-            assert!((found - expected).abs() < 1e-6);
+        let key = |seed| random::key(seed).unwrap();
+        let draw = |seed| random::normal::<f32>(&[7, 4], None, None, &key(seed)).unwrap();
+        let matrix = |seed| Matrix {
+            parameter: draw(seed),
+            ahead: draw(seed + 10),
+            others: Array::zeros::<f32>(&[7, 4]).unwrap(),
+        };
+        let matrices = [matrix(2), matrix(3), matrix(4)];
+        let all = step(&matrices, 3, 0.01).unwrap();
+        assert_eq!(all.len(), 3);
+        for (Matrix { parameter, ahead, others }, all) in matrices.iter().zip(all) {
+            let all = floats(&all);
+            assert_eq!(all[24..], [0.0; 4], "rows that fill no block");
+            let second =
+                |array: &Array| split_at_indices(array, &[3, 6], 0).unwrap().swap_remove(1);
+            let [parameter, ahead, others] = [parameter, ahead, others].map(second);
+            let old = floats(&parameter);
+            let alone = step(&[Matrix { parameter, ahead, others }], 0, 0.01).unwrap();
+            let alone = floats(&alone[0]);
+            for (found, expected) in all[12..24].iter().zip(&alone) {
+                assert!((found - expected).abs() < 1e-6);
+            }
+            // Root mean square of the change: 0.01 * 0.2, whatever the gradient's size, roughly.
+            let change: f32 = old.iter().zip(&alone).map(|(a, b)| (a - b).powi(2)).sum();
+            let size = (change / 12.0).sqrt();
+            assert!((0.0010..0.0025).contains(&size), "{size}");
         }
-        // Root mean square of the change: 0.01 * 0.2, whatever the gradient's size, roughly.
-        let old = floats(&second(&p));
-        let change: f32 = old.iter().zip(&alone).map(|(a, b)| (a - b).powi(2)).sum();
-        let size = (change / 12.0).sqrt();
-        assert!((0.0010..0.0025).contains(&size), "{size}");
     }
 }

@@ -1,17 +1,18 @@
 //! One step of a stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use mlx_llamba::kernels::Backend;
+use mlx_llamba_kernels::AdamWResult;
 use mlx_llamba_kernels::mlx::current_device;
-use mlx_rs::transforms::eval;
+use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, DeviceType, memory};
 use serde::{Deserialize, Serialize};
 
-use super::muon;
+use super::muon::{self, Matrix};
 use super::watch::Place;
-use super::{AdamW, Schedule, State, clip_factor, global_norm, value_and_gradient};
+use super::{AdamW, Moments, Schedule, State, clip_factor, global_norm, value_and_gradient};
 use crate::data::{Position, Windows};
 use crate::stages::Compared;
 use crate::{Error, Objective, Parameters, Result};
@@ -233,6 +234,12 @@ impl Step {
     }
 }
 
+/// The part of a GPU's memory that the gradients of all parts may have to be kept until the end of a step,
+/// and that of the matrices that Muon changes at once, which need a few times their size: `1 / GRADIENTS`
+/// and `1 / ALIKE`.
+const GRADIENTS: usize = 16;
+const ALIKE: usize = 256;
+
 /// Trains one stage: its objective on its windows with its options.
 #[derive(Debug)]
 pub struct Trainer<'a, O> {
@@ -244,6 +251,7 @@ pub struct Trainer<'a, O> {
     backend: Backend,
     /// The parameters that each part trains.
     trained: Vec<Vec<String>>,
+    together: bool,
 }
 
 impl<'a, O: Objective> Trainer<'a, O> {
@@ -284,7 +292,20 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Err(Error::NothingToTrain { stage: name.to_owned() });
         }
         let backend = Backend::with_gradients()?;
-        Ok(Self { objective, windows, options, name, adamw, backend, trained })
+        let together = matches!(current_device()?, DeviceType::Gpu) && {
+            let bytes = owners.keys().filter_map(|name| parameters.get(name)).map(Array::nbytes);
+            bytes.sum::<usize>() <= memory::memory_limit()? / GRADIENTS
+        };
+        Ok(Self { objective, windows, options, name, adamw, backend, trained, together })
+    }
+
+    /// Updates all parts at the end of a step, without waiting for the device until then, and matrices
+    /// of one shape by the same operations; or each part as soon as its gradient is known, in the
+    /// memory of one part. The default is the latter, but the former on GPUs whose memory has room for
+    /// the gradients of all parts.
+    #[must_use]
+    pub fn together(self, together: bool) -> Self {
+        Self { together, ..self }
     }
 
     /// Estimates the memory and time of a step from the gradients of one window, on GPUs the time from
@@ -325,18 +346,21 @@ impl<'a, O: Objective> Trainer<'a, O> {
             seconds = run(windows)?.0 / windows as f64;
         }
         // The gradients of all parts are kept until the last micro-batch; an update needs the old
-        // and the new parameters and moments of one part. Moments of a resumed stage are in `base`
-        // already.
-        let gradients = if rows < options.batch { all } else { largest };
+        // and the new parameters and moments of one part, or of all together, whose windows overlap.
+        // Moments of a resumed stage are in `base` already.
+        let changed = if self.together { all } else { largest };
+        let gradients = if rows < options.batch { all } else { changed };
         let moments = if state.moments.is_empty() { 2 * all } else { 0 };
-        let bytes = base + moments + gradients + window * rows as u64 + 3 * largest;
+        let overlap = if self.together && self.trained.len() > 1 { 2 } else { 1 };
+        let bytes = base + moments + gradients + overlap * window * rows as u64 + 3 * changed;
         Ok(StageCost { bytes, seconds: seconds * options.batch as f64 })
     }
 
     /// Reads the next batch and updates the parameters.
     ///
-    /// Each part is evaluated before the next one begins, and is updated with the last of its
-    /// micro-batches: activations of one part and one micro-batch are in memory at a time.
+    /// [By default](Self::together) each part is evaluated before the next one begins, and is updated
+    /// with the last of its micro-batches: activations of one part and one micro-batch are in memory
+    /// at a time.
     ///
     /// # Errors
     /// [`Error::NotFinite`], [`Error::Exploded`], and errors of the objective. Some parts may have
@@ -347,7 +371,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let lr = options.lr * options.schedule().at(state.progress.step);
         let micro = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
         let mut sums: Vec<Option<Sum>> = self.trained.iter().map(|_| None).collect();
-        let (mut losses, mut squares) = (Vec::new(), 0.0);
+        let mut results = Vec::new();
+        let mut begun = VecDeque::new();
         let mut left = options.batch;
         while left > 0 {
             let rows = left.min(micro);
@@ -364,15 +389,42 @@ impl<'a, O: Objective> Trainer<'a, O> {
                     value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
                 let share = rows as f32 / options.batch as f32;
                 let sum = Sum::add(sums[part].take(), loss, gradients, share)?;
-                if left > 0 {
-                    eval(sum.arrays())?;
-                    sums[part] = Some(sum);
+                if left == 0 && !self.together {
+                    results.extend(self.update(vec![(part, sum)], lr, state)?);
                     continue;
                 }
-                let (loss, norm) = self.update(part, sum, lr, state)?;
-                losses.push(loss);
-                squares += f64::from(norm).powi(2);
+                if self.together {
+                    // The host prepares a part while the device computes the one before it; the
+                    // activations of both are in memory.
+                    async_eval(sum.arrays())?;
+                    begun.push_back(sum.loss.clone());
+                    if begun.len() > 1 {
+                        eval(begun.pop_front().iter())?;
+                    }
+                } else {
+                    eval(sum.arrays())?;
+                }
+                sums[part] = Some(sum);
             }
+        }
+        if self.together {
+            let sums = sums.into_iter().enumerate();
+            let sums = sums.filter_map(|(part, sum)| Some((part, sum?)));
+            results.extend(self.update(sums.collect(), lr, state)?);
+        }
+        let (mut losses, mut squares) = (Vec::new(), 0.0);
+        for Updated { part, loss, norm } in results {
+            let scalar = |array: &Array| mlx_llamba::mlx::floats(array).map(|values| values[0]);
+            let (loss, norm) = (scalar(&loss)?, scalar(&norm)?);
+            let place = Place {
+                stage: self.name,
+                step: state.progress.step + 1,
+                part,
+                parameter: self.trained[part].first().map_or("", String::as_str),
+            };
+            state.progress.watch.check(place, loss, norm, options.explosion)?;
+            losses.push(loss);
+            squares += f64::from(norm).powi(2);
         }
         state.progress.step += 1;
         state.progress.total_steps += 1;
@@ -386,46 +438,70 @@ impl<'a, O: Objective> Trainer<'a, O> {
         })
     }
 
-    /// Applies a part's gradient. Returns its loss and the gradient's norm.
-    fn update(&self, part: usize, sum: Sum, lr: f64, state: &mut State) -> Result<(f32, f32)> {
-        let names = &self.trained[part];
-        let norm = global_norm(&sum.gradients)?;
-        eval(sum.arrays().chain([&norm]))?;
-        let scalar = |array: &Array| mlx_llamba::mlx::floats(array).map(|values| values[0]);
-        let (loss, norm) = (scalar(&sum.loss)?, scalar(&norm)?);
-        let place = Place {
-            stage: self.name,
-            step: state.progress.step + 1,
-            part,
-            parameter: names.first().map_or("", String::as_str),
-        };
-        state.progress.watch.check(place, loss, norm, self.options.explosion)?;
+    /// Applies the gradients of parts. Returns their losses and the norms of their gradients.
+    fn update(&self, sums: Vec<(usize, Sum)>, lr: f64, state: &mut State) -> Result<Vec<Updated>> {
         let options = self.options;
         let clip = Some(options.clip).filter(|&clip| clip > 0.0);
-        let factor = clip_factor(f64::from(norm), clip);
         let step = state.progress.step + 1;
-        for (name, gradient) in names.iter().zip(&sum.gradients) {
-            let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
-            let old = state.moments.get(name);
-            let time = (step, lr * options.lr_factor(name));
-            let gradient = (gradient, factor);
-            let (mut new, moments) =
-                self.adamw.update(self.backend, parameter, gradient, old, time)?;
-            if parameter.ndim() == 2 && matches_any(&options.muon, name) {
+        let mut results = Vec::new();
+        let mut changed = Vec::new();
+        // Matrices that Muon changes alike, by their shape, the rows of a block and the learning rate.
+        let mut alike: BTreeMap<_, (Vec<&String>, Vec<Matrix>)> = BTreeMap::new();
+        for (part, sum) in sums {
+            let norm = global_norm(self.backend, &sum.gradients)?;
+            let factor = clip_factor(&norm, clip)?;
+            for (name, gradient) in self.trained[part].iter().zip(&sum.gradients) {
+                let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
+                let old = state.moments.get(name);
+                let time = (step, lr * options.lr_factor(name));
+                let muon = parameter.ndim() == 2 && matches_any(&options.muon, name);
+                let ahead = muon.then_some(muon::MOMENTUM);
+                let gradient = (gradient, &factor);
+                let AdamWResult { parameter: new, m, v, ahead } =
+                    self.adamw.update(self.backend, parameter, gradient, old, time, ahead)?;
+                changed.extend([m.clone(), v.clone()]);
+                state.moments.insert(name.clone(), Moments { m, v });
+                let Some(ahead) = ahead else {
+                    changed.push(new.clone());
+                    state.parameters.insert(name.clone(), new);
+                    continue;
+                };
+                let matrix = Matrix { parameter: parameter.clone(), ahead, others: new };
                 let rows = options.muon_rows(name);
-                new = muon::step(parameter, gradient, &moments.m, &new, rows, time.1)?;
+                let (r, c) = (parameter.dim(0), parameter.dim(1));
+                let (names, matrices) = alike.entry((r, c, rows, time.1.to_bits())).or_default();
+                names.push(name);
+                matrices.push(matrix);
             }
-            state.parameters.insert(name.clone(), new);
-            state.moments.insert(name.clone(), moments);
+            results.push(Updated { part, loss: sum.loss, norm });
         }
-        drop(sum);
-        let changed = names.iter().flat_map(|name| {
-            let moments = state.moments.get(name).map(|moments| [&moments.m, &moments.v]);
-            state.parameters.get(name).into_iter().chain(moments.into_iter().flatten())
-        });
-        eval(changed)?;
-        Ok((loss, norm))
+        let at_once = memory::memory_limit()? / ALIKE;
+        for ((r, c, rows, lr), (names, matrices)) in alike {
+            let bytes = 4 * r as usize * c as usize;
+            let at_once = if self.together { (at_once / bytes.max(1)).max(1) } else { 1 };
+            for (names, matrices) in names.chunks(at_once).zip(matrices.chunks(at_once)) {
+                let new = muon::step(matrices, rows, f64::from_bits(lr))?;
+                for (name, new) in names.iter().zip(new) {
+                    changed.push(new.clone());
+                    state.parameters.insert((*name).clone(), new);
+                }
+            }
+        }
+        let all = changed.iter().chain(results.iter().flat_map(|r| [&r.loss, &r.norm]));
+        if self.together {
+            async_eval(all)?
+        } else {
+            eval(all)?
+        }
+        Ok(results)
     }
+}
+
+/// The loss of a part, and the norm of its gradient before clipping.
+struct Updated {
+    part: usize,
+    loss: Array,
+    norm: Array,
 }
 
 /// The weighted sums of the losses and gradients of the micro-batches so far.
@@ -436,8 +512,12 @@ struct Sum {
 
 impl Sum {
     fn add(old: Option<Self>, loss: Array, gradients: Vec<Array>, share: f32) -> Result<Self> {
+        // Kernels read rows one after the other; the gradients of matrices come by columns, and would be
+        // turned for every kernel.
         let scaled = |array: Array| -> Result<Array> {
-            Ok(if share == 1.0 { array } else { array.multiply(Array::from_f32(share))? })
+            let array =
+                if share == 1.0 { array } else { array.multiply(Array::from_f32(share))? };
+            Ok(array.contiguous()?)
         };
         let loss = scaled(loss)?;
         let gradients = gradients.into_iter().map(scaled).collect::<Result<Vec<_>>>()?;
