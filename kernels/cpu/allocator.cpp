@@ -5,8 +5,6 @@
 
 #include <dlfcn.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <stdexcept>
 #include <string>
 
@@ -47,10 +45,7 @@ class Checked final : public Allocator {
 
 Allocator& original() {
   void* const symbol = dlsym(RTLD_NEXT, "_ZN3mlx4core9allocator9allocatorEv");
-  if (!symbol) {
-    std::fputs("error: MLX has no allocator\n", stderr);
-    std::_Exit(1);
-  }
+  if (!symbol) throw std::runtime_error("MLX has no allocator");
   return reinterpret_cast<Allocator& (*)()>(symbol)();
 }
 

@@ -1,4 +1,5 @@
-// For programs: what C++ code cannot report ends the process in order.
+// For programs, which call this once: what C++ code cannot report ends the process in order. Nothing of
+// it happens to a program that does not call it.
 #include <atomic>
 #include <condition_variable>
 #include <csignal>
@@ -12,51 +13,6 @@
 #include <vector>
 
 #include "c_api.h"
-
-#if defined(__linux__) && defined(__GLIBC__)
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
-#include <cstring>
-
-namespace {
-
-// Few processes, or a bound of the memory.
-bool limited() {
-  rlimit limit;
-  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) return true;
-  if (getrlimit(RLIMIT_NPROC, &limit) == 0 && limit.rlim_cur < 1024) return true;
-  char text[16] = {};
-  const int file = open("/sys/fs/cgroup/pids.max", O_RDONLY | O_CLOEXEC);
-  if (file < 0) return false;
-  const auto length = read(file, text, sizeof text - 1);
-  close(file);
-  return length > 0 && text[0] != 'm' && std::atoi(text) < 1024;
-}
-
-// OpenBLAS starts threads when it is loaded, and where that fails it ends the process or waits for
-// ever. It reads the number of threads from the environment, which a program can change only by
-// starting again. This runs before any library is initialized.
-void early(int, char** argv, char** environment) {
-  constexpr char NAME[] = "OPENBLAS_NUM_THREADS=";
-  constexpr std::size_t MOST = 4096;
-  static char one[] = "OPENBLAS_NUM_THREADS=1";
-  static char* changed[MOST + 2];
-  std::size_t count = 0;
-  for (; environment[count]; count++) {
-    if (count == MOST || std::strncmp(environment[count], NAME, sizeof NAME - 1) == 0) return;
-    changed[count] = environment[count];
-  }
-  if (!limited()) return;
-  changed[count] = one;
-  execve("/proc/self/exe", argv, changed);
-}
-
-__attribute__((section(".preinit_array"), used)) void (*const entry)(int, char**, char**) = early;
-
-} // namespace
-#endif
 
 namespace {
 

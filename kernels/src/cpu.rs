@@ -45,8 +45,10 @@ pub fn set_threads(count: usize) {
     raw::set_threads(count);
 }
 
-/// Makes the process end with a line of error and status 1 where C++ code would end it with a signal,
-/// then starts `threads` threads at once, for a trial, and returns how many the system gave. MLX does
+/// Makes the process end with a line of error and status 1 where C++ code would end it with a signal:
+/// replaces the handlers of `std::terminate` and of SIGABRT. For programs, not for libraries.
+///
+/// Then starts `threads` threads at once, for a trial, and returns how many the system gave. MLX does
 /// not survive it when it gets none.
 pub fn guard_process(threads: usize) -> usize {
     let given = raw::guard_process(i32::try_from(threads).unwrap_or(i32::MAX));

@@ -229,11 +229,8 @@ impl Quantized {
         })
     }
 
-    /// Looks up the rows `ids` of an embedding, dequantized: (..) -> (.., in).
-    ///
-    /// # Errors
-    /// MLX's report of shapes that do not fit.
-    pub fn rows(&self, ids: &Array, dtype: Dtype) -> Result<Array, QuantizationError> {
+    /// Looks up the rows `ids` of an embedding, all of them below `out`, dequantized: (..) -> (.., in).
+    pub(crate) fn rows(&self, ids: &Array, dtype: Dtype) -> Result<Array, QuantizationError> {
         let rows = Self {
             weight: self.weight.index(ids),
             scales: self.scales.index(ids),

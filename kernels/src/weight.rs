@@ -1,9 +1,11 @@
 //! Matrices as checkpoints store them.
 
-use mlx_rs::Array;
-use mlx_rs::ops::concatenate;
+use mlx_rs::error::Exception;
+use mlx_rs::ops::indexing::TryIndexOp;
+use mlx_rs::ops::{concatenate, minimum};
+use mlx_rs::{Array, Dtype};
 
-use crate::Quantized;
+use crate::{QuantizationError, Quantized};
 
 /// A matrix (out, in), dense or quantized.
 #[derive(Debug, Clone)]
@@ -51,6 +53,27 @@ impl Weight {
                 })))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Looks up the rows `ids` of an embedding, in `dtype`: (..) -> (.., in). An id beyond the last row
+    /// stands for that row: MLX does not check indices, and would read beyond the matrix.
+    ///
+    /// # Errors
+    /// MLX's report of ids that are not integers.
+    pub fn rows(&self, ids: &Array, dtype: Dtype) -> Result<Array, QuantizationError> {
+        let rows = match self {
+            Self::Dense(weight) => weight.dim(0),
+            Self::Quantized(q) => q.weight.dim(0),
+        };
+        let Some(last) = u32::try_from(rows).ok().and_then(|rows| rows.checked_sub(1)) else {
+            return Err(Exception::custom("a matrix without rows").into());
+        };
+        let last = Array::from_slice(&[last], &[]);
+        let ids = minimum(ids.as_dtype(Dtype::Uint32)?, last)?;
+        match self {
+            Self::Dense(weight) => Ok(weight.try_index(&ids)?.as_dtype(dtype)?),
+            Self::Quantized(q) => q.rows(&ids, dtype),
         }
     }
 

@@ -101,7 +101,6 @@ impl Args {
         let grammar = self.constraint.grammar()?;
         let mut options = self.options();
         let cancel = options.cancel.clone();
-        interrupt::on_first(move || cancel.cancel())?;
         let loaded = self.model.load_any(true)?;
         options.sampling = self.sampling.sampling(loaded.tokenizer());
         if grammar.is_some() {
@@ -113,6 +112,7 @@ impl Args {
             None
         };
         let prompt = asked.as_ref().map_or_else(|| Prompt::from(&prompt), Prompt::from);
+        interrupt::on_first(move || cancel.cancel())?;
         match loaded {
             Loaded::Llamba(llamba) => self.run_llamba(&llamba, prompt, &options),
             Loaded::Teacher(teacher) => self.run_teacher(&teacher, prompt, &options),

@@ -1,27 +1,48 @@
-//! Ctrl-C: the first one asks the work to stop cleanly, the second ends the process.
+//! Ctrl-C and termination signals: the first one ends the process, unless the command has work to finish;
+//! then the second one does.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 use signal_hook::iterator::Signals;
 
 static HAPPENED: AtomicBool = AtomicBool::new(false);
+/// True until the command has work to finish.
+static AT_ONCE: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(true)));
+/// Counts the beginnings and the ends of writes to standard output: odd during a write.
+static WRITES: AtomicU64 = AtomicU64::new(0);
+/// The time after which a write that nobody reads is given up, once the process was told to end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lets the first Ctrl-C or termination signal end the process, whatever it waits for: a file, a
+/// download, a lock. Without a handler it would not end the first process of a container.
+pub(crate) fn end_at_once() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        register_conditional_shutdown(signal, crate::INTERRUPTED.into(), Arc::clone(&AT_ONCE))
+            .context("cannot listen for Ctrl-C")?;
+    }
+    Ok(())
+}
+
+/// Lets the command handle signals itself: it has work to finish.
+pub(crate) fn handled() {
+    AT_ONCE.store(false, Ordering::Relaxed);
+}
 
 /// Calls `stop` at the first Ctrl-C (or termination signal).
 pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
-    let listen = move || {
-        for _ in signals.forever() {
-            if HAPPENED.swap(true, Ordering::Relaxed) {
-                end(crate::INTERRUPTED);
-            }
-            stop();
+    on_each(move |_| {
+        if HAPPENED.swap(true, Ordering::Relaxed) {
+            end(crate::INTERRUPTED);
         }
-    };
-    spawn(listen)
+        give_up_writes();
+        stop();
+    })
 }
 
 /// Calls `handle` at every Ctrl-C, with false, and at every termination signal, with true.
@@ -32,7 +53,31 @@ pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
         for signal in signals.forever() {
             handle(signal != SIGINT);
         }
-    })
+    })?;
+    handled();
+    Ok(())
+}
+
+/// Runs a write to standard output.
+pub(crate) fn while_writing<T>(write: impl FnOnce() -> T) -> T {
+    WRITES.fetch_add(1, Ordering::Relaxed);
+    let written = write();
+    WRITES.fetch_add(1, Ordering::Relaxed);
+    written
+}
+
+/// From now on ends the process if a write waits for a reader that does not come.
+pub(crate) fn give_up_writes() {
+    // Without a thread to watch, the next signal still ends the process.
+    let _ = spawn(|| {
+        loop {
+            let before = WRITES.load(Ordering::Relaxed);
+            std::thread::sleep(PATIENCE);
+            if before % 2 == 1 && WRITES.load(Ordering::Relaxed) == before {
+                end(crate::INTERRUPTED);
+            }
+        }
+    });
 }
 
 /// Runs `listen` on a thread of its own.

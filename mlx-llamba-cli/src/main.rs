@@ -11,6 +11,8 @@ mod convert;
 mod cuda;
 mod distill;
 mod doctor;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod early;
 mod eval;
 mod follow;
 mod generate;
@@ -151,7 +153,8 @@ fn run() -> u8 {
         cli.command,
         Command::Doctor(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_)
     );
-    let ready = if light { Ok(()) } else { resources::check() };
+    let ready =
+        if light { Ok(()) } else { interrupt::end_at_once().and_then(|()| resources::check()) };
     let result = ready.and_then(|()| match cli.command {
         Command::Generate(args) => args.run(),
         Command::Chat(args) => args.run(),

@@ -7,10 +7,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::Error;
 
+use crate::interrupt;
+
 /// Writes to standard output and flushes, so that text appears while the model writes.
 pub(crate) fn show(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written =
+        interrupt::while_writing(|| out.write_all(text.as_bytes()).and_then(|()| out.flush()));
     written.context("cannot write standard output")
 }
 

@@ -50,10 +50,7 @@ pub(crate) struct SamplingArgs {
 fn logit_bias(text: &str) -> Result<(u32, f32), String> {
     let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, such as 42=-1.5")?;
     let id = id.parse().map_err(|_| format!("{id} is not a token id"))?;
-    // Numbers that are too large are no infinities, which have a meaning.
-    let overflows =
-        |value: &f32| value.is_infinite() && bias.contains(|c: char| c.is_ascii_digit());
-    let value = bias.parse().ok().filter(|value| !overflows(value));
+    let value = bias.parse().ok().filter(|value: &f32| value.is_finite());
     Ok((id, value.ok_or_else(|| format!("{bias} is not a number, or too large"))?))
 }
 

@@ -253,5 +253,7 @@ fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Resu
             }
             stop();
         }
-    })
+    })?;
+    crate::interrupt::handled();
+    Ok(())
 }

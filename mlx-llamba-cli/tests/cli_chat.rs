@@ -184,7 +184,7 @@ fn sessions_are_kept_listed_compared_and_removed() {
 fn ctrl_c_stops_the_reply_and_keeps_the_session() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("long.session").display().to_string();
-    let endless = ["chat", "-n", "1000000", "-s", &file, "--logit-bias", "1=-inf", "--seed", "1"];
+    let endless = ["chat", "-n", "1000000", "-s", &file, "--logit-bias", "1=-1000", "--seed", "1"];
     let mut child = CLI.spawn(&endless, Stdio::piped());
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"Once upon a time\n").unwrap();
@@ -293,7 +293,7 @@ fn a_person_gets_prompts_and_a_history() {
 fn a_person_stops_a_reply_and_goes_on() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("talk.session").display().to_string();
-    let arguments = format!("chat -n 1000000 --logit-bias 1=-inf --seed 1 -s {file}");
+    let arguments = format!("chat -n 1000000 --logit-bias 1=-1000 --seed 1 -s {file}");
     let Some(mut terminal) = Terminal::open(data.path(), &arguments) else { return };
     for line in ["Once upon a time", "Then", "/regen"] {
         terminal.say(line);

@@ -88,6 +88,48 @@ fn interrupted() {
     }
 }
 
+/// The first signal ends a command that waits for a hub that sends nothing more.
+#[test]
+fn a_stalled_download_is_interrupted() {
+    for (name, arguments) in [
+        ("TERM", &["models", "pull", FakeHub::REPO][..]),
+        ("INT", &["generate", "-m", FakeHub::REPO, "x"]),
+        ("TERM", &["generate", "-m", FakeHub::REPO, "x"]),
+        ("TERM", &["chat", "-m", FakeHub::REPO, "x"]),
+        ("INT", &["serve", "-m", FakeHub::REPO, "--bind", "127.0.0.1:0"]),
+        ("TERM", &["quantize", "-m", FakeHub::REPO, "-o", "/proc/nowhere"]),
+    ] {
+        let hub = FakeHub::start(&[("model.safetensors", &[0; 9000], true)]);
+        hub.break_file("model.safetensors", Fault::Stall { after: 10 });
+        let home = tempfile::tempdir().unwrap();
+        let mut command = CLI.command(arguments);
+        command.env("HF_ENDPOINT", &hub.endpoint).env("HF_HOME", home.path());
+        let mut child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("the download", || {
+            let asked = hub.contents().requests.iter().any(|asked| asked.storage);
+            asked.then_some(())
+        });
+        signal(&child, name);
+        let status = wait_for("the end", || child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(130), "{name} {arguments:?}");
+    }
+}
+
+/// The first signal ends a command that writes into a pipe that nobody reads.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_pipe_is_interrupted() {
+    let endless = ["generate", "-n", "1000000", "--ignore-eos", "--json", "--logprobs", "20", "x"];
+    let mut child = CLI.spawn(&endless, Stdio::null());
+    wait_for("a full pipe", || {
+        let wait = std::fs::read_to_string(format!("/proc/{}/wchan", child.id())).unwrap();
+        wait.contains("pipe_write").then_some(())
+    });
+    signal(&child, "TERM");
+    let status = wait_for("the end", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(130));
+}
+
 /// A reader closes the pipe early, for every command with long output.
 #[test]
 fn a_reader_that_leaves_is_no_failure() {

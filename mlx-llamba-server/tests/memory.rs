@@ -7,7 +7,7 @@ mod common;
 use std::cell::Cell;
 use std::time::Duration;
 
-use common::{MODEL, Server, post};
+use common::{MODEL, Server, post_bytes};
 use peak_alloc::PeakAlloc;
 use serde_json::json;
 
@@ -20,7 +20,7 @@ fn list(piece: &str, size: usize) -> String {
 }
 
 /// Requests that cost much memory for each byte, or much for being long.
-fn hostile(size: usize) -> Vec<(&'static str, &'static str, String)> {
+fn hostile(size: usize) -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let words = "Lily saw a big red ball. ".repeat(size / 25);
     let word = "x".repeat(size);
     let chat = |more: &str| {
@@ -29,7 +29,7 @@ fn hostile(size: usize) -> Vec<(&'static str, &'static str, String)> {
     let prompt = |prompt: String| format!(r#"{{"max_tokens":1,"prompt":{prompt}}}"#);
     let tool = r#"{"type":"function","function":{"name":"a","parameters":{"type":"object","properties":{"a":{"a":1}}}}}"#;
     let (c, h) = ("/v1/completions", "/v1/chat/completions");
-    vec![
+    let texts = vec![
         ("words", c, prompt(json!(words).to_string())),
         ("one word", c, prompt(json!(word).to_string())),
         ("escapes", c, prompt(format!("\"{}\"", r"\u0001".repeat(size / 6)))),
@@ -148,7 +148,59 @@ fn hostile(size: usize) -> Vec<(&'static str, &'static str, String)> {
             format!(r#"{{"messages":[{}]}}"#, list(r#"{"role":"user","content":""}"#, size)),
         ),
         ("import", "/v1/sessions/import", "x".repeat(size)),
-    ]
+    ];
+    let lists = list("[]", size);
+    let tools = json!({"tools": serde_json::from_str::<serde_json::Value>(&format!("[{lists}]")).unwrap(), "now": 0});
+    let saved = |options: serde_json::Value, entries: serde_json::Value| {
+        json!({
+            "model": "", "tokenizer": "", "source": "", "template": {"name": "", "source": ""},
+            "options": options, "entries": entries, "budget": 0, "places": [],
+        })
+    };
+    let entry = json!({
+        "message": {"role": "user", "content": "", "a": []}, "ids": [], "read": false,
+        "joined": false, "sampled": false, "closing": null,
+    });
+    let entries = vec![entry; size / 100];
+    let description = r#"{"dtype":"F32","shape":[0],"data_offsets":[0,0]}"#;
+    let tensors: Vec<_> = (0..size / 60).map(|i| format!("\"{i}\":{description}")).collect();
+    let names: Vec<_> = (0..size / 10).map(|i| format!("\"{i}\":\"\"")).collect();
+    let i = "/v1/sessions/import";
+    texts
+        .into_iter()
+        .map(|(name, path, text)| (name, path, text.into_bytes()))
+        .chain([
+            ("lists in a session", i, session(&saved(tools, json!([])).to_string(), "")),
+            (
+                "messages of a session",
+                i,
+                session(&saved(json!({"now": 0}), json!(entries)).to_string(), ""),
+            ),
+            ("tensors of a session", i, session("", &format!(",{}", tensors.join(",")))),
+            (
+                "texts of a session",
+                i,
+                file(&format!(r#"{{"__metadata__":{{{}}}}}"#, names.join(","))),
+            ),
+            (
+                "a tensor of a session",
+                i,
+                file(&format!(r#"{{"a":{{"dtype":"F32","shape":[{}]}}}}"#, list("0", size))),
+            ),
+        ])
+        .collect()
+}
+
+/// A saved session with this JSON and these tensors, and the right checksum where it is sound.
+fn session(json: &str, tensors: &str) -> Vec<u8> {
+    let metadata = json!({"format": "mlx-llamba-session", "version": "1", "session": json});
+    let file = file(&format!(r#"{{"__metadata__":{metadata}{tensors}}}"#));
+    mlx_llamba::files::resealed(&file).unwrap_or(file)
+}
+
+/// A safetensors file with this header and nothing else.
+fn file(header: &str) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()
 }
 
 #[test]
@@ -174,7 +226,7 @@ fn memory_stays_within_the_budget() {
         let mut size = 1 << 15;
         loop {
             let (name, path, body) = hostile(size).swap_remove(kind);
-            let request = post(path, &body);
+            let request = post_bytes(path, &body);
             drop(body);
             let status = Cell::new(0);
             peak_of(name, &|| status.set(server.send(&request).status));

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::{Array, Dtype};
-use safetensors::SafeTensors;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::sealed::{Kind, Metadata};
+use crate::files::sealed::{Kind, Metadata, Views};
 use crate::files::{self, FloatTensor, atomic};
 use crate::language::LanguageModel;
 use crate::model::Model;
@@ -215,14 +214,9 @@ pub(crate) fn state(
 }
 
 /// The tensor `name` of a file as (1, ..shape) float32.
-pub(crate) fn array(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    name: &str,
-    shape: &[usize],
-) -> Result<Array> {
-    let view = file.tensor(name).map_err(|_| missing(path, name))?;
-    let tensor = FloatTensor::read(name, &view)
+pub(crate) fn array(path: &Path, file: &Views<'_>, name: &str, shape: &[usize]) -> Result<Array> {
+    let view = file.get(name).ok_or_else(|| missing(path, name))?;
+    let tensor = FloatTensor::read(name, view)
         .map_err(|found| bad(path, format!("{name} is {found:?}, expected F32")))?;
     shaped(path, &tensor, shape)
 }

@@ -2,7 +2,6 @@
 
 use mlx_llamba_kernels::{Backend, QuantizationError, Quantized, Weight};
 use mlx_rs::ops::concatenate;
-use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, Dtype};
 
 use crate::error::{Error, Result};
@@ -98,15 +97,13 @@ impl Matrix {
         self.backend.matmul(x, &self.weight).map_err(|e| self.named(e))
     }
 
-    /// Returns the rows `ids`: (..) -> (.., in), in the dtype of activations.
+    /// Returns the rows `ids`: (..) -> (.., in), in the dtype of activations. An id beyond the last
+    /// row stands for that row.
     ///
     /// # Errors
     /// [`Error::Quantization`] with what MLX reports.
     pub fn rows(&self, ids: &Array) -> Result<Array> {
-        match &self.weight {
-            Weight::Dense(weight) => Ok(weight.try_index(ids)?.as_dtype(self.dtype)?),
-            Weight::Quantized(weight) => weight.rows(ids, self.dtype).map_err(|e| self.named(e)),
-        }
+        self.weight.rows(ids, self.dtype).map_err(|e| self.named(e))
     }
 
     fn named(&self, source: QuantizationError) -> Error {

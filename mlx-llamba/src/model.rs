@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use mlx_llamba_kernels::check::Check;
 use mlx_llamba_kernels::mlx::{current_device, on_device};
 use mlx_llamba_kernels::{Backend, MixerState, Scheme};
-use mlx_rs::ops::minimum;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, DeviceType, Dtype};
 
@@ -263,11 +262,7 @@ impl Model {
     /// # Errors
     /// [`Error::Mlx`] if `tokens` are not integers.
     pub fn embed(&self, tokens: &Array) -> Result<Array> {
-        // MLX does not check indices: an id out of range would read beyond the matrix.
-        let last = Array::from_slice(&[self.config.padded_vocab() as u32 - 1], &[]);
-        on_device(self.device, || {
-            self.embedding.rows(&minimum(tokens.as_dtype(Dtype::Uint32)?, last)?)
-        })
+        on_device(self.device, || self.embedding.rows(tokens))
     }
 
     /// Runs block `i` alone, from the residual stream before it (b, l, d_model) to the one after it.

@@ -22,6 +22,7 @@ const LIBCLANG: [((&str, &str), Wheel); 3] = [
             version: "18.1.1",
             platform: "manylinux2010_x86_64",
             sha256: "c533091d8a3bbf7460a00cb6c1a71da93bffe148f172c7d03b1c31fbf8aa2a0b",
+            files: "9afdd1d57ce3708fc416851b456f98feed3a202ae1d902dad469f05efba29cd0",
         },
     ),
     (
@@ -31,6 +32,7 @@ const LIBCLANG: [((&str, &str), Wheel); 3] = [
             version: "18.1.1",
             platform: "manylinux2014_aarch64",
             sha256: "54dda940a4a0491a9d1532bf071ea3ef26e6dbaf03b5000ed94dd7174e8f9592",
+            files: "5f7b4850fcf321b318164891a2722b92ba5d1f702ba61f3fe1cf1c71385f71e7",
         },
     ),
     (
@@ -40,6 +42,7 @@ const LIBCLANG: [((&str, &str), Wheel); 3] = [
             version: "18.1.1",
             platform: "macosx_11_0_arm64",
             sha256: "0b2e143f0fac830156feb56f9231ff8338c20aecfe72b4ffe96f19e5a1dbb69a",
+            files: "a7ea1a08784a8c1ae340d34e7bf572f3e07a471005b85a0e4d6122543685dda9",
         },
     ),
 ];

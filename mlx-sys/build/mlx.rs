@@ -19,6 +19,7 @@ const LINUX: [(&str, Wheel); 2] = [
             version: VERSION,
             platform: "manylinux_2_35_x86_64",
             sha256: "fc5d31b90fc4f457b2f9614ed45651a567d22a6a11a03d114a90a4e10bdd8878",
+            files: "4aef5c49272d3895f1da0a25b6578f96d36ebde12d1782371964e293d31dc0e8",
         },
     ),
     (
@@ -28,6 +29,7 @@ const LINUX: [(&str, Wheel); 2] = [
             version: VERSION,
             platform: "manylinux_2_35_aarch64",
             sha256: "d0f94625588b51a878786dd51cec5617894ce586cf3c94645ce1b64e24c27c0b",
+            files: "aad212e965c2576615f06c71e6203a622b7dd00325e62aa242ffc7409329521c",
         },
     ),
 ];
@@ -41,6 +43,7 @@ const MACOS_ARM64: [(u32, Wheel); 3] = [
             version: VERSION,
             platform: "macosx_26_0_arm64",
             sha256: "e6abeac9ac5265830c9c1541b6f96e9be37a85c2446763a46ad466c63a3837ab",
+            files: "08929e4c49a97a83fa249c2e68fca0c75fc8b48526c2693dad30ae9e5ecdfb03",
         },
     ),
     (
@@ -50,6 +53,7 @@ const MACOS_ARM64: [(u32, Wheel); 3] = [
             version: VERSION,
             platform: "macosx_15_0_arm64",
             sha256: "55a369250d220b2cf10213a87a2ac1b1a420608c5b35b1df4e7147ac8e32f121",
+            files: "a055e189dc11712dc290119cef75c3081687d7f262ae5a31409c44c714ceb601",
         },
     ),
     (
@@ -59,6 +63,7 @@ const MACOS_ARM64: [(u32, Wheel); 3] = [
             version: VERSION,
             platform: "macosx_14_0_arm64",
             sha256: "3825fff379dbc107dd3413e564a06caeaa24819910ec49c0439e454c06a1b9b8",
+            files: "fa9beb75529b2b7b1ae9a51c3e3de91d7918adfd10c252cfe582c1f96748ea89",
         },
     ),
 ];

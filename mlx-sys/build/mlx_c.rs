@@ -14,6 +14,8 @@ use std::{
 };
 
 const PACKAGE_SHA256: &str = "da965f83ce211b80f9b681d9bbd6fa625fe6bb2e659ba7bc55dd95eea8d3b028";
+/// The hash of the files that are taken from it.
+const FILES: &str = "3a08cb0d01134962739d90e5f86f5bf80c4920c8e488cffa59726734392d4991";
 
 const MANIFEST: &str = r#"[package]
 name = "fetch"
@@ -36,7 +38,7 @@ pub struct Sources {
 
 impl Sources {
     pub fn locate(cache: &Cache) -> Result<Self> {
-        let root = cache.entry(&format!("mlx-c-0.7.0-{}", &PACKAGE_SHA256[..12]), fetch)?;
+        let root = cache.entry(&format!("mlx-c-0.7.0-{}", &PACKAGE_SHA256[..12]), FILES, fetch)?;
         Ok(Self { root })
     }
 

@@ -1,6 +1,9 @@
 //! Wheels of the Python package registry, downloaded and checked by pip.
 
-use crate::{Result, cache::Cache};
+use crate::{
+    Result,
+    cache::{Cache, REQUIREMENTS},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -14,6 +17,8 @@ pub struct Wheel {
     /// The platform part of the file name.
     pub platform: &'static str,
     pub sha256: &'static str,
+    /// The hash of its files, once they are unpacked.
+    pub files: &'static str,
 }
 
 impl Wheel {
@@ -21,17 +26,19 @@ impl Wheel {
     /// machine than this one, and pip does not check that it can run here.
     pub fn unpacked(&self, cache: &Cache, foreign: bool) -> Result<PathBuf> {
         let name = format!("{}-{}-{}", self.package, self.version, &self.sha256[..12]);
-        let Self { package, version, platform, sha256 } = self;
+        let Self { package, version, platform, sha256, files } = self;
         let requirement = format!("{package}=={version} --hash=sha256:{sha256}\n");
         let what = format!("{package} {version}");
-        cache.entry(&name, |dir| install(dir, &requirement, &what, foreign.then_some(platform)))
+        cache.entry(&name, files, |dir| {
+            install(dir, &requirement, &what, foreign.then_some(platform))
+        })
     }
 }
 
 /// Unpacks the wheels that `requirements` pin into `dir`; `what` they are, for people. With a `platform`
 /// they are those of another kind of machine.
 pub fn install(dir: &Path, requirements: &str, what: &str, platform: Option<&str>) -> Result<()> {
-    let file = dir.join("requirements.txt");
+    let file = dir.join(REQUIREMENTS);
     fs::write(&file, requirements).map_err(|error| format!("{}: {error}", file.display()))?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--no-compile"])

@@ -23,6 +23,8 @@ pub enum Fault {
     NoRange,
     /// The server is busy (503), this many times.
     Busy { times: u32 },
+    /// Nothing comes after this many bytes, and the connection stays open.
+    Stall { after: usize },
 }
 
 /// Access to a repository.
@@ -154,11 +156,12 @@ struct Answer {
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     cut: Option<usize>,
+    stalls: bool,
 }
 
 impl Answer {
     fn new(status: &'static str) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), cut: None }
+        Self { status, headers: Vec::new(), body: Vec::new(), cut: None, stalls: false }
     }
 
     fn header(mut self, name: &'static str, value: impl ToString) -> Self {
@@ -207,6 +210,9 @@ fn answer(mut stream: TcpStream, storage: bool, contents: &Mutex<Contents>) {
         if request.method == "HEAD" { &[] } else { &answer.body[..answer.cut.unwrap_or(length)] };
     // A client may close the connection.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    while answer.stalls {
+        std::thread::park();
+    }
 }
 
 impl Contents {
@@ -319,6 +325,10 @@ impl Contents {
             Some(Fault::Busy { times }) if *times > 0 => {
                 *times -= 1;
                 return Answer::new("503 Service Unavailable");
+            }
+            Some(Fault::Stall { after }) => {
+                answer.cut = Some((*after).min(body.len()));
+                answer.stalls = true;
             }
             Some(Fault::OtherBytes) => body.iter_mut().for_each(|byte| *byte ^= 1),
             _ => {}

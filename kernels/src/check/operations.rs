@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mlx_rs::ops::{concatenate, indexing::IndexOp};
+use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
 use super::compare::{Found, error, error_of};
@@ -168,10 +168,7 @@ fn random(
 
 /// Returns rows of a matrix as the numbers that they stand for.
 fn lines(weight: &Weight, rows: &Array) -> Result<Vec<f64>, Failure> {
-    match weight {
-        Weight::Dense(weight) => values(&weight.index(rows)),
-        Weight::Quantized(weight) => values(&weight.rows(rows, Dtype::Float32)?),
-    }
+    values(&weight.rows(rows, Dtype::Float32)?)
 }
 
 /// Compares arrays with their definitions.

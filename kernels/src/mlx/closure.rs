@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
@@ -36,7 +37,7 @@ impl Closure {
         F: Fn(&[Array]) -> Result<Vec<Array>, E> + Send + 'static,
         E: From<Exception> + 'static,
     {
-        let payload = Box::into_raw(Box::new(f)).cast();
+        let payload = Box::into_raw(Box::new(Mutex::new(f))).cast();
         // SAFETY: `payload` is given away here and freed by `free::<F>` when MLX drops its last
         // copy of the closure, also if this call fails; `call::<F, E>` takes just this payload.
         Self(unsafe {
@@ -65,7 +66,7 @@ impl GradientClosure {
         F: Fn(&[Array], &[Array], &[Array]) -> Result<Vec<Array>, E> + Send + 'static,
         E: From<Exception> + 'static,
     {
-        let payload = Box::into_raw(Box::new(f)).cast();
+        let payload = Box::into_raw(Box::new(Mutex::new(f))).cast();
         // SAFETY: as in `Closure::new`.
         Self(unsafe {
             mlx_sys::mlx_closure_custom_new_func_payload(
@@ -87,8 +88,8 @@ where
     E: From<Exception> + 'static,
 {
     // SAFETY: MLX passes the payload that it was given, before `free`; calls only share it.
-    let f = unsafe { &*f.cast::<F>() };
-    answer(out, || f(&borrowed(inputs)?))
+    let f = unsafe { &*f.cast::<Mutex<F>>() };
+    answer(out, || locked(f)(&borrowed(inputs)?))
 }
 
 extern "C" fn call_gradient<F, E>(
@@ -103,8 +104,14 @@ where
     E: From<Exception> + 'static,
 {
     // SAFETY: as in `call`.
-    let f = unsafe { &*f.cast::<F>() };
-    answer(out, || f(&borrowed(inputs)?, &borrowed(gradients)?, &borrowed(outputs)?))
+    let f = unsafe { &*f.cast::<Mutex<F>>() };
+    answer(out, || locked(f)(&borrowed(inputs)?, &borrowed(gradients)?, &borrowed(outputs)?))
+}
+
+/// Waits for calls of other threads: arrays that depend on a closure share it, also those that were
+/// sent to other threads, and what it captures, such as arrays, need not be `Sync`.
+fn locked<F>(f: &Mutex<F>) -> MutexGuard<'_, F> {
+    f.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Shares the arrays of a list that MLX owns.
@@ -137,6 +144,6 @@ extern "C" fn free<F>(f: *mut c_void) {
     let _ = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: MLX calls this once, with the pointer that came from `Box::into_raw`, when no
         // copy of the closure is left.
-        drop(unsafe { Box::from_raw(f.cast::<F>()) });
+        drop(unsafe { Box::from_raw(f.cast::<Mutex<F>>()) });
     }));
 }

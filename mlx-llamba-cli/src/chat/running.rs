@@ -35,6 +35,9 @@ impl Running {
                 None => interrupt::end(crate::INTERRUPTED),
             }
             (signals.stopped, signals.ended) = (true, signals.ended | end);
+            if signals.ended || !signals.person {
+                interrupt::give_up_writes();
+            }
         })
     }
 

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba::files::hash::sha256;
-use mlx_llamba::files::{Map, atomic, float_bytes, floats_of};
+use mlx_llamba::files::{Map, atomic, float_bytes, floats_of, views};
 use mlx_rs::Array;
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -261,11 +261,11 @@ fn open(path: &Path) -> Result<(State, Identity)> {
         }
         _ => return Err(damaged(STATE)),
     }
-    let tensors = SafeTensors::deserialize(&map).map_err(|e| bad(path, e.to_string()))?;
+    let (_, tensors) = views(&map).map_err(|e| bad(path, e.to_string()))?;
     let mut state = State::new(Parameters::new());
     state.progress = saved.progress;
     let (mut first, mut second) = (BTreeMap::new(), BTreeMap::new());
-    for (name, view) in tensors.iter() {
+    for (name, view) in &tensors {
         let shape: Option<Vec<i32>> =
             view.shape().iter().map(|&size| i32::try_from(size).ok()).collect();
         let (Some(shape), Dtype::F32) = (shape, view.dtype()) else {

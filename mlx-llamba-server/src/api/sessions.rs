@@ -16,6 +16,7 @@ use super::chat::TemplateFields;
 use super::{App, Call, Client};
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
+use crate::request::cost;
 use crate::request::messages::{ChatMessage, messages};
 
 /// A request for a new session.
@@ -175,8 +176,7 @@ pub(crate) async fn import(
     Extension(client): Extension<Client>,
     body: Bytes,
 ) -> Result<Json<SessionAnswer>, Problem> {
-    // The states are read out of the bytes, which stay until then.
-    client.memory.set(3 * body.len())?;
+    client.memory.set(cost::session(&body))?;
     let view = client.engine.import_session(body, "sent").await?;
     Ok(answer(&app, view))
 }

@@ -91,10 +91,10 @@ impl Server {
     }
 
     /// Sends a whole request and reads the whole answer.
-    pub fn send(&self, request: &str) -> Answer {
+    pub fn send(&self, request: impl AsRef<[u8]>) -> Answer {
         let mut stream = self.connect();
         // A server that does not wait for the rest has answered already.
-        let _ = stream.write_all(request.as_bytes());
+        let _ = stream.write_all(request.as_ref());
         Answer::read(stream)
     }
 
@@ -147,11 +147,17 @@ pub fn load() -> mlx_llamba::Result<Loaded> {
 
 /// A request with a body.
 pub fn post(path: &str, body: &str) -> String {
+    String::from_utf8(post_bytes(path, body.as_bytes())).unwrap()
+}
+
+/// A request with a body that is no text.
+pub fn post_bytes(path: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    format!(
+    let head = format!(
         "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// A completion that goes on until it is stopped.

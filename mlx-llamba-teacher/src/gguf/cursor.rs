@@ -1,9 +1,55 @@
 //! Parses the header of a GGUF file: little-endian numbers, strings and arrays.
 
-use serde_json::{Map, Number, Value};
+use std::collections::BTreeMap;
 
-/// The largest number of metadata values, far above any model's, to bound memory.
-const MAX_VALUES: usize = 1 << 23;
+use mlx_llamba::files::most_entries;
+use serde_json::{Map, Number, Value, json};
+
+/// The longest name, in bytes.
+const LONGEST: usize = 256;
+/// GGUF's number of strings, and of lists.
+const TEXT: u32 = 8;
+const LIST: u32 = 9;
+
+/// The values of a header. Those in lists stay in the file, where they take the least memory.
+#[derive(Debug, Default)]
+pub(super) struct Metadata {
+    /// Numbers, booleans and strings by name; lists are there with a note of their length.
+    pub(super) values: Map<String, Value>,
+    pub(super) lists: BTreeMap<String, List>,
+}
+
+/// A list in a file, all of whose values are there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct List {
+    kind: u32,
+    count: usize,
+    /// The offset of the first value.
+    at: usize,
+}
+
+impl List {
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the values of a list of strings, else `None`.
+    pub(super) fn texts<'a>(&self, bytes: &'a [u8]) -> Option<Vec<&'a str>> {
+        let mut cursor = Cursor { bytes, at: self.at };
+        (0..self.count).map(|_| cursor.text().ok().filter(|_| self.kind == TEXT)).collect()
+    }
+
+    /// Returns the values of a list of numbers, else `None`.
+    pub(super) fn numbers(&self, bytes: &[u8]) -> Option<Vec<f64>> {
+        let mut cursor = Cursor { bytes, at: self.at };
+        (0..self.count)
+            .map(|_| match cursor.value(self.kind).ok()? {
+                Value::Null => Some(f64::NAN),
+                value => value.as_f64(),
+            })
+            .collect()
+    }
+}
 
 /// The problem, for [`Error::Gguf`](crate::Error::Gguf).
 pub(super) type Reason = String;
@@ -12,12 +58,11 @@ pub(super) type Reason = String;
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
-    values: usize,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, values: 0 }
+        Self { bytes, at: 0 }
     }
 
     /// The number of bytes read.
@@ -59,32 +104,84 @@ impl<'a> Cursor<'a> {
         usize::try_from(size).map_err(|_| format!("a size of {size}"))
     }
 
-    pub(super) fn string(&mut self) -> Result<String, Reason> {
+    fn text(&mut self) -> Result<&'a str, Reason> {
         let length = self.size()?;
         let at = self.at;
-        let bytes = self.take(length)?;
-        let text = std::str::from_utf8(bytes);
-        Ok(text.map_err(|_| format!("the string at byte {at} is not UTF-8"))?.to_owned())
+        let text = std::str::from_utf8(self.take(length)?);
+        text.map_err(|_| format!("the string at byte {at} is not UTF-8"))
+    }
+
+    /// Reads the name of a value or a tensor.
+    pub(super) fn name(&mut self) -> Result<String, Reason> {
+        let at = self.at;
+        let name = self.text()?;
+        if name.len() > LONGEST {
+            let length = name.len();
+            return Err(format!(
+                "the name at byte {at} has {length} bytes, expected at most {LONGEST}"
+            ));
+        }
+        Ok(name.to_owned())
     }
 
     /// Reads the names and values of the metadata.
-    pub(super) fn metadata(&mut self, count: u64) -> Result<Map<String, Value>, Reason> {
-        let mut metadata = Map::new();
+    pub(super) fn metadata(&mut self, count: u64) -> Result<Metadata, Reason> {
+        self.fits(count, "values of metadata")?;
+        let mut metadata = Metadata::default();
         for _ in 0..count {
-            let name = self.string()?;
-            let kind = self.u32()?;
-            let value = self.value(kind, true)?;
-            metadata.insert(name, value);
+            let name = self.name()?;
+            let value = match self.u32()? {
+                LIST => {
+                    let list = self.list()?;
+                    metadata.lists.insert(name.clone(), list);
+                    json!([format!("{} values", list.count)])
+                }
+                kind => self.value(kind)?,
+            };
+            metadata.values.insert(name, value);
         }
         Ok(metadata)
     }
 
-    /// Reads a value of the given type; arrays contain no arrays.
-    fn value(&mut self, kind: u32, outside: bool) -> Result<Value, Reason> {
-        self.values += 1;
-        if self.values > MAX_VALUES {
-            return Err(format!("more than {MAX_VALUES} values of metadata"));
+    /// Refuses a number of entries that takes more memory than a file of this size should.
+    pub(super) fn fits(&self, count: u64, what: &str) -> Result<(), Reason> {
+        let most = most_entries(self.bytes.len());
+        if count > most as u64 {
+            return Err(format!(
+                "{count} {what} in {} bytes, expected at most {most}",
+                self.bytes.len()
+            ));
         }
+        Ok(())
+    }
+
+    /// Skips the values of a list, which contains no lists.
+    fn list(&mut self) -> Result<List, Reason> {
+        let kind = self.u32()?;
+        let count = self.size()?;
+        let at = self.at;
+        match kind {
+            TEXT => {
+                for _ in 0..count {
+                    self.text()?;
+                }
+            }
+            _ => {
+                let size = match kind {
+                    0 | 1 | 7 => 1,
+                    2 | 3 => 2,
+                    4..=6 => 4,
+                    10..=12 => 8,
+                    _ => return Err(self.unknown(kind)),
+                };
+                self.take(count.saturating_mul(size))?;
+            }
+        }
+        Ok(List { kind, count, at })
+    }
+
+    /// Reads a value of the given type that is no list.
+    fn value(&mut self, kind: u32) -> Result<Value, Reason> {
         let float = |x: f64| Number::from_f64(x).map_or(Value::Null, Value::Number);
         Ok(match kind {
             0 => self.array::<1>()?[0].into(),
@@ -96,21 +193,15 @@ impl<'a> Cursor<'a> {
             // Through its digits, so that 1e-5 stays 1e-5.
             6 => float(f32::from_le_bytes(self.array()?).to_string().parse().unwrap_or(f64::NAN)),
             7 => (self.array::<1>()?[0] != 0).into(),
-            8 => self.string()?.into(),
-            9 if outside => {
-                let kind = self.u32()?;
-                let count = self.u64()?;
-                // The list grows with its values, because the count may be wrong.
-                let mut list = Vec::new();
-                for _ in 0..count {
-                    list.push(self.value(kind, false)?);
-                }
-                Value::Array(list)
-            }
+            TEXT => self.text()?.into(),
             10 => self.u64()?.into(),
             11 => i64::from_le_bytes(self.array()?).into(),
             12 => float(f64::from_le_bytes(self.array()?)),
-            other => return Err(format!("metadata of kind {other} before byte {}", self.at)),
+            other => return Err(self.unknown(other)),
         })
+    }
+
+    fn unknown(&self, kind: u32) -> Reason {
+        format!("metadata of kind {kind} before byte {}", self.at)
     }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlx_llamba::files::Source;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::blocks::Kind;
-use super::cursor::{Cursor, Reason};
+use super::cursor::{Cursor, Metadata, Reason};
 use crate::error::{Error, Result};
 
 /// The first bytes of every GGUF file.
@@ -33,7 +33,7 @@ pub(super) struct Stored {
 /// Metadata and tensors.
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) metadata: Map<String, Value>,
+    pub(super) metadata: Metadata,
     pub(super) tensors: BTreeMap<String, Stored>,
 }
 
@@ -47,7 +47,7 @@ struct Described {
 
 /// The content of a header.
 struct Header {
-    metadata: Map<String, Value>,
+    metadata: Metadata,
     described: Vec<Described>,
     /// The offset of its end.
     end: usize,
@@ -58,7 +58,7 @@ impl File {
     pub(super) fn open(path: &Path) -> Result<(Vec<Arc<Source>>, Self)> {
         let source = Arc::new(Source::open(path)?);
         let file = Self::read(&source)?;
-        let count = file.metadata.get("split.count").and_then(Value::as_u64).unwrap_or(1);
+        let count = file.metadata.values.get("split.count").and_then(Value::as_u64).unwrap_or(1);
         if count < 2 {
             return Ok((vec![source], file));
         }
@@ -105,7 +105,7 @@ impl File {
         let path = || source.path().to_owned();
         let damaged = |reason| Error::Gguf { path: path(), reason };
         let Header { metadata, described, end } = header(source.bytes()).map_err(damaged)?;
-        let alignment = match metadata.get("general.alignment").map(Value::as_u64) {
+        let alignment = match metadata.values.get("general.alignment").map(Value::as_u64) {
             None => ALIGNMENT,
             Some(Some(n)) if n.is_power_of_two() && (8..=1 << 20).contains(&n) => n,
             Some(_) => return Err(damaged("an alignment that is none".into())),
@@ -150,10 +150,11 @@ fn header(bytes: &[u8]) -> Result<Header, Reason> {
     let tensors = cursor.u64()?;
     let count = cursor.u64()?;
     let metadata = cursor.metadata(count)?;
-    // Lists grow with their entries, because the count may be wrong.
+    cursor.fits(tensors, "tensors")?;
+    // The list grows with its entries, because the count may be wrong.
     let mut described = Vec::new();
     for _ in 0..tensors {
-        let name = cursor.string()?;
+        let name = cursor.name()?;
         let axes = cursor.u32()?;
         if !(1..=4).contains(&axes) {
             return Err(format!("tensor {} has {axes} axes", shown(&name)));

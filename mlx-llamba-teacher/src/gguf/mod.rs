@@ -27,5 +27,6 @@ use crate::error::Result;
 /// [`Error::TokenizerKind`](crate::Error::TokenizerKind) for a tokenizer that is neither byte-level
 /// BPE nor SentencePiece's, or cuts words in an unknown way.
 pub fn gguf_tokenizer(path: &Path) -> Result<TokenizerFiles> {
-    tokenizer::files(path, &file::File::open(path)?.1.metadata)
+    let (sources, file) = file::File::open(path)?;
+    tokenizer::files(path, &file.metadata, sources[0].bytes())
 }

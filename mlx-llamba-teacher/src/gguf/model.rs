@@ -98,13 +98,13 @@ fn canonical(name: &str) -> Option<String> {
 
 fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConfig> {
     use crate::limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
-    let kind = file.metadata.get("general.architecture").and_then(Value::as_str);
+    let kind = file.metadata.values.get("general.architecture").and_then(Value::as_str);
     if kind != Some("llama") {
         let found = shown(kind.unwrap_or("nameless"));
         return Err(Error::Architecture { path: path.to_owned(), reason: refusal(&found), found });
     }
     let problems = Problems::default();
-    let f = Fields::new(&file.metadata, &problems);
+    let f = Fields::new(&file.metadata.values, &problems);
     // From the embedding, since not every file has the number of tokens in its metadata.
     let embedding = file.tensors.get("token_embd.weight").map_or(&[][..], |t| &t.shape);
     let vocab_size = embedding.first().copied().filter(|&size| size <= VOCAB);

@@ -1,10 +1,13 @@
 //! The tokenizer in a GGUF file's metadata, as a `tokenizer.json`.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use mlx_llamba::files::TokenizerFiles;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
+use super::cursor::Metadata;
 use crate::error::{Error, Result};
 
 /// Llama 3's pre-tokenization pattern.
@@ -17,84 +20,137 @@ const CONTROL: u64 = 3;
 const USER_DEFINED: u64 = 4;
 /// The longest token, in bytes, whose merges are searched; SentencePiece makes no longer ones.
 const LONGEST: usize = 256;
+/// The most bytes of merged tokens for each byte of the list of tokens. Llama 2 has about 1.
+const MERGED: usize = 8;
 
-/// Builds the files of the tokenizer.
-pub(super) fn files(path: &Path, metadata: &Map<String, Value>) -> Result<TokenizerFiles> {
+/// A `tokenizer.json`.
+#[derive(Serialize)]
+struct TokenizerJson<'a> {
+    version: &'static str,
+    truncation: (),
+    padding: (),
+    added_tokens: Vec<Value>,
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: (),
+    decoder: Value,
+    model: Bpe<'a>,
+}
+
+/// Its model.
+#[derive(Serialize)]
+struct Bpe<'a> {
+    r#type: &'static str,
+    dropout: (),
+    unk_token: Value,
+    continuing_subword_prefix: (),
+    end_of_word_suffix: (),
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    #[serde(serialize_with = "vocabulary")]
+    vocab: &'a [&'a str],
+    merges: Merges<'a>,
+}
+
+/// Pairs of tokens, or texts of two tokens with a space between.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Merges<'a> {
+    Pairs(Vec<(&'a str, &'a str)>),
+    Texts(Vec<&'a str>),
+}
+
+/// Writes tokens as a map to their ids.
+fn vocabulary<S: Serializer>(tokens: &&[&str], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(tokens.iter().enumerate().map(|(id, token)| (token, id)))
+}
+
+/// Builds the files of the tokenizer from the metadata in the first `bytes` of a file.
+pub(super) fn files(path: &Path, metadata: &Metadata, bytes: &[u8]) -> Result<TokenizerFiles> {
     let refused = |found: &Value, expected: &'static str| Error::TokenizerKind {
         path: path.to_owned(),
         found: found.to_string().chars().take(60).collect(),
         expected,
     };
-    let get = |key: &str| metadata.get(&format!("tokenizer.ggml.{key}")).unwrap_or(&Value::Null);
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let get = |name: &str| metadata.values.get(&key(name)).unwrap_or(&Value::Null);
+    let list = |name: &str| metadata.lists.get(&key(name));
     let damaged = |what: &str| Error::Gguf { path: path.to_owned(), reason: what.to_owned() };
     let kind = get("model").as_str();
     if !matches!(kind, Some("gpt2" | "llama")) {
         return Err(refused(get("model"), "byte-level BPE (gpt2) or SentencePiece (llama)"));
     }
-    let Some(tokens) = get("tokens").as_array() else {
+    let Some(tokens) = list("tokens") else {
         return Err(damaged("its tokenizer has no list of tokens"));
     };
-    let mut vocab = Map::new();
-    for (id, token) in tokens.iter().enumerate() {
-        let Some(token) = token.as_str() else {
-            return Err(damaged("its list of tokens holds something else than text"));
-        };
-        vocab.insert(token.to_owned(), id.into());
-    }
-    if vocab.len() != tokens.len() {
+    let Some(tokens) = tokens.texts(bytes) else {
+        return Err(damaged("its list of tokens holds something else than text"));
+    };
+    let ids: HashMap<&str, usize> =
+        tokens.iter().enumerate().map(|(id, &token)| (token, id)).collect();
+    if ids.len() != tokens.len() {
         return Err(damaged("its list of tokens holds a token twice"));
     }
-    let kinds = get("token_type").as_array().map_or(&[][..], Vec::as_slice);
-    let kinds: Vec<u64> = kinds.iter().map(|kind| kind.as_u64().unwrap_or(0)).collect();
-    let added: Vec<Value> = (tokens.iter().zip(&kinds).enumerate())
-        .filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED))
-        .map(|(id, (token, kind))| {
+    // A number for each token.
+    let numbers = |name: &str| {
+        list(name).filter(|list| list.len() == tokens.len()).and_then(|list| list.numbers(bytes))
+    };
+    let kinds: Option<Vec<u64>> =
+        numbers("token_type").map(|kinds| kinds.into_iter().map(|kind| kind as u64).collect());
+    let added = tokens.iter().zip(kinds.iter().flatten()).enumerate();
+    let added = added.filter(|(_, (_, kind))| matches!(**kind, CONTROL | USER_DEFINED)).map(
+        |(id, (token, kind))| {
             json!({
                 "id": id, "content": token, "special": *kind == CONTROL, "single_word": false,
                 "lstrip": false, "rstrip": false, "normalized": false,
             })
-        })
-        .collect();
+        },
+    );
+    let added = added.collect();
     let token = |key: &str| {
         let id = get(key).as_u64().and_then(|id| usize::try_from(id).ok());
-        id.and_then(|id| tokens.get(id)).cloned().unwrap_or(Value::Null)
+        id.and_then(|id| tokens.get(id)).map_or(Value::Null, |&token| token.into())
     };
-    let (mut tokenizer, begins) = if kind == Some("llama") {
-        let scores = get("scores").as_array().map_or(&[][..], Vec::as_slice);
-        if scores.len() != tokens.len() || kinds.len() != tokens.len() {
+    let (tokenizer, begins) = if kind == Some("llama") {
+        let Some((scores, kinds)) = numbers("scores").zip(kinds) else {
             return Err(damaged("its tokenizer has not a score and a kind for each token"));
-        }
-        let merges = merges(&vocab, tokens, &kinds, scores);
+        };
+        let Some(merges) = merges(&ids, &tokens, &kinds, &scores) else {
+            return Err(damaged(
+                "its tokens can be merged in far more ways than those of a language",
+            ));
+        };
         let prefix = get("add_space_prefix").as_bool().unwrap_or(true);
-        (sentence_piece(vocab, merges, &token("unknown_token_id"), prefix), true)
+        (sentence_piece(added, &tokens, merges, token("unknown_token_id"), prefix), true)
     } else {
-        let Some(merges) = get("merges").as_array() else {
+        let Some(merges) = list("merges") else {
             return Err(damaged("its tokenizer has no list of merges"));
         };
-        if !merges.iter().all(Value::is_string) {
+        let Some(merges) = merges.texts(bytes) else {
             return Err(damaged("its list of merges holds something else than text"));
-        }
+        };
         let Some((cut, whole)) = get("pre").as_str().and_then(cut) else {
             let known = "a known way to cut words (gpt-2, smollm, llama-bpe, qwen2, tekken, \
                          deepseek-coder, or one that cuts as these)";
             return Err(refused(get("pre"), known));
         };
-        (byte_level(vocab, merges, &cut, whole), whole)
+        (byte_level(added, &tokens, merges, cut, whole), whole)
     };
-    tokenizer["added_tokens"] = added.into();
+    let tokenizer = serde_json::to_vec(&tokenizer).map_err(|e| damaged(&e.to_string()))?;
 
     let mut config = json!({
         "bos_token": token("bos_token_id"),
         "eos_token": token("eos_token_id"),
         "add_bos_token": get("add_bos_token").as_bool().unwrap_or(begins),
     });
-    if let Some(template) = metadata.get("tokenizer.chat_template") {
+    if let Some(template) = metadata.values.get("tokenizer.chat_template") {
         config["chat_template"] = template.clone();
     }
     let ends = [get("eos_token_id"), get("eot_token_id")].into_iter().filter(|id| id.is_u64());
     let generation = json!({"eos_token_id": ends.collect::<Vec<_>>()});
     Ok(TokenizerFiles::default()
-        .with("tokenizer.json", tokenizer.to_string().into_bytes())
+        .with("tokenizer.json", tokenizer)
         .with("tokenizer_config.json", config.to_string().into_bytes())
         .with("generation_config.json", generation.to_string().into_bytes()))
 }
@@ -139,54 +195,75 @@ fn cut(name: &str) -> Option<(Value, bool)> {
     }
 }
 
-fn byte_level(vocab: Map<String, Value>, merges: &[Value], cut: &Value, whole: bool) -> Value {
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "normalizer": null, "pre_tokenizer": cut, "post_processor": null, "decoder": bytes(true),
-        "model": {
-            "type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": whole,
-            "fuse_unk": false, "byte_fallback": false, "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": null, "end_of_word_suffix": null,
+fn byte_level<'a>(
+    added_tokens: Vec<Value>,
+    vocab: &'a [&'a str],
+    merges: Vec<&'a str>,
+    cut: Value,
+    whole: bool,
+) -> TokenizerJson<'a> {
+    TokenizerJson {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens,
+        normalizer: Value::Null,
+        pre_tokenizer: cut,
+        post_processor: (),
+        decoder: bytes(true),
+        model: Bpe {
+            r#type: "BPE",
+            dropout: (),
+            unk_token: Value::Null,
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: whole,
+            vocab,
+            merges: Merges::Texts(merges),
         },
-    })
+    }
 }
 
-/// Returns the pairs that SentencePiece merges, in descending order of the merged token's score.
+/// Returns the pairs that SentencePiece merges, in descending order of the merged token's score; `None`
+/// if they are far more than those of a language.
 ///
 /// Source: SentencePiece's BPE (arXiv 1808.06226), which merges the two neighbors that form the token
 /// with the highest score.
-fn merges(
-    vocab: &Map<String, Value>,
-    tokens: &[Value],
+fn merges<'a>(
+    ids: &HashMap<&str, usize>,
+    tokens: &[&'a str],
     kinds: &[u64],
-    scores: &[Value],
-) -> Vec<[String; 2]> {
-    let id = |text: &str| {
-        let id = vocab.get(text)?.as_u64()?;
-        kinds.get(usize::try_from(id).ok()?).filter(|kind| **kind == NORMAL).map(|_| id)
-    };
+    scores: &[f64],
+) -> Option<Vec<(&'a str, &'a str)>> {
+    let id = |text: &str| ids.get(text).copied().filter(|&id| kinds[id] == NORMAL);
+    let mut left_over: usize = tokens.iter().map(|token| MERGED * (token.len() + 8)).sum();
     let mut found = Vec::new();
-    for (token, score) in tokens.iter().zip(scores) {
-        let text = token.as_str().filter(|text| text.len() <= LONGEST && id(text).is_some());
-        let Some((text, score)) = text.zip(score.as_f64()) else { continue };
+    for (&text, &score) in tokens.iter().zip(scores) {
+        if text.len() > LONGEST || id(text).is_none() || score.is_nan() {
+            continue;
+        }
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
             if let Some(pair) = id(left).zip(id(right)) {
-                found.push((score, pair, [left.to_owned(), right.to_owned()]));
+                left_over = left_over.checked_sub(text.len())?;
+                found.push((score, pair, (left, right)));
             }
         }
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    found.into_iter().map(|(_, _, pair)| pair).collect()
+    Some(found.into_iter().map(|(_, _, pair)| pair).collect())
 }
 
 /// Returns the tokenizer. With `prefix`, it puts a space in front of a text.
-fn sentence_piece(
-    vocab: Map<String, Value>,
-    merges: Vec<[String; 2]>,
-    unknown: &Value,
+fn sentence_piece<'a>(
+    added_tokens: Vec<Value>,
+    vocab: &'a [&'a str],
+    merges: Vec<(&'a str, &'a str)>,
+    unk_token: Value,
     prefix: bool,
-) -> Value {
+) -> TokenizerJson<'a> {
     let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
     let first = json!({"type": "Prepend", "prepend": "\u{2581}"});
     let before = if prefix { vec![first, space] } else { vec![space] };
@@ -198,23 +275,71 @@ fn sentence_piece(
     if prefix {
         after.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
     }
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "normalizer": {"type": "Sequence", "normalizers": before}, "pre_tokenizer": null,
-        "post_processor": null, "decoder": {"type": "Sequence", "decoders": after},
-        "model": {
-            "type": "BPE", "vocab": vocab, "merges": merges, "ignore_merges": false,
-            "fuse_unk": true, "byte_fallback": true, "dropout": null, "unk_token": unknown,
-            "continuing_subword_prefix": null, "end_of_word_suffix": null,
+    TokenizerJson {
+        version: "1.0",
+        truncation: (),
+        padding: (),
+        added_tokens,
+        normalizer: json!({"type": "Sequence", "normalizers": before}),
+        pre_tokenizer: Value::Null,
+        post_processor: (),
+        decoder: json!({"type": "Sequence", "decoders": after}),
+        model: Bpe {
+            r#type: "BPE",
+            dropout: (),
+            unk_token,
+            continuing_subword_prefix: (),
+            end_of_word_suffix: (),
+            fuse_unk: true,
+            byte_fallback: true,
+            ignore_merges: false,
+            vocab,
+            merges: Merges::Pairs(merges),
         },
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use serde_json::Map;
 
     use super::*;
+    use crate::gguf::cursor::Cursor;
+
+    /// Files of metadata as they stand in a GGUF file; `null` in a list is NaN.
+    fn files_of(values: &Map<String, Value>) -> Result<TokenizerFiles> {
+        fn text(bytes: &mut Vec<u8>, text: &str) {
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        let mut bytes = Vec::new();
+        for (name, value) in values {
+            text(&mut bytes, name);
+            let list = match value {
+                Value::String(value) => {
+                    bytes.extend(8_u32.to_le_bytes());
+                    text(&mut bytes, value);
+                    continue;
+                }
+                Value::Array(list) => list,
+                other => panic!("{other}"),
+            };
+            bytes.extend(9_u32.to_le_bytes());
+            let texts = list.iter().all(Value::is_string);
+            bytes.extend(if texts { 8_u32 } else { 12 }.to_le_bytes());
+            bytes.extend((list.len() as u64).to_le_bytes());
+            for value in list {
+                match value {
+                    Value::String(value) => text(&mut bytes, value),
+                    value => bytes.extend(value.as_f64().unwrap_or(f64::NAN).to_le_bytes()),
+                }
+            }
+        }
+        let metadata = Cursor::new(&bytes).metadata(values.len() as u64).unwrap();
+        files(Path::new("made/up.gguf"), &metadata, &bytes)
+    }
 
     fn built(change: impl FnOnce(&mut Map<String, Value>)) -> Result<Value, String> {
         let values = json!({
@@ -225,7 +350,7 @@ mod tests {
         });
         let Value::Object(mut metadata) = values else { unreachable!() };
         change(&mut metadata);
-        let files = files(Path::new("made/up.gguf"), &metadata).map_err(|e| e.to_string())?;
+        let files = files_of(&metadata).map_err(|e| e.to_string())?;
         Ok(serde_json::from_slice(files.get("tokenizer.json").unwrap()).unwrap())
     }
 
@@ -261,7 +386,7 @@ mod tests {
                 "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": merges,
             });
             let Value::Object(metadata) = values else { unreachable!() };
-            let files = files(Path::new("made/up.gguf"), &metadata).unwrap();
+            let files = files_of(&metadata).unwrap();
             let tokenizer = mlx_llamba::Tokenizer::from_files("made/up.gguf", &files).unwrap();
             let ids = tokenizer.encode("1234 a", false).unwrap();
             let pieces = ids.iter().map(|&id| tokenizer.token(id).unwrap());
@@ -286,11 +411,11 @@ mod tests {
     fn what_is_missing_is_said() {
         for (key, value, expected) in [
             ("model", json!("t5"), "is \"t5\", expected byte-level BPE (gpt2) or SentencePiece"),
-            ("scores", Value::Null, "its tokenizer has not a score and a kind for each token"),
+            ("scores", json!("a"), "its tokenizer has not a score and a kind for each token"),
             ("token_type", json!([1]), "its tokenizer has not a score and a kind for each token"),
             ("tokens", json!(["a", "a"]), "its list of tokens holds a token twice"),
-            ("tokens", json!(["a", 1]), "its list of tokens holds something else than text"),
-            ("tokens", Value::Null, "its tokenizer has no list of tokens"),
+            ("tokens", json!([1]), "its list of tokens holds something else than text"),
+            ("tokens", json!("a"), "its tokenizer has no list of tokens"),
         ] {
             let error = built(|metadata| {
                 metadata.insert(format!("tokenizer.ggml.{key}"), value);

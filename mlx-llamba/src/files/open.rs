@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use super::header::{self, Header};
+use super::index::{Index, WeightMap};
 use super::{Source, json};
 use crate::error::{Error, FieldProblem, Result, printable};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// The largest configuration or index.
-const MAX_JSON: u64 = 64 << 20;
+/// The largest configuration, and the largest index, of which the largest models have 10 MB.
+const MAX_CONFIG: u64 = 2 << 20;
+const MAX_INDEX: u64 = 32 << 20;
 
 /// The files of a model.
 pub(crate) struct Files {
@@ -35,7 +35,7 @@ pub(crate) fn open(path: &Path) -> Result<Files> {
     let config_path = path.join("config.json");
     let config = match config_path.try_exists() {
         Ok(false) => None,
-        _ => Some((config_path.clone(), text(&config_path)?)),
+        _ => Some((config_path.clone(), text(&config_path, MAX_CONFIG)?)),
     };
     let index = path.join(INDEX);
     let weights = if path.join(SINGLE).exists() {
@@ -60,12 +60,12 @@ fn weights(path: &Path) -> Result<(Arc<Source>, Header)> {
     Ok((source, header))
 }
 
-/// The text of a file of at most [`MAX_JSON`] bytes.
-fn text(path: &Path) -> Result<String> {
+/// The text of a file of at most `most` bytes.
+fn text(path: &Path, most: u64) -> Result<String> {
     let io = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(io)?;
-    if !metadata.is_file() || metadata.len() > MAX_JSON {
-        let reason = format!("it is not a regular file of at most {MAX_JSON} bytes");
+    if !metadata.is_file() || metadata.len() > most {
+        let reason = format!("it is not a regular file of at most {most} bytes");
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason });
     }
     std::fs::read_to_string(path).map_err(io)
@@ -97,27 +97,27 @@ fn only_file(directory: &Path) -> Result<PathBuf> {
 
 /// Opens all files that an index names; each must hold exactly the tensors that it lists.
 fn shards(directory: &Path, index: &Path) -> Result<Vec<(Arc<Source>, Header)>> {
-    let value: Value = json::from_slice(text(index)?.as_bytes())
+    let Index { weight_map } = json::from_slice(text(index, MAX_INDEX)?.as_bytes())
         .map_err(|source| Error::Json { path: index.to_owned(), source })?;
     let mut problems = Vec::new();
     let mut problem = |field: &str, found: String, expected: String| {
         problems.push(FieldProblem { field: printable(field), found, expected });
     };
     let mut map: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    match value.get("weight_map").and_then(Value::as_object) {
+    match &weight_map {
         None => problem("weight_map", "missing".into(), "an object of file names".into()),
-        Some(entries) if entries.is_empty() => {
+        Some(WeightMap(entries)) if entries.is_empty() => {
             problem("weight_map", "empty".into(), "a file name for every tensor".into());
         }
-        Some(entries) => {
+        Some(WeightMap(entries)) => {
             for (tensor, file) in entries {
-                match file.as_str().filter(|file| is_plain(file)) {
+                match Some(file).filter(|file| is_plain(file)) {
                     Some(file) => {
                         map.entry(file).or_default().insert(tensor);
                     }
                     None => problem(
                         tensor,
-                        printable(&file.to_string()),
+                        printable(file),
                         "the name of a file in the same directory".into(),
                     ),
                 }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
 use super::floats::{FloatTensor, with_views};
-use super::hash;
+use super::{hash, header};
 
 /// The metadata key of the checksum.
 const SUM: &str = "sha256";
@@ -26,6 +25,8 @@ pub(crate) struct Kind {
 
 /// The metadata of a file.
 pub(crate) type Metadata = BTreeMap<String, String>;
+/// The tensors of a file.
+pub(crate) type Views<'a> = BTreeMap<String, TensorView<'a>>;
 
 impl Kind {
     /// The bytes of a file with these contents; the error says what cannot be written.
@@ -44,10 +45,11 @@ impl Kind {
     }
 
     /// Reads a file and checks its checksum; the error says what is wrong with it.
-    pub(crate) fn open<'a>(&self, bytes: &'a [u8]) -> Result<(Metadata, SafeTensors<'a>), String> {
-        let metadata = self.metadata(bytes)?;
-        let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
-        let views = file.iter().collect();
+    pub(crate) fn open<'a>(&self, bytes: &'a [u8]) -> Result<(Metadata, Views<'a>), String> {
+        // Says first that it is another file.
+        self.metadata(bytes)?;
+        let (metadata, views) = header::views(bytes).map_err(damaged)?;
+        let metadata: Metadata = metadata.into_iter().collect();
         let unsealed = self.unsealed_version == metadata.get("version").map(String::as_str);
         match metadata.get(SUM) {
             None if unsealed => {}
@@ -55,23 +57,18 @@ impl Kind {
             Some(sum) if !unsealed && *sum == checksum(&metadata, &views) => {}
             _ => return Err(damaged("the checksum does not match its contents")),
         }
-        Ok((metadata, file))
+        Ok((metadata, views))
     }
 
     /// The metadata alone, of bytes that may end after the header.
     pub(crate) fn metadata(&self, bytes: &[u8]) -> Result<Metadata, String> {
-        #[derive(serde::Deserialize)]
-        struct Header {
-            #[serde(default, rename = "__metadata__")]
-            metadata: Metadata,
-        }
         let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
         let end = usize::try_from(length).ok().and_then(|length| length.checked_add(8));
         let header = end.and_then(|end| bytes.get(8..end));
         let header =
             header.ok_or_else(|| format!("not {}, or damaged: it has no header", self.name))?;
-        let header: Header = serde_json::from_slice(header).map_err(damaged)?;
-        let text = |key: &str| header.metadata.get(key).map_or("", String::as_str);
+        let metadata: Metadata = header::metadata(header).map_err(damaged)?.into_iter().collect();
+        let text = |key: &str| metadata.get(key).map_or("", String::as_str);
         if text("format") != self.format {
             return Err(format!("not {}", self.name));
         }
@@ -79,8 +76,18 @@ impl Kind {
             let (found, this) = (text("version"), self.version);
             return Err(format!("version {found:.12} of the format, expected {this}"));
         }
-        Ok(header.metadata)
+        Ok(metadata)
     }
+}
+
+/// The same file with a checksum that fits, to try what follows the checksum; `None` for something that
+/// is no file.
+#[doc(hidden)]
+pub fn resealed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (metadata, views) = header::views(bytes).ok()?;
+    let mut metadata: Metadata = metadata.into_iter().collect();
+    metadata.insert(SUM.to_owned(), checksum(&metadata, &views));
+    safetensors::serialize(views, Some(metadata.into_iter().collect())).ok()
 }
 
 fn damaged(reason: impl std::fmt::Display) -> String {

@@ -82,10 +82,10 @@ impl SessionFile {
         let saved = parse(&metadata).map_err(refused)?;
         check(&saved).map_err(refused)?;
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let tensor = FloatTensor::read(name, &view)
+        for (name, view) in file {
+            let tensor = FloatTensor::read(&name, &view)
                 .map_err(|found| refused(format!("damaged: {name} is {found:?}, expected F32")))?;
-            tensors.insert(name.to_owned(), tensor);
+            tensors.insert(name, tensor);
         }
         Ok(Self { name, saved, tensors })
     }

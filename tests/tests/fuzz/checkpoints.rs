@@ -1,9 +1,8 @@
 //! Damaged checkpoints, at random: opening, reading and converting one gives a value or an error,
 //! and never a panic, a hang or a wild allocation.
 //!
-//! `PROPTEST_CASES=1000000 cargo test --release -p mlx-llamba-tests --test fuzz_checkpoints` goes
+//! `PROPTEST_CASES=1000000 cargo test --release -p mlx-llamba-tests --test fuzz checkpoints` goes
 //! on for longer.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
