@@ -72,12 +72,11 @@ fn rewritten(source: &str) -> (String, Vec<String>) {
     while let Some(start) = rest.find("{%") {
         let (text, tag) = rest.split_at(start);
         out.push_str(text);
-        let Some(end) = tag.find("%}") else {
+        let Some((inner, after)) = tag[2..].split_once("%}") else {
             rest = tag;
             break;
         };
-        let inner = &tag[2..end];
-        rest = &tag[end + 2..];
+        rest = after;
         let word = inner.trim_matches(['-', '+']).trim();
         let replaced = |by: &str| (inner.replace(word, by), String::new());
         let (inner, after) = match word.split_whitespace().next() {
