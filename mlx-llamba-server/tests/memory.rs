@@ -206,7 +206,7 @@ fn file(header: &str) -> Vec<u8> {
 #[test]
 fn memory_stays_within_the_budget() {
     const LIMIT: usize = 12 << 20;
-    let server = Server::with_template("{{ messages }}{{ tools }}", |options| {
+    let server = &Server::with_template("{{ messages }}{{ tools }}", |options| {
         options.limits.memory = LIMIT;
         options.engine.cache_memory = 0;
         options.engine.request_timeout = Duration::from_millis(1);
@@ -242,8 +242,10 @@ fn memory_stays_within_the_budget() {
     all.extend_from_within(..);
     peak_of("all", &|| {
         std::thread::scope(|scope| {
-            let statuses: Vec<_> =
-                all.iter().map(|request| scope.spawn(|| server.send(request).status)).collect();
+            let statuses: Vec<_> = all
+                .iter()
+                .map(|request| scope.spawn(move || server.send(request).status))
+                .collect();
             for _ in 0..20 {
                 let answer = server.post("/v1/completions", &small);
                 assert!([200, 504].contains(&answer.status), "{answer:?}");

@@ -10,6 +10,8 @@ use std::borrow::Cow;
 /// The most tokens in a tag. Each can be a level of the expression's tree, which the engine walks by
 /// recursion.
 const TOKENS: usize = 1500;
+/// The most brackets in brackets. The engine's own limit takes more stack than a thread may have.
+const BRACKETS: usize = 64;
 /// The most branches of all conditions; each is a level of the tree too.
 const BRANCHES: usize = 500;
 
@@ -185,6 +187,10 @@ impl<'s> Scan<'s> {
                     let literal = !(complete || round && target != Target::None);
                     let literal = literal.then_some(start);
                     frames.push(Frame { literal, round, ..Frame::default() });
+                    if frames.len() > BRACKETS {
+                        self.long = true;
+                        return None;
+                    }
                     complete = false;
                 }
                 b')' | b']' | b'}' => {

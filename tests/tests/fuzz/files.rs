@@ -13,7 +13,7 @@ use mlx_llamba_tests::{chat, tiny::Tiny};
 use mlx_rs::{Array, Dtype};
 use serde_json::json;
 
-use crate::harness::Target;
+use crate::harness::{self, Target};
 
 /// What came of it, in words.
 fn told<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
@@ -203,4 +203,82 @@ fn training() {
         std::fs::write(&tensors, found).unwrap();
         told(checkpoints.newest())
     });
+}
+
+/// The header of a GGUF file with metadata and tensors of these kinds.
+fn gguf_header(metadata: &[(&str, u32, Vec<u8>)], tensors: u64, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+    bytes.extend(tensors.to_le_bytes());
+    bytes.extend((metadata.len() as u64).to_le_bytes());
+    for (name, kind, value) in metadata {
+        bytes.extend((name.len() as u64).to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(value);
+    }
+    bytes.extend(rest);
+    bytes
+}
+
+/// What is read of a header takes at most twice the memory of the file, which is mapped, and some MiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn headers_cost_at_most_twice_their_file() {
+    const SIZE: usize = 8 << 20;
+    let list = |piece: &str| vec![piece; SIZE / (piece.len() + 1)].join(",");
+    let numbered = |form: fn(usize) -> String, each: usize| {
+        (0..SIZE / each).map(form).collect::<Vec<_>>().join(",")
+    };
+    let tensor =
+        |i| format!("\"{i:07}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
+    let headers = [
+        ("tensors", format!("{{{}}}", numbered(tensor, 58))),
+        (
+            "sizes",
+            format!(r#"{{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,0]}}}}"#, list("0")),
+        ),
+        ("unknown lists", format!(r#"{{"a":{{"x":[{}]}}}}"#, list("[]"))),
+        (
+            "texts",
+            format!(r#"{{"__metadata__":{{{}}}}}"#, numbered(|i| format!("\"{i:07}\":\"\""), 13)),
+        ),
+        ("a text", format!(r#"{{"__metadata__":{{"a":"{}"}}}}"#, "\\n".repeat(SIZE / 2))),
+        ("a dtype", format!(r#"{{"a":{{"dtype":"{}"}}}}"#, "x".repeat(SIZE))),
+    ];
+    let safetensors = headers.map(|(name, header)| {
+        (name, "safetensors", [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat())
+    });
+    let values = |kind: u32, count: usize, each: &[u8]| {
+        [&kind.to_le_bytes()[..], &(count as u64).to_le_bytes(), &each.repeat(count)].concat()
+    };
+    let text = |length: usize| [&(length as u64).to_le_bytes()[..], &b"x".repeat(length)].concat();
+    let empty = [0; 8];
+    let key = [&1_u64.to_le_bytes()[..], b"k", &7_u32.to_le_bytes(), b"\0"].concat();
+    let mut keys = gguf_header(&[], 0, &key.repeat(SIZE / key.len()));
+    keys[16..24].copy_from_slice(&((SIZE / key.len()) as u64).to_le_bytes());
+    let described = [&1_u64.to_le_bytes()[..], b"t", &1_u32.to_le_bytes(), &[0; 20]].concat();
+    let gguf = [
+        ("bytes", gguf_header(&[("a", 9, values(0, SIZE, &[1]))], 0, &[])),
+        (
+            "strings",
+            gguf_header(&[("tokenizer.ggml.tokens", 9, values(8, SIZE / 8, &empty))], 0, &[]),
+        ),
+        ("a string", gguf_header(&[("tokenizer.chat_template", 8, text(SIZE))], 0, &[])),
+        ("keys", keys),
+        ("tensors", gguf_header(&[], (SIZE / 33) as u64, &described.repeat(SIZE / 33))),
+    ];
+    let gguf = gguf.map(|(name, bytes)| (name, "gguf", bytes));
+    let directory = tempfile::tempdir().unwrap();
+    for (name, extension, bytes) in safetensors.into_iter().chain(gguf) {
+        let path = directory.path().join("model").with_extension(extension);
+        std::fs::write(&path, &bytes).unwrap();
+        let size = bytes.len();
+        drop(bytes);
+        let grown = harness::grown(|| match extension {
+            "gguf" => drop(Llama::open(&path, Dtype::Float32, Backend::PLAIN)),
+            _ => drop(Checkpoint::open(&path)),
+        });
+        let mapped = size;
+        assert!(grown <= mapped + 2 * size + (6 << 20), "{extension}, {name}: {grown} for {size}");
+    }
 }

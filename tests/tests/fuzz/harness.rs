@@ -53,12 +53,9 @@ impl Target {
         while time.map_or(count < INPUTS, |time| start.elapsed() < time) {
             let input = self.damaged(&mut random);
             std::fs::write(&current, &input).unwrap();
-            forget_peak();
-            let before = memory("VmRSS:");
-            let began = Instant::now();
-            let result = catch_unwind(AssertUnwindSafe(|| run(&input)));
-            let (took, grown) = (began.elapsed(), memory("VmHWM:").saturating_sub(before));
-            let kept = current.display();
+            let (began, mut result) = (Instant::now(), Ok(String::new()));
+            let grown = grown(|| result = catch_unwind(AssertUnwindSafe(|| run(&input))));
+            let (took, kept) = (began.elapsed(), current.display());
             let Ok(result) = result else { panic!("{kept} panics") };
             assert!(took < PATIENCE, "{kept} takes {took:?}");
             let allowed = MEMORY + MEMORY_PER_BYTE * input.len();
@@ -152,6 +149,14 @@ fn kind(result: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Returns the bytes by which the memory of this process grows while `work` runs, where the system tells.
+pub fn grown(work: impl FnOnce()) -> usize {
+    forget_peak();
+    let before = memory("VmRSS:");
+    work();
+    memory("VmHWM:").saturating_sub(before)
 }
 
 /// Forgets the most memory that this process had, where the system can.
