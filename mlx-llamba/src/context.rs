@@ -74,6 +74,12 @@ impl Position {
         self.pending = vec![id];
         self.note(&[id]);
     }
+
+    /// Adds a token after the pending ones, none of which the state has consumed.
+    pub(crate) fn append(&mut self, id: u32) {
+        self.pending.push(id);
+        self.note(&[id]);
+    }
 }
 
 impl<S> Context<S> {

@@ -1,9 +1,11 @@
 //! The interface of models to generation and evaluation.
 
 use mlx_llamba_kernels::mlx::current_device;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, DeviceType};
 
 use crate::error::Result;
+use crate::tokens;
 
 /// A language model as a function `(tokens, state) -> (hidden states, state)` of one text.
 ///
@@ -45,6 +47,16 @@ pub trait LanguageModel {
     /// # Errors
     /// MLX's own.
     fn read(&self, tokens: &Array, state: Self::State) -> Result<(Array, Self::State)>;
+
+    /// Reads the tokens of each row of a batch, all of which have equally many unless the model says
+    /// otherwise. Returns the hidden states (b, d) after each row's last token, and the state. Lazy.
+    ///
+    /// # Errors
+    /// MLX's own.
+    fn read_rows(&self, rows: &[&[u32]], state: Self::State) -> Result<(Array, Self::State)> {
+        let (hidden, state) = self.read(&tokens::array(rows), state)?;
+        Ok((hidden.try_index((.., -1, ..))?, state))
+    }
 
     /// Converts hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.
     ///

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use mlx_llamba_kernels::check::Check;
 use mlx_llamba_kernels::mlx::{current_device, on_device};
 use mlx_llamba_kernels::{Backend, MixerState, Scheme};
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, DeviceType, Dtype};
 
@@ -378,6 +380,35 @@ impl LanguageModel for Model {
 
     fn read(&self, tokens: &Array, state: State) -> Result<(Array, State)> {
         self.hidden(tokens, None, &state)
+    }
+
+    /// Rows of one token and longer ones are read apart: each is computed as it would be alone.
+    fn read_rows(&self, rows: &[&[u32]], state: State) -> Result<(Array, State)> {
+        let (short, long): (Vec<usize>, Vec<usize>) =
+            (0..rows.len()).partition(|&i| rows[i].len() == 1);
+        let (mut hidden, mut states) = (vec![None; rows.len()], vec![None; rows.len()]);
+        for group in [short, long].iter().filter(|group| !group.is_empty()) {
+            let chunks: Vec<&[u32]> = group.iter().map(|&i| rows[i]).collect();
+            let before = match group.len() == rows.len() {
+                true => state.clone(),
+                false => state.regroup(group, &[])?,
+            };
+            let (tokens, lengths) = (tokens::array(&chunks), tokens::lengths(&chunks)); // (b, l)
+            let (all, after) = self.hidden(&tokens, lengths.as_ref(), &before)?; // (b, l, d)
+            if group.len() == rows.len() && lengths.is_none() {
+                return Ok((all.try_index((.., -1, ..))?, after));
+            }
+            for (place, &i) in group.iter().enumerate() {
+                let (row, last) = (place as i32, rows[i].len() as i32 - 1);
+                hidden[i] = Some(all.try_index((row..row + 1, last, ..))?); // (1, d)
+                states[i] = Some(after.row(place)?);
+            }
+        }
+        let states: Vec<State> = states.into_iter().flatten().collect();
+        Ok((
+            concatenate(&hidden.into_iter().flatten().collect::<Vec<_>>(), 0)?,
+            State::stack(&states)?,
+        ))
     }
 
     fn head(&self, hidden: &Array) -> Result<Array> {

@@ -134,6 +134,19 @@ impl Sampler {
         Ok(token)
     }
 
+    /// Adds a token that needs no sampling. The tokens after it are those that would follow if it had
+    /// been sampled.
+    pub(crate) fn force(&mut self, id: u32) -> Result<()> {
+        if self.sampling.temperature >= Sampling::GREEDY_BELOW {
+            self.key = random::split(&self.key, 2)?.0;
+        }
+        let token = Array::from_slice(&[id], &[1, 1]);
+        for history in [&mut self.context, &mut self.output].into_iter().flatten() {
+            history.push(&token)?;
+        }
+        Ok(())
+    }
+
     /// Draws a token for every row of `logits` (b, v), with the share of [`Sampling::min_p`].
     fn draw(&mut self, logits: &Array, temperature: f32) -> Result<Array> {
         let (next, key) = random::split(&self.key, 2)?;

@@ -83,7 +83,13 @@ impl Guide {
 
     /// Waits for the mask of the next token. Without one, the text ends at that token.
     pub(crate) fn mask(&mut self) -> Option<Mask> {
-        self.wait().map_err(|failure| self.failure = Some(failure)).ok()
+        match self.wait() {
+            Ok(mask) => Some(mask),
+            Err(failure) => {
+                self.failure.get_or_insert(failure);
+                None
+            }
+        }
     }
 
     /// Waits for the mask of the next token. The error says why there is none.
@@ -101,6 +107,29 @@ impl Guide {
         }
         self.work = Work::Idle(matcher);
         mask
+    }
+
+    /// Moves past the tokens that must follow, as the tokenizer would write them. Returns them, and
+    /// true if nothing can follow them.
+    pub(crate) fn skip(&mut self) -> (Vec<u32>, bool) {
+        let Work::Idle(matcher) = &mut self.work else { return (Vec::new(), false) };
+        let started = Instant::now();
+        let forced = matcher.compute_ff_tokens();
+        let (vocab, eos) = (self.vocab, &self.eos);
+        let known = |id: &u32| (*id as usize) < vocab && !eos.contains(id);
+        let forced: Vec<u32> = forced.into_iter().take_while(known).collect();
+        if forced.is_empty() {
+            return (forced, false);
+        }
+        let consumed = matcher.consume_tokens(&forced);
+        self.spent += started.elapsed();
+        match consumed {
+            Ok(()) => (forced, matcher.is_stopped()),
+            Err(error) => {
+                self.failure = Some(reason(&error));
+                (Vec::new(), false)
+            }
+        }
     }
 
     /// Ends the text.

@@ -30,6 +30,8 @@
 //! Stop strings end a text wherever they stand, also where it is incomplete.
 
 mod compile;
+#[cfg(test)]
+mod conformance;
 mod grammar;
 mod guide;
 mod mask;

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::cell::RefCell;
+
+use mlx_rs::Array;
 use serde_json::{Value, json};
 
 use super::{Constraint, Grammar};
 use crate::decode::generation::{Completion, Generation, Reason};
-use crate::{Compute, Error, Llamba, Tokenizer};
+use crate::{Compute, Context, Error, LanguageModel, Llamba, Model, State, Stream, Tokenizer};
 
 fn llamba() -> Llamba {
     Llamba::embedded().compute(Compute::Cpu).load().unwrap()
@@ -15,6 +18,38 @@ fn llamba() -> Llamba {
 fn write(llamba: &Llamba, grammar: &Grammar, options: &Generation) -> Completion {
     let constraint = Constraint::new(llamba.tokenizer().unwrap(), grammar).unwrap();
     llamba.generate("Once", &options.clone().constraint(constraint)).unwrap()
+}
+
+/// A model that counts what it reads.
+struct Counting<'m>(&'m Model, RefCell<Vec<usize>>);
+
+impl LanguageModel for Counting<'_> {
+    type State = State;
+
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn eos(&self) -> &[u32] {
+        self.0.eos()
+    }
+
+    fn start(&self) -> crate::Result<State> {
+        self.0.start()
+    }
+
+    fn read(&self, tokens: &Array, state: State) -> crate::Result<(Array, State)> {
+        self.1.borrow_mut().push(tokens.dim(1) as usize);
+        self.0.read(tokens, state)
+    }
+
+    fn head(&self, hidden: &Array) -> crate::Result<Array> {
+        LanguageModel::head(self.0, hidden)
+    }
+
+    fn arrays(state: &State) -> Vec<&Array> {
+        Model::arrays(state)
+    }
 }
 
 fn choice(texts: &[&str]) -> Grammar {
@@ -70,6 +105,59 @@ fn the_limit_and_stop_strings_still_end_a_text() {
     assert_eq!((stopped.text.as_str(), stopped.reason), ("a", Reason::Stop("ba".into())));
     let nothing = write(&llamba, &grammar, &Generation::greedy().max_tokens(0));
     assert_eq!((nothing.text.as_str(), nothing.reason), ("", Reason::Length));
+}
+
+/// Tokens that must follow are read together with those around them, and the text is that of single
+/// steps, which log-probabilities ask for; so are the next steps.
+#[test]
+fn forced_tokens_are_read_at_once() {
+    let llamba = llamba();
+    let schema = json!({
+        "type": "object", "required": ["name of the animal", "number of legs"],
+        "properties": {
+            "name of the animal": {"enum": ["cat", "dog"]},
+            "number of legs": {"enum": [2, 4]},
+        },
+        "additionalProperties": false,
+    });
+    let constraint =
+        Constraint::new(llamba.tokenizer().unwrap(), &Grammar::JsonSchema(schema)).unwrap();
+    let options = Generation::greedy().max_tokens(80).constraint(constraint);
+    let run = |options: &Generation| {
+        let counting = Counting(llamba.model(), RefCell::default());
+        let (context, prompt) = (Context::new(&counting).unwrap(), [1, 5, 6]);
+        let stream = Stream::new(&counting, llamba.tokenizer(), context, &prompt, options);
+        let completion = stream.unwrap().finish().unwrap();
+        (completion, counting.1.into_inner())
+    };
+    let (whole, reads) = run(&options);
+    let (stepwise, steps) = run(&options.clone().logprobs(0));
+    let single = |completion: &Completion| (completion.text.clone(), completion.tokens.clone());
+    assert_eq!(single(&whole), single(&stepwise));
+    assert_eq!((&whole.reason, &stepwise.reason), (&Reason::Complete, &Reason::Complete));
+    assert_eq!(steps.len(), stepwise.tokens.len());
+    assert!(3 * reads.len() < steps.len(), "{reads:?} {}", whole.text);
+    for seed in 0..4 {
+        let random = options.clone().temperature(1.5).seed(seed);
+        assert_eq!(single(&run(&random).0), single(&run(&random.logprobs(0)).0));
+    }
+    // All of the text but what is pending has been read, and the rest can be.
+    let read: usize = reads.iter().sum();
+    assert_eq!(read as u64, whole.context.read());
+    assert_eq!(read + whole.context.pending().len(), 3 + whole.tokens.len());
+    let on = |context: Context| {
+        let next = llamba.resume(context, "\n", &Generation::greedy().max_tokens(8));
+        next.unwrap().finish().unwrap().text
+    };
+    assert_eq!(on(whole.context), on(stepwise.context));
+    // A limit and a stop string count forced tokens too.
+    for n in 1..whole.tokens.len() {
+        let (cut, _) = run(&options.clone().max_tokens(n));
+        assert_eq!((cut.tokens.as_slice(), cut.reason), (&whole.tokens[..n], Reason::Length));
+    }
+    let (cut, _) = run(&options.clone().stop("of legs"));
+    let end = whole.text.find("of legs").unwrap();
+    assert_eq!(cut.text, whole.text[..end]);
 }
 
 #[test]

@@ -132,11 +132,10 @@ impl<'m> Batch<'m> {
         }
         // Rows that wait join with the next step, which must not have been requested already.
         let tokens = self.decoding.step(self.model, self.joining.is_empty())?;
-        let steps = self.decoding.rows.iter().zip(tokens).map(|(row, token)| {
-            let (step, last) = token.into_step();
-            (row.event(step), last)
-        });
-        let (mut events, reasons): (Vec<_>, Vec<_>) = steps.unzip();
+        let (mut events, mut reasons) = (Vec::new(), Vec::new());
+        for (row, token) in self.decoding.rows.iter_mut().zip(tokens) {
+            reasons.push(row.hand_out(token, &mut events)?);
+        }
         events.extend(self.leave(reasons)?);
         Ok(events)
     }
@@ -152,6 +151,25 @@ impl Row {
     /// The event of a step of this row.
     pub(super) fn event(&self, step: Step) -> BatchEvent {
         BatchEvent { request: self.id, choice: self.choice, step }
+    }
+
+    /// Adds the events of a token and of those that the grammar forces after it. Returns why the last
+    /// of them is the last one, if it is.
+    pub(super) fn hand_out(
+        &mut self,
+        token: Token,
+        events: &mut Vec<BatchEvent>,
+    ) -> Result<Option<Reason>> {
+        let mut next = Some(token);
+        while let Some(token) = next {
+            let (step, last) = token.into_step();
+            events.push(self.event(step));
+            if last.is_some() {
+                return Ok(last);
+            }
+            next = self.forced()?;
+        }
+        Ok(None)
     }
 
     /// The last event.

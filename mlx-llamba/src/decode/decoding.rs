@@ -1,7 +1,5 @@
 //! Rows that decode: each forward pass yields a token for every one of them.
 
-use mlx_rs::Array;
-
 use super::pending::Pending;
 use super::row::{Row, Token};
 use crate::error::Result;
@@ -13,7 +11,7 @@ pub(super) struct Decoding<S> {
     /// Request the next tokens before the present ones are handed out.
     pub(super) pipelined: bool,
     pub(super) rows: Vec<Row>,
-    /// After everything but each row's last token; `None` without rows, and after an error.
+    /// After everything but the tokens pending in each row; `None` without rows, and after an error.
     pub(super) state: Option<S>,
     /// The tokens after those handed out, if they have been requested.
     pub(super) ahead: Option<Pending<S>>,
@@ -34,11 +32,7 @@ impl<S: Clone> Decoding<S> {
                 self.state = state;
                 pending
             }
-            (None, Some(state)) => {
-                let last: Vec<u32> = self.rows.iter().map(Row::last).collect();
-                let tokens = Array::from_slice(&last, &[last.len() as i32, 1]); // (b, 1)
-                Pending::after(model, &mut self.rows, &tokens, state)?
-            }
+            (None, Some(state)) => Pending::resume(model, &mut self.rows, state)?,
             (None, None) => return Ok(Vec::new()),
         };
         if ahead && self.pipelined && self.rows.iter().all(Row::can_run_ahead) {

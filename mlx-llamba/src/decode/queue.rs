@@ -199,10 +199,8 @@ fn first_tokens(
     let none = State::from_layers(Vec::new());
     let (tokens, _) = Pending::new(model, &mut rows, &last, none)?.wait(&mut rows)?;
     let mut going_on = Vec::new();
-    for ((row, state), token) in rows.into_iter().zip(states).zip(tokens) {
-        let (step, last) = token.into_step();
-        events.push(row.event(step));
-        match last {
+    for ((mut row, state), token) in rows.into_iter().zip(states).zip(tokens) {
+        match row.hand_out(token, events)? {
             Some(reason) => events.push(row.end(reason, state)?),
             None => going_on.push((row, state)),
         }

@@ -1,5 +1,7 @@
 //! One continuation of a prompt, apart from the model's state.
 
+use std::collections::VecDeque;
+
 use mlx_rs::Array;
 
 use super::detokenize::Detokenizer;
@@ -32,6 +34,10 @@ pub(super) struct Row {
     text: Option<(Detokenizer, StopMatcher)>,
     /// The position in the grammar after the last token handed out; `None` without a constraint.
     pub(super) guide: Option<Guide>,
+    /// The tokens that the grammar forces after the last one handed out.
+    forced: VecDeque<u32>,
+    /// Nothing can follow `forced`.
+    completes: bool,
     /// The tokens of the prompt and those handed out, for processors of logits.
     history: Vec<u32>,
     generated: usize,
@@ -91,6 +97,8 @@ impl Row {
             eos,
             text,
             guide,
+            forced: VecDeque::new(),
+            completes: false,
             history,
             generated: 0,
         })
@@ -123,9 +131,12 @@ impl Row {
         self.options.cancel.is_cancelled()
     }
 
-    /// The token to read next.
-    pub(super) fn last(&self) -> u32 {
-        self.position.pending.first().copied().unwrap_or(0)
+    /// The tokens to read next: the last one, after those that the grammar forced.
+    pub(super) fn unread(&self) -> &[u32] {
+        match &self.position.pending[..] {
+            [] => &[0],
+            pending => pending,
+        }
     }
 
     /// Returns true if the token after the next can be requested before the next is known.
@@ -162,14 +173,9 @@ impl Row {
             self.history.push(id);
         }
         self.reached = reached;
-        let (text, stop) = match &mut self.text {
-            _ if self.eos.contains(&id) => (String::new(), Some(Reason::Eos(id))),
-            Some((detokenizer, stops)) => {
-                let text = stops.push(&detokenizer.push(id));
-                self.position.tail = detokenizer.tail().to_vec();
-                (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
-            }
-            None => (String::new(), None),
+        let (text, stop) = match self.eos.contains(&id) {
+            true => (String::new(), Some(Reason::Eos(id))),
+            false => self.text_of(id),
         };
         let (text, stop) = match self.follow(id, stop.is_some()) {
             Progress::Open => (text, stop),
@@ -178,9 +184,40 @@ impl Row {
         };
         let last = stop.or(limit);
         if let (Some(guide), None) = (&mut self.guide, &last) {
-            guide.start();
+            // Log-probabilities and processors need the logits of every token.
+            if self.options.logprobs.is_none() && self.options.processors.is_empty() {
+                let (forced, completes) = guide.skip();
+                (self.forced, self.completes) = (forced.into(), completes);
+            }
+            if !self.completes {
+                guide.start();
+            }
         }
         Token { id, text, logprobs, last }
+    }
+
+    /// Hands out the next token that the grammar forces, which the model reads together with those
+    /// around it.
+    pub(super) fn forced(&mut self) -> Result<Option<Token>> {
+        let Some(id) = self.forced.pop_front() else { return Ok(None) };
+        let limit = if self.goes_on() { None } else { Some(Reason::Length) };
+        self.generated += 1;
+        self.position.append(id);
+        self.sampler.force(id)?;
+        self.reached = self.sampler.clone();
+        let (text, stop) = self.text_of(id);
+        let completes = self.completes && self.forced.is_empty();
+        let last = stop.or(completes.then_some(Reason::Complete)).or(limit);
+        Ok(Some(Token { id, text, logprobs: None, last }))
+    }
+
+    /// Adds a token to the text. Returns the text that it completes, and the stop string if one ends
+    /// there.
+    fn text_of(&mut self, id: u32) -> (String, Option<Reason>) {
+        let Some((detokenizer, stops)) = &mut self.text else { return (String::new(), None) };
+        let text = stops.push(&detokenizer.push(id));
+        self.position.tail = detokenizer.tail().to_vec();
+        (text, stops.hit().map(|i| Reason::Stop(self.options.stop[i].clone())))
     }
 
     /// Moves the guide past a token, which may be the last one.

@@ -180,7 +180,10 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
 
     fn decode(&mut self) -> Result<Event> {
         let lost = || Exception::custom("a step without a token");
-        let token = self.decoding.step(self.model, true)?.pop().ok_or_else(lost)?;
+        let token = match self.row().forced()? {
+            Some(token) => token,
+            None => self.decoding.step(self.model, true)?.pop().ok_or_else(lost)?,
+        };
         self.first.get_or_insert_with(|| self.started.elapsed());
         let Token { id, text, logprobs, last } = token;
         if last.is_some() {

@@ -30,6 +30,10 @@ impl Guide {
         match *self {}
     }
 
+    pub(super) fn skip(&mut self) -> (Vec<u32>, bool) {
+        match *self {}
+    }
+
     pub(super) fn end(&mut self) -> Progress {
         match *self {}
     }
