@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use mlx_llamba_engine::Options as EngineOptions;
-use mlx_llamba_server::{Limits, Loaded, Options};
+use mlx_llamba_engine::{Engine, LoadError, LoadedModel, Options as EngineOptions};
+use mlx_llamba_server::{Limits, Loaded as LoadedLlamba, Options};
+use mlx_llamba_teacher::Llama;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc::unbounded_channel;
 
-use crate::model::ModelArgs;
+use crate::model::{Loaded, ModelArgs};
 use crate::template::TemplateArgs;
 
 /// Serve a model over an OpenAI-compatible HTTP API
@@ -72,9 +73,10 @@ pub(crate) struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
-    /// Maximum number of texts computed at once, if the memory for states allows
-    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().rows)]
-    max_rows: usize,
+    /// Maximum number of texts computed at once, if the memory for states allows [default: 64, and up
+    /// to 512 while a step takes less than 0.1 seconds]
+    #[arg(long, value_name = "N")]
+    max_rows: Option<usize>,
     /// Memory for the states of texts computed at once, in MiB
     #[arg(long, value_name = "MIB", default_value_t = EngineOptions::default().state_memory >> 20)]
     state_memory: usize,
@@ -165,15 +167,6 @@ impl Args {
                 options.bind
             );
         }
-        let (builder, template) = (self.model.text_builder()?, self.chat_template);
-        let load = move || {
-            let llamba = builder.load()?;
-            if !template.is_given() {
-                return Loaded::new(llamba);
-            }
-            let template = Some(template.find(llamba.require_tokenizer()?)?);
-            Ok(Loaded { llamba, template })
-        };
         let name = options.model.clone();
         let ready = move |address| {
             serving.store(true, Ordering::Relaxed);
@@ -181,6 +174,32 @@ impl Args {
         };
         let stopped = async move {
             stopped.recv().await;
+        };
+        let (model, template) = (self.model, self.chat_template);
+        if model.teacher()?.is_some() {
+            let load = move || -> Result<LoadedModel<Llama>> {
+                let loaded = model.load_any(true)?;
+                let tokenizer = loaded.require_tokenizer()?.clone();
+                let chosen = template.is_given().then(|| template.find(&tokenizer)).transpose()?;
+                match loaded {
+                    Loaded::Teacher(teacher) => {
+                        Ok(LoadedModel::new(teacher.into_parts().0, tokenizer, chosen)?)
+                    }
+                    Loaded::Llamba(_) => bail!("the model has changed"),
+                }
+            };
+            let load = move || load().map_err(LoadError::from);
+            let start = |options| Engine::start_model_blocking(load, options);
+            return Ok(mlx_llamba_server::serve_engine(options, start, ready, stopped)?);
+        }
+        let builder = model.text_builder()?;
+        let load = move || {
+            let llamba = builder.load()?;
+            if !template.is_given() {
+                return LoadedLlamba::new(llamba);
+            }
+            let template = Some(template.find(llamba.require_tokenizer()?)?);
+            Ok(LoadedLlamba { llamba, template })
         };
         Ok(mlx_llamba_server::serve(options, load, ready, stopped)?)
     }
@@ -201,7 +220,6 @@ impl Args {
         let duration = Duration::from_secs_f64;
         let mebibytes = |n: usize| n.saturating_mul(1 << 20);
         let mut engine = EngineOptions::default()
-            .rows(limits.max_rows)
             .state_memory(mebibytes(limits.state_memory))
             .cache_memory(mebibytes(limits.cache_memory))
             .cache_disk(limits.cache_disk.saturating_mul(1 << 20))
@@ -212,6 +230,7 @@ impl Args {
             .session_memory(mebibytes(limits.session_memory))
             .session_idle(duration(limits.session_idle))
             .request_timeout(duration(limits.request_timeout));
+        engine.rows = limits.max_rows;
         engine.cache_directory = self.cache_directory.clone();
         let mut names = self.served_name.iter();
         let model = names.next().map_or_else(|| self.model.name().to_owned(), Clone::clone);

@@ -22,7 +22,7 @@ pub(crate) struct Encoder {
     free: Arc<Semaphore>,
     memory: usize,
     /// Tokens that a prompt may have.
-    longest: usize,
+    pub(crate) longest: usize,
 }
 
 impl Encoder {

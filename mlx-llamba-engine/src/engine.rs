@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use mlx_llamba::{Template, Tokenizer};
+use mlx_llamba::{LanguageModel, Template, Tokenizer};
 use tokio::sync::oneshot;
 
 use crate::command::Command;
@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::prepared::{Prepared, Preparer};
 use crate::queue::{Backlog, Job};
 use crate::request::{Prompt, Request};
+use crate::streams::{self, LoadError, LoadedModel};
 use crate::threads::Threads;
 use crate::wait::wait;
 use crate::worker::Worker;
@@ -37,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     options: Options,
     preparer: Preparer,
-    /// Bytes of one state.
+    /// Bytes of one state; 0 for a model whose state grows with the text.
     state: usize,
     backlog: Arc<Backlog>,
     metrics: Metrics,
@@ -45,9 +46,34 @@ pub(crate) struct Shared {
 }
 
 /// The model's properties that the handles need.
-struct Facts {
-    preparer: Preparer,
-    state: usize,
+pub(crate) struct Facts {
+    pub(crate) preparer: Preparer,
+    /// Bytes of one state; 0 for a model whose state grows with the text.
+    pub(crate) state: usize,
+}
+
+/// What the model thread works with.
+pub(crate) struct Thread {
+    pub(crate) options: Options,
+    pub(crate) metrics: Metrics,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) commands: Receiver<Command>,
+    ready: Option<oneshot::Sender<Result<Facts>>>,
+}
+
+impl Thread {
+    /// Reports the model's facts. Returns `None` if nobody waits for the model any more.
+    pub(crate) fn ready(mut self, facts: Facts) -> Option<Self> {
+        let waits = self.ready.take()?.send(Ok(facts)).is_ok();
+        waits.then_some(self)
+    }
+
+    /// Reports that there is no model.
+    pub(crate) fn fail(self, error: Error) {
+        if let Some(ready) = self.ready {
+            drop(ready.send(Err(error)));
+        }
+    }
 }
 
 impl Engine {
@@ -61,15 +87,35 @@ impl Engine {
         load: impl FnOnce() -> mlx_llamba::Result<Loaded> + Send + 'static,
         options: Options,
     ) -> Result<Self> {
+        Self::spawn(options, |thread| run(load, thread)).await
+    }
+
+    /// Loads a model of any kind, such as a Transformer, on a thread of its own and starts serving it.
+    /// Its texts take turns, and it has no sessions, cached prefixes or embeddings.
+    ///
+    /// # Errors
+    /// [`Error::LoadModel`], [`Error::Option`], or [`Error::Thread`].
+    pub async fn start_model<M: LanguageModel>(
+        load: impl FnOnce() -> std::result::Result<LoadedModel<M>, LoadError> + Send + 'static,
+        options: Options,
+    ) -> Result<Self> {
+        Self::spawn(options, |thread| streams::run(load, thread)).await
+    }
+
+    /// Starts the model thread, which runs `body`.
+    async fn spawn(options: Options, body: impl FnOnce(Thread) + Send + 'static) -> Result<Self> {
         options.check()?;
         let (commands, receiver) = channel();
         let (ready, loaded) = oneshot::channel();
         let (metrics, backlog) = (Metrics::default(), Arc::new(Backlog::default()));
-        let body = {
-            let (options, metrics, backlog) = (options.clone(), metrics.clone(), backlog.clone());
-            move || run(load, &options, &metrics, &backlog, ready, &receiver)
+        let thread = Thread {
+            options: options.clone(),
+            metrics: metrics.clone(),
+            backlog: backlog.clone(),
+            commands: receiver,
+            ready: Some(ready),
         };
-        let thread = std::thread::Builder::new().name("model".to_owned()).spawn(body);
+        let thread = std::thread::Builder::new().name("model".to_owned()).spawn(|| body(thread));
         let thread = thread.map_err(|error| Error::Thread(Arc::new(error)))?;
         let Facts { preparer, state } = loaded.await.map_err(|_| Error::Ended)??;
         metrics.slots.set(preparer.slots as i64);
@@ -95,6 +141,28 @@ impl Engine {
         options: Options,
     ) -> Result<Self> {
         wait(Self::start(load, options))
+    }
+
+    /// Runs [`start_model`](Self::start_model) and blocks the thread until the model is loaded.
+    ///
+    /// # Errors
+    /// As [`start_model`](Self::start_model).
+    pub fn start_model_blocking<M: LanguageModel>(
+        load: impl FnOnce() -> std::result::Result<LoadedModel<M>, LoadError> + Send + 'static,
+        options: Options,
+    ) -> Result<Self> {
+        wait(Self::start_model(load, options))
+    }
+
+    /// Returns true for a Llamba, which has sessions, cached prefixes and embeddings.
+    #[must_use]
+    pub fn is_llamba(&self) -> bool {
+        self.shared.state > 0
+    }
+
+    /// Fails for a model that has no `what`.
+    pub(crate) fn require_llamba(&self, what: &'static str) -> Result<()> {
+        if self.is_llamba() { Ok(()) } else { Err(Error::Unsupported { what }) }
     }
 
     /// Returns a handle for one of several tenants who must not learn about each other: its sessions
@@ -130,6 +198,7 @@ impl Engine {
     /// [`Error::PromptTooLong`], [`Error::Request`] for a text without tokens or with unknown ones,
     /// [`Error::Closed`].
     pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
+        self.require_llamba("embeddings")?;
         texts.iter().try_for_each(|ids| self.shared.check_length(ids.len()))?;
         let (answer, answered) = oneshot::channel();
         let job = EmbedJob::new(texts, answer);
@@ -227,6 +296,12 @@ impl Engine {
         self.shared.preparer.slots
     }
 
+    /// The number of tokens that a prompt may have.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> usize {
+        self.shared.preparer.encoder.longest
+    }
+
     /// The number of bytes that a saved session may have.
     #[must_use]
     pub fn session_bytes(&self) -> usize {
@@ -293,28 +368,23 @@ impl fmt::Debug for Engine {
 }
 
 /// The model thread: loads the model, reports its facts or an error, and serves it.
-fn run(
-    load: impl FnOnce() -> mlx_llamba::Result<Loaded>,
-    options: &Options,
-    metrics: &Metrics,
-    backlog: &Backlog,
-    ready: oneshot::Sender<Result<Facts>>,
-    commands: &Receiver<Command>,
-) {
+fn run(load: impl FnOnce() -> mlx_llamba::Result<Loaded>, thread: Thread) {
     let failed = |error| Error::Load(Arc::new(error));
     let loaded = load().map_err(failed);
-    let found = loaded.and_then(|loaded| Ok((facts(&loaded, options)?, loaded)));
+    let found = loaded.and_then(|loaded| Ok((facts(&loaded, &thread.options)?, loaded)));
     let (facts, loaded) = match found {
         Ok(found) => found,
-        Err(error) => return drop(ready.send(Err(error))),
+        Err(error) => return thread.fail(error),
     };
-    match Worker::new(&loaded, facts.preparer.slots, options, metrics, backlog) {
+    let (slots, options) = (facts.preparer.slots, thread.options.clone());
+    let (metrics, backlog) = (thread.metrics.clone(), thread.backlog.clone());
+    match Worker::new(&loaded, slots, &options, &metrics, &backlog) {
         Ok(worker) => {
-            if ready.send(Ok(facts)).is_ok() {
-                worker.run(commands);
+            if let Some(thread) = thread.ready(facts) {
+                worker.run(&thread.commands);
             }
         }
-        Err(error) => drop(ready.send(Err(failed(error)))),
+        Err(error) => thread.fail(failed(error)),
     }
 }
 
@@ -323,7 +393,7 @@ fn facts(loaded: &Loaded, options: &Options) -> Result<Facts> {
     let state = config.state_bytes(4).max(1);
     // A step holds the states before it and those after it.
     let row = 2 * state;
-    let slots = options.rows.min(options.state_memory / row);
+    let slots = options.rows.unwrap_or(Options::MOST_ROWS).min(options.state_memory / row);
     if slots == 0 {
         return Err(Error::Memory { given: options.state_memory, needed: row });
     }

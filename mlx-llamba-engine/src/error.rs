@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mlx_llamba::units;
+
 /// Result of the engine's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -15,6 +17,15 @@ pub enum Error {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(Arc<mlx_llamba::Error>),
+    /// A model of another kind cannot be loaded.
+    #[error(transparent)]
+    LoadModel(Arc<dyn std::error::Error + Send + Sync>),
+    /// The model is no Llamba, and such models do not have this.
+    #[error("this model is a Transformer: it has no {what}")]
+    Unsupported {
+        /// What is asked for.
+        what: &'static str,
+    },
     /// The state memory does not hold the states of a single request.
     #[error("{given} bytes for states: one request of this model needs {needed}")]
     Memory {
@@ -113,8 +124,8 @@ pub enum Error {
     SessionBusy,
     /// The engine keeps as many sessions as it may, and none of them is idle for long enough.
     #[error(
-        "there are {count} sessions, as many as there is room for; delete one, or wait until one \
-         was idle for {} s", idle.as_secs()
+        "the limit of {} is reached; delete one, or wait until one was idle for {} s",
+        units::count(*count as u64, "session"), idle.as_secs()
     )]
     SessionsFull {
         /// Sessions kept.

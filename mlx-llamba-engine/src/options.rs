@@ -16,8 +16,10 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Setters)]
 #[setters(strip_option)]
 pub struct Options {
-    /// Continuations computed at once, if [`state_memory`](Self::state_memory) allows.
-    pub rows: usize,
+    /// Continuations computed at once, if [`state_memory`](Self::state_memory) allows. `None`: as many
+    /// as it allows, up to [`MOST_ROWS`](Self::MOST_ROWS), but more than
+    /// [`FIRST_ROWS`](Self::FIRST_ROWS) only while steps are short.
+    pub rows: Option<usize>,
     /// Bytes for the states of the continuations computed at once.
     pub state_memory: usize,
     /// Bytes for cached states of prompts and replies, for later requests that begin with them.
@@ -51,6 +53,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// The most continuations that are computed at once unless [`rows`](Self::rows) says otherwise.
+    pub const MOST_ROWS: usize = 512;
+    /// As many are computed at once however long a step takes, unless [`rows`](Self::rows) says
+    /// otherwise.
+    pub const FIRST_ROWS: usize = 64;
+
     /// Refuses values with which an engine could not work.
     ///
     /// # Errors
@@ -60,7 +68,7 @@ impl Options {
             Err(Error::Option { option, value: value.to_owned(), expected })
         };
         let numbers = [
-            ("rows", self.rows),
+            ("rows", self.rows.unwrap_or(1)),
             ("queue", self.queue),
             ("prompt tokens", self.prompt_tokens),
             ("prompt memory", self.prompt_memory),
@@ -83,7 +91,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            rows: 64,
+            rows: None,
             state_memory: 2 << 30,
             cache_memory: 1 << 30,
             cache_directory: None,

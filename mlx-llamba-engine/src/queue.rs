@@ -8,6 +8,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
+use crate::metrics::Metrics;
 use crate::prepared::Prepared;
 
 /// A prepared request with the channel for its events.
@@ -91,6 +92,14 @@ impl Backlog {
         self.waiting.fetch_sub(count, Ordering::Relaxed);
     }
 
+    /// Refuses jobs that wait.
+    pub(crate) fn refuse(&self, jobs: Vec<Job>) {
+        for job in jobs {
+            self.leave(job.prepared.choices());
+            job.fail(Error::Closed);
+        }
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -101,6 +110,27 @@ impl Backlog {
         let before = self.service.load(Ordering::Relaxed);
         let after = if before == 0 { now } else { (7 * before + now) / 8 };
         self.service.store(after, Ordering::Relaxed);
+    }
+}
+
+impl FairQueue<Job> {
+    /// Adds a job behind those of its client and user.
+    pub(crate) fn add(&mut self, job: Job) {
+        let (client, user) = (job.client(), job.prepared.settings.user.clone());
+        self.push(&client, &user, job);
+    }
+
+    /// Ends jobs whose client is gone or whose deadline has passed.
+    pub(crate) fn sweep(&mut self, now: Instant, backlog: &Backlog, metrics: &Metrics) {
+        for job in self.take(|job| !job.is_abandoned() && !job.is_late(now)) {
+            backlog.leave(job.prepared.choices());
+            if job.is_abandoned() {
+                metrics.cancelled.inc();
+            } else {
+                metrics.timed_out.inc();
+                job.fail(Error::TimedOut { queued: true });
+            }
+        }
     }
 }
 

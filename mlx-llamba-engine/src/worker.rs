@@ -19,6 +19,7 @@ use crate::prefixes::{Keep, Prefixes};
 use crate::prepared::Source;
 use crate::queue::{Backlog, FairQueue, Job, Line};
 use crate::sessions::{Open, Sessions};
+use crate::slots::Slots;
 
 /// State of the model thread.
 pub(crate) struct Worker<'m> {
@@ -26,7 +27,7 @@ pub(crate) struct Worker<'m> {
     batch: Batch<'m>,
     /// Prompt chunk size, in tokens.
     prefill: usize,
-    slots: usize,
+    slots: Slots,
     queue: FairQueue<Job>,
     running: HashMap<RequestId, Running<'m>>,
     sessions: Sessions<'m>,
@@ -76,7 +77,7 @@ impl<'m> Worker<'m> {
             llamba: &loaded.llamba,
             batch: Batch::new(&loaded.llamba, options.prefill)?,
             prefill: options.prefill,
-            slots,
+            slots: Slots::new(slots, options.rows.is_some()),
             queue: FairQueue::default(),
             running: HashMap::new(),
             sessions: Sessions::new(&loaded.llamba, loaded.template.as_ref(), options),
@@ -125,12 +126,9 @@ impl<'m> Worker<'m> {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Start(jobs) if self.closing => self.refuse(jobs),
+            Command::Start(jobs) if self.closing => self.backlog.refuse(jobs),
             Command::Start(jobs) => {
-                for job in jobs {
-                    let (client, user) = (job.client(), job.prepared.settings.user.clone());
-                    self.queue.push(&client, &user, job);
-                }
+                jobs.into_iter().for_each(|job| self.queue.add(job));
             }
             Command::Embed(job) => {
                 self.embedder.push(job);
@@ -141,8 +139,7 @@ impl<'m> Worker<'m> {
             Command::Sessions(task) => task(&mut self.sessions),
             Command::Close => {
                 self.closing = true;
-                let jobs = self.queue.take(|_| false);
-                self.refuse(jobs);
+                self.backlog.refuse(self.queue.take(|_| false));
                 self.embedder.refuse();
             }
             Command::Abort => {
@@ -154,25 +151,10 @@ impl<'m> Worker<'m> {
         }
     }
 
-    fn refuse(&self, jobs: Vec<Job>) {
-        for job in jobs {
-            self.backlog.leave(job.prepared.choices());
-            job.fail(Error::Closed);
-        }
-    }
-
     /// Ends jobs whose client is gone or whose deadline has passed.
     fn sweep(&mut self) {
         let now = Instant::now();
-        for job in self.queue.take(|job| !job.is_abandoned() && !job.is_late(now)) {
-            self.backlog.leave(job.prepared.choices());
-            if job.is_abandoned() {
-                self.metrics.cancelled.inc();
-            } else {
-                self.metrics.timed_out.inc();
-                job.fail(Error::TimedOut { queued: true });
-            }
-        }
+        self.queue.sweep(now, self.backlog, self.metrics);
         for running in self.running.values_mut().filter(|running| !running.told) {
             if running.job.is_abandoned() {
                 self.metrics.cancelled.inc();
@@ -192,8 +174,9 @@ impl<'m> Worker<'m> {
     /// Moves jobs from the queue to the batch while there is room.
     fn admit(&mut self) {
         loop {
-            let free = self.slots.saturating_sub(self.rows());
-            let Some(job) = self.queue.pop_if(|job| job.prepared.choices() <= free) else { return };
+            let rows = self.rows();
+            let fits = |job: &Job| self.slots.fit(rows, job.prepared.choices());
+            let Some(job) = self.queue.pop_if(fits) else { return };
             self.backlog.leave(job.prepared.choices());
             self.begin(job);
         }
@@ -246,7 +229,9 @@ impl<'m> Worker<'m> {
         let (start, rows) = (Instant::now(), self.batch.decoding());
         match self.batch.step() {
             Ok(events) => {
-                self.metrics.step_seconds.observe(start.elapsed().as_secs_f64());
+                let time = start.elapsed();
+                self.metrics.step_seconds.observe(time.as_secs_f64());
+                self.slots.adapt(rows, time);
                 if rows > 0 {
                     self.metrics.batch_rows.observe(rows as f64);
                 }

@@ -37,7 +37,7 @@ fn texts_are_the_librarys() {
         let llamba = Llamba::embedded().load().unwrap();
         llamba.generate(PROMPT, &Generation::greedy().max_tokens(12)).unwrap().text
     };
-    let engine = engine(|options| options.rows = 4);
+    let engine = engine(|options| options.rows = Some(4));
     let outputs: Vec<_> = std::thread::scope(|scope| {
         let run = || engine.generate_blocking(greedy(PROMPT, 12).choices(2)).unwrap();
         let threads: Vec<_> = (0..6).map(|_| scope.spawn(run)).collect();
@@ -68,7 +68,7 @@ fn texts_are_the_librarys() {
 #[test]
 fn refusals_and_ends_have_a_variant_each() {
     let engine = engine(|options| {
-        options.rows = 1;
+        options.rows = Some(1);
         options.queue = 1;
         options.prompt_tokens = 20;
     });

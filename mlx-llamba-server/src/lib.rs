@@ -37,7 +37,7 @@ pub use error::{Error, Result};
 pub use options::{Limits, Options, parse_address};
 
 use app::App;
-use mlx_llamba_engine::Engine;
+use mlx_llamba_engine::{Engine, Options as EngineOptions};
 
 /// Loads a model and serves it until `stop` is ready.
 ///
@@ -52,6 +52,19 @@ pub fn serve(
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
+    serve_engine(options, |options| Engine::start_blocking(load, options), ready, stop)
+}
+
+/// Starts an engine with the options that it gets, and serves its model until `stop` is ready.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_engine(
+    options: Options,
+    start: impl FnOnce(EngineOptions) -> mlx_llamba_engine::Result<Engine>,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     options.check()?;
     // Before the model is loaded, which may take minutes: an address in use is reported at once.
     let bind = |source| Error::Bind { address: options.bind, source };
@@ -60,7 +73,7 @@ pub fn serve(
     let address = listener.local_addr().map_err(bind)?;
     // One half is for encoding texts, the other for everything else.
     let engine = options.engine.clone().prompt_memory(options.limits.memory / 2);
-    let engine = Engine::start_blocking(load, engine)?;
+    let engine = start(engine)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("http")

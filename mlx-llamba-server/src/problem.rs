@@ -173,6 +173,7 @@ impl Problem {
             Error::PromptMemory { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, text)
                 .param(prompt)
                 .code("request_too_large"),
+            Error::Unsupported { .. } => Self::bad(text).code("unsupported"),
             Error::NoMessages => Self::parameter("messages", text),
             Error::Choices { .. } => Self::parameter("n", text),
             Error::NoTemplate => {

@@ -47,7 +47,7 @@ fn server() -> Server {
     Server::start(|options| {
         options.api_keys = vec![KEY.to_owned()];
         options.strict = true;
-        options.engine.rows = 16;
+        options.engine.rows = Some(16);
         options.limits.max_tokens = 1000;
     })
 }
@@ -133,7 +133,7 @@ fn numbers(list: &Value) -> Vec<f64> {
 fn schemathesis() {
     let server = Server::start(|options| {
         options.api_keys = vec![KEY.to_owned()];
-        options.engine.rows = 4;
+        options.engine.rows = Some(4);
         options.limits.max_tokens = 8;
     });
     let url = format!("http://{}/openapi.json", server.address);

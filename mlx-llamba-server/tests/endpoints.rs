@@ -354,7 +354,10 @@ fn texts_and_tokens() {
     );
     let model = &server.get("/v1/models").ok()["data"][0];
     assert_eq!(model["max_model_len"], found["max_model_len"]);
-    assert_eq!(model["capabilities"], json!(["completion", "chat", "tools", "structured_outputs"]));
+    assert_eq!(
+        model["capabilities"],
+        json!(["completion", "chat", "tools", "structured_outputs", "sessions", "embeddings"])
+    );
 }
 
 #[test]

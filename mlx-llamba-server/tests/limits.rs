@@ -67,7 +67,7 @@ fn slow_clients_are_cut_off() {
 #[test]
 fn a_full_queue_says_when_to_come_back() {
     let server = Server::start(|options| {
-        options.engine.rows = 1;
+        options.engine.rows = Some(1);
         options.engine.queue = 2;
     });
     let mut first = endless("Lily", 4000);
@@ -93,7 +93,7 @@ fn a_full_queue_says_when_to_come_back() {
 
 #[test]
 fn a_client_that_goes_away_while_it_waits_is_forgotten() {
-    let server = Server::start(|options| options.engine.rows = 1);
+    let server = Server::start(|options| options.engine.rows = Some(1));
     let mut first = endless("Lily", 4000);
     first["stream"] = true.into();
     let mut running = server.stream("/v1/completions", &first);
@@ -311,7 +311,7 @@ fn shutdown_does_not_wait_for_ever() {
     let mut server = Server::start(|options| {
         options.limits.grace = ms(200);
         options.limits.max_tokens = 1_000_000;
-        options.engine.rows = 1;
+        options.engine.rows = Some(1);
     });
     let mut body = endless("Lily", 1_000_000);
     body["stream"] = true.into();

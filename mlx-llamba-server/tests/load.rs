@@ -15,7 +15,7 @@ const STREAMS: usize = 200;
 
 #[test]
 fn two_hundred_streams_with_cancels() {
-    let server = Arc::new(Server::start(|options| options.engine.rows = 48));
+    let server = Arc::new(Server::start(|options| options.engine.rows = Some(48)));
     let start = Instant::now();
     let texts: Arc<Mutex<HashMap<usize, Vec<String>>>> = Arc::default();
     let threads: Vec<_> = (0..STREAMS)

@@ -273,7 +273,7 @@ fn a_long_message_keeps_nobody_waiting() {
 #[test]
 fn a_turn_whose_client_goes_away_gives_the_session_back() {
     let server = Server::start(|options| {
-        options.engine.rows = 1;
+        options.engine.rows = Some(1);
         options.engine.queue = 1;
     });
     let chat = format!("{}/chat/completions", create(&server));
@@ -307,7 +307,7 @@ fn sessions_have_room_and_make_room() {
         create(&server);
     }
     let full = server.post("/v1/sessions", &json!({ "model": MODEL }));
-    full.is_error(429, None, &format!("there are {most} sessions"));
+    full.is_error(429, None, &format!("the limit of {most} session"));
     let after: u64 = full.head.split("retry-after: ").nth(1).unwrap()[..4].trim().parse().unwrap();
     assert!((3000..=3601).contains(&after), "{full:?}");
 

@@ -164,3 +164,37 @@ fn arguments_are_objects_for_the_template() {
     // Anything but an object stays as it is.
     assert!(tokens(json!("[1")) > 0);
 }
+
+/// The tools of a session are given once; the calls in its replies are told from text, and stay.
+#[test]
+fn a_session_keeps_tools_and_calls() {
+    let server = server();
+    let tools = body(&json!({}))["tools"].clone();
+    let id = server.post("/v1/sessions", &json!({ "tools": tools })).ok()["id"].clone();
+    let session = format!("/v1/sessions/{}", id.as_str().unwrap());
+    let path = format!("{session}/chat/completions");
+    let ask = |more: Value| {
+        let mut body = body(&more);
+        body.as_object_mut().unwrap().remove("tools");
+        server.post(&path, &body).ok()["choices"][0].clone()
+    };
+    let choice = ask(json!({ "tool_choice": "required", "parallel_tool_calls": false }));
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &Value::Null)
+    );
+    let call = choice["message"]["tool_calls"][0]["function"].clone();
+    let result = json!([{ "role": "tool", "tool_call_id": "123456789", "content": "done" }]);
+    let choice = ask(json!({ "messages": result, "guided_choice": ["It is done."] }));
+    assert_eq!(choice["message"]["content"], "It is done.");
+    let messages = server.get(&session).ok()["messages"].clone();
+    assert_eq!(messages[1], json!({ "role": "assistant", "content": "", "tool_calls": [call] }));
+    assert_eq!(messages[2], json!({ "role": "tool", "content": "done" }));
+    assert_eq!(messages[3]["content"], "It is done.");
+    // Without tools, there is nothing to call.
+    let id = server.post("/v1/sessions", &json!({})).ok()["id"].clone();
+    let path = format!("/v1/sessions/{}/chat/completions", id.as_str().unwrap());
+    let mut must = body(&json!({ "tool_choice": "required" }));
+    must.as_object_mut().unwrap().remove("tools");
+    server.post(&path, &must).is_error(400, Some("tool_choice"), "there are no tools");
+}

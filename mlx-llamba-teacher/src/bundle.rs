@@ -46,6 +46,12 @@ impl Teacher {
         Self { llama: self.llama.with_window(window), ..self }
     }
 
+    /// The model and its tokenizer.
+    #[must_use]
+    pub fn into_parts(self) -> (Llama, Option<Tokenizer>) {
+        (self.llama, self.tokenizer)
+    }
+
     /// The model.
     pub fn llama(&self) -> &Llama {
         &self.llama

@@ -134,7 +134,13 @@ impl<'m> Session<'m> {
         &self.transcript.template
     }
 
-    /// The template's options, which apply to messages not yet read.
+    /// The template's options.
+    #[must_use]
+    pub fn options(&self) -> &ChatOptions {
+        &self.transcript.options
+    }
+
+    /// The template's options, to change them for messages not yet read.
     pub fn chat_options(&mut self) -> &mut ChatOptions {
         &mut self.transcript.options
     }

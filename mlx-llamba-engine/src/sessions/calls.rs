@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mlx_llamba::session::{SessionFile, TurnDraft};
+use mlx_llamba::template::Json;
 use mlx_llamba::{ChatOptions, Message};
 use tokio::sync::oneshot;
 
@@ -32,6 +33,15 @@ impl Engine {
     pub async fn session(&self, id: impl Into<String>) -> Result<SessionView> {
         let name = self.name(id);
         self.sessions(move |sessions| sessions.view(&name)).await
+    }
+
+    /// Returns the tools that a session began with.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSession`].
+    pub async fn session_tools(&self, id: impl Into<String>) -> Result<Option<Json>> {
+        let name = self.name(id);
+        self.sessions(move |sessions| sessions.tools(&name)).await
     }
 
     /// Copies a session: both go on from the same state, independently.
@@ -131,6 +141,7 @@ impl Engine {
         &self,
         task: impl for<'m> FnOnce(&mut Sessions<'m>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.require_llamba("sessions")?;
         let (done, result) = oneshot::channel();
         let task = move |sessions: &mut Sessions<'_>| {
             // The caller may have gone.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mlx_llamba::decode::batch::BatchRequest;
 use mlx_llamba::session::{SessionFile, Turn, TurnDraft, TurnPlan};
 use mlx_llamba::snapshots::SnapshotBudget;
+use mlx_llamba::template::Json;
 use mlx_llamba::{ChatOptions, Generation, Llamba, Message, Session, Template};
 
 pub(crate) use claim::Claim;
@@ -62,6 +63,8 @@ pub struct SessionView {
     pub id: String,
     /// All messages.
     pub messages: Vec<Message>,
+    /// The tools that it began with.
+    pub tools: Option<Json>,
     /// Tokens read and generated.
     pub tokens: usize,
     /// Token counts at which there are states to rewind to.
@@ -120,6 +123,10 @@ impl<'m> Sessions<'m> {
     pub(crate) fn view(&mut self, name: &Name) -> Result<SessionView> {
         let session = &self.find(name)?.session;
         Ok(view(&name.id, session))
+    }
+
+    pub(crate) fn tools(&mut self, name: &Name) -> Result<Option<Json>> {
+        Ok(self.find(name)?.session.options().tools.clone())
     }
 
     pub(crate) fn fork(&mut self, name: &Name) -> Result<SessionView> {
@@ -265,6 +272,7 @@ fn view(id: &str, session: &Session<'_>) -> SessionView {
     SessionView {
         id: id.to_owned(),
         messages: session.messages().cloned().collect(),
+        tools: session.options().tools.clone(),
         tokens: stats.tokens,
         bytes: stats.state_bytes + stats.snapshot_bytes,
         snapshots: stats.snapshots,

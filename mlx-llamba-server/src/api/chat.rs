@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use mlx_llamba::constraint::Constraint;
+use mlx_llamba::template::Json as TemplateJson;
 use mlx_llamba::{ChatOptions, Template};
 use mlx_llamba_engine::{Prepared, Prompt, Request};
 use schemars::JsonSchema;
@@ -112,7 +113,11 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     let (engine, memory) = (call.client.engine.clone(), call.client.memory.clone());
     let structured = std::mem::take(&mut call.body.structured);
     let grammar = structured.grammar()?;
-    let callable = callable(&app, &call)?;
+    let session_tools = match &call.id {
+        Some(id) => session_tools(engine.session_tools(id.clone()).await?.as_ref()),
+        None => None,
+    };
+    let callable = callable(&app, &call, session_tools)?;
     let grammar = match &callable {
         Some(callable) => callable.grammar(grammar, app.engine.tokenizer())?,
         None => grammar,
@@ -141,11 +146,19 @@ pub(crate) async fn count(app: &App, call: Call<ChatRequest>) -> Result<usize, P
     Ok(prepared.first().map_or(0, |request| request.tokens().len()))
 }
 
-/// The tools that the reply may call. In a session they are those of its beginning, and the calls
-/// come back as text.
-fn callable(app: &App, call: &Call<ChatRequest>) -> Result<Option<Callable>, Problem> {
+/// The tools of a session as a request has them.
+pub(super) fn session_tools(tools: Option<&TemplateJson>) -> Option<Vec<Tool>> {
+    serde_json::from_value(serde_json::to_value(tools?).ok()?).ok()
+}
+
+/// The tools that the reply may call. In a session they are those of its beginning.
+fn callable(
+    app: &App,
+    call: &Call<ChatRequest>,
+    session: Option<Vec<Tool>>,
+) -> Result<Option<Callable>, Problem> {
     let Fields { template, tool_choice, parallel_tool_calls, .. } = &call.body.chat;
-    let tools = template.tools.as_deref();
+    let tools = session.as_deref().or(template.tools.as_deref());
     let model = app.engine.template().filter(|template| template.takes_tools());
     Callable::read(tools, tool_choice.as_ref(), *parallel_tool_calls, model)
 }

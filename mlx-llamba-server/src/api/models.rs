@@ -20,7 +20,8 @@ pub(crate) struct Model {
     owned_by: &'static str,
     /// The most tokens that a prompt may have.
     max_model_len: usize,
-    /// Abilities of the model here: `completion`, and `chat` and `tools` if its template can.
+    /// Abilities of the model here: `completion`, `chat` and `tools` if its template can, `sessions`
+    /// and `embeddings` of a Llamba, `structured_outputs`.
     capabilities: Vec<&'static str>,
 }
 
@@ -45,9 +46,11 @@ fn model(app: &App, name: &str) -> Model {
         ("chat", template.is_some()),
         ("tools", template.is_some_and(|template| template.takes_tools())),
         ("structured_outputs", true),
+        ("sessions", template.is_some() && app.engine.is_llamba()),
+        ("embeddings", app.engine.is_llamba()),
     ];
     let capabilities = able.into_iter().filter_map(|(name, able)| able.then_some(name)).collect();
-    let max_model_len = app.options.engine.prompt_tokens;
+    let max_model_len = app.engine.prompt_tokens();
     Model { id, object: "model", created, owned_by: "mlx-llamba", max_model_len, capabilities }
 }
 

@@ -7,12 +7,14 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use mlx_llamba::Message;
+use mlx_llamba::tool_calls::{CallParser, Piece, Tool, ToolCall, ToolFormat};
 use mlx_llamba_engine::{Error, SessionView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::chat::TemplateFields;
+use super::chat::{TemplateFields, session_tools};
 use super::{App, Call, Client};
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
@@ -61,7 +63,19 @@ impl Body for RewindRequest {
 #[derive(Debug, Serialize, JsonSchema)]
 struct SessionMessage {
     role: String,
+    /// The text of a reply without its calls.
     content: String,
+    /// The calls of a reply of the model, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<SessionCall>,
+}
+
+/// A function that a reply calls.
+#[derive(Debug, Serialize, JsonSchema)]
+struct SessionCall {
+    name: String,
+    /// The text of a JSON object.
+    arguments: String,
 }
 
 /// A session.
@@ -89,14 +103,32 @@ pub(crate) struct Deleted {
 }
 
 fn answer(app: &App, view: SessionView) -> Json<SessionAnswer> {
+    let tools = session_tools(view.tools.as_ref()).unwrap_or_default();
+    let tools: Vec<Tool> = tools.iter().filter_map(Tool::read).collect();
+    let format = app.engine.template().filter(|_| !tools.is_empty()).map(ToolFormat::of);
+    let message = |Message { role, content, .. }: Message| {
+        let plain = SessionMessage { role, content, tool_calls: Vec::new() };
+        let Some(format) = format.filter(|_| plain.role == "assistant") else { return plain };
+        let mut parser = CallParser::new(format, tools.clone());
+        let mut pieces = parser.push(&plain.content);
+        pieces.extend(parser.finish());
+        let mut found = SessionMessage { content: String::new(), ..plain };
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => found.content += &text,
+                Piece::Call(ToolCall { name, arguments, .. }) => {
+                    found.tool_calls.push(SessionCall { name, arguments });
+                }
+            }
+        }
+        found
+    };
     let messages = view.messages.into_iter();
     Json(SessionAnswer {
         id: view.id,
         object: "session",
         model: app.options.model.clone(),
-        messages: messages
-            .map(|message| SessionMessage { role: message.role, content: message.content })
-            .collect(),
+        messages: messages.map(message).collect(),
         tokens: view.tokens,
         snapshots: view.snapshots,
         bytes: view.bytes,
