@@ -11,6 +11,7 @@ mod subject;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use mlx_llamba::units::count as count_of;
 
 use crate::model::{ModelArgs, with_model};
 use crate::output::{check_parent, show, usage};
@@ -117,6 +118,10 @@ impl Args {
             usage!("nothing to measure: --prompt, --generate and --depth are all 0");
         }
         if let Some(file) = &self.plot {
+            let ending = file.extension().map(|ending| ending.to_ascii_lowercase());
+            if ending.is_some_and(|ending| ending != "svg") {
+                usage!("--plot {}: plots are SVG; end the name with .svg", file.display());
+            }
             check_parent(file)?;
         }
         match self.shape.model(self.model.select()?)? {
@@ -171,8 +176,9 @@ impl Args {
         let end = depth + more;
         if let Some(context) = model.context_length().filter(|&context| context < end) {
             bail!(
-                "{more} tokens at depth {depth} end at {end}, and its context ends at {context}; \
-                 ask for a smaller --depth, --prompt or --generate"
+                "{} at depth {depth} would end at {end}, and its context ends at {context}; ask for a \
+                 smaller --depth, --prompt or --generate",
+                count_of(more as u64, "token")
             );
         }
         let longest = prompt.max(depth);

@@ -79,6 +79,13 @@ impl Args {
         }
         let grammar = self.constraint.grammar()?;
         let input = if self.message.is_none() { Some(Input::open()?) } else { None };
+        if let Some(Err(error)) = file.as_deref().map(copies::check_writable) {
+            if self.message.is_some() {
+                return Err(error);
+            }
+            // A long conversation may be saved later, when there is room.
+            log::warn!("{}", crate::output::describe(&error));
+        }
         let running = Running::default();
         running.listen()?;
         let llamba = self.model.load(true)?;

@@ -20,7 +20,7 @@ Examples:
   mlx-llamba compare ./small ./small held-out.txt --other-activations int8
   mlx-llamba compare llama.gguf ./student --data stories.jsonl --every 100
   mlx-llamba compare llama.gguf llama.gguf --attention-window 64 held-out.txt
-  mlx-llamba compare llamba-stories ./mine --data stories.jsonl --json")]
+  mlx-llamba compare llamba-stories -m ./mine --data stories.jsonl --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     models: PairArgs,
@@ -29,19 +29,20 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self) -> Result<()> {
-        let (reference, other, tokenizer) = self.models.load()?;
-        let other = self.texts.attention.apply(&self.models.other, other)?;
-        with_model!(&reference, |p| with_model!(&other, |q| self.measure(p, q, &tokenizer)))
+    pub(crate) fn run(mut self) -> Result<()> {
+        let names = self.models.names(&mut self.texts)?;
+        let (reference, other, tokenizer) = self.models.load(&names)?;
+        let other = self.texts.attention.apply(&names[1], other)?;
+        with_model!(&reference, |p| with_model!(&other, |q| self.measure(p, q, &names, &tokenizer)))
     }
 
     fn measure(
         &self,
         reference: &impl LanguageModel,
         other: &impl LanguageModel,
+        names: &[String; 2],
         tokenizer: &Tokenizer,
     ) -> Result<()> {
-        let names = [&self.models.reference, &self.models.other];
         let models = serde_json::json!({ "models": names });
         self.texts.measure(Pair::new(reference, other)?, tokenizer, models, |report| {
             let [reference, other] = names;

@@ -25,7 +25,13 @@ Examples:
       --stage 2+3 --set distillation.lr=1e-4 --output ./student")]
 pub(crate) struct Args {
     /// The Llama: a directory in Hugging Face's layout, or a GGUF file
-    #[arg(long, value_name = "PATH", required_unless_present = "print_recipe")]
+    #[arg(
+        short = 'm',
+        long,
+        visible_alias = "model",
+        value_name = "PATH",
+        required_unless_present = "print_recipe"
+    )]
     teacher: Option<PathBuf>,
     /// Text to train on: a .jsonl or text file, or a directory of them
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe", hide_env = true)]
@@ -73,6 +79,7 @@ impl Args {
         let memory = training::memory(Compute::from(self.device).select()?);
         let task = Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student };
         let mut job = Job::new(task, data, output, recipe).resume(self.recipe.resume);
+        job.overwrite = self.recipe.overwrite;
         (job.cache, job.memory) = (self.recipe.cache, memory);
         Display::follow("student", &job.output, |tell| run(&job, tell))
     }

@@ -3,10 +3,12 @@
 mod kernels;
 mod machine;
 pub(crate) mod memory;
+mod model;
 mod network;
 mod places;
 
 use anyhow::{Result, bail};
+use mlx_llamba::units::count;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -16,15 +18,18 @@ use crate::output::show;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The exit status is 1 if there is a problem, and 0 if there are only warnings. Nothing is sent over the \
-network unless --hub is given.
+network unless --hub is given, which also permits downloads of --model.
 
 Examples:
   mlx-llamba doctor
   mlx-llamba doctor --hub
-  mlx-llamba doctor --json
+  mlx-llamba doctor --model ./llamba-1b-4bit --json
   mlx-llamba doctor --kernels
   mlx-llamba doctor --kernels mixer 'l=1 '")]
 pub(crate) struct Args {
+    /// Also check this model: its files, its tokenizer, and the memory that it needs
+    #[arg(short, long, hide_env = true)]
+    model: Option<String>,
     /// Also check that the hub answers and accepts the token
     #[arg(long)]
     hub: bool,
@@ -34,7 +39,7 @@ pub(crate) struct Args {
     /// Compare every kernel for this machine's GPU or CPU with its definition, and print a table of
     /// errors to report; may take minutes
     // The variable MLX_LLAMBA_KERNELS has another meaning.
-    #[arg(long, hide_env = true)]
+    #[arg(long, hide_env = true, conflicts_with = "model")]
     kernels: bool,
     /// Only kernels whose rows contain all of these words
     #[arg(value_name = "WORD", requires = "kernels")]
@@ -95,6 +100,9 @@ impl Args {
         found.extend(machine::look());
         found.extend(places::look());
         found.extend(network::look(self.hub, self.offline));
+        if let Some(model) = &self.model {
+            found.extend(model::look(model, self.hub && !self.offline));
+        }
         let problems = found.iter().filter(|finding| finding.state == State::Problem).count();
         if self.json {
             show(&format!("{:#}\n", json!({ "ok": problems == 0, "findings": found })))?;
@@ -105,8 +113,7 @@ impl Args {
         }
         match problems {
             0 => Ok(()),
-            1 => bail!("1 problem found"),
-            _ => bail!("{problems} problems found"),
+            _ => bail!("{} found", count(problems as u64, "problem")),
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use mlx_llamba::evaluate::{
     Accuracies, Answer, Estimate, Fields, MultipleChoice, MultipleChoiceOptions, Question, Score,
 };
+use mlx_llamba::units::count;
 use mlx_llamba::{LanguageModel, Tokenizer};
 use serde::Serialize;
 
@@ -163,6 +164,6 @@ impl Args {
             0 => String::new(),
             cut => format!("; the contexts of {cut} were truncated at their beginning"),
         };
-        show(&format!("{} questions{cut}\n", found.questions))
+        show(&format!("{}{cut}\n", count(found.questions as u64, "question")))
     }
 }

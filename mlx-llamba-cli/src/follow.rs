@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use mlx_llamba::evaluate::NegativeLogLikelihood;
 use mlx_llamba::follow::{Follow, FollowReport};
+use mlx_llamba::units::count;
 use mlx_llamba::{Cancel, Context, Llamba};
 
 use crate::output::show;
@@ -73,9 +74,9 @@ fn print(report: &FollowReport, json: bool, printed: &mut Result<()>) {
         .to_string()
     } else {
         format!(
-            "{} tokens, {} bytes | last {}: {:.4} nats per token, {:.4} bits per byte | all: {:.4}, {:.4}",
-            total.tokens,
-            total.bytes,
+            "{}, {} | last {}: {:.4} nats per token, {:.4} bits per byte | all: {:.4}, {:.4}",
+            count(total.tokens, "token"),
+            count(total.bytes, "byte"),
             window.tokens,
             window.nats_per_token(),
             window.bits_per_byte(),

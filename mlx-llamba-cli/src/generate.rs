@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::kernels::Backend;
+use mlx_llamba::units::count;
 use mlx_llamba::{
     ChatOptions, Context, Event, Generation, LanguageModel, Llamba, Message, Prompt, Reason, Stats,
     Stream, Tokenizer,
@@ -222,7 +223,7 @@ impl Args {
                 // A shell's commands end what they print with one.
                 if bytes.pop_if(|byte| *byte == b'\n').is_some() {
                     bytes.pop_if(|byte| *byte == b'\r');
-                    log::info!("the line end at the end of standard input is left out");
+                    log::warn!("the line end at the end of standard input is left out");
                 }
                 "standard input".to_owned()
             }
@@ -261,11 +262,11 @@ pub(crate) fn summary(reason: &Reason, stats: &Stats) -> String {
         _ => "other".into(),
     };
     format!(
-        "prompt: {} tokens, {:.1} tok/s | generated: {} tokens, {:.1} tok/s | first token after \
+        "prompt: {}, {:.1} tok/s | generated: {}, {:.1} tok/s | first token after \
          {:.3} s | peak memory {:.1} MiB | seed {} | ended by {reason}",
-        stats.prompt_tokens,
+        count(stats.prompt_tokens as u64, "token"),
         stats.prompt_tokens_per_second,
-        stats.generated_tokens,
+        count(stats.generated_tokens as u64, "token"),
         stats.decode_tokens_per_second,
         stats.time_to_first_token,
         stats.peak_memory as f64 / f64::from(1 << 20),

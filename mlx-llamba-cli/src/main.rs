@@ -45,7 +45,7 @@ use clap::{Parser, Subcommand};
 
 /// Run, serve, quantize and distill Llamba recurrent language models
 #[derive(Parser)]
-#[command(name = "mlx-llamba", version, max_term_width = 100, after_help = after_help())]
+#[command(name = "mlx-llamba", version, max_term_width = 80, after_help = after_help())]
 struct Cli {
     /// Level of messages on standard error: off, error, warn, info, debug or trace
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", display_order = 998)]

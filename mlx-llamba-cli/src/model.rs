@@ -1,6 +1,6 @@
 //! The options that choose a model and where it runs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Result, bail};
@@ -15,8 +15,10 @@ use mlx_llamba_teacher::{
 use mlx_rs::{DeviceType, Dtype};
 
 use crate::interrupt;
+use crate::output::usage;
 use crate::progress::{Progress, Unit};
 use crate::settings::Typed;
+use crate::texts::TextArgs;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArgs {
@@ -163,9 +165,14 @@ impl ModelArgs {
         load(if text { self.text_builder()? } else { self.builder().without_tokenizer() })
     }
 
+    /// Returns the files of the model if it is a teacher.
+    pub(crate) fn teacher(&self) -> Result<Option<PathBuf>> {
+        Ok(self.builder().path()?.filter(|path| is_teacher(path)))
+    }
+
     /// Loads a Llamba or a teacher with a progress bar, and its tokenizer if `text` is true.
     pub(crate) fn load_any(&self, text: bool) -> Result<Loaded> {
-        let Some(path) = self.builder().path()?.filter(|path| is_teacher(path)) else {
+        let Some(path) = self.teacher()? else {
             return Ok(Loaded::Llamba(self.load(text)?));
         };
         let own = || tokenizer_of(&path);
@@ -283,9 +290,12 @@ impl ComputeArgs {
 pub(crate) struct PairArgs {
     /// The model to compare with: a directory, a file, a hub repository, or llamba-stories, the
     /// built-in model
-    pub(crate) reference: String,
+    reference: String,
     /// The other model, with the same vocabulary
-    pub(crate) other: String,
+    other: Option<String>,
+    /// The other model, as an option as in other commands
+    #[arg(short, long, hide_env = true)]
+    model: Option<String>,
     #[command(flatten)]
     tokenizer: Typed<TokenizerArgs>,
     /// Use only cached files of the hub; download nothing
@@ -299,12 +309,32 @@ pub(crate) struct PairArgs {
 }
 
 impl PairArgs {
+    /// Returns the names of the reference and the other model. After `--model`, the second
+    /// positional argument is the text.
+    pub(crate) fn names(&self, texts: &mut TextArgs) -> Result<[String; 2]> {
+        let other = match (&self.model, &self.other) {
+            (None, Some(other)) => other,
+            (Some(model), text) => {
+                if let Some(text) = text {
+                    texts.take(text)?;
+                }
+                model
+            }
+            (None, None) => usage!("one model: give another one, or --model"),
+        };
+        texts.check()?;
+        Ok([self.reference.clone(), other.clone()])
+    }
+
     /// Loads both models, with progress bars, and a tokenizer.
-    pub(crate) fn load(&self) -> Result<(Loaded, Loaded, Tokenizer)> {
-        let tokenizer = match self.tokenizer(&self.reference) {
+    pub(crate) fn load(
+        &self,
+        [reference, other]: &[String; 2],
+    ) -> Result<(Loaded, Loaded, Tokenizer)> {
+        let tokenizer = match self.tokenizer(reference) {
             Err(missing) if is_missing(&missing) => {
                 // If neither has one, the reference's is the one that is missing.
-                self.tokenizer(&self.other).map_err(|_| missing)
+                self.tokenizer(other).map_err(|_| missing)
             }
             found => found,
         }?;
@@ -315,9 +345,9 @@ impl PairArgs {
                 None => Loaded::Llamba(load(builder)?),
             })
         };
-        let reference = load_model(&self.reference, &self.compute)?;
+        let reference = load_model(reference, &self.compute)?;
         let activations = self.other_activations.or(self.compute.activations);
-        let other = load_model(&self.other, &ComputeArgs { activations, ..self.compute })?;
+        let other = load_model(other, &ComputeArgs { activations, ..self.compute })?;
         Ok((reference, other, tokenizer))
     }
 

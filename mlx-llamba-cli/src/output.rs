@@ -126,15 +126,6 @@ pub(crate) fn plain(error: std::io::Error) -> std::io::Error {
     }
 }
 
-/// Formats a number of bytes.
-pub(crate) fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b >= 1e9 => format!("{:.2} GB", b / 1e9),
-        b if b >= 1e6 => format!("{:.1} MB", b / 1e6),
-        b => format!("{:.1} kB", b / 1e3),
-    }
-}
-
 /// Formats an option of the library as the command's option.
 fn argument(option: &str, value: &str) -> String {
     match option {

@@ -31,6 +31,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
+        self.texts.check()?;
         let loaded = self.texts.attention.apply(self.model.name(), self.model.load_any(true)?)?;
         let tokenizer = loaded.require_tokenizer()?;
         with_model!(&loaded, |model| self.measure(model, tokenizer))

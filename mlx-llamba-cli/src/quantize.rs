@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use mlx_llamba::Llamba;
 use mlx_llamba::evaluate::{Comparison, Window, compare};
 use mlx_llamba::quantize::{Override, QuantizeOptions, Recipe, quantize_with};
+use mlx_llamba::units::count;
 use mlx_llamba_kernels::Mode;
 use mlx_llamba_mohawk::data::{Sources, is_json};
 
@@ -114,13 +115,13 @@ impl Args {
         let Some(c) = comparison else { return Ok(()) };
         show(&format!(
             "perplexity {:.4}, was {:.4} ({:+.2} %); mean KL {:.5} nats; same top-1 token \
-             {:.1} %; over {} tokens\n",
+             {:.1} %; over {}\n",
             c.other.perplexity.value,
             c.reference.perplexity.value,
             100.0 * (c.perplexity_ratio.value - 1.0),
             c.mean_kl.value,
             100.0 * c.top1_agreement.value,
-            c.tokens
+            count(c.tokens, "token")
         ))
     }
 
@@ -162,7 +163,8 @@ impl Args {
         };
         let ids = builder.load_tokenizer()?.encode(&text, true)?;
         if ids.len() < 2 {
-            bail!("{}: {} tokens; a report needs at least 2", file.display(), ids.len());
+            let found = count(ids.len() as u64, "token");
+            bail!("{}: {found}; a report needs at least 2", file.display());
         }
         Ok(ids)
     }

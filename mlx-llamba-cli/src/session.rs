@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use mlx_llamba::files::FloatTensor;
 use mlx_llamba::session::SessionInfo;
+use mlx_llamba::units;
 
 use crate::output::{printable_text, show};
 use crate::places;
@@ -31,8 +32,14 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// List the saved sessions
-    #[command(after_help = "Example:\n  mlx-llamba session list --json")]
+    #[command(after_help = "\
+Examples:
+  mlx-llamba session list
+  mlx-llamba session list --model cartesia-ai/Llamba-1B-4bit-mlx --json")]
     List {
+        /// Only sessions of this model
+        #[arg(short, long)]
+        model: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -67,12 +74,12 @@ impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let find = |name: &str| places::session(name, self.directory.as_deref());
         match &self.command {
-            Command::List { json } => {
+            Command::List { model, json } => {
                 let directory = match &self.directory {
                     Some(directory) => directory.clone(),
                     None => places::sessions()?,
                 };
-                list(&directory, self.directory.is_some(), *json)
+                list(&directory, self.directory.is_some(), model.as_deref(), *json)
             }
             Command::Inspect { name, json } => inspect(&find(name)?, *json),
             Command::Diff { first, second } => diff(&find(first)?, &find(second)?),
@@ -94,7 +101,7 @@ impl Args {
 
 /// Lists the sessions of a directory. A file that is not a session is a warning, not an error, so
 /// that the others can be listed.
-fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
+fn list(directory: &Path, must_exist: bool, model: Option<&str>, json: bool) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => {
             return if json { show("[]\n") } else { Ok(()) };
@@ -112,6 +119,7 @@ fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
             Err(error) => log::warn!("{error}"),
         }
     }
+    all.retain(|info| model.is_none_or(|model| info.source == model));
     if json {
         return show(&format!("{:#}\n", serde_json::to_value(&all)?));
     }
@@ -119,10 +127,10 @@ fn list(directory: &Path, must_exist: bool, json: bool) -> Result<()> {
         let name = info.path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into());
         let last = info.messages.last().map_or(String::new(), |message| one_line(&message.content));
         show(&format!(
-            "{name}: {} messages, {} tokens, {:.1} MiB, {} | {last}\n",
-            info.messages.len(),
-            info.tokens.len(),
-            mib(info.bytes),
+            "{name}: {}, {}, {}, {} | {last}\n",
+            count(info.messages.len(), "message"),
+            count(info.tokens.len(), "token"),
+            units::bytes(info.bytes),
             source(info),
         ))?;
     }
@@ -136,9 +144,9 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
         return show(&format!("{:#}\n", serde_json::to_value(&info)?));
     }
     show(&format!(
-        "{}: {:.1} MiB\nmodel: {} ({:.12})\ntokenizer: {:.12}\ntokens: {}\nstates after: {:?}\n",
+        "{}: {}\nmodel: {} ({:.12})\ntokenizer: {:.12}\ntokens: {}\nstates after: {:?}\n",
         file.display(),
-        mib(info.bytes),
+        units::bytes(info.bytes),
         source(&info),
         info.model,
         info.tokenizer,
@@ -148,7 +156,8 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
     for (number, (message, tokens)) in info.messages.iter().zip(&info.message_tokens).enumerate() {
         let role = message.role.escape_debug();
         show(&format!(
-            "#{number} {role} ({tokens} tokens): {}\n",
+            "#{number} {role} ({}): {}\n",
+            count(*tokens, "token"),
             printable_text(&message.content)
         ))?;
     }
@@ -169,11 +178,13 @@ fn diff(first: &Path, second: &Path) -> Result<()> {
     let messages = common(&mut one.messages.iter().zip(&two.messages).map(|(a, b)| a == b));
     let tokens = common(&mut one.tokens.iter().zip(&two.tokens).map(|(a, b)| a == b));
     show(&format!(
-        "in common: {messages} messages, {tokens} tokens; then {} and {} messages, {} and {} tokens\n",
+        "in common: {}, {}; then {} and {}, {} and {}\n",
+        count(messages, "message"),
+        count(tokens, "token"),
         one.messages.len() - messages,
-        two.messages.len() - messages,
+        count(two.messages.len() - messages, "message"),
         one.tokens.len() - tokens,
-        two.tokens.len() - tokens,
+        count(two.tokens.len() - tokens, "token"),
     ))?;
     for (sign, info) in [('-', &one), ('+', &two)] {
         for (number, message) in info.messages.iter().enumerate().skip(messages) {
@@ -212,6 +223,6 @@ fn one_line(text: &str) -> String {
     }
 }
 
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+fn count(number: usize, unit: &str) -> String {
+    units::count(number as u64, unit)
 }

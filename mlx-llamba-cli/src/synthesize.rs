@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use mlx_llamba::units::count;
 use mlx_llamba::{LanguageModel, Sampling, Tokenizer};
 use mlx_llamba_mohawk::Error;
 use mlx_llamba_mohawk::synthesize::{Job, Options, prompts, synthesize};
@@ -25,7 +26,7 @@ Every line of the output is a text, for distill --data:
 
   {\"ended\":true,\"text\":\"...\",\"tokens\":187}
 
-A text that has not ended at --length tokens is cut there. Until it is complete, the output is called \
+A text that has not ended at --length tokens is cut there, and the last one at --tokens. Until it is complete, the output is called \
 NAME.partial; a run that was stopped in any way continues with --resume and ends with the same file. \
 Equal options with an equal seed give equal texts.
 
@@ -42,7 +43,7 @@ Examples:
       --prompts questions.jsonl --batch 128 --device gpu --output answers.jsonl")]
 pub(crate) struct Args {
     /// The Llama: a directory in Hugging Face's layout, or a GGUF file
-    #[arg(long, value_name = "PATH")]
+    #[arg(short = 'm', long, visible_alias = "model", value_name = "PATH")]
     teacher: PathBuf,
     /// Total number of tokens to write
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -83,8 +84,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Continue an unfinished output
-    #[arg(long)]
+    #[arg(long, conflicts_with = "overwrite")]
     resume: bool,
+    /// Replace the output, or an unfinished one
+    #[arg(long)]
+    overwrite: bool,
     /// Tokenizer [default: the teacher's own]
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
@@ -111,6 +115,7 @@ impl Args {
             tokens: self.tokens,
             output: &self.output,
             resume: self.resume,
+            overwrite: self.overwrite,
         };
         interrupt::on_first(|| {})?;
         let mut bar = Progress::new("writing", Unit::Tokens).callback();
@@ -125,11 +130,11 @@ impl Args {
         let made = made?;
         let new = made.tokens.saturating_sub(first.unwrap_or(made.tokens));
         show(&format!(
-            "{} texts in {}: {} tokens, {} bytes, {} complete; {:.1} tok/s\n",
-            made.texts,
+            "{} in {}: {}, {}, {} complete; {:.1} tok/s\n",
+            count(made.texts, "text"),
             self.output.display(),
-            made.tokens,
-            made.bytes,
+            count(made.tokens, "token"),
+            count(made.bytes, "byte"),
             made.ended,
             new as f64 / start.elapsed().as_secs_f64().max(1e-9)
         ))

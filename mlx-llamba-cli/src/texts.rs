@@ -10,6 +10,7 @@ use mlx_llamba::evaluate::{
     Comparison, Document, Estimate, Evaluation, Perplexity, Prediction, Reader, Window,
 };
 use mlx_llamba::pieces::Pieces;
+use mlx_llamba::units::count;
 use mlx_llamba_mohawk::data::{Encoder, Sources, is_held_out, is_json};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ const PIECE: usize = 1 << 16;
 pub(crate) struct TextArgs {
     /// Text of any length, read once from beginning to end; - is standard input. A .json or .jsonl
     /// file is documents, as for --data
-    #[arg(value_name = "TEXT FILE", required_unless_present = "data", conflicts_with = "data")]
+    #[arg(value_name = "TEXT FILE", conflicts_with = "data")]
     text: Option<PathBuf>,
     /// Documents, each read from an empty state and with the tokens that begin and end a text: one
     /// per line of a .jsonl file, or one per other file of a directory
@@ -59,6 +60,23 @@ pub(crate) struct TextArgs {
 }
 
 impl TextArgs {
+    /// Takes an argument as the text file.
+    pub(crate) fn take(&mut self, text: &str) -> Result<()> {
+        if self.text.is_some() || self.data.is_some() {
+            usage!("{text} is one argument too many: the text is given already");
+        }
+        self.text = Some(text.into());
+        Ok(())
+    }
+
+    /// Checks that there is a text, before a model is loaded.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (&self.text, &self.data) {
+            (None, None) => usage!("no text: give a file or --data"),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the texts and shows the report of `reader`: as JSON with `models`, or in the lines that
     /// `describe` makes.
     pub(crate) fn measure<R: Reader>(
@@ -88,7 +106,7 @@ impl TextArgs {
                 tokenizer.check_vocabulary(vocab)?;
                 stream(text, tokenizer, &mut evaluation)?;
             }
-            (None, None) => usage!("no text: give a file or --data"),
+            (None, None) => self.check()?,
         }
         let (seconds, report) = (start.elapsed().as_secs_f64(), evaluation.report());
         let path = self.data.as_ref().or(self.text.as_ref());
@@ -100,10 +118,12 @@ impl TextArgs {
         }
         let speed = tokens as f64 / seconds.max(1e-9);
         if !self.json {
-            let texts = if documents == 1 { "text" } else { "texts" };
             return show(&format!(
-                "{}{tokens} tokens, {bytes} bytes in {documents} {texts}; {speed:.1} tok/s\n",
-                describe(&report)
+                "{}{}, {} in {}; {speed:.1} tok/s\n",
+                describe(&report),
+                count(tokens, "token"),
+                count(bytes, "byte"),
+                count(documents, "text")
             ));
         }
         let mut all = models;

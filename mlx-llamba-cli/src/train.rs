@@ -25,7 +25,7 @@ Example:
       --tokenizer ./tokenizer.json --output ./llama")]
 pub(crate) struct Args {
     /// Architecture of the model
-    #[arg(long, value_enum)]
+    #[arg(short = 'm', long, visible_alias = "model", value_enum)]
     arch: Arch,
     /// Text to train on: a .jsonl or text file, or a directory of them
     #[arg(long, value_name = "PATH", hide_env = true)]
@@ -66,6 +66,7 @@ impl Args {
         };
         let task = Task::Train { kind, tokenizer: self.tokenizer };
         let mut job = Job::new(task, self.data, self.output, recipe).resume(self.recipe.resume);
+        job.overwrite = self.recipe.overwrite;
         (job.cache, job.memory) = (self.recipe.cache, memory);
         Display::follow("model", &job.output, |tell| run(&job, tell))
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mlx_llamba::mlx::DeviceType;
+use mlx_llamba::units::{self, count};
 use mlx_llamba_mohawk::evaluate::Metrics;
 use mlx_llamba_mohawk::recipe::builtin;
 use mlx_llamba_mohawk::run::{Note, OnNote, Outcome};
@@ -15,7 +16,7 @@ use mlx_llamba_mohawk::train::{Ending, Event, State, Step};
 
 use crate::doctor::memory;
 use crate::interrupt;
-use crate::output::{show, size};
+use crate::output::show;
 use crate::progress::{Progress, Unit};
 
 /// The options that choose a recipe and change it.
@@ -43,8 +44,11 @@ pub(crate) struct RecipeArgs {
     #[arg(long, value_name = "N")]
     length: Option<usize>,
     /// Continue the run in the output directory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "overwrite")]
     pub(crate) resume: bool,
+    /// Replace the run and the model in the output directory
+    #[arg(long)]
+    pub(crate) overwrite: bool,
     /// Directory for the tokenized text [default: the output directory]
     #[arg(long, value_name = "DIR", hide_env = true)]
     pub(crate) cache: Option<PathBuf>,
@@ -136,8 +140,10 @@ impl Display {
                 self.steps = steps.0;
                 let rest = if steps.0 == 0 { String::new() } else { format!(", {} done", steps.0) };
                 self.say(&format!(
-                    "{model}; {} tokens for training, {} held out; {} steps{rest}",
-                    tokens.0, tokens.1, steps.1
+                    "{model}; {} for training, {} held out; {}{rest}",
+                    count(tokens.0, "token"),
+                    tokens.1,
+                    count(steps.1, "step")
                 ))
             }
             Note::Cost(cost) => {
@@ -145,7 +151,7 @@ impl Display {
                 self.later = stages.map(|(name, cost)| (name.name(), cost.seconds)).collect();
                 self.say(&format!(
                     "about {} of memory and {} of steps on this machine, without evaluations",
-                    size(cost.bytes()),
+                    units::bytes(cost.bytes()),
                     duration(cost.seconds())
                 ))
             }
@@ -159,8 +165,8 @@ impl Display {
             }
             Note::Train(Event::Evaluation { stage, state, metrics }) => {
                 let progress = &state.progress;
-                let place = format!("{stage}, step {}, {} tokens", progress.step, progress.tokens);
-                self.say(&format!("{place}: {}", describe(metrics)))
+                let (step, tokens) = (progress.step, count(progress.tokens, "token"));
+                self.say(&format!("{stage}, step {step}, {tokens}: {}", describe(metrics)))
             }
             _ => Ok(()),
         };

@@ -132,7 +132,7 @@ fn a_tokenizer_of_another_model() {
     CLI.fails(&[&quantize[..], &["--tokenizer", &model]].concat(), &parts);
     std::fs::write(&text, "").unwrap();
     let report = ["quantize", "-m", &model, "--requantize", "-o", &output, "--report", &text];
-    CLI.fails(&report, &["README.md", "1 tokens"]);
+    CLI.fails(&report, &["README.md", "1 token;"]);
     assert_eq!(names(out.path()), ["stories"]);
 }
 

@@ -137,6 +137,8 @@ fn a_plot_has_every_line_and_title() {
         CLI.ok(&[&SHAPE[..], arguments, &fixed].concat());
         std::fs::read_to_string(&file).unwrap()
     };
+    // Another format is refused before anything is measured.
+    CLI.refuses(&["bench", "--plot", "plot.png"], &["plot.png", "end the name with .svg"]);
     let depths = plot(&["-d", "0,1k,64", "-p", "3", "-n", "2", "-b", "1,2"]);
     assert!(depths.starts_with("<svg ") && depths.trim_end().ends_with("</svg>"), "{depths}");
     for text in [
@@ -353,7 +355,7 @@ fn a_teacher_is_measured_as_a_llamba_is_and_its_memory_grows_with_the_depth() {
         CLI.fails(&[&["bench", "-m", &model], arguments].concat(), parts);
     };
     refused(&["-d", "8k"], &["cannot measure", "end at 10240", "context ends at 4096", "--depth"]);
-    refused(&["-d", "4k", "-p", "0", "-n", "1"], &["1 tokens at depth 4096 end at 4097"]);
+    refused(&["-d", "4k", "-p", "0", "-n", "1"], &["1 token at depth 4096 would end at 4097"]);
     refused(&["-d", "3k", "-b", "4k", "-p", "512"], &["batch of 4096 needs at least", "GiB"]);
     let last = bench(&["-d", "4090", "-p", "6", "-n", "0"]);
     assert_eq!((last.len(), number(&last[1], "depth")), (2, 4090));

@@ -159,6 +159,8 @@ fn sessions_are_kept_listed_compared_and_removed() {
         serde_json::from_str(&sessions(&["inspect", "--json", "rivers"])).unwrap();
     assert_eq!(json["messages"][2]["content"], "two");
     sessions(&["list", "--json"]);
+    assert_eq!(sessions(&["list", "-m", &model]), list);
+    assert_eq!(sessions(&["list", "-m", "another"]), "");
 
     // Sessions of another model, damaged ones, and missing ones.
     let file = data.path().join("sessions/rivers.session");
@@ -277,8 +279,10 @@ fn a_person_gets_prompts_and_a_history() {
     let Some(mut terminal) = Terminal::open(data.path(), "chat -t 0 -n 4") else { return };
     for (line, answer) in [
         ("/undo", "error: there is nothing to undo"),
+        ("/history", "there is no message yet"),
         ("Once upon a time", "\n"),
         ("/stats", "messages: 2"),
+        ("/undo", "your last message is removed; 0 messages left"),
     ] {
         terminal.say(line);
         terminal.until(answer);
@@ -424,6 +428,10 @@ fn a_save_that_fails_is_tried_again() {
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert_eq!(failed.out.lines().count(), 2, "{failed:?}");
     assert!(failed.err.matches("error: not saved").count() == 2, "{failed:?}");
+    // One question that could not be saved is not answered.
+    let one = run(data.path(), &[&chat[..], &["Once"]].concat(), "");
+    assert_eq!((one.code, one.out.as_str()), (Some(1), ""), "{one:?}");
+    one.fails(&["cannot write", "talk.session"]);
 
     let mut command = CLI.command(&chat);
     command.env("MLX_LLAMBA_DATA", data.path()).stdin(Stdio::piped());
@@ -433,6 +441,7 @@ fn a_save_that_fails_is_tried_again() {
     input.write_all(b"Once\n").unwrap();
     lines.next().unwrap().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(errors.next().unwrap().unwrap().starts_with("warn: cannot write"));
     assert!(errors.next().unwrap().unwrap().starts_with("error: not saved"));
     std::fs::remove_file(&place).unwrap();
     drop(input);

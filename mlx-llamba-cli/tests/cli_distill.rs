@@ -140,6 +140,16 @@ fn a_teacher_becomes_a_student() {
     let before = place.model("student");
     ok(&place.distill("student", &["--resume"]));
     assert_eq!(place.model("student"), before);
+    // What cannot begin leaves the old model alone; other files stay in any case.
+    std::fs::write(place.path("student/notes.txt"), "mine").unwrap();
+    let other = ["--overwrite", "--seed", "9"];
+    let long = ["--set", "alignment.length=90000"];
+    fails(&place.distill("student", &[&other[..], &long].concat()), &["90000"]);
+    assert_eq!(place.model("student"), before);
+    ok(&place.distill("student", &other));
+    assert_ne!(place.model("student"), before);
+    assert_eq!(place.steps("student"), (1..=20).collect::<Vec<u64>>());
+    assert!(place.path("student/notes.txt").exists());
 }
 
 #[test]

@@ -30,6 +30,18 @@ fn about<'v>(found: &'v Value, topic: &str) -> (&'v str, &'v str, &'v str) {
 }
 
 #[test]
+fn a_model_is_checked_too() {
+    let home = tempfile::tempdir().unwrap();
+    let found = findings(&doctor(&home, &[], &["--json", "-m", "llamba-stories"]));
+    let (state, text, _) = about(&found, "model");
+    assert!(state == "good" && text.starts_with("llamba-stories: a Llamba, "), "{text}");
+    assert_eq!(about(&found, "tokenizer").0, "good");
+    let run = doctor(&home, &[], &["--json", "-m", "/nowhere/at/all"]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(about(&findings(&run), "model").0, "problem");
+}
+
+#[test]
 fn all_is_well() {
     let home = tempfile::tempdir().unwrap();
     let run = doctor(&home, &[], &["--json"]);

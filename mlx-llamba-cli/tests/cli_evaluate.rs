@@ -183,6 +183,8 @@ fn models_are_compared() {
     // The difference has a smaller error than the perplexities themselves.
     let errors = |value: &Value| number(&value["error"]);
     assert!(errors(&found["perplexity_ratio"]) < errors(&found["reference"]["nats_per_token"]));
+    let named = run(&[&["compare", "llamba-stories", "-m", &small], text].concat());
+    assert_eq!((&named["models"], &named["mean_kl"]), (&found["models"], &found["mean_kl"]));
     let said = CLI.ok(&[&["compare", "llamba-stories", &small], text].concat());
     assert!(said.contains("mean KL         0.") && said.contains("perplexity      x "), "{said}");
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use mlx_llamba_tests::command::{Cli, signal, wait_for};
@@ -134,6 +136,62 @@ fn other_architectures_are_refused_by_name() {
     }
 }
 
+/// A Transformer is served too: texts and messages, but no sessions.
+#[test]
+fn a_teacher_is_served() {
+    let model = fixture("mixed.gguf");
+    let arguments = ["serve", "-m", &model, "--bind", "127.0.0.1:0", "--chat-template", "plain"];
+    let mut child = CLI.spawn(&arguments, std::process::Stdio::null());
+    let mut line = String::new();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    log.read_line(&mut line).unwrap();
+    let address = line.trim_end().rsplit_once("http://").unwrap().1.to_owned();
+    let send = |path: &str, body: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let head =
+            "HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json";
+        let length = body.len();
+        let request = format!("POST {path} {head}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head[9..12].to_owned(), serde_json::from_str::<Value>(body).unwrap())
+    };
+    let greedy = CLI.ok(&["generate", "-m", &model, "-n", "12", "-t", "0", "The boats"]);
+    let body = r#"{"prompt": "The boats", "max_tokens": 12, "temperature": 0, "n": 2}"#;
+    let (status, answer) = send("/v1/completions", body);
+    assert_eq!(status, "200", "{answer}");
+    for choice in answer["choices"].as_array().unwrap() {
+        assert_eq!(choice["text"].as_str().unwrap().to_owned() + "\n", greedy);
+    }
+    // Its context ends at 64 tokens.
+    let chat = r#"{"messages": [{"role": "user", "content": "The"}], "max_tokens": 900, "ignore_eos": true}"#;
+    let (status, answer) = send("/v1/chat/completions", chat);
+    assert_eq!(
+        (status.as_str(), &answer["choices"][0]["finish_reason"]),
+        ("200", &"length".into())
+    );
+    assert_eq!(answer["usage"]["total_tokens"], 64);
+    let (status, answer) =
+        send("/v1/chat/completions", &chat.replacen('{', r#"{"guided_choice": ["red"], "#, 1));
+    assert_eq!(
+        (status.as_str(), &answer["choices"][0]["message"]["content"]),
+        ("200", &"red".into())
+    );
+    for (path, body, part) in [
+        ("/v1/sessions", "{}", "it has no sessions"),
+        ("/v1/embeddings", r#"{"input": "a"}"#, "it has no embeddings"),
+        ("/v1/completions", &body.replace("The boats", &"The boats ".repeat(40)), "more than 63"),
+    ] {
+        let (status, answer) = send(path, body);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(status == "400" && message.contains(part), "{status} {answer}");
+    }
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn commands_for_llambas_say_how_a_teacher_becomes_one() {
     let temporary = tempfile::tempdir().unwrap();
@@ -176,8 +234,16 @@ fn a_teacher_writes_its_own_data() {
     };
     let out = run(&write(&texts), &[]);
     assert!((out.code, out.err.as_str()) == (Some(0), ""), "{out:?}");
-    assert!(out.out.contains("texts.jsonl: 7") && out.out.contains("tok/s"), "{out:?}");
-    run(&write(&texts), &[]).fails(&["texts.jsonl exists already"]);
+    // A text that is cut within a character may be empty; it is left out.
+    assert!(out.out.contains("texts.jsonl: 69") && out.out.contains("tok/s"), "{out:?}");
+    run(&write(&texts), &[]).fails(&["texts.jsonl exists already", "--overwrite"]);
+    // The last text is cut where the tokens are enough.
+    let few = path("few.jsonl");
+    let short =
+        ["synthesize", "-m", &model, "--tokens", "10", "--begin", "<|im_start|>", "-o", &few];
+    let written = CLI.ok(&[&short[..], &["--length", "64"]].concat());
+    assert!(written.contains("few.jsonl: 10 tokens, "), "{written}");
+    CLI.ok(&[&short[..], &["--length", "20", "--overwrite"]].concat());
     assert_eq!(run(&write(&path("again.jsonl")), &[]).code, Some(0));
     let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
     assert_eq!(read("again.jsonl"), read("texts.jsonl"));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::Dtype;
+use mlx_llamba::units::count;
 use mlx_llamba::{Config, Model};
 use mlx_llamba_teacher::{self as teacher, Llama, LlamaConfig};
 
@@ -50,18 +51,21 @@ impl Architecture {
         let millions = self.parameters() as f64 / 1e6;
         match self {
             Self::Llama(config) => format!(
-                "a Llama of {millions:.1} M parameters: {} layers, width {}, {} heads of {}",
-                config.num_hidden_layers,
+                "a Llama of {millions:.1} M parameters: {}, width {}, {} of {}",
+                count(config.num_hidden_layers as u64, "layer"),
                 config.hidden_size,
-                config.num_attention_heads,
+                count(config.num_attention_heads as u64, "head"),
                 config.head_dim
             ),
             Self::Llamba(config) => {
                 let dims = config.dims();
                 format!(
-                    "a Llamba of {millions:.1} M parameters: {} layers, width {}, {} heads of {} \
-                     with a state of {}",
-                    config.n_layer, config.d_model, dims.h, dims.p, dims.n
+                    "a Llamba of {millions:.1} M parameters: {}, width {}, {} of {} with a state of {}",
+                    count(config.n_layer as u64, "layer"),
+                    config.d_model,
+                    count(dims.h as u64, "head"),
+                    dims.p,
+                    dims.n
                 )
             }
         }

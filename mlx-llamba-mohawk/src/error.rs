@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use mlx_llamba::units;
+
 /// Result of the crate's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -29,7 +31,8 @@ pub enum Error {
     },
     /// The training text is shorter than a window.
     #[error(
-        "the training text has {tokens} tokens beside the held-out ones; one window needs {needed}: give more text, or a smaller length"
+        "the training text has {} beside the held-out ones; one window needs {needed}: give more text, or a smaller length",
+        units::count(*tokens, "token")
     )]
     TooLittleData {
         /// Tokens of the text.
@@ -135,7 +138,7 @@ pub enum Error {
     )]
     NoBeginning,
     /// The directory holds a run already.
-    #[error("{path} holds a run already; resume it, or choose another output", path = path.display())]
+    #[error("{path} holds a run already; resume it, overwrite it, or choose another output", path = path.display())]
     RunExists {
         /// The run's directory.
         path: PathBuf,
@@ -205,7 +208,7 @@ pub enum Error {
     #[error(
         "the run needs about {} of memory, and {} are available: a smaller micro_batch or length, \
          or recompute = true in [distillation], needs less",
-        size(*needed), size(*available)
+        units::bytes(*needed), units::bytes(*available)
     )]
     DoesNotFit {
         /// Bytes that the run takes at its peak.
@@ -229,11 +232,6 @@ pub enum Error {
         /// The checkpoint.
         path: PathBuf,
     },
-}
-
-/// Bytes as a number of GB.
-fn size(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// Makes an [`Io`](mlx_llamba::Error::Io) of the system's answer to `action` (a verb) on `path`.

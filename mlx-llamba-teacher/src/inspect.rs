@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use mlx_llamba::units;
 use serde::Serialize;
 
 use crate::error::Result;
@@ -94,12 +95,12 @@ impl fmt::Display for TeacherSummary {
             }
         )?;
         writeln!(f, "parameters   {:.3} M", mega(self.parameters))?;
-        let bytes = mega(self.tensor_bytes);
-        writeln!(f, "weights      {bytes:.1} MB ({:.3} bits per weight)", self.bits_per_weight)?;
+        let bytes = units::bytes(self.tensor_bytes);
+        writeln!(f, "weights      {bytes} ({:.3} bits per weight)", self.bits_per_weight)?;
         for (dtype, count) in &self.dtypes {
             writeln!(f, "  {:>9.3} M  {dtype}", mega(*count))?;
         }
-        let kilo = self.cache_bytes_per_token as f64 / 1e3;
-        write!(f, "cache        {kilo:.1} kB per token of the text")
+        let bytes = units::bytes(self.cache_bytes_per_token);
+        write!(f, "cache        {bytes} per token of the text")
     }
 }

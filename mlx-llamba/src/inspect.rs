@@ -11,6 +11,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::specs;
 use crate::error::Result;
 use crate::files::StoredTensor;
+use crate::units;
 
 /// A summary of a checkpoint, readable by people and programs.
 #[non_exhaustive]
@@ -95,16 +96,6 @@ impl Summary {
     }
 }
 
-/// A size in decimal units.
-fn bytes(count: u64) -> String {
-    let count = count as f64;
-    match count {
-        c if c >= 1e9 => format!("{:.2} GB", c / 1e9),
-        c if c >= 1e6 => format!("{:.1} MB", c / 1e6),
-        c => format!("{:.1} kB", c / 1e3),
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (config, ssm) = (&self.config, &self.config["ssm_cfg"]);
@@ -129,20 +120,20 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "weights      {} ({:.3} bits per weight)",
-            bytes(self.tensor_bytes),
+            units::bytes(self.tensor_bytes),
             self.bits_per_weight
         )?;
         for (dtype, count) in &self.dtypes {
             writeln!(f, "  {:>9.3} M  {dtype}", *count as f64 / 1e6)?;
         }
         for (file, length) in &self.files {
-            writeln!(f, "file         {file}, {}", bytes(*length))?;
+            writeln!(f, "file         {file}, {}", units::bytes(*length))?;
         }
-        writeln!(f, "state        {} per sequence, at any length", bytes(self.state_bytes))?;
+        writeln!(f, "state        {} per sequence, at any length", units::bytes(self.state_bytes))?;
         writeln!(
             f,
             "memory       about {} for one text on a CPU, at most: during prefill of a long prompt",
-            bytes(self.memory_bytes)
+            units::bytes(self.memory_bytes)
         )?;
         write!(f, "kernels      {}", self.kernels)
     }

@@ -62,7 +62,7 @@
 //! - `metal`: run on Apple GPUs.
 //! - `chat` (default): chat templates, and sessions, which use them.
 //! - `constraints` (default): constrain texts to JSON of a schema, grammars, choices.
-//! - `embedded-model` (default): include the built-in model, 3.8 MB.
+//! - `embedded-model` (default): include the built-in model, 7.8 MiB.
 //! - `hub` (default): download models from the hub.
 
 // The paper's matrices keep their upper-case names.
@@ -116,6 +116,7 @@ pub mod tokenizer;
 mod tokens;
 #[cfg(feature = "chat")]
 pub mod tool_calls;
+pub mod units;
 mod weights;
 
 /// The guide's chapter on Rust and the project's README: their examples are tests.

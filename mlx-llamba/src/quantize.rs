@@ -13,6 +13,7 @@ use crate::error::{Error, Result, TensorProblem};
 use crate::names;
 use crate::progress::{self, OnProgress};
 use crate::store::{Rewrite, TensorPlan, plan, stored_float};
+use crate::units;
 
 /// Distribution of bits over the matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -198,11 +199,11 @@ impl std::fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{}: {:.3} bits per weight, {:.1} MB (was {:.1} MB)",
+            "{}: {:.3} bits per weight, {} (was {})",
             self.path.display(),
             self.bits_per_weight,
-            self.bytes as f64 / 1e6,
-            self.source_bytes as f64 / 1e6
+            units::bytes(self.bytes),
+            units::bytes(self.source_bytes)
         )
     }
 }

@@ -10,7 +10,7 @@ use std::{
     env, fs,
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
@@ -133,8 +133,15 @@ fn age(path: &Path) -> std::io::Result<()> {
     File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
 }
 
-/// OUT_DIR is `<target dir>/[<triple>/]<profile>/build/<package>/out`.
+/// OUT_DIR is `<target dir>/[<triple>/]<profile>/build/<package>/out`. The target directory of
+/// `cargo install` is temporary unless it installs from a path: the command that it installs loads MLX
+/// from a directory that stays, in cargo's home.
 fn target_dir(out: &Path, target: &Target) -> PathBuf {
+    let temporary =
+        |part: Component<'_>| part.as_os_str().to_string_lossy().starts_with("cargo-install");
+    if let Some(home) = env::var_os("CARGO_HOME").filter(|_| out.components().any(temporary)) {
+        return PathBuf::from(home).join("mlx-llamba");
+    }
     let profile = out.ancestors().find(|dir| dir.ends_with("build")).and_then(Path::parent);
     let Some(parent) = profile.and_then(Path::parent) else {
         return out.to_path_buf();

@@ -47,7 +47,11 @@ impl Operations for Cpu {
             Activations::Float32 => "",
             Activations::Int8 => ", int8 activations",
         };
-        format!("{what}CPU kernels ({}, {} threads{int8})", raw::simd(), raw::threads())
+        let threads = match raw::threads() {
+            1 => "1 thread".to_owned(),
+            n => format!("{n} threads"),
+        };
+        format!("{what}CPU kernels ({}, {threads}{int8})", raw::simd())
     }
 
     fn is_for_current_device(&self) -> Result<bool> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use mlx_llamba::Session;
+use mlx_llamba::units::count;
 
 use super::copies::Copy;
 use super::talk::{Ask, Chat};
@@ -92,6 +93,8 @@ impl Command {
             Self::Undo => {
                 chat.session().undo()?;
                 chat.copies.save();
+                let left = chat.session().messages().len() as u64;
+                note(&format!("your last message is removed; {} left", count(left, "message")));
             }
             Self::Regen => {
                 let before = chat.session().fork();
@@ -101,6 +104,7 @@ impl Command {
             Self::System(text) => {
                 system(chat.session(), text)?;
                 chat.copies.save();
+                note("the system message is set");
             }
             Self::Fork => {
                 let session = chat.session().fork();
@@ -137,6 +141,9 @@ impl Command {
                 go_on(chat, Copy { session, file: None });
             }
             Self::History => {
+                if chat.session().messages().len() == 0 {
+                    note("there is no message yet");
+                }
                 for (number, message) in chat.session().messages().enumerate() {
                     let (role, content) =
                         (printable_text(&message.role), printable_text(&message.content));
@@ -179,6 +186,7 @@ fn change(chat: &mut Chat<'_>, number: Option<usize>, text: String) -> Result<()
     }
     session.edit(number, text)?;
     chat.copies.save();
+    note(&format!("message {number} is replaced"));
     Ok(())
 }
 
@@ -224,8 +232,8 @@ fn stats(chat: &mut Chat<'_>) -> String {
     );
     if let Some(last) = last {
         text += &format!(
-            "last reply: {} tokens read, {} written, first after {:.3} s, {:.1} tok/s\n",
-            last.prompt_tokens,
+            "last reply: {} read, {} written, first after {:.3} s, {:.1} tok/s\n",
+            count(last.prompt_tokens as u64, "token"),
             last.generated_tokens,
             last.time_to_first_token,
             last.decode_tokens_per_second,

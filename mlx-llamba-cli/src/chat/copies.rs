@@ -21,6 +21,17 @@ pub(super) struct Copies<'m> {
     unsaved: BTreeSet<usize>,
 }
 
+/// Checks that a conversation can be saved to `file`, before there is one.
+pub(super) fn check_writable(file: &Path) -> Result<()> {
+    let directory = match file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(directory) => directory,
+        None => Path::new("."),
+    };
+    let writable = mlx_llamba::files::atomic::private_directory(directory)
+        .and_then(|()| tempfile::NamedTempFile::new_in(directory).map_err(crate::output::plain));
+    writable.map(drop).with_context(|| format!("cannot write {}", file.display()))
+}
+
 impl<'m> Copies<'m> {
     pub(super) fn new(first: Copy<'m>) -> Self {
         Self { all: vec![first], current: 0, unsaved: BTreeSet::new() }

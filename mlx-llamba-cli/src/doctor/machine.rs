@@ -4,6 +4,7 @@ use mlx_llamba::Compute;
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::mlx::{Array, Blas, DeviceType, Dtype, Runtime};
 use mlx_llamba::random::Preset;
+use mlx_llamba::units::count;
 use mlx_llamba_kernels::cpu;
 use serde_json::json;
 
@@ -41,8 +42,11 @@ pub(super) fn look() -> Vec<Finding> {
     found.extend(cuda());
     found.push(blas(&runtime.blas));
     found.push(
-        Finding::good("processor", format!("{}, {} threads", cpu::simd(), cpu::threads()))
-            .with(json!({ "simd": cpu::simd(), "threads": cpu::threads() })),
+        Finding::good(
+            "processor",
+            format!("{}, {}", cpu::simd(), count(cpu::threads() as u64, "thread")),
+        )
+        .with(json!({ "simd": cpu::simd(), "threads": cpu::threads() })),
     );
     found.extend(memory(gpu));
     found

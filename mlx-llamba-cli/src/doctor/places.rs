@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
 use mlx_llamba::hub;
+use mlx_llamba::units;
 use serde_json::json;
 
 use super::Finding;
-use crate::output::{plain, size};
+use crate::output::plain;
 use crate::places;
 use crate::settings::{self, Settings};
 
@@ -89,10 +90,11 @@ fn cache() -> Finding {
         Ok(repos) => {
             let bytes: u64 = repos.iter().map(|repo| repo.bytes).sum();
             let text = format!(
-                "{}: {} of models and tokenizers in {} repositories",
+                "{}: {} of models and tokenizers in {} {}",
                 finding.text,
-                size(bytes),
-                repos.len()
+                units::bytes(bytes),
+                repos.len(),
+                if repos.len() == 1 { "repository" } else { "repositories" }
             );
             let details =
                 json!({ "directory": options.cache, "bytes": bytes, "repositories": repos.len() });

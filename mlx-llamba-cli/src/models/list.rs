@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use anyhow::Result;
 use mlx_llamba::Checkpoint;
 use mlx_llamba::hub::{self, CachedRevision};
+use mlx_llamba::units;
 use mlx_llamba_teacher::{TeacherSummary, is_teacher};
 use serde_json::{Value, json};
 
-use crate::output::{printable, show, size};
+use crate::output::{printable, show};
 
 /// The contents of a revision's files.
 struct Content {
@@ -33,7 +34,7 @@ pub(super) fn list(cache: &Path, json: bool) -> Result<()> {
             lines.push([
                 repo.name.clone(),
                 String::new(),
-                size(repo.bytes),
+                units::bytes(repo.bytes),
                 "unfinished".to_owned(),
                 String::new(),
                 String::new(),
@@ -56,9 +57,9 @@ pub(super) fn list(cache: &Path, json: bool) -> Result<()> {
     }
     let rest = match unfinished {
         0 => String::new(),
-        bytes => format!(", {} of it unfinished downloads", size(bytes)),
+        bytes => format!(", {} of it unfinished downloads", units::bytes(bytes)),
     };
-    show(&format!("{} in {}{rest}\n", size(bytes), printable(&cache.display().to_string())))
+    show(&format!("{} in {}{rest}\n", units::bytes(bytes), printable(&cache.display().to_string())))
 }
 
 fn content(revision: &CachedRevision) -> Content {
@@ -121,7 +122,7 @@ fn line(name: &str, revision: &CachedRevision, content: &Content) -> [String; 7]
     [
         name.to_owned(),
         revision_name,
-        size(revision.bytes),
+        units::bytes(revision.bytes),
         format!("{}{with_tokenizer}", content.layout),
         content.bits.map_or(String::new(), |bits| format!("{bits:.2}")),
         content.parameters.map_or(String::new(), |n| format!("{:.2} M", n as f64 / 1e6)),

@@ -4,8 +4,9 @@ use std::io::{BufRead, IsTerminal};
 
 use anyhow::{Context as _, Result, bail};
 use mlx_llamba::hub::{self, HubOptions, Removal};
+use mlx_llamba::units;
 
-use crate::output::{show, size, usage};
+use crate::output::{show, usage};
 
 pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
     let cache = HubOptions::from_env()?.cache;
@@ -30,7 +31,7 @@ pub(super) fn remove(name: &str, all: bool, yes: bool) -> Result<()> {
         bail!("{repo} has several revisions: name one ({}), or give --all", there.join(", "));
     }
     let removal = Removal::plan(found, revision)?;
-    let freed = size(removal.bytes);
+    let freed = units::bytes(removal.bytes);
     if !yes && !confirmed(&format!("remove {name}, {freed}, from {}?", cache.display()))? {
         bail!("nothing was removed");
     }

@@ -56,6 +56,8 @@ pub struct Job {
     pub recipe: Recipe,
     /// Resumes the run in `output`.
     pub resume: bool,
+    /// Removes the run and the model in `output` before the first step.
+    pub overwrite: bool,
     /// The directory for the tokens of the text; by default `output`.
     pub cache: Option<PathBuf>,
     /// The memory in bytes that the run may use, which is refused if it needs more. `None`: no limit.
@@ -66,7 +68,16 @@ impl Job {
     /// Describes a new run that keeps its tokens in `output` and may use any amount of memory.
     #[must_use]
     pub fn new(task: Task, data: PathBuf, output: PathBuf, recipe: Recipe) -> Self {
-        Self { task, data, output, recipe, resume: false, cache: None, memory: None }
+        Self {
+            task,
+            data,
+            output,
+            recipe,
+            resume: false,
+            overwrite: false,
+            cache: None,
+            memory: None,
+        }
     }
 }
 

@@ -47,8 +47,10 @@ const BASELINE: Window = Window { size: 64, sinks: 4 };
 /// later those of [`Session::stage`].
 pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
     let Job { output, recipe, .. } = job;
-    output::expect_no_model(output, job.resume)?;
-    Session::expect(output, job.resume)?;
+    if !job.overwrite {
+        output::expect_no_model(output, job.resume)?;
+        Session::expect(output, job.resume)?;
+    }
     let backend = Backend::select(Dtype::Float32).map_err(mlx_llamba::Error::from)?;
     let Subject { llama, teacher, architecture, companions, identity } =
         Subject::open(job, backend)?;
@@ -127,6 +129,10 @@ impl Run<'_> {
             // A run that does not fit is refused before there is anything to resume.
             let state = State::new(self.start()?);
             stop = self.announce(&state, tell)?;
+            if self.job.overwrite {
+                output::remove_model(output)?;
+                Session::remove(output)?;
+            }
             Session::open(output, identity, options, false, || Ok(state.parameters))?
         };
         let stop = match self.baseline()? {

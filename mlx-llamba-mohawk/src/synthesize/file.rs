@@ -36,6 +36,8 @@ pub struct Job<'a> {
     pub output: &'a Path,
     /// Continues a file that was begun.
     pub resume: bool,
+    /// Replaces the file, when the new one is complete, and one that was begun.
+    pub overwrite: bool,
 }
 
 /// The result of a synthesis.
@@ -67,7 +69,7 @@ struct Line {
 /// to be continued; [`Error::NothingToResume`] and [`Error::OtherRun`] if it cannot be;
 /// [`mlx_llamba::Error::Io`]; those of [`Writer::new`] and [`Writer::group`].
 pub fn synthesize(job: &Job<'_>, on_progress: OnProgress<'_>) -> Result<Made> {
-    if job.output.exists() {
+    if job.output.exists() && !job.overwrite {
         return Err(mlx_llamba::Error::OutputExists { path: job.output.to_owned() }.into());
     }
     let writer = Writer::new(job.llama, job.tokenizer, job.prompts, job.options.clone())?;
@@ -95,6 +97,9 @@ impl Partial {
         name.push(".partial");
         let path = job.output.with_file_name(name);
         let identity = identity(job)?;
+        if job.overwrite && path.exists() {
+            fs::remove_file(&path).map_err(io("remove", &path))?;
+        }
         match (path.exists(), job.resume) {
             (true, false) => Err(Error::RunExists { path }),
             (false, true) => Err(Error::NothingToResume { path }),

@@ -49,7 +49,7 @@ pub struct Written {
     /// Prompt and continuation, without the tokens of `begin`, and without the token that ended it
     /// unless it answers a message.
     pub text: String,
-    /// The number of tokens, including the first and the last.
+    /// The number of tokens, including the first and the last; 0 for an empty text.
     pub tokens: usize,
     /// True if it ended before it reached the maximum length.
     pub ended: bool,
@@ -121,7 +121,8 @@ impl<'a> Writer<'a> {
     }
 
     /// Returns the texts of group `number`, in order, or the first ones that together have `enough`
-    /// tokens. `on_progress` gets the number of tokens so far and can stop it.
+    /// tokens, of which the last is cut there, but has at least one new token. `on_progress` gets the
+    /// number of tokens so far and can stop it.
     ///
     /// # Errors
     /// Those of MLX; [`mlx_llamba::Error::Interrupted`].
@@ -143,7 +144,9 @@ impl<'a> Writer<'a> {
         let mut parts: Vec<Part> = sizes.map(|rows| Part::new(rows, *length)).collect();
         // The tokens sampled so far, and the number of leading texts that are complete, with their tokens.
         let (mut count, mut complete, mut tokens_complete) = (0, 0, 0);
-        while complete < drafts.len() && tokens_complete < enough {
+        let reaches =
+            |draft: &Draft, before: u64| draft.new > 0 && before + draft.tokens() as u64 >= enough;
+        while drafts.get(complete).is_some_and(|draft| !reaches(draft, tokens_complete)) {
             for part in &mut parts {
                 count += part.wait(&mut drafts, ends, *length)?;
                 part.go_on(&drafts, *length, &mut waiting)?;
@@ -157,10 +160,17 @@ impl<'a> Writer<'a> {
                 part.drawn = Some(drawn);
             }
             Progress::new("", count as u64, enough).tell(on_progress)?;
-            let done = drafts[complete..].iter().take_while(|draft| !draft.goes_on(*length));
-            let done: Vec<u64> = done.map(|draft| draft.ids.len() as u64).collect();
-            complete += done.len();
-            tokens_complete += done.iter().sum::<u64>();
+            while let Some(draft) = drafts.get(complete)
+                && !draft.goes_on(*length)
+                && !reaches(draft, tokens_complete)
+            {
+                tokens_complete += draft.tokens() as u64;
+                complete += 1;
+            }
+        }
+        if let Some(last) = drafts.get_mut(complete) {
+            last.cut((enough - tokens_complete) as usize);
+            complete += 1;
         }
         let drafts = (0..).zip(&drafts[..complete]);
         Ok(drafts.map(|(text, draft)| self.written(number, text, draft)).collect())
@@ -168,7 +178,9 @@ impl<'a> Writer<'a> {
 
     fn draft(&self, group: u64, text: usize) -> Draft {
         let prompt = self.prompt(group, text).map_or(&[][..], |prompt| &prompt.ids);
-        Draft { ids: [&self.options.begin, prompt].concat(), new: 0, ended: false }
+        let begin = &self.options.begin;
+        let (ids, is_open) = ([begin, prompt].concat(), prompt.is_empty());
+        Draft { ids, new: 0, ended: false, is_open }
     }
 
     fn prompt(&self, group: u64, text: usize) -> Option<&Prompt> {
@@ -187,7 +199,7 @@ impl<'a> Writer<'a> {
         // A text that was cut within a character ends before it.
         let mut detokenizer = Detokenizer::new(self.tokenizer, false);
         text.extend(new.iter().map(|&id| detokenizer.push(id)));
-        Written { text, tokens: draft.ids.len(), ended: draft.ended }
+        Written { text, tokens: draft.tokens(), ended: draft.ended }
     }
 }
 
@@ -197,11 +209,28 @@ struct Draft {
     /// Its sampled tokens.
     new: usize,
     ended: bool,
+    /// It has no prompt.
+    is_open: bool,
 }
 
 impl Draft {
     fn goes_on(&self, length: usize) -> bool {
         !self.ended && self.ids.len() < length
+    }
+
+    /// The number of its tokens; 0 for a text that ended before it began.
+    fn tokens(&self) -> usize {
+        if self.is_open && self.ended && self.new == 1 { 0 } else { self.ids.len() }
+    }
+
+    /// Removes the tokens after the first `length`, but not the first new one.
+    fn cut(&mut self, length: usize) {
+        let begun = self.ids.len() - self.new;
+        let length = length.max(begun + 1);
+        if length < self.ids.len() {
+            self.ids.truncate(length);
+            (self.new, self.ended) = (length - begun, false);
+        }
     }
 
     fn push(&mut self, id: u32, ends: &[u32]) {

@@ -198,6 +198,11 @@ impl Checkpoints {
         sync(hidden)
     }
 
+    /// Removes all of them.
+    pub(super) fn remove(&self) -> Result<()> {
+        self.list()?.into_iter().try_for_each(|(_, path)| remove(&path))
+    }
+
     /// Removes checkpoints of later steps than `step`, which are damaged and would block new ones.
     pub(super) fn forget_after(&self, step: u64) -> Result<()> {
         let mut later = self.list()?.into_iter().filter(|&(at, _)| at > step);

@@ -151,6 +151,22 @@ impl Session {
         }
     }
 
+    /// Removes the run in `directory`, if there is one: its checkpoints, log and plot.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`mlx_llamba::Error::Io`].
+    pub fn remove(directory: &Path) -> Result<()> {
+        let _lock = lock(directory)?;
+        Checkpoints::new(directory, 1).remove()?;
+        for name in ["log.jsonl", "training.svg"] {
+            let path = directory.join(name);
+            if path.exists() {
+                std::fs::remove_file(&path).map_err(io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Begins a run in `directory`, or continues the one there if `resume` is set. `start` returns
     /// the parameters of a new run.
     ///

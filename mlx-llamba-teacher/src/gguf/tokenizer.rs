@@ -14,6 +14,24 @@ use crate::error::{Error, Result};
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// The pattern of Mistral's Tekken.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The cased letters that DeepSeek LLM's pattern lists.
+const CASED: &str = concat!(
+    r"A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}\x{1C4}-\x{293}",
+    r"\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A}",
+    r"\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}\x{48A}-\x{52F}\x{531}-\x{556}",
+    r"\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}",
+    r"\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}",
+    r"\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}",
+    r"\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}",
+    r"\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}",
+    r"\x{2102}\x{2107}\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126}\x{2128}",
+    r"\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}",
+    r"\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}",
+    r"\x{A680}-\x{A69B}\x{A722}-\x{A76F}\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}",
+    r"\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}",
+    r"\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}",
+    r"\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}",
+);
 /// The types of tokens: ordinary, control, and added by a user.
 const NORMAL: u64 = 1;
 const CONTROL: u64 = 3;
@@ -130,9 +148,17 @@ pub(super) fn files(path: &Path, metadata: &Metadata, bytes: &[u8]) -> Result<To
         let Some(merges) = merges.texts(bytes) else {
             return Err(damaged("its list of merges holds something else than text"));
         };
-        let Some((cut, whole)) = get("pre").as_str().and_then(cut) else {
-            let known = "a known way to cut words (gpt-2, smollm, llama-bpe, qwen2, tekken, \
-                         deepseek-coder, or one that cuts as these)";
+        if get("pre").is_null() {
+            log::warn!(
+                "{} does not say how its tokenizer cuts words; as in llama.cpp, they are cut by a \
+                 default, which may not be this model's: a newer conversion says it",
+                path.display()
+            );
+        }
+        let name = if get("pre").is_null() { Some("default") } else { get("pre").as_str() };
+        let Some((cut, whole)) = name.and_then(cut) else {
+            let known = "a known way to cut words (default, gpt-2, smollm, llama-bpe, qwen2, tekken, \
+                         deepseek-coder, deepseek-llm, viking, or one that cuts as these)";
             return Err(refused(get("pre"), known));
         };
         (byte_level(added, &tokens, merges, cut, whole), whole)
@@ -190,6 +216,26 @@ fn cut(name: &str) -> Option<(Value, bool)> {
             let splits = ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"].map(split);
             let splits = splits.into_iter().chain([digits()]).collect();
             Some((sequence(splits, false), false))
+        }
+        "deepseek-llm" => {
+            let words = format!(r"\s?[{CASED}]+");
+            let punctuation =
+                r"\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E}\x{2018}-\x{201F}\x{3000}-\x{3002}]+";
+            let others = ["[\r\n]", &words, punctuation, r"\s+$", "[一-龥ࠀ-一가-퟿]+", r"\p{N}+"];
+            Some((sequence(others.map(split).into(), false), false))
+        }
+        "viking" => {
+            let words = r" ?[^(\s|.,!?…。，、।۔،)]+";
+            Some((sequence(vec![split(words), digits()], false), false))
+        }
+        "default" => {
+            let patterns = [
+                r"[\p{P}\$\+<=>\^~\|]+",
+                r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+                r"\p{N}+",
+                "[0-9][0-9][0-9]",
+            ];
+            Some((sequence(patterns.map(split).into(), false), false))
         }
         _ => None,
     }
@@ -396,7 +442,9 @@ mod tests {
             (&["gpt-2", "phi-2", "olmo"][..], "1234|_a"),
             (&["llama-bpe", "llama3", "falcon3", "pixtral", "midm-2.0", "lfm2"], "123|4|_a"),
             (&["smaug-bpe", "dbrx", "chatglm-bpe"], "123|4|_a"),
-            (&["smollm", "starcoder", "qwen2", "tekken", "deepseek-coder"], "1|2|3|4|_a"),
+            (&["smollm", "starcoder", "qwen2", "tekken", "deepseek-coder", "viking"], "1|2|3|4|_a"),
+            (&["deepseek-llm"], "1234|_a"),
+            (&["default"], "123|4|_a"),
         ] {
             for name in names {
                 assert_eq!(pieces(name), expected, "{name}");

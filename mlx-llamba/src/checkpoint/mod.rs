@@ -104,7 +104,7 @@ impl Checkpoint {
         check_overrides(&config, &config_path)?;
         let (sources, found) = gather(&config, weights);
         let Checked { tensors, schemes } = check::check(&config, layout, found)
-            .map_err(|problems| Error::Tensors { path: path.to_owned(), problems })?;
+            .map_err(|problems| wrong_tensors(path, specs(&config).len(), problems))?;
         let mut checkpoint = Self {
             path: path.to_owned(),
             layout,
@@ -239,6 +239,27 @@ impl Checkpoint {
                 scheme.group_size
             );
         }
+    }
+}
+
+/// The error of a checkpoint with these problems: one sentence if most of `needed` tensors are missing
+/// and others are there.
+fn wrong_tensors(path: &Path, needed: usize, problems: Vec<TensorProblem>) -> Error {
+    let found = problems.iter().find_map(|problem| match problem {
+        TensorProblem::Unknown { name } => Some(name),
+        _ => None,
+    });
+    let missing = |problem: &&TensorProblem| matches!(problem, TensorProblem::Missing { .. });
+    let missing = problems.iter().filter(missing).count();
+    match found {
+        Some(found) if 2 * missing > needed => {
+            let reason = format!(
+                "config.json describes a Llamba, but {missing} of its {needed} tensors are missing, and \
+                 there are others, such as {found}: the weights are of another model"
+            );
+            Error::NotACheckpoint { path: path.to_owned(), reason }
+        }
+        _ => Error::Tensors { path: path.to_owned(), problems },
     }
 }
 

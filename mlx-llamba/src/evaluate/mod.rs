@@ -27,6 +27,7 @@ pub use window::Window;
 use crate::error::{Error, Result};
 use crate::language::LanguageModel;
 use crate::progress::{OnProgress, Progress};
+use crate::units;
 use window::Sliding;
 
 /// The largest number of tokens per forward pass.
@@ -201,7 +202,7 @@ pub fn compare<R: LanguageModel, M: LanguageModel>(
     if ids.len() < 2 {
         return Err(Error::Argument {
             name: "text",
-            value: format!("{} tokens", ids.len()),
+            value: units::count(ids.len() as u64, "token"),
             expected: "at least 2 tokens".into(),
         });
     }

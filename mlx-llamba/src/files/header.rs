@@ -14,6 +14,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 
 use super::{Source, StoredTensor, TensorHeader, json};
 use crate::error::{Error, Result, printable};
+use crate::units;
 
 /// The most bytes of a header, as in the `safetensors` library.
 const MAX_HEADER: usize = 100_000_000;
@@ -270,7 +271,7 @@ fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
     let declared = bytes.first_chunk::<8>().map(|&n| u64::from_le_bytes(n));
     match (error, declared) {
         (E::HeaderTooSmall, _) => {
-            format!("{} bytes are too few for a header: truncated", bytes.len())
+            format!("{}, too few for a header: truncated", units::count(bytes.len() as u64, "byte"))
         }
         (E::HeaderTooLarge, Some(n)) => format!("header of {n} bytes, at most 100000000 allowed"),
         (E::InvalidHeaderLength, Some(n)) => {

@@ -83,16 +83,62 @@ fn only_file(directory: &Path) -> Result<PathBuf> {
             files.push(file);
         }
     }
-    match <[PathBuf; 1]>::try_from(files) {
-        Ok([file]) => Ok(file),
-        Err(files) => Err(Error::NotACheckpoint {
+    let other = kind(directory);
+    match (<[PathBuf; 1]>::try_from(files), other) {
+        (Ok([file]), None) => Ok(file),
+        (files, other) => Err(Error::NotACheckpoint {
             path: directory.to_owned(),
-            reason: match files.len() {
-                0 => format!("there is no {SINGLE}, no {INDEX} and no other .safetensors file"),
-                n => format!("there are {n} .safetensors files, but no {SINGLE} and no {INDEX}"),
+            reason: match (other, files.map_or_else(|files| files.len(), |_| 1)) {
+                (Some(kind), _) => kind.to_owned(),
+                (_, 0) => {
+                    format!("there is no {SINGLE}, no {INDEX} and no other .safetensors file")
+                }
+                (_, n) => {
+                    format!("there are {n} .safetensors files, but no {SINGLE} and no {INDEX}")
+                }
             },
         }),
     }
+}
+
+/// Tells what a directory without `model.safetensors` is, if it is known to be something else than a
+/// model, and what to give instead.
+fn kind(directory: &Path) -> Option<&'static str> {
+    let has = |name: &str| directory.join(name).exists();
+    let entries = std::fs::read_dir(directory).ok()?.flatten();
+    let names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let any = |test: fn(&str) -> bool| names.iter().any(|name| test(name));
+    Some(match () {
+        () if names.is_empty() => {
+            "the directory is empty; a model has a config.json and a model.safetensors"
+        }
+        () if has("adapter_config.json") => {
+            "it is an adapter (LoRA), not a whole model: merge it into its model first"
+        }
+        () if has("state.safetensors") && has("state.json") => {
+            "it is a checkpoint of a training run: the run writes its model to the directory above \
+             when it is complete"
+        }
+        () if any(|name| name.starts_with("checkpoint-")) => {
+            "it is an unfinished run of distill or train: --resume completes it"
+        }
+        () if any(|name| name.ends_with(".gguf")) => {
+            "it holds a GGUF file, and no other model: give that file"
+        }
+        () if any(|name| {
+            name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")
+        }) =>
+        {
+            "its weights are PyTorch's own files: convert them to safetensors"
+        }
+        () if has("model_index.json") => "it is a pipeline of diffusers",
+        () if has("config.json") || any(|name| name.ends_with(".safetensors")) => return None,
+        () if has("tokenizer.json") => {
+            "it is a tokenizer without a model: --tokenizer takes it, beside --model"
+        }
+        () => return None,
+    })
 }
 
 /// Opens all files that an index names; each must hold exactly the tensors that it lists.

@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// The directory of further chat templates, `NAME.jinja`.
-const TEMPLATES: &str = "additional_chat_templates";
-
 /// The contents of a tokenizer's files, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenizerFiles(BTreeMap<String, Cow<'static, [u8]>>);
 
 impl TokenizerFiles {
+    /// The directory of further chat templates, `NAME.jinja`.
+    pub const TEMPLATES: &'static str = "additional_chat_templates";
     /// The files that this library reads.
     pub const READ: [&'static str; 6] = [
         "tokenizer.json",
@@ -38,13 +37,13 @@ impl TokenizerFiles {
         for name in &Self::READ[1..] {
             files.read(name, &tokenizer.with_file_name(name))?;
         }
-        let directory = tokenizer.with_file_name(TEMPLATES);
+        let directory = tokenizer.with_file_name(Self::TEMPLATES);
         let entries = std::fs::read_dir(&directory).into_iter().flatten();
         let templates: Vec<PathBuf> =
             entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         for path in templates.iter().filter(|path| path.extension().is_some_and(|e| e == "jinja")) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            files.read(&format!("{TEMPLATES}/{name}"), path)?;
+            files.read(&format!("{}/{name}", Self::TEMPLATES), path)?;
         }
         Ok(files)
     }
@@ -81,7 +80,7 @@ impl TokenizerFiles {
     /// Names and texts of the templates in `additional_chat_templates`.
     pub(crate) fn templates(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.iter().filter_map(|(name, bytes)| {
-            let name = name.strip_prefix(TEMPLATES)?.strip_prefix('/')?;
+            let name = name.strip_prefix(Self::TEMPLATES)?.strip_prefix('/')?;
             Some((name.strip_suffix(".jinja")?, bytes))
         })
     }
@@ -93,7 +92,7 @@ impl TokenizerFiles {
             let file = entry.file_type().is_ok_and(|kind| kind.is_file());
             file && entry.path().extension().is_some_and(|extension| extension == "jinja")
         };
-        path.file_name().is_some_and(|name| name == TEMPLATES)
+        path.file_name().is_some_and(|name| name == Self::TEMPLATES)
             && std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
             && std::fs::read_dir(path).is_ok_and(|mut entries| entries.all(template))
     }

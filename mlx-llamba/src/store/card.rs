@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
+use crate::units::count;
 
 /// A short README, as model hubs expect one, for a checkpoint that will be called `output`.
 pub(super) fn card(made_from: &str, source: &Path, output: &Path, written: &Checkpoint) -> String {
@@ -14,10 +15,10 @@ pub(super) fn card(made_from: &str, source: &Path, output: &Path, written: &Chec
     let _ = writeln!(text, "# {own}\n\n{made_from} `{source}`.\n");
     let _ = writeln!(
         text,
-        "A Llamba of {} layers, width {}, {} heads of {} with a state of {}; {:.2} bits per weight.",
-        config.n_layer,
+        "A Llamba of {}, width {}, {} of {} with a state of {}; {:.2} bits per weight.",
+        count(config.n_layer as u64, "layer"),
         config.d_model,
-        config.ssm.n_v_heads,
+        count(config.ssm.n_v_heads as u64, "head"),
         config.dims().p,
         config.ssm.d_state,
         written.bits_per_weight()

@@ -20,6 +20,8 @@ const ADVICE: &str = "The published Llamba repositories carry no tokenizer: thei
 
 /// The most bytes of an added token: the time to load one grows with the square of its length.
 const LONGEST: usize = 1000;
+/// The longest padding, in tokens, of a file that was made to be used.
+const MOST_PADDING: u64 = 1 << 24;
 
 /// Tokens that end a text or a turn in the vocabularies of Llama 3.
 const LLAMA_3_EOS: [&str; 3] = ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"];
@@ -54,6 +56,8 @@ struct Outline {
     normalizer: Value,
     #[serde(default)]
     pre_tokenizer: Value,
+    #[serde(default)]
+    padding: Value,
     #[serde(default)]
     post_processor: Value,
 }
@@ -215,10 +219,17 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
             "an added token of {found} bytes, expected at most {LONGEST}"
         )));
     }
+    let padding = &outline.padding;
+    let lengths = [&padding["strategy"]["Fixed"], &padding["pad_to_multiple_of"]];
+    if let Some(length) = lengths.iter().filter_map(|n| n.as_u64()).find(|&n| n > MOST_PADDING) {
+        return Err(damaged(&format!(
+            "a padding to {length} tokens, expected at most {MOST_PADDING}"
+        )));
+    }
     outline.check().map_err(|e| damaged(&e))?;
     let load = || {
         let mut loaded = tokenizers::Tokenizer::from_bytes(bytes)?;
-        // Some files still have the padding of their training, of any length.
+        // Some files still have the padding of their training.
         loaded.with_padding(None);
         loaded.with_truncation(None)?;
         loaded.encode_fast("a trial", true)?; // some mistakes are found only now
