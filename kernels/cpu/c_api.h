@@ -44,16 +44,35 @@ int mlx_llamba_operations(
     const mlx_llamba_array* const* outputs, mlx_llamba_size count, void (*visit)(void* context, const char* name),
     void* context);
 
-/* x (.., in) f32 and weight (out, in), or a packed weight with scales and biases, to (.., out) f32. */
+/* How a matrix is stored: its bits and group, 0 for a dense one, and the number of its outputs if it is
+ * packed (see `packed.h`), else 0. */
+typedef struct {
+  int bits, group, packed;
+} mlx_llamba_coding;
+
+/* x (.., in) f32 and weight (out, in), or codes with scales and biases, to (.., out) f32. */
 typedef struct {
   const mlx_llamba_array* x;
   const mlx_llamba_array* weight;
   const mlx_llamba_array* scales; /* null for a dense weight */
   const mlx_llamba_array* biases; /* null for a dense weight */
-  int bits, group; /* 0 for a dense weight */
-  int int8; /* 1: activations are rounded to int8 where there are such kernels */
+  mlx_llamba_coding coding;
+  int int8; /* 1: activations are rounded to int8; a packed weight only */
 } mlx_llamba_matmul_args;
 int mlx_llamba_matmul(const mlx_llamba_matmul_args* args, const mlx_llamba_stream* stream, mlx_llamba_array** out);
+
+/* A part of a matrix of codes, (out, n) of 2 or 4 bytes, in tiles: (tiles, n, 16). */
+int mlx_llamba_pack(const mlx_llamba_array* part, const mlx_llamba_stream* stream, mlx_llamba_array** out);
+
+/* Rows `ids` (..) u32 of a packed matrix, dequantized: (.., in) f32. Ids past the last read the last. */
+typedef struct {
+  const mlx_llamba_array* ids;
+  const mlx_llamba_array* weight;
+  const mlx_llamba_array* scales;
+  const mlx_llamba_array* biases;
+  mlx_llamba_coding coding;
+} mlx_llamba_rows_args;
+int mlx_llamba_rows(const mlx_llamba_rows_args* args, const mlx_llamba_stream* stream, mlx_llamba_array** out);
 
 typedef struct {
   int h, g, p, n, k;
@@ -75,6 +94,49 @@ typedef struct {
   int silu; /* 1: the activation after the convolution is SiLU, else none */
 } mlx_llamba_mixer_args;
 int mlx_llamba_mixer(const mlx_llamba_mixer_args* args, const mlx_llamba_stream* stream, mlx_llamba_array** out);
+
+/* A matrix with its bias. */
+typedef struct {
+  const mlx_llamba_array* weight;
+  const mlx_llamba_array* scales; /* null for a dense weight */
+  const mlx_llamba_array* biases; /* null for a dense weight */
+  const mlx_llamba_array* bias; /* or null */
+  mlx_llamba_coding coding;
+} mlx_llamba_linear;
+
+/* A block: its norms, matrices and state; everything but the matrices float32. */
+typedef struct {
+  const mlx_llamba_array* mixer_norm;
+  const mlx_llamba_array* mlp_norm;
+  mlx_llamba_linear in_proj;
+  const mlx_llamba_linear* A_log_proj; /* or null */
+  mlx_llamba_linear out_proj;
+  mlx_llamba_linear gate; /* without `up` of both, the gate first */
+  const mlx_llamba_linear* up; /* or null */
+  mlx_llamba_linear down;
+  const mlx_llamba_array* conv_weight;
+  const mlx_llamba_array* D;
+  const mlx_llamba_array* conv_bias; /* or null */
+  const mlx_llamba_array* z_bias; /* or null */
+  const mlx_llamba_array* conv;
+  const mlx_llamba_array* ssm;
+} mlx_llamba_block;
+
+/* All blocks of a model between the embedding x (b, l, d) f32 and the final norm. Writes the norm
+ * (b, l, d), then conv and ssm of every block. */
+typedef struct {
+  const mlx_llamba_array* x;
+  const mlx_llamba_array* lengths; /* (b,) int32, or null */
+  const mlx_llamba_array* final_norm;
+  const mlx_llamba_block* blocks;
+  mlx_llamba_size count;
+  mlx_llamba_dims dims;
+  int silu; /* as of a mixer */
+  int int8; /* as of a matrix multiplication, for packed matrices */
+  float epsilon, final_epsilon;
+} mlx_llamba_blocks_args;
+int mlx_llamba_blocks(
+    const mlx_llamba_blocks_args* args, const mlx_llamba_stream* stream, mlx_llamba_array** out);
 
 /* gate_up (.., 2m) f32 to (.., m). */
 int mlx_llamba_swiglu(const mlx_llamba_array* gate_up, const mlx_llamba_stream* stream, mlx_llamba_array** out);

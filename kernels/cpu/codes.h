@@ -5,9 +5,9 @@
 
 namespace mlx_llamba::SIMD_LEVEL {
 
-// A row of codes of 2, 4 or 8 bits.
-template <int BITS>
+// A row of codes of 2 bits. (Those of 4 and 8 bits are packed: see `packed.h`.)
 struct Codes {
+  static constexpr int BITS = 2;
   static constexpr int VECTORS = 32 / BITS;
   static constexpr bool FEW_ROWS = true;
   static constexpr size_t BLOCK = LANES * VECTORS;
@@ -67,13 +67,11 @@ struct Codes {
   INLINE_MEMBER static Floats code(Ints bits) {
 #if defined(SIMD_AVX512)
     // The table lookup uses only the lowest four bits: no mask, no conversion.
-    if constexpr (BITS <= 4) {
-      const Floats numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-      const Floats repeated = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
-      return _mm512_permutexvar_ps((__m512i)bits, BITS == 4 ? numbers : repeated);
-    }
-#endif
+    const Floats numbers = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+    return _mm512_permutexvar_ps((__m512i)bits, numbers);
+#else
     return __builtin_convertvector(bits & ((1 << BITS) - 1), Floats);
+#endif
   }
 };
 

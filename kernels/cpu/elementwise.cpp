@@ -5,6 +5,23 @@
 #include "pool.h"
 
 namespace mlx_llamba {
+
+void swiglu(const float* gate, const float* up, size_t stride, float* out, size_t m, size_t size) {
+  parallel_ranges(size, GRAIN, [&](std::size_t begin, std::size_t end) {
+    elementwise_table().swiglu(gate, up, stride, out, m, begin, end);
+  });
+}
+
+void add_rms_norm(
+    const float* x, const float* y, const float* weight, float epsilon, float* sum, float* normed, size_t rows, size_t d) {
+  parallel_ranges(rows, (GRAIN + d - 1) / (d ? d : 1), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t at = begin * d; at < end * d; at += d) {
+      elementwise_table().add_rms_norm(
+          x + at, y ? y + at : nullptr, weight, epsilon, sum ? sum + at : nullptr, normed + at, d);
+    }
+  });
+}
+
 namespace {
 
 // Picks the gradients that are asked for.
@@ -61,11 +78,7 @@ class Swiglu : public OpOf<Swiglu> {
     const Gate from(inputs[0], inputs.size() == 2 ? &inputs[1] : nullptr);
     float* out = outputs[0].data<float>();
     const std::size_t size = outputs[0].size();
-    enqueue([=] {
-      parallel_ranges(size, GRAIN, [&](std::size_t begin, std::size_t end) {
-        elementwise_table().swiglu(from.gate, from.up, from.stride, out, from.m, begin, end);
-      });
-    });
+    enqueue([=] { swiglu(from.gate, from.up, from.stride, out, from.m, size); });
   }
 
   std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,
@@ -145,14 +158,7 @@ class AddRmsNorm : public OpOf<AddRmsNorm, float> {
     float* sum = adds ? outputs.front().data<float>() : nullptr;
     float* normed = outputs.back().data<float>();
     const std::size_t d = inputs.back().size(), rows = d ? inputs[0].size() / d : 0;
-    enqueue([=, epsilon = settings_] {
-      parallel_ranges(rows, (GRAIN + d - 1) / (d ? d : 1), [&](std::size_t begin, std::size_t end) {
-        for (std::size_t at = begin * d; at < end * d; at += d) {
-          elementwise_table().add_rms_norm(
-              x + at, y ? y + at : nullptr, weight, epsilon, sum ? sum + at : nullptr, normed + at, d);
-        }
-      });
-    });
+    enqueue([=, epsilon = settings_] { add_rms_norm(x, y, weight, epsilon, sum, normed, rows, d); });
   }
 
   std::vector<array> vjp(const std::vector<array>& primals, const std::vector<array>& cotangents,

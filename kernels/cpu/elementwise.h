@@ -35,4 +35,11 @@ struct ElementwiseTable {
 
 PER_LEVEL(ElementwiseTable, elementwise_table)
 
+// The same on all threads: silu(gate) * up of rows of m that are `stride` apart, to `size` elements.
+void swiglu(const float* gate, const float* up, size_t stride, float* out, size_t m, size_t size);
+
+// `rows` rows of `ElementwiseTable::add_rms_norm`.
+void add_rms_norm(
+    const float* x, const float* y, const float* weight, float epsilon, float* sum, float* normed, size_t rows, size_t d);
+
 } // namespace mlx_llamba

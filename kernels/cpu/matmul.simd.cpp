@@ -179,9 +179,7 @@ void many(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, fl
 template <class F>
 INLINE auto with_reader(const Weight& w, F f) {
   switch (w.bits) {
-    case 2: return f.template operator()<Codes<2>>();
-    case 4: return f.template operator()<Codes<4>>();
-    case 8: return f.template operator()<Codes<8>>();
+    case 2: return f.template operator()<Codes>();
     case 3: return f.template operator()<Stream<3>>();
     case 5: return f.template operator()<Stream<5>>();
     case 6: return f.template operator()<Stream<6>>();
@@ -224,7 +222,7 @@ void arrange(const Weight& w, const float* x, float* to, size_t begin, size_t en
 }
 
 size_t most_few(const Weight& w) {
-  if (w.bits) return 32 % w.bits == 0 ? 8 : 0;
+  if (w.bits) return w.bits == 2 ? 8 : 0;
   return w.format == Format::f32 ? 48 : 16;
 }
 

@@ -4,13 +4,13 @@
 #include "pool.h"
 
 namespace mlx_llamba {
-namespace {
 
 // Multiply-adds of the recurrence (a third of them) below which waking other threads costs more
 // than it saves: some 5 us of one thread.
-constexpr std::ptrdiff_t WORTH_SHARING = 1 << 15;
+static constexpr std::ptrdiff_t WORTH_SHARING = 1 << 15;
 
-void run(const MixerTable& table, const Mixer& m, std::size_t b, const Scratch& scratch) {
+void mix(const Mixer& m, std::size_t b, const Scratch& scratch) {
+  const MixerTable& table = mixer_table();
   const std::size_t h = static_cast<std::size_t>(m.h), heads = b * h;
   const auto head = [&](std::size_t i) {
     const Scratch::Piece memory(scratch);
@@ -22,6 +22,8 @@ void run(const MixerTable& table, const Mixer& m, std::size_t b, const Scratch& 
     parallel(heads, head);
   }
 }
+
+namespace {
 
 // The optional inputs, in the order in which they follow the others.
 enum Optional { A_LOG = 1, LENGTHS = 2, CONV_BIAS = 4, Z_BIAS = 8 };
@@ -75,9 +77,8 @@ class MixerOp : public OpOf<MixerOp, MixerSettings> {
     m.conv_out = outputs[1].data<float>();
     m.ssm_out = outputs[2].data<float>();
     const std::size_t b = static_cast<std::size_t>(rows.shape(0));
-    const MixerTable& table = mixer_table();
-    const Scratch scratch(stream(), 0, table.scratch(m), static_cast<std::size_t>(threads()));
-    enqueue([&table, m, b, scratch] { run(table, m, b, scratch); });
+    const Scratch scratch(stream(), 0, mixer_table().scratch(m), static_cast<std::size_t>(threads()));
+    enqueue([m, b, scratch] { mix(m, b, scratch); });
   }
 };
 

@@ -44,4 +44,9 @@ struct MixerTable {
 
 PER_LEVEL(MixerTable, mixer_table)
 
+class Scratch;
+
+// Computes `b` rows on all threads; every one of them needs a piece of `mixer_table().scratch` floats.
+void mix(const Mixer& m, std::size_t b, const Scratch& scratch);
+
 } // namespace mlx_llamba

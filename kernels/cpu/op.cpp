@@ -1,9 +1,9 @@
 #include "op.h"
 
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <new>
-#include <unordered_map>
 
 #include "mlx/allocator.h"
 #include "mlx/ops.h"
@@ -81,14 +81,15 @@ struct Scratch::Block {
   std::atomic_flag taken[MOST_PIECES] = {};
 };
 
-Scratch::Scratch(const Stream& stream, std::size_t shared, std::size_t count, std::size_t pieces)
+Scratch::Scratch(
+    const Stream& stream, std::size_t shared, std::size_t count, std::size_t pieces, int level)
     : shared_(whole_lines(shared)), count_(whole_lines(count)), pieces_(pieces < MOST_PIECES ? pieces : MOST_PIECES) {
   // Never destroyed: a stream of MLX may still compute while the process ends.
-  static auto& blocks = *new std::unordered_map<int, std::shared_ptr<Block>>;
+  static auto& blocks = *new std::map<std::pair<int, int>, std::shared_ptr<Block>>;
   static auto& lock = *new std::mutex;
   const std::size_t floats = shared_ + count_ * pieces_;
   const std::lock_guard held(lock);
-  std::shared_ptr<Block>& block = blocks[stream.index];
+  std::shared_ptr<Block>& block = blocks[{stream.index, level}];
   // An operation that still waits holds on to the smaller block.
   if (floats && (!block || block->capacity < floats)) block = std::make_shared<Block>(floats);
   block_ = block;

@@ -79,8 +79,10 @@ array contiguous(const array& a, Stream stream);
 class Scratch {
  public:
   // Makes room for `shared` floats and for `pieces` pieces of `count` floats, all of them at the
-  // beginning of a cache line. To be called in `eval_cpu`, where MLX reports a std::bad_alloc.
-  Scratch(const Stream& stream, std::size_t shared, std::size_t count = 0, std::size_t pieces = 0);
+  // beginning of a cache line. To be called in `eval_cpu`, where MLX reports a std::bad_alloc. Parts of
+  // an operation that use memory of the operation at the same time take it of another `level`.
+  Scratch(
+      const Stream& stream, std::size_t shared, std::size_t count = 0, std::size_t pieces = 0, int level = 0);
 
   float* shared() const;
 

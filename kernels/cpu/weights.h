@@ -66,6 +66,14 @@ INLINE Floats load_as(const void* values, size_t index, int count) {
   }
 }
 
+INLINE float load_number(Format format, const void* values, size_t index) {
+  switch (format) {
+    case Format::f32: return load_as<Format::f32>(values, index, 1)[0];
+    case Format::f16: return load_as<Format::f16>(values, index, 1)[0];
+    default: return load_as<Format::bf16>(values, index, 1)[0];
+  }
+}
+
 // Writes `count` numbers as float32, then zeros up to a multiple of the lanes.
 template <Format format>
 INLINE void widen(const void* values, size_t index, size_t count, float* to) {

@@ -7,6 +7,7 @@ use mlx_rs::{Array, Dtype};
 
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::attention::RingAttention;
+use crate::blocks::BlocksArgs;
 use crate::cpu::{CPU, CPU_INT8};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::cuda::CUDA;
@@ -121,6 +122,33 @@ impl Backend {
     /// computed, so that a long call should be evaluated block by block to save memory.
     pub fn allocates_ahead(self) -> bool {
         self.operations.allocates_ahead()
+    }
+
+    /// Returns a matrix in the order in which the kernels of this back end read it: affine codes of 4
+    /// or 8 bits are packed for CPUs, everything else is as in files. [`matmul`](Self::matmul) takes
+    /// any, but packs what is not packed at each call. Lazy: nothing keeps the matrix in its old order.
+    ///
+    /// # Errors
+    /// MLX's own.
+    pub fn arrange(self, weight: Weight) -> mlx_rs::error::Result<Weight> {
+        self.at(Kernel::MatmulRow).arrange(weight)
+    }
+
+    /// Computes all blocks of a model and the norm after them in one operation, if the back end has one
+    /// and takes these arrays. Returns the norm (b, l, d) and the states of the mixers, to the bit as
+    /// the single operations. Trusts the caller that the weights fit together. Lazy.
+    ///
+    /// # Errors
+    /// [`ShapeError`] in [`MixerError`] names the first array that does not fit.
+    pub fn blocks(
+        self,
+        args: &BlocksArgs<'_>,
+    ) -> Result<Option<(Array, Vec<MixerState>)>, MixerError> {
+        if self.off != Kernels::NONE {
+            return Ok(None);
+        }
+        args.check()?;
+        Ok(self.operations.blocks(args)?)
     }
 
     /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.

@@ -3,6 +3,7 @@
 //! They are nodes of MLX's graph like any other: lazy, and evaluated on the thread of a CPU stream,
 //! which shares the work of each operation with a pool of threads. Activations are float32.
 
+mod blocks;
 mod cross_entropy;
 mod elementwise;
 mod matmul;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use mlx_rs::Array;
 
 pub use elementwise::{add_rms_norm, exp, gate, rms_norm, softmax, swiglu};
+pub(crate) use matmul::rows;
 pub use matmul::{matmul, matmul_with, supports};
 pub(crate) use operations::{CPU, CPU_INT8};
 pub use settings::SettingError;

@@ -12,7 +12,7 @@ use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
 use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::Result;
-use crate::{Kernels, QuantizationError, Weight, plain};
+use crate::{BlocksArgs, Kernels, MixerState, QuantizationError, Weight, plain};
 
 /// Precision of the activations in matrix multiplications with a quantized matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -70,6 +70,19 @@ pub(crate) trait Operations: Debug + Send + Sync {
     /// See [`Backend::allocates_ahead`](crate::Backend::allocates_ahead).
     fn allocates_ahead(&self) -> bool {
         false
+    }
+
+    /// See [`Backend::arrange`](crate::Backend::arrange).
+    fn arrange(&self, weight: Weight) -> Result<Weight> {
+        Ok(match weight {
+            Weight::Packed(packed) => Weight::Quantized(packed.unpacked()?),
+            stored => stored,
+        })
+    }
+
+    /// See [`Backend::blocks`](crate::Backend::blocks).
+    fn blocks(&self, _: &BlocksArgs<'_>) -> Result<Option<(Array, Vec<MixerState>)>> {
+        Ok(None)
     }
 
     /// Functions for use inside plain operations.

@@ -18,6 +18,7 @@ pub(crate) fn matmul(x: &Array, weight: &Weight) -> std::result::Result<Array, Q
     match weight {
         Weight::Dense(weight) => Ok(x.matmul(weight.t())?),
         Weight::Quantized(weight) => weight.matmul(x),
+        Weight::Packed(weight) => weight.unpacked()?.matmul(x),
     }
 }
 

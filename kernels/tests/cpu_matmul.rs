@@ -4,11 +4,12 @@
 //! Errors are relative to the sum of |w x|. Measured: 1.05e-7 with SSE2 (four lanes, so the longest
 //! sums), 7.2e-8 with AVX2, 6.4e-8 with AVX-512.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 mod settings;
 
-use mlx_llamba_kernels::{Mode, Quantized, Scheme, Weight, cpu};
+use mlx_llamba_kernels::{Backend, Mode, Quantized, Scheme, Weight, cpu};
+use mlx_rs::ops::indexing::IndexOp;
 use mlx_rs::{Array, Dtype};
 use settings::{alone, numbers, with_every_instruction_set};
 
@@ -47,6 +48,7 @@ fn dense(weight: &Weight, columns: usize) -> Vec<f64> {
                 })
                 .collect()
         }
+        Weight::Packed(_) => panic!("packed"),
     }
 }
 
@@ -137,6 +139,70 @@ fn codes_of_whole_words() {
             }
         }
     }
+}
+
+fn same(a: &Quantized, b: &Quantized) -> bool {
+    let equal = |a: &Array, b: &Array| a.eq_values(b).unwrap();
+    equal(&a.weight, &b.weight)
+        && equal(&a.scales, &b.scales)
+        && equal(a.biases.as_ref().unwrap(), b.biases.as_ref().unwrap())
+}
+
+/// A packed matrix is the same matrix: unpacked, by rows, joined and multiplied.
+#[test]
+fn packed_codes() {
+    let _guard = alone();
+    for width in [4, 8] {
+        // Rows that fill tiles, and rows that do not.
+        for (out, group, scales) in [(32, 64, FLOATS[2]), (37, 32, FLOATS[1]), (5, 128, FLOATS[0])]
+        {
+            let Weight::Quantized(stored) = quantized(out, 384, width, group, scales) else {
+                panic!("dense");
+            };
+            let arranged = Backend::CPU.arrange(Weight::Quantized(stored.clone())).unwrap();
+            let Weight::Packed(packed) = &arranged else { panic!("not packed") };
+            assert_eq!(packed.shape(), (out as usize, 384));
+            let unpacked = packed.unpacked().unwrap();
+            assert!(same(&unpacked, &stored));
+
+            // An id past the last row reads the last.
+            let ids = Array::from_slice(&[3u32, 0, out as u32 - 1, 3, 99], &[5]);
+            let last = Array::from_slice(&[3u32, 0, out as u32 - 1, 3, out as u32 - 1], &[5]);
+            let expected =
+                f32s(&Weight::Quantized(stored.clone()).rows(&last, Dtype::Float32).unwrap());
+            with_every_instruction_set(|simd| {
+                let found = f32s(&arranged.rows(&ids, Dtype::Float32).unwrap());
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert!((found - expected).abs() < 1e-6, "{simd}: {found} {expected}");
+                }
+            });
+
+            let x = array(4, &[3, 384], Dtype::Float32);
+            let y = |weight: &Weight| f32s(&Backend::CPU.matmul(&x, weight).unwrap());
+            assert_eq!(bits(&y(&arranged)), bits(&y(&Weight::Quantized(stored.clone()))));
+            let joined = Weight::join(&[&arranged, &arranged]).unwrap();
+            assert_eq!(joined.is_some(), out % 16 == 0);
+            if let Some(joined) = joined {
+                let both = cpu::matmul(&x, &joined).unwrap();
+                assert_eq!(both.shape(), [3, 2 * out]);
+                assert_eq!(
+                    bits(&f32s(&both.index((.., out..)).contiguous().unwrap())),
+                    bits(&y(&arranged))
+                );
+            }
+            // Back ends without such kernels take the matrix as it was.
+            let Weight::Quantized(plain) = Backend::PLAIN.arrange(arranged.clone()).unwrap() else {
+                panic!("packed for MLX");
+            };
+            assert!(same(&plain, &stored));
+            let plain = f32s(&Backend::PLAIN.matmul(&x, &arranged).unwrap());
+            for (plain, y) in plain.iter().zip(&y(&arranged)) {
+                assert!((plain - y).abs() < 1e-4, "{plain} {y}");
+            }
+        }
+    }
+    let other = quantized(16, 64, 3, 64, Dtype::Float32);
+    assert!(matches!(Backend::CPU.arrange(other).unwrap(), Weight::Quantized(_)));
 }
 
 #[test]

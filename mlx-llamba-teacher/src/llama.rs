@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mlx_llamba::kernel_check;
 use mlx_llamba::kernels::check::Check;
-use mlx_llamba::kernels::{Backend, Weight};
+use mlx_llamba::kernels::{Backend, Quantized, Weight};
 use mlx_llamba::linear::{DtypePolicy, Linear, Matrix};
 use mlx_rs::{Array, Dtype};
 
@@ -95,7 +95,7 @@ impl Llama {
         let mut take = || next.next().ok_or_else(|| missing(Path::new("weights"), "the last"));
         let vector = |(_, weight): &(String, Weight)| match weight {
             Weight::Dense(array) => array.as_dtype(compute.dtype),
-            Weight::Quantized(_) => Err(mlx_rs::error::Exception::custom("a vector of codes")),
+            _ => Err(mlx_rs::error::Exception::custom("a vector of codes")),
         };
         let embed_tokens = take()?;
         let embed_tokens = Matrix::new(&embed_tokens.0, embed_tokens.1.clone(), compute);
@@ -227,7 +227,7 @@ impl Llama {
     /// Lists what the kernels compute for this model, for
     /// [`KernelCheck`](kernel_check::KernelCheck).
     pub fn kernel_checks(&self) -> Vec<Check> {
-        let is_matrix = |weight: &&Weight| weight.arrays()[0].ndim() == 2;
+        let is_matrix = |weight: &&Weight| weight.arrays()[0].ndim() > 1;
         let of_layer = |name: &str| name.starts_with("model.layers.0.") || name == "lm_head.weight";
         let own = self.weights.iter().filter(|(name, _)| of_layer(name)).map(|(_, weight)| weight);
         let tied = self.lm_head.is_none().then(|| self.embed_tokens.weight());
@@ -255,26 +255,33 @@ impl Llama {
 
 /// A tensor as a dense float32 array. Lazy.
 fn dense(name: &str, weight: &Weight) -> mlx_llamba::Result<Array> {
+    let codes = |q: &Quantized| {
+        let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
+        dense.map_err(|source| {
+            let tensor = name.to_owned();
+            mlx_llamba::Error::Quantization { tensor, source }
+        })
+    };
     match weight {
         Weight::Dense(array) => Ok(array.as_dtype(Dtype::Float32)?),
-        Weight::Quantized(q) => {
-            let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
-            dense.map_err(|source| {
-                let tensor = name.to_owned();
-                mlx_llamba::Error::Quantization { tensor, source }
-            })
-        }
+        Weight::Quantized(q) => codes(q),
+        Weight::Packed(packed) => codes(&packed.unpacked()?),
     }
 }
 
-/// Floats as the back end takes them.
+/// A weight as the back end takes it.
 fn cast(weight: Weight, compute: DtypePolicy) -> mlx_rs::error::Result<Weight> {
-    Ok(match weight {
-        Weight::Dense(array) => Weight::Dense(compute.cast(array)?),
-        Weight::Quantized(mut q) => {
-            q.scales = compute.cast(q.scales)?;
-            q.biases = q.biases.map(|biases| compute.cast(biases)).transpose()?;
-            Weight::Quantized(q)
+    let weight = match weight {
+        Weight::Dense(array) => return Ok(Weight::Dense(compute.cast(array)?)),
+        Weight::Packed(packed) if compute.backend.reads_stored_floats() => {
+            return Ok(Weight::Packed(packed));
         }
-    })
+        Weight::Packed(packed) => packed.unpacked()?,
+        Weight::Quantized(stored) => stored,
+    };
+    compute.backend.arrange(Weight::Quantized(Quantized {
+        scales: compute.cast(weight.scales)?,
+        biases: weight.biases.map(|biases| compute.cast(biases)).transpose()?,
+        ..weight
+    }))
 }

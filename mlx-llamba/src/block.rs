@@ -1,7 +1,9 @@
 //! A block: the mixer and the MLP, each with its norm and residual connection.
 
 use mlx_llamba_kernels::check::{Case, Check};
-use mlx_llamba_kernels::{Activation, Backend, Dims, MixerInput, MixerState, MixerWeights};
+use mlx_llamba_kernels::{
+    Activation, Backend, BlockArgs, Dims, MixerInput, MixerState, MixerWeights,
+};
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
@@ -110,6 +112,26 @@ impl Block {
         let norm = &self.post_attention_layernorm;
         let (x, u) = self.mixer.backend.add_rms_norm(x, &y, norm, NORM_EPSILON)?;
         Ok((x, self.mlp.forward(&u)?, state))
+    }
+
+    /// The block with a state as an argument of [`Backend::blocks`].
+    pub(crate) fn args<'a>(&'a self, state: &'a MixerState) -> BlockArgs<'a> {
+        let (gate, up) = match &self.mlp.gate_up {
+            GateUp::Joined(both) => (both.args(), None),
+            GateUp::Apart(gate_proj, up_proj) => (gate_proj.args(), Some(up_proj.args())),
+        };
+        BlockArgs {
+            mixer_norm: &self.input_layernorm,
+            mlp_norm: &self.post_attention_layernorm,
+            in_proj: self.mixer.in_proj.args(),
+            A_log_proj: self.mixer.A_log_proj.as_ref().map(Linear::args),
+            mixer: &self.mixer.inner,
+            out_proj: self.mixer.out_proj.args(),
+            gate,
+            up,
+            down: self.mlp.down_proj.args(),
+            state,
+        }
     }
 
     /// The mixer as a matrix over time (b, h, l, l), of the norm `u` (b, l, d).

@@ -159,7 +159,7 @@ pub mod mlx {
 /// Back ends, dimensions and quantized matrices: the crate `mlx-llamba-kernels`.
 pub mod kernels {
     pub use mlx_llamba_kernels::{
-        Activation, Activations, Backend, Dims, Kernel, Kernels, Mode, Quantized, Scheme, Weight,
-        check,
+        Activation, Activations, Backend, Dims, Kernel, Kernels, Mode, Packed, Quantized, Scheme,
+        Weight, check,
     };
 }

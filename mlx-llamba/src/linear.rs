@@ -1,6 +1,6 @@
 //! Linear layers with dense or quantized matrices.
 
-use mlx_llamba_kernels::{Backend, QuantizationError, Quantized, Weight};
+use mlx_llamba_kernels::{Backend, LinearArgs, QuantizationError, Quantized, Weight};
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
@@ -58,7 +58,8 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Creates a matrix whose floats were converted by [`DtypePolicy::cast`]; errors use `name`.
+    /// Creates a matrix whose floats were converted by [`DtypePolicy::cast`], in the order of
+    /// [`Backend::arrange`]; errors use `name`.
     pub fn new(name: &str, weight: Weight, compute: DtypePolicy) -> Self {
         let DtypePolicy { backend, dtype } = compute;
         Self { name: name.to_owned(), backend, dtype, weight }
@@ -86,7 +87,7 @@ impl Matrix {
                 scheme,
             }),
         };
-        Ok(Self::new(prefix, weight, compute))
+        Ok(Self::new(prefix, compute.backend.arrange(weight)?, compute))
     }
 
     /// Computes `x W^T`: (.., in) -> (.., out).
@@ -167,6 +168,11 @@ impl Linear {
             Some(bias) => y.add(bias)?,
             None => y,
         })
+    }
+
+    /// The matrix and the bias as arguments of [`Backend::blocks`].
+    pub(crate) fn args(&self) -> LinearArgs<'_> {
+        LinearArgs { weight: self.matrix.weight(), bias: self.bias.as_ref() }
     }
 
     /// The weight of the matrix.

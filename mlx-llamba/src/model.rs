@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mlx_llamba_kernels::check::Check;
 use mlx_llamba_kernels::mlx::{current_device, on_device};
-use mlx_llamba_kernels::{Backend, MixerState, Scheme};
+use mlx_llamba_kernels::{Backend, BlocksArgs, MixerState, Scheme};
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
@@ -244,6 +244,20 @@ impl Model {
     fn run(&self, tokens: &Array, layout: RowLayout<'_>, state: &State) -> Result<(Array, State)> {
         let waits = self.compute.backend.allocates_ahead() && tokens.size() >= MANY_TOKENS;
         let mut x = self.embed(tokens)?; // (b, l, d)
+        if !waits && layout.starts.is_none() {
+            let args = BlocksArgs {
+                x: &x,
+                lengths: layout.lengths,
+                blocks: self.layers.iter().zip(state.layers()).map(|(l, s)| l.args(s)).collect(),
+                final_norm: self.norm(self.layers.len()),
+                epsilon: NORM_EPSILON,
+                dims: self.config.dims(),
+                activation: self.config.ssm.activation,
+            };
+            if let Some((u, layers)) = self.compute.backend.blocks(&args)? {
+                return Ok((u, State::from_layers(layers)));
+            }
+        }
         let (weight, epsilon) = self.norm(0);
         let mut u = self.compute.backend.rms_norm(&x, weight, epsilon)?;
         let mut layers = Vec::with_capacity(self.layers.len());

@@ -86,8 +86,9 @@ impl Check {
             let sampled = (0..y.len()).filter(|i| (i % out).is_multiple_of(step));
             Ok(error(&sampled.map(|i| y[i]).collect::<Vec<_>>(), &expected))
         };
-        let inputs = [&[&x][..], &weight.arrays()].concat();
-        let timed = timed(&inputs, || Ok(vec![backend.matmul(&x, &weight)?]))?;
+        let arranged = backend.arrange(weight.clone())?;
+        let inputs = [&[&x][..], &arranged.arrays()].concat();
+        let timed = timed(&inputs, || Ok(vec![backend.matmul(&x, &arranged)?]))?;
         let plain = error(&Backend::PLAIN.matmul(&x, &weight)?)?;
         let rounding = match backend.activations() {
             Activations::Float32 => self.last_place(float32),
@@ -104,6 +105,7 @@ impl Matrix {
         match self {
             Self::Random { out, within, .. } => (*out, *within),
             Self::Given(Weight::Dense(w)) => (w.dim(0) as usize, w.dim(1) as usize),
+            Self::Given(Weight::Packed(w)) => w.shape(),
             Self::Given(Weight::Quantized(w)) => {
                 (w.weight.dim(0) as usize, w.scales.dim(1) as usize * w.scheme.group_size)
             }
@@ -129,13 +131,16 @@ impl fmt::Display for Matrix {
         write!(f, "{within} by {out}")?;
         match self {
             Self::Given(Weight::Dense(w)) => write!(f, " of {:?}", w.dtype()),
-            Self::Given(Weight::Quantized(w)) => {
-                let Scheme { bits, mode, group_size } = w.scheme;
-                write!(f, " {mode} {bits} bits g={group_size}")
-            }
+            Self::Given(Weight::Quantized(w)) => write_scheme(f, w.scheme),
+            Self::Given(Weight::Packed(w)) => write_scheme(f, w.scheme()),
             Self::Random { group, .. } => write!(f, " g={group}"),
         }
     }
+}
+
+fn write_scheme(f: &mut fmt::Formatter<'_>, scheme: Scheme) -> fmt::Result {
+    let Scheme { bits, mode, group_size } = scheme;
+    write!(f, " {mode} {bits} bits g={group_size}")
 }
 
 /// Writes the name of a mixer's case.

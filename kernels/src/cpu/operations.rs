@@ -9,7 +9,10 @@ use crate::fallback::{PLAIN, log_fallback};
 use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::{Result, current_device};
 use crate::operations::{Activations, Operations};
-use crate::{AdamWResult, AdamWStep, Kernel, Kernels, QuantizationError, Weight, plain};
+use crate::{
+    AdamWResult, AdamWStep, BlocksArgs, Kernel, Kernels, MixerState, QuantizationError, Weight,
+    plain,
+};
 
 /// The CPU kernels with their settings.
 #[derive(Debug)]
@@ -93,6 +96,20 @@ impl Operations for Cpu {
         !self.differentiable
     }
 
+    fn arrange(&self, weight: Weight) -> Result<Weight> {
+        match weight {
+            Weight::Quantized(weight) if !self.differentiable => matmul::arrange(weight),
+            Weight::Packed(packed) if self.differentiable => {
+                Ok(Weight::Quantized(packed.unpacked()?))
+            }
+            stored => Ok(stored),
+        }
+    }
+
+    fn blocks(&self, args: &BlocksArgs<'_>) -> Result<Option<(Array, Vec<MixerState>)>> {
+        if self.differentiable { Ok(None) } else { super::blocks::blocks(args, self.activations) }
+    }
+
     fn functions(&self) -> Functions {
         if self.differentiable {
             Functions { exp: elementwise::exp, gate: elementwise::gate, ..Functions::MLX }
@@ -104,8 +121,9 @@ impl Operations for Cpu {
     fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
         let supported = match weight {
             Weight::Dense(_) => Ok(()),
-            Weight::Quantized(_) if self.differentiable => Err("codes have no gradient"),
+            _ if self.differentiable => Err("codes have no gradient"),
             Weight::Quantized(weight) => matmul::supports(&weight.scheme),
+            Weight::Packed(_) => Ok(()),
         };
         match supported {
             Ok(()) => Ok(matmul::matmul_with(x, weight, self.activations)?),

@@ -9,7 +9,9 @@ use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Stream};
 
 use crate::mixer::MixerArgs;
-use crate::{Activation, AdamWStep, CrossEntropyOptions};
+use crate::{
+    Activation, AdamWStep, BlocksArgs, CrossEntropyOptions, Dims, LinearArgs, Scheme, Weight,
+};
 
 /// The declarations that bindgen makes from `cpu/c_api.h`.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, unreachable_pub, clippy::all)]
@@ -24,8 +26,13 @@ fn make<const N: usize>(
     let stream = Stream::thread_local_or_default();
     let mut out = [std::ptr::null_mut(); N];
     status(call(stream.as_ptr().ctx.cast(), out.as_mut_ptr()))?;
+    Ok(out.map(owned))
+}
+
+/// Takes over an array that a successful call made.
+fn owned(array: *mut c::mlx_llamba_array) -> Array {
     // SAFETY: status 0 says that every pointer is a new `mlx::core::array` that is ours now.
-    Ok(out.map(|array| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx: array.cast() }) }))
+    unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx: array.cast() }) }
 }
 
 /// [`make`] for one array.
@@ -52,27 +59,57 @@ fn optional(array: Option<&Array>) -> *const c::mlx_llamba_array {
     array.map_or(null(), handle)
 }
 
-/// Multiplies by a dense weight (0 bits), or by a packed one with scales and biases.
-pub(super) fn matmul(
+/// The storage of a matrix; by default a dense one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Coding {
+    /// Bits of a code, 0 for floats.
+    pub(super) bits: usize,
+    /// Numbers that share a scale.
+    pub(super) group: usize,
+    /// The number of outputs, if the matrix is packed.
+    pub(super) packed: usize,
+}
+
+impl Coding {
+    fn raw(self) -> c::mlx_llamba_coding {
+        let [bits, group, packed] = [self.bits, self.group, self.packed].map(|n| n as c_int);
+        c::mlx_llamba_coding { bits, group, packed }
+    }
+}
+
+/// Multiplies by a dense weight, or by codes with scales and biases.
+pub(super) fn matmul<const N: usize>(
     x: &Array,
-    weight: &Array,
-    scales: Option<&Array>,
-    biases: Option<&Array>,
-    (bits, group): (usize, usize),
+    parts: [&Array; N],
+    coding: Coding,
     int8: bool,
 ) -> Result<Array> {
     let args = c::mlx_llamba_matmul_args {
         x: handle(x),
-        weight: handle(weight),
-        scales: optional(scales),
-        biases: optional(biases),
-        bits: bits as c_int,
-        group: group as c_int,
+        weight: handle(parts[0]),
+        scales: optional(parts.get(1).copied()),
+        biases: optional(parts.get(2).copied()),
+        coding: coding.raw(),
         int8: int8.into(),
     };
     // SAFETY: the handles are of arrays that live through the call, or null where the header
     // allows it; `out` has room for one.
     make_one(|stream, out| unsafe { c::mlx_llamba_matmul(&raw const args, stream, out) })
+}
+
+/// Returns a part of a matrix of codes, (out, n) of 2 or 4 bytes, in tiles.
+pub(super) fn pack(part: &Array) -> Result<Array> {
+    // SAFETY: as in `matmul`.
+    make_one(|stream, out| unsafe { c::mlx_llamba_pack(handle(part), stream, out) })
+}
+
+/// Looks up and dequantizes rows of a packed matrix.
+pub(super) fn rows(ids: &Array, parts: [&Array; 3], coding: Coding) -> Result<Array> {
+    let [weight, scales, biases] = parts.map(handle);
+    let args =
+        c::mlx_llamba_rows_args { ids: handle(ids), weight, scales, biases, coding: coding.raw() };
+    // SAFETY: as in `matmul`.
+    make_one(|stream, out| unsafe { c::mlx_llamba_rows(&raw const args, stream, out) })
 }
 
 /// Starts this many threads for a trial, and returns how many the system gave.
@@ -89,11 +126,15 @@ pub(super) fn read_memory(memory: &[f32]) -> Result<f32> {
     Ok(sum)
 }
 
+fn raw_dims(dims: Dims) -> c::mlx_llamba_dims {
+    let [h, g, p, n, k] = [dims.h, dims.g, dims.p, dims.n, dims.k].map(|size| size as c_int);
+    c::mlx_llamba_dims { h, g, p, n, k }
+}
+
 /// Returns y, the new convolution state and the new `H`. Everything is float32, but lengths, which
 /// are int32.
 pub(super) fn mixer(args: MixerArgs<'_>) -> Result<[Array; 3]> {
     let MixerArgs { input, state, weights, dims, activation } = args;
-    let [h, g, p, n, k] = [dims.h, dims.g, dims.p, dims.n, dims.k].map(|size| size as c_int);
     let args = c::mlx_llamba_mixer_args {
         rows: handle(input.rows),
         conv: handle(&state.conv),
@@ -104,11 +145,78 @@ pub(super) fn mixer(args: MixerArgs<'_>) -> Result<[Array; 3]> {
         lengths: optional(input.lengths),
         conv_bias: optional(weights.conv_bias.as_ref()),
         z_bias: optional(weights.z_bias.as_ref()),
-        dims: c::mlx_llamba_dims { h, g, p, n, k },
+        dims: raw_dims(dims),
         silu: (activation == Activation::Silu).into(),
     };
     // SAFETY: as in `matmul`; `out` has room for three.
     make(|stream, out| unsafe { c::mlx_llamba_mixer(&raw const args, stream, out) })
+}
+
+/// A matrix with its bias. Codes in the order of files are not of 4 or 8 bits.
+fn linear(linear: &LinearArgs<'_>) -> c::mlx_llamba_linear {
+    let (parts, coding): (Vec<&Array>, Coding) = match linear.weight {
+        Weight::Dense(weight) => (vec![weight], Coding::default()),
+        Weight::Packed(packed) => (packed.arrays().into(), super::matmul::coding(packed)),
+        Weight::Quantized(q) => {
+            let Scheme { bits, group_size: group, .. } = q.scheme;
+            (linear.weight.arrays(), Coding { bits, group, packed: 0 })
+        }
+    };
+    c::mlx_llamba_linear {
+        weight: handle(parts[0]),
+        scales: optional(parts.get(1).copied()),
+        biases: optional(parts.get(2).copied()),
+        bias: optional(linear.bias),
+        coding: coding.raw(),
+    }
+}
+
+/// Returns the norm after the last block, then the convolution state and `H` of every block.
+pub(super) fn blocks(args: &BlocksArgs<'_>, int8: bool) -> Result<Vec<Array>> {
+    // Matrices that not every block has.
+    let others: Vec<_> = (args.blocks.iter())
+        .map(|block| (block.A_log_proj.as_ref().map(linear), block.up.as_ref().map(linear)))
+        .collect();
+    let pointer =
+        |one: &Option<c::mlx_llamba_linear>| one.as_ref().map_or(null(), |one| &raw const *one);
+    let blocks: Vec<_> = (args.blocks.iter().zip(&others))
+        .map(|(block, (A_log_proj, up))| c::mlx_llamba_block {
+            mixer_norm: handle(block.mixer_norm),
+            mlp_norm: handle(block.mlp_norm),
+            in_proj: linear(&block.in_proj),
+            A_log_proj: pointer(A_log_proj),
+            out_proj: linear(&block.out_proj),
+            gate: linear(&block.gate),
+            up: pointer(up),
+            down: linear(&block.down),
+            conv_weight: handle(&block.mixer.conv_weight),
+            D: handle(&block.mixer.D),
+            conv_bias: optional(block.mixer.conv_bias.as_ref()),
+            z_bias: optional(block.mixer.z_bias.as_ref()),
+            conv: handle(&block.state.conv),
+            ssm: handle(&block.state.ssm),
+        })
+        .collect();
+    let args = c::mlx_llamba_blocks_args {
+        x: handle(args.x),
+        lengths: optional(args.lengths),
+        final_norm: handle(args.final_norm.0),
+        blocks: blocks.as_ptr(),
+        count: blocks.len() as _,
+        dims: raw_dims(args.dims),
+        silu: (args.activation == Activation::Silu).into(),
+        int8: int8.into(),
+        epsilon: args.epsilon,
+        final_epsilon: args.final_norm.1,
+    };
+    let stream = Stream::thread_local_or_default();
+    let mut out = vec![std::ptr::null_mut(); 1 + 2 * blocks.len()];
+    // SAFETY: `blocks` and `others` live through the call, and so do the arrays of all handles; `out`
+    // has room for the outputs.
+    status(unsafe {
+        c::mlx_llamba_blocks(&raw const args, stream.as_ptr().ctx.cast(), out.as_mut_ptr())
+    })?;
+    Ok(out.into_iter().map(owned).collect())
 }
 
 /// `gate_up (.., 2m) -> (.., m)`
