@@ -27,6 +27,12 @@ usage() {
   esac
 }
 
+# sha256 FILE: prints its SHA-256.
+sha256() { if have sha256sum; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d ' ' -f 1; }
+
+# Prints the version of the packages.
+package_version() { sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml"; }
+
 # apt_packages NAMES...: installs Debian packages.
 apt_packages() {
   have apt-get || die "apt-get is missing; install the equivalent of these Debian packages: $*"
@@ -91,6 +97,43 @@ for message in map(json.loads, sys.stdin):
 if not executable or not libraries:
     sys.exit(1)
 print(executable, os.path.realpath(libraries), sep="\n")'
+}
+
+# build_bindings: builds the library of mlx-llamba-bindings with the command, whose build it shares with
+# scripts/package. Prints its path and, on a second line, the directory of libmlx.
+build_bindings() {
+  local built suffix=so
+  [[ $(uname -s) != Darwin ]] || suffix=dylib
+  built=$(MLX_LLAMBA_RELOCATABLE=1 MACOSX_DEPLOYMENT_TARGET=14.0 build_command -p mlx-llamba-bindings --bin mlx-llamba --lib)
+  echo "$(dirname "$(head -n 1 <<<"$built")")/libmlx_llamba_native.$suffix"
+  tail -n 1 <<<"$built"
+}
+
+# bindings LIBRARY LANGUAGE DIR: writes the sources for python or swift.
+bindings() {
+  local tools=$target_dir/ci/wheel
+  python_packages "$tools" "$root/scripts/wheel.txt"
+  "$tools/bin/uniffi-bindgen" generate --library "$1" --language "$2" --no-format --out-dir "$3" >/dev/null
+}
+
+# system_libraries FILE DIR LICENSES: copies to DIR the libraries of the system that FILE loads, with their
+# licenses, except for those that every such system has.
+system_libraries() {
+  local library package notice
+  while read -r library; do
+    cp -L "$library" "$2/"
+    package=$(dpkg -S "$(readlink -f "$library")" 2>/dev/null | head -n 1 | cut -d : -f 1) || true
+    notice=/usr/share/doc/$package/copyright
+    [[ -n $package && -f $notice ]] || die "no license found for $library"
+    cp -L "$notice" "$3/$package.txt"
+  done < <(ldd "$1" | awk -v own="$2" '$3 ~ /^\// && index($3, own) != 1 { print $3 }' |
+    grep -vE '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+)\.so')
+}
+
+# glibc_needed DIR: prints the oldest version of glibc that the programs and libraries in DIR run with.
+glibc_needed() {
+  find "$1" -type f \( -path '*/bin/*' -o -name '*.so*' \) -exec objdump -T {} + |
+    grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1 | cut -d _ -f 2
 }
 
 # cuda_root: downloads MLX for CUDA with NVIDIA's libraries, if they are missing. Prints their directory.

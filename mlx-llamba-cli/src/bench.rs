@@ -11,8 +11,11 @@ mod subject;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use mlx_llamba::kernel_check::Machine;
+use mlx_llamba::kernels::check::memory_speed;
 use mlx_llamba::units::count as count_of;
 
+use crate::doctor::kernels::heading;
 use crate::model::{ModelArgs, with_model};
 use crate::output::{check_parent, show, usage};
 use crate::progress::{Progress, Unit};
@@ -47,6 +50,7 @@ Examples:
   mlx-llamba bench --batch 1,2,4,8 -p 0 -n 32 --format csv
   mlx-llamba bench --model llama.gguf --depth 0,512,1k -p 64 -n 16
   mlx-llamba bench --shape 1b --bits 4 -p 128,512,2048 -n 32
+  mlx-llamba bench --shape 8b --bits 4 --report
   mlx-llamba bench --shape custom --layers 12 --width 768 --json")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -102,6 +106,10 @@ pub(crate) struct Args {
     /// The same as --format json: one line of JSON per row
     #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Begin with a description of this machine, for a report of speed; `doctor --kernels` has the
+    /// other part of a report
+    #[arg(long, conflicts_with_all = ["format", "json"])]
+    report: bool,
     /// Plot speed and memory to this SVG file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -151,6 +159,10 @@ impl Args {
         interrupt::on_first(|| ())?;
         let format = if self.json { Format::Json } else { self.format };
         let header = Header::new(model, name)?;
+        if self.report {
+            let machine = Machine::new(model.facts().backend);
+            show(&format!("{}\n", heading(&machine, memory_speed().unwrap_or(0.0))))?;
+        }
         show(&format.head(&header))?;
         let mut rows = Vec::new();
         let measured = self.measure(&Bench::new(model, self.repetitions), &mut |row| {

@@ -1,6 +1,6 @@
 //! `mlx-llamba doctor`
 
-mod kernels;
+pub(crate) mod kernels;
 mod machine;
 pub(crate) mod memory;
 mod model;

@@ -103,6 +103,11 @@ fn the_same_rows_in_every_format() {
         assert!(head.contains(part), "{head}");
     }
     assert_eq!(lines.next(), Some(""));
+    let report = print(&["--report"]);
+    let (machine, rest) = report.split_once("\n\n").unwrap();
+    assert!(machine.starts_with(concat!("mlx-llamba ", env!("CARGO_PKG_VERSION"), ", MLX ")));
+    assert!(machine.contains("\nmemory ") && machine.ends_with(" GB/s"), "{machine}");
+    assert!(rest.starts_with(NAME), "{rest}");
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
     };

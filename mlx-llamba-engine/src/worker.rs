@@ -273,7 +273,7 @@ impl<'m> Worker<'m> {
                 let settled = running.open.take().map(|open| self.sessions.end(open, whole));
                 if let Some(Err(error)) = settled {
                     job.fail(error);
-                } else if whole {
+                } else if !running.told {
                     job.send(Event::End { request, choice, text, reason });
                 }
                 if running.left == 0 {

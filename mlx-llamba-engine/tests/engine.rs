@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use futures_util::{StreamExt, TryStreamExt};
-use mlx_llamba::{Generation, Llamba};
+use mlx_llamba::{Generation, Llamba, Reason};
 use mlx_llamba_engine::{Engine, Error, Event, Loaded, Options, Prompt, Request, wait};
 
 const PROMPT: &str = "Once upon a time, there was a little";
@@ -100,6 +100,22 @@ fn refusals_and_ends_have_a_variant_each() {
     engine.shutdown();
     assert!(!engine.is_alive());
     assert!(matches!(refused(greedy(PROMPT, 1)), Error::Closed));
+}
+
+#[test]
+fn a_cancelled_request_says_so_and_leaves_its_session_alone() {
+    let engine = engine(|_| {});
+    let session = wait(engine.create_session(Vec::new(), Default::default())).unwrap();
+    let cancel = mlx_llamba::Cancel::default();
+    let generation = Generation::greedy().max_tokens(1 << 20).cancel(cancel.clone());
+    let request = Request::ask_session(&session.id, "Hi").generation(generation);
+    let mut last = None;
+    for event in wait(engine.submit(request)).unwrap().blocking() {
+        cancel.cancel();
+        last = Some(event.unwrap());
+    }
+    assert!(matches!(last, Some(Event::End { reason: Reason::Cancelled, .. })), "{last:?}");
+    assert_eq!(wait(engine.session(&session.id)).unwrap().messages.len(), 0);
 }
 
 #[test]

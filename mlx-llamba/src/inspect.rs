@@ -11,7 +11,11 @@ use crate::checkpoint::Checkpoint;
 use crate::config::specs;
 use crate::error::Result;
 use crate::files::StoredTensor;
+use crate::gpu_memory::of_mac;
 use crate::units;
+
+/// The memory that Macs with Apple silicon come with, in GiB.
+const MACS: [u64; 13] = [8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512];
 
 /// A summary of a checkpoint, readable by people and programs.
 #[non_exhaustive]
@@ -42,6 +46,8 @@ pub struct Summary {
     /// during the prefill of a long prompt: weights as stored (floats in float32 with plain MLX
     /// operations), and [`Config::working_bytes`](crate::Config::working_bytes).
     pub memory_bytes: u64,
+    /// The memory of the smallest Mac, in bytes, whose GPU may use as much as that; `None` if there is none.
+    pub mac_bytes: Option<u64>,
     /// The back end on the default device.
     pub kernels: String,
 }
@@ -79,6 +85,7 @@ impl Summary {
                 _ => tensor.bytes().len() as u64,
             })
             .sum();
+        let needed = checkpoint.tensor_bytes() + config.working_bytes();
         Ok(Self {
             path: checkpoint.path().display().to_string(),
             layout: checkpoint.layout().to_string(),
@@ -91,6 +98,7 @@ impl Summary {
             dtypes,
             state_bytes,
             memory_bytes: weights + config.working_bytes(),
+            mac_bytes: MACS.map(|gib| gib << 30).into_iter().find(|&mac| of_mac(mac) >= needed),
             kernels: backend.describe(),
         })
     }
@@ -135,6 +143,13 @@ impl fmt::Display for Summary {
             "memory       about {} for one text on a CPU, at most: during prefill of a long prompt",
             units::bytes(self.memory_bytes)
         )?;
+        if let Some(mac) = self.mac_bytes {
+            let (memory, allowed) = (mac >> 30, units::bytes(of_mac(mac)));
+            writeln!(
+                f,
+                "Mac          with {memory} GB or more: macOS lets the GPU use {allowed} of it"
+            )?;
+        }
         write!(f, "kernels      {}", self.kernels)
     }
 }

@@ -83,6 +83,7 @@ pub mod error;
 pub mod evaluate;
 pub mod files;
 pub mod follow;
+pub mod gpu_memory;
 mod host;
 #[cfg(feature = "hub")]
 pub mod hub;

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::decode::generation::{Completion, Generation};
 use crate::decode::stream::Stream;
 use crate::error::{Error, Result};
+use crate::gpu_memory;
 #[cfg(feature = "hub")]
 use crate::hub::{self, HubOptions};
 use crate::kernel_check::KernelCheck;
@@ -348,7 +349,14 @@ impl Builder {
             model = Model::with_backend(&checkpoint, dtype, checked)?;
         }
         let tokenizer = self.find_tokenizer(&checkpoint)?;
+        let gpu = matches!(device, DeviceType::Gpu);
+        if gpu {
+            gpu_memory::set(model.weight_bytes());
+        }
         model.materialize(&mut *self.on_progress)?;
+        if gpu {
+            model.compile()?;
+        }
         Ok(Llamba { model, tokenizer })
     }
 

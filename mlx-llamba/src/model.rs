@@ -187,6 +187,18 @@ impl Model {
         all
     }
 
+    /// Runs a step, a short prompt and one of more than a chunk. GPUs compile kernels when these first
+    /// run, which would otherwise be in the middle of a reply.
+    pub(crate) fn compile(&self) -> Result<()> {
+        for l in [1, 5, 70] {
+            let tokens = Array::zeros::<i32>(&[1, l])?;
+            let (hidden, state) = self.hidden(&tokens, None, &self.state(1)?)?;
+            let logits = self.head(&hidden.try_index((.., -1.., ..))?)?;
+            eval(state.arrays().chain([&logits]))?;
+        }
+        Ok(())
+    }
+
     fn weights(&self) -> Vec<&Array> {
         let mut all = self.embedding.arrays();
         all.extend(self.layers.iter().flat_map(Block::arrays));

@@ -27,7 +27,7 @@ mod transforms;
 pub use closure::failure;
 pub use device::{current_device, is_available, on_device};
 pub use lazy::{Bytes, lazy_array};
-pub use properties::gpu_name;
+pub use properties::{gpu_memory, gpu_name};
 pub use runtime::{Blas, Runtime};
 pub use status::reason;
 pub(crate) use status::{Result, c_string, check, install_error_handler};

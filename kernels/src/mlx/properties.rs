@@ -15,6 +15,12 @@ pub(crate) fn gpu_property(key: &str) -> Option<usize> {
     found.then_some(value)
 }
 
+/// Returns the bytes of memory that macOS recommends its GPU to use at most; `None` elsewhere, and
+/// without a GPU.
+pub fn gpu_memory() -> Option<u64> {
+    gpu_property("max_recommended_working_set_size").map(|bytes| bytes as u64)
+}
+
 /// Returns the name of the first GPU, if there is one.
 pub fn gpu_name() -> Option<String> {
     let info = gpu_info()?;

@@ -18,12 +18,7 @@ pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
     let machine = Machine::new(backend);
     let memory = memory_speed().unwrap_or(0.0);
     if !as_json {
-        let Machine { program, mlx, backend, gpu, system, .. } = &machine;
-        let gpu = gpu.as_ref().map_or(String::new(), |gpu| format!(", {gpu}"));
-        show(&format!(
-            "mlx-llamba {program}, MLX {mlx}, {backend}{gpu}\n{system}\nmemory {:.0} GB/s\n\n{HEADING}\n",
-            memory * 1e-9
-        ))?;
+        show(&format!("{}\n{HEADING}\n", heading(&machine, memory)))?;
     }
     let mut outcomes: Vec<Outcome> = Vec::new();
     for check in all().iter().filter(|check| check.applies(backend)) {
@@ -55,6 +50,14 @@ pub(super) fn table(words: &[String], as_json: bool) -> Result<()> {
             env!("CARGO_PKG_REPOSITORY")
         ),
     }
+}
+
+/// Describes this machine for a report, with the bytes that its memory copies per second.
+pub(crate) fn heading(machine: &Machine, memory: f64) -> String {
+    let Machine { program, mlx, backend, gpu, system, .. } = machine;
+    let gpu = gpu.as_ref().map_or(String::new(), |gpu| format!(", {gpu}"));
+    let memory = memory * 1e-9;
+    format!("mlx-llamba {program}, MLX {mlx}, {backend}{gpu}\n{system}\nmemory {memory:.0} GB/s\n")
 }
 
 fn row(outcome: &Outcome) -> Value {

@@ -6,6 +6,7 @@ use mlx_llamba::mlx::{Array, Blas, DeviceType, Dtype, Runtime};
 use mlx_llamba::random::Preset;
 use mlx_llamba::units::count;
 use mlx_llamba_kernels::cpu;
+use mlx_llamba_kernels::mlx::gpu_memory;
 use serde_json::json;
 
 use super::memory::{Memory, of_machine};
@@ -129,12 +130,17 @@ fn blas(blas: &Blas) -> Finding {
 }
 
 fn memory(gpu: bool) -> Vec<Finding> {
-    let Some(Memory { total, available }) = of_machine() else {
+    let Some(memory) = of_machine() else {
         return vec![Finding::good("memory", "the size of memory is unknown on this system")];
     };
-    let text = format!("{} of {} available", gib(available), gib(total));
-    let mut found =
-        vec![Finding::good("memory", text).with(json!({ "total": total, "available": available }))];
+    let mut text = format!("{} of {} available", gib(memory.available), gib(memory.total));
+    let allowed = gpu_memory().filter(|_| gpu);
+    if let Some(allowed) = allowed {
+        text += &format!("; macOS lets the GPU use {}", gib(allowed));
+    }
+    let details = json!({ "total": memory.total, "available": memory.available, "gpu": allowed });
+    let mut found = vec![Finding::good("memory", text).with(details)];
+    let Memory { total, available } = memory.within(allowed.unwrap_or(u64::MAX), 0);
     let mut details = Vec::new();
     let mut lines = Vec::new();
     let sizes = [("1B", Preset::Llamba1B), ("3B", Preset::Llamba3B), ("8B", Preset::Llamba8B)];

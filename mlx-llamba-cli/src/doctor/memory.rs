@@ -35,7 +35,7 @@ pub(crate) fn of_machine() -> Option<Memory> {
 
 impl Memory {
     /// Applies a limit, of which `used` bytes are in use.
-    fn within(self, limit: u64, used: u64) -> Self {
+    pub(crate) fn within(self, limit: u64, used: u64) -> Self {
         if limit >= self.total {
             return self;
         }
