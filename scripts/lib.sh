@@ -121,12 +121,14 @@ bindings() {
 system_libraries() {
   local library package notice
   while read -r library; do
+    # Those in DIR are there already.
+    [[ ! $library -ef $2/${library##*/} ]] || continue
     cp -L "$library" "$2/"
     package=$(dpkg -S "$(readlink -f "$library")" 2>/dev/null | head -n 1 | cut -d : -f 1) || true
     notice=/usr/share/doc/$package/copyright
     [[ -n $package && -f $notice ]] || die "no license found for $library"
     cp -L "$notice" "$3/$package.txt"
-  done < <(ldd "$1" | awk -v own="$2" '$3 ~ /^\// && index($3, own) != 1 { print $3 }' |
+  done < <(ldd "$1" | awk '$3 ~ /^\// { print $3 }' |
     grep -vE '/(libc|libm|libdl|librt|libpthread|libgcc_s|libstdc\+\+)\.so')
 }
 
