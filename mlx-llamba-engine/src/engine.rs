@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use mlx_llamba::{LanguageModel, Template, Tokenizer};
 use tokio::sync::oneshot;
@@ -191,17 +192,19 @@ impl Engine {
         self.submit(request).await?.finish().await
     }
 
-    /// Returns the embeddings of texts, each the ids of its tokens: see [`Llamba::embed`](mlx_llamba::Llamba::embed). One text
-    /// is read between two steps of the batch.
+    /// Returns the embeddings of texts, each the ids of its tokens: see [`Llamba::embed`](mlx_llamba::Llamba::embed). A part of
+    /// a text is read between two steps of the batch. Clients take turns; an empty name stands for the tenant's.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`], [`Error::Request`] for a text without tokens or with unknown ones,
-    /// [`Error::Closed`].
-    pub async fn embed(&self, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
+    /// [`Error::TimedOut`], [`Error::Closed`].
+    pub async fn embed(&self, client: &str, texts: Vec<Vec<u32>>) -> Result<Vec<Vec<f32>>> {
         self.require_llamba("embeddings")?;
         texts.iter().try_for_each(|ids| self.shared.check_length(ids.len()))?;
+        let client = if client.is_empty() { &self.tenant } else { client };
+        let deadline = Instant::now() + self.shared.options.request_timeout;
         let (answer, answered) = oneshot::channel();
-        let job = EmbedJob::new(texts, answer);
+        let job = EmbedJob::new(client.to_owned(), deadline, texts, answer);
         self.shared.commands.send(Command::Embed(job)).map_err(|_| Error::Closed)?;
         answered.await.map_err(|_| Error::Closed)?
     }

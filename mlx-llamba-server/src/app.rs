@@ -1,5 +1,6 @@
 //! The state of the server, and its clients.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,8 +29,8 @@ pub(crate) struct App {
     pub(crate) openapi: Value,
     /// The server's start, in seconds since 1970.
     pub(crate) started: u64,
-    /// A number that other runs do not have.
-    run: u64,
+    /// Makes ids that nobody can guess.
+    secret: RandomState,
     next: AtomicU64,
 }
 
@@ -49,7 +50,6 @@ impl App {
         let metrics = Metrics::new(engine.metrics());
         let budget = Budget::new(options.limits.memory / 2, metrics.request_memory.clone());
         let started = now();
-        let run = started << 20 | u64::from(std::process::id());
         let (constraints, next) = (Constraints::new(), AtomicU64::new(1));
         let responses = Kept::default();
         Self {
@@ -61,7 +61,7 @@ impl App {
             constraints,
             openapi,
             started,
-            run,
+            secret: RandomState::new(),
             next,
         }
     }
@@ -71,17 +71,19 @@ impl App {
         self.openapi["components"]["schemas"].as_object()
     }
 
-    /// Returns an id that no other answer has.
+    /// Returns an id that no other answer has, and that nobody can guess: whoever knows the id of a
+    /// response may continue it where there are no keys.
     pub(crate) fn id(&self, kind: &str) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("{kind}-{:x}{n:06x}", self.run)
+        let [high, low] = [0, 1].map(|part: u8| self.secret.hash_one((n, part)));
+        format!("{kind}-{high:016x}{low:016x}")
     }
 
     /// Returns an id for a call of a tool, hardly ever that of another. Templates of Mistral take no
     /// other length.
     pub(crate) fn call_id(&self) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut mixed = (self.run ^ n.rotate_right(8)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.secret.hash_one(n);
         let digits = b"0123456789abcdefghijklmnopqrstuvwxyz";
         let digit = |_| {
             let digit = digits[(mixed % 36) as usize];

@@ -203,9 +203,40 @@ fn file(header: &str) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()
 }
 
+const LIMIT: usize = 12 << 20;
+
+/// Checks the most memory that work takes.
+fn peak_of(what: &str, work: &dyn Fn()) {
+    let before = HEAP.current_usage();
+    HEAP.reset_peak_usage();
+    work();
+    let peak = HEAP.peak_usage() - before;
+    assert!(peak <= LIMIT, "{what}: {peak} bytes of {LIMIT}");
+}
+
+/// A conversation that the server keeps counts for each request that continues it. To run alone.
+#[test]
+fn continued_conversations_stay_within_the_budget() {
+    let server = &Server::with_template("a", |options| options.limits.memory = LIMIT);
+    let input = vec![json!({ "role": "user", "content": "" }); 1200];
+    let first = json!({ "model": MODEL, "max_output_tokens": 1, "input": input });
+    let first = server.post("/v1/responses", &first).ok();
+    let next = json!({
+        "model": MODEL, "max_output_tokens": 1, "input": "a", "previous_response_id": first["id"],
+    });
+    peak_of("continued", &|| {
+        std::thread::scope(|scope| {
+            let statuses =
+                [0; 24].map(|_| scope.spawn(|| server.post("/v1/responses", &next).status));
+            let statuses = statuses.map(|status| status.join().unwrap());
+            assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+            assert!(statuses.contains(&200), "{statuses:?}");
+        });
+    });
+}
+
 #[test]
 fn memory_stays_within_the_budget() {
-    const LIMIT: usize = 12 << 20;
     let server = &Server::with_template("{{ messages }}{{ tools }}", |options| {
         options.limits.memory = LIMIT;
         options.engine.cache_memory = 0;
@@ -213,13 +244,6 @@ fn memory_stays_within_the_budget() {
     });
     let small = json!({ "model": MODEL, "prompt": "Lily", "max_tokens": 1, "temperature": 0 });
     server.post("/v1/completions", &small);
-    let peak_of = |what: &str, work: &dyn Fn()| {
-        let before = HEAP.current_usage();
-        HEAP.reset_peak_usage();
-        work();
-        let peak = HEAP.peak_usage() - before;
-        assert!(peak <= LIMIT, "{what}: {peak} bytes of {LIMIT}");
-    };
     // Each kind alone, as large as it is allowed.
     let mut all = Vec::new();
     for kind in 0..hostile(1).len() {

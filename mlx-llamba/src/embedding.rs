@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::host::floats;
 use crate::language::LanguageModel;
 use crate::llamba::Llamba;
+use crate::state::State;
 use crate::tokens;
 
 /// Tokens that are read at once.
@@ -22,25 +23,60 @@ impl Llamba {
     /// # Errors
     /// [`Error::EmptyPrompt`] without tokens, [`Error::TokenOutOfRange`].
     pub fn embed(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        let mut embedding = self.begin_embedding(ids.to_vec())?;
+        loop {
+            if let Some(vector) = embedding.step(self)? {
+                return Ok(vector);
+            }
+        }
+    }
+
+    /// Begins to embed a text: [`Embedding::step`] reads a part of it.
+    ///
+    /// # Errors
+    /// As for [`embed`](Self::embed).
+    pub fn begin_embedding(&self, ids: Vec<u32>) -> Result<Embedding> {
         let model = self.model();
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        tokens::check(&[ids], model.vocab_size())?;
+        tokens::check(&[&ids], model.vocab_size())?;
+        let sum = vec![0.0; model.config().d_model];
+        on_device(model.device(), || Ok(Embedding { ids, read: 0, state: model.start()?, sum }))
+    }
+}
+
+/// A text of which a part was read, for its embedding.
+#[derive(Debug)]
+pub struct Embedding {
+    ids: Vec<u32>,
+    read: usize,
+    state: State,
+    /// Of the hidden states so far, (d).
+    sum: Vec<f64>,
+}
+
+impl Embedding {
+    /// Reads up to 512 tokens. Returns the embedding after the last ones.
+    ///
+    /// # Errors
+    /// [`Error::Mlx`].
+    pub fn step(&mut self, llamba: &Llamba) -> Result<Option<Vec<f32>>> {
+        let (model, end) = (llamba.model(), self.ids.len().min(self.read + CHUNK));
         on_device(model.device(), || {
-            let mut state = model.start()?;
-            let mut sum = vec![0.0f64; model.config().d_model];
-            for chunk in ids.chunks(CHUNK) {
-                let (hidden, after) = model.read(&tokens::array(&[chunk]), state)?; // (1, l, d)
-                let part = sum_axes(&hidden.as_dtype(Dtype::Float32)?, &[0, 1], false)?; // (d,)
-                for (sum, part) in sum.iter_mut().zip(floats(&part)?) {
-                    *sum += f64::from(part);
-                }
-                after.eval()?;
-                state = after;
+            let chunk = tokens::array(&[&self.ids[self.read..end]]);
+            let (hidden, after) = model.read(&chunk, self.state.clone())?; // (1, l, d)
+            let part = sum_axes(&hidden.as_dtype(Dtype::Float32)?, &[0, 1], false)?; // (d,)
+            for (sum, part) in self.sum.iter_mut().zip(floats(&part)?) {
+                *sum += f64::from(part);
             }
-            let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
-            Ok(sum.into_iter().map(|x| (x / length) as f32).collect())
+            after.eval()?;
+            (self.state, self.read) = (after, end);
+            if end < self.ids.len() {
+                return Ok(None);
+            }
+            let length = self.sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+            Ok(Some(self.sum.iter().map(|x| (x / length) as f32).collect()))
         })
     }
 }

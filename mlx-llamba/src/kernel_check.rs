@@ -206,6 +206,9 @@ impl Journal {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
         file.try_lock()?;
         let mut text = String::new();
         (&mut file).take(1 << 20).read_to_string(&mut text)?;
@@ -295,7 +298,7 @@ fn directory() -> Option<PathBuf> {
 /// Reads a verdict; `None` if there is none that can be used.
 fn read(file: &Path) -> Option<Verdict> {
     let mut text = Vec::new();
-    File::open(file).ok()?.take(1 << 20).read_to_end(&mut text).ok()?;
+    crate::files::open_file(file).ok()?.take(1 << 20).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 

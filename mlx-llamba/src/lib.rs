@@ -135,6 +135,7 @@ pub use decode::processor::LogitsProcessor;
 pub use decode::stream::Stream;
 #[cfg(feature = "embedded-model")]
 pub use embedded::NAME as EMBEDDED_MODEL;
+pub use embedding::Embedding;
 pub use error::{Error, Result};
 pub use language::LanguageModel;
 pub use llamba::{Builder, Compute, Llamba, Prompt};

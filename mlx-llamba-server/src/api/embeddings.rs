@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{App, Call};
+use super::{App, Call, Client};
 use crate::problem::Problem;
 use crate::request::body::{Body, part};
 
@@ -117,7 +117,8 @@ pub(crate) async fn create(
         all.push(app.engine.encode(text, true).await.map_err(in_input)?);
     }
     let tokens = all.iter().map(Vec::len).sum();
-    let vectors = call.client.engine.embed(all).await.map_err(in_input)?;
+    let Client { engine, name, .. } = call.client;
+    let vectors = engine.embed(&name, all).await.map_err(in_input)?;
     let format = |vector: Vec<f32>| match encoding_format.unwrap_or_default() {
         Encoding::Float => Vector::Float(vector),
         Encoding::Base64 => {

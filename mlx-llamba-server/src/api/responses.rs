@@ -14,6 +14,7 @@ use crate::api::chat::ChatRequest;
 use crate::kept::Record;
 use crate::problem::Problem;
 use crate::request::body::{Body, kinds, part};
+use crate::request::cost;
 use answer::Responses;
 pub(crate) use answer::{ResponseAnswer, ResponseEvent};
 
@@ -161,10 +162,16 @@ pub(crate) async fn create(
     let owner = if app.options.api_keys.is_empty() { String::new() } else { client.name.clone() };
     let before = match body.previous_response_id.take().filter(|id| !id.is_empty()) {
         None => Vec::new(),
-        Some(previous) => app.responses.get(&owner, &previous).ok_or_else(|| {
-            let message = "no response of this id is kept; send the earlier items again";
-            Problem::parameter("previous_response_id", message).code("previous_response_not_found")
-        })?,
+        Some(previous) => {
+            let kept = app.responses.get(&owner, &previous).ok_or_else(|| {
+                let message = "no response of this id is kept; send the earlier items again";
+                let problem = Problem::parameter("previous_response_id", message);
+                problem.code("previous_response_not_found")
+            })?;
+            // As if they had been sent again.
+            client.memory.add(cost::memory(kept.as_bytes()))?;
+            serde_json::from_str::<Vec<Value>>(&kept).map_err(|error| Problem::failure(&error))?
+        }
     };
     let keep = body.store.unwrap_or(true);
     // Instructions are those of this request, and no part of the conversation.
@@ -174,8 +181,7 @@ pub(crate) async fn create(
         return Err(Problem::parameter("input", "expected a conversation"));
     };
     messages.splice(instructed..instructed, before);
-    let kept = messages[instructed..].to_vec();
-    let record = keep.then(|| Record::new(owner, kept));
+    let record = keep.then(|| Record::new(owner, &messages[instructed..]));
     let body = ChatRequest::read(&chat)?;
     chat::respond::<Responses>(app, Call { client, id, body }, record).await
 }

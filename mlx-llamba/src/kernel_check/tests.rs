@@ -100,6 +100,20 @@ fn a_directory_that_cannot_be_used_costs_only_time() {
     }
 }
 
+/// A pipe in the place of a verdict, or of the file of the check that runs, is not waited for.
+#[test]
+fn pipes_are_no_verdicts() {
+    let place = tempfile::tempdir().unwrap();
+    let check = once(place.path());
+    check.verdict(Backend::CPU, &checks());
+    let verdict = files(place.path()).remove(0);
+    fs::remove_file(&verdict).unwrap();
+    for file in [&verdict, &verdict.with_extension("running")] {
+        assert!(std::process::Command::new("mkfifo").arg(file).status().unwrap().success());
+    }
+    assert_eq!(check.verdict(Backend::CPU, &checks()), Backend::CPU);
+}
+
 /// Keeps the warnings of this process.
 struct Warnings;
 
