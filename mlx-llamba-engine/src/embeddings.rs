@@ -7,7 +7,7 @@ use mlx_llamba::{Embedding, Llamba};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::queue::FairQueue;
+use crate::queue::{FairQueue, Line};
 
 /// Texts that wait for their embeddings.
 pub(crate) struct EmbedJob {

@@ -57,7 +57,12 @@ impl Target {
             let grown = grown(|| result = catch_unwind(AssertUnwindSafe(|| run(&input))));
             let (took, kept) = (began.elapsed(), current.display());
             let Ok(result) = result else { panic!("{kept} panics") };
-            assert!(took < PATIENCE, "{kept} takes {took:?}");
+            // A second time: the machine may have slept.
+            let began = Instant::now();
+            if took > PATIENCE {
+                run(&input);
+                assert!(began.elapsed() < PATIENCE, "{kept} takes {took:?}");
+            }
             let allowed = MEMORY + MEMORY_PER_BYTE * input.len();
             assert!(grown < allowed, "{kept} of {} bytes takes {grown} bytes", input.len());
             if seen.insert(kind(&result)) && self.seeds.len() < SEEDS {
