@@ -112,7 +112,7 @@ impl Llamba {
     pub fn embed(&self, text: String) -> Result<Vec<f32>> {
         let vectors = wait(async {
             let ids = self.engine.encode(text, true).await?;
-            self.engine.embed(vec![ids]).await
+            self.engine.embed("", vec![ids]).await
         })?;
         Ok(vectors.into_iter().next().unwrap_or_default())
     }
