@@ -94,15 +94,12 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             _ => None,
         },
     };
-    let option = error.downcast_ref().or_else(passed);
-    let mut text = match (option, error.downcast_ref()) {
-        (Some(Error::Argument { name: option, value, expected }), _) => {
+    let mut text = match error.downcast_ref().or_else(passed) {
+        Some(Error::Argument { name: option, value, expected }) => {
             format!("{}: expected {expected}", argument(option, value))
         }
-        (_, Some(Error::OutputExists { .. })) => {
-            format!("{error} (--overwrite replaces a model)")
-        }
-        (_, Some(Error::AlreadyQuantized { .. })) => format!("{error} (--requantize)"),
+        Some(Error::OutputExists { .. }) => format!("{error} (--overwrite replaces it)"),
+        Some(Error::AlreadyQuantized { .. }) => format!("{error} (--requantize)"),
         _ => error.to_string(),
     };
     for cause in error.chain().skip(1).map(ToString::to_string) {

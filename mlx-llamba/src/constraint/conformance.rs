@@ -294,7 +294,9 @@ fn the_test_suite_of_json_schema() {
     for (schemas, constraints) in schemas.chunks(50).zip(constraints.chunks(50)) {
         let texts = texts(&llamba, constraints.to_vec());
         for text in texts.iter().flatten() {
-            serde_json::from_str::<Value>(text).unwrap();
+            // JSON has numbers that no float has.
+            let read = serde_json::from_str::<Value>(text).map_err(|error| error.to_string());
+            assert!(read.is_ok() || read.is_err_and(|e| e.contains("out of range")), "{text}");
         }
         record(schemas, &texts);
     }
