@@ -9,7 +9,6 @@ namespace mlx_llamba::SIMD_LEVEL {
 struct Codes {
   static constexpr int BITS = 2;
   static constexpr int VECTORS = 32 / BITS;
-  static constexpr bool FEW_ROWS = true;
   static constexpr size_t BLOCK = LANES * VECTORS;
 
   static constexpr int REGISTERS = 3;
@@ -75,20 +74,21 @@ struct Codes {
   }
 };
 
-// A row of codes of 3, 5 or 6 bits, which cross word boundaries: 8 of them are BITS bytes. For `many`
-// only, which unpacks once for all rows.
+// A row of codes of 3, 5 or 6 bits, which cross word boundaries: 8 of them are BITS bytes.
 template <int BITS>
 struct Stream {
   static constexpr int VECTORS = 1;
-  static constexpr bool FEW_ROWS = false;
+  static constexpr int REGISTERS = 0; // of an open block, beside its vector
   using Block = Floats;
 
   const uint8_t* bytes;
+  size_t ahead; // bytes to the data of the next tile
   int group_bits;
   float scales[PIECE / 32 + LANES], biases[PIECE / 32 + LANES];
 
-  void begin(const Weight& w, size_t row, size_t column, size_t) {
+  void begin(const Weight& w, size_t row, size_t column, size_t outputs) {
     const size_t left = w.in - column, numbers = left < PIECE ? left : PIECE;
+    ahead = outputs * w.in * BITS / 8;
     group_bits = __builtin_ctzll(w.group);
     bytes = static_cast<const uint8_t*>(w.values) + (row * w.in + column) / 8 * BITS;
     const size_t first = (row * w.in + column) >> group_bits;
@@ -98,13 +98,8 @@ struct Stream {
 
   INLINE_MEMBER Block open(size_t block, int) const {
     const size_t first = block * LANES;
-#if defined(SIMD_AVX512)
-    const Ints now = (Ints)_mm512_inserti64x4(_mm512_castsi256_si512(eight(first)), eight(first + 8), 1);
-#else
-    Ints now;
-    const uint64_t stream = word(first) >> (first % 8 * BITS);
-    for (int lane = 0; lane < LANES; lane++) now[lane] = (int)(stream >> (lane * BITS)) & ((1 << BITS) - 1);
-#endif
+    __builtin_prefetch(bytes + first / 8 * BITS + ahead);
+    const Ints now = codes(first);
     const size_t at = first >> group_bits;
     return fma(__builtin_convertvector(now, Floats), broadcast(scales[at]), broadcast(biases[at]));
   }
@@ -114,6 +109,37 @@ struct Stream {
   }
 
  private:
+  // A code is in two neighboring bytes: they are moved to its lane and shifted. Nothing is read after
+  // the codes.
+#if defined(SIMD_AVX512)
+  INLINE_MEMBER Ints codes(size_t first) const {
+    const __m128i stream = _mm_maskz_loadu_epi8((__mmask16)((1 << 2 * BITS) - 1), bytes + first / 8 * BITS);
+    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const __m512i pairs = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(stream), (__m512i)neighbors(lanes));
+    return (Ints)_mm512_srlv_epi32(pairs, (__m512i)(lanes * BITS & 7)) & ((1 << BITS) - 1);
+  }
+#elif defined(SIMD_AVX2)
+  INLINE_MEMBER Ints codes(size_t first) const {
+    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    const __m256i stream = _mm256_set1_epi64x((long long)word(first));
+    const __m256i pairs = _mm256_shuffle_epi8(stream, (__m256i)neighbors(lanes));
+    return (Ints)_mm256_srlv_epi32(pairs, (__m256i)(lanes * BITS & 7)) & ((1 << BITS) - 1);
+  }
+#else
+  INLINE_MEMBER Ints codes(size_t first) const {
+    Ints now;
+    const uint64_t stream = word(first) >> (first % 8 * BITS);
+    for (int lane = 0; lane < LANES; lane++) now[lane] = (int)(stream >> (lane * BITS)) & ((1 << BITS) - 1);
+    return now;
+  }
+#endif
+
+  // The places of the two bytes of each lane's code, and of two zeros.
+  INLINE_MEMBER static Ints neighbors(Ints lanes) {
+    const Ints byte = lanes * BITS >> 3;
+    return byte | (byte + 1) << 8 | (int)0x80800000;
+  }
+
   // Reads the 8 codes that include `first`, and nothing after them.
   INLINE_MEMBER uint64_t word(size_t first) const {
     const uint8_t* from = bytes + first / 8 * BITS;
@@ -128,14 +154,6 @@ struct Stream {
     __builtin_memcpy(&two, from + 4, 2);
     return four | (uint64_t)two << 32;
   }
-
-#if defined(SIMD_AVX512)
-  INLINE_MEMBER __m256i eight(size_t first) const {
-    const __m512i places = _mm512_setr_epi64(0, BITS, 2 * BITS, 3 * BITS, 4 * BITS, 5 * BITS, 6 * BITS, 7 * BITS);
-    const __m512i codes = _mm512_srlv_epi64(_mm512_set1_epi64((long long)word(first)), places);
-    return _mm512_cvtepi64_epi32(_mm512_and_si512(codes, _mm512_set1_epi64((1 << BITS) - 1)));
-  }
-#endif
 };
 
 } // namespace mlx_llamba::SIMD_LEVEL

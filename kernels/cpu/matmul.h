@@ -51,7 +51,7 @@ struct MatmulTable {
   // The same for at most PANEL outputs; weights are unpacked once, into `panel`, which has room for
   // PANEL_FLOATS.
   void (*many)(const Weight& w, const Rows& x, float* y, size_t begin, size_t end, float* panel);
-  // The number of rows up to which `few` is faster; 0 if it does not take such weights.
+  // The number of rows up to which `few` is faster.
   size_t (*most_few)(const Weight& w);
 };
 

@@ -222,13 +222,13 @@ void arrange(const Weight& w, const float* x, float* to, size_t begin, size_t en
 }
 
 size_t most_few(const Weight& w) {
-  if (w.bits) return w.bits == 2 ? 8 : 0;
+  if (w.bits) return 8;
   return w.format == Format::f32 ? 48 : 16;
 }
 
 void few_rows(const Weight& w, const Rows& x, float* y, size_t begin, size_t end) {
   with_reader(w, [&]<class Reader>() {
-    if constexpr (Reader::FEW_ROWS) few<Reader>(w, x, y, begin, end);
+    few<Reader>(w, x, y, begin, end);
   });
 }
 

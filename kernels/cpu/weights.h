@@ -95,7 +95,6 @@ inline void widen(Format format, const void* values, size_t index, size_t count,
 template <Format format>
 struct Dense {
   static constexpr int VECTORS = 1;
-  static constexpr bool FEW_ROWS = true;
 
   static constexpr size_t SIZE = format == Format::f32 ? 4 : 2;
   static constexpr int REGISTERS = 0; // of an open block, beside its vector
