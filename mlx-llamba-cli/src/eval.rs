@@ -164,6 +164,6 @@ impl Args {
             0 => String::new(),
             cut => format!("; the contexts of {cut} were truncated at their beginning"),
         };
-        show(&format!("{}{cut}\n", count(found.questions as u64, "question")))
+        show(&format!("{}{cut}\n", count(found.questions, "question")))
     }
 }
