@@ -7,7 +7,9 @@ mod settings;
 mod support;
 
 use mlx_llamba_kernels::check::compared;
-use mlx_llamba_kernels::{Backend, CrossEntropyOptions, MixerInput, MixerState, MixerWeights, cpu};
+use mlx_llamba_kernels::{
+    Backend, CrossEntropyOptions, Kernels, MixerInput, MixerState, MixerWeights, Weight, cpu,
+};
 use mlx_rs::error::Result;
 use mlx_rs::ops::{split_at_indices, sum};
 use mlx_rs::transforms::value_and_grad_with_argnums;
@@ -217,4 +219,28 @@ fn logits_are_compared_as_in_float64() {
             with_every_instruction_set(|name| check(Backend::CPU.differentiable(), name, 1e-6));
         }
     }
+}
+
+#[test]
+fn rounded_products_have_gradients_in_float32() {
+    let x = [random(1, &[2, 3, 8], 1.0), random(2, &[5, 8], 1.0)];
+    let backend = Backend::PLAIN.with_products(Dtype::Bfloat16);
+    assert_ne!(backend, Backend::PLAIN);
+    assert_eq!(backend.without(Kernels::NONE), backend);
+    assert_eq!(Backend::PLAIN.with_products(Dtype::Float32), Backend::PLAIN);
+    let on = |backend: Backend, x: &[Array]| {
+        gradients(x, |x| Ok(vec![backend.matmul(&x[0], &Weight::Dense(x[1].clone())).unwrap()]))
+    };
+    let (found, exact) = (on(backend, &x), on(Backend::PLAIN, &x));
+    // The CPU kernels take float32 alone.
+    let of_cpu = on(Backend::CPU.differentiable().with_products(Dtype::Bfloat16), &x);
+    assert_eq!(of_cpu, found);
+    assert_ne!(found, exact);
+    for (found, exact) in found.iter().zip(&exact) {
+        assert_close("rounded", found, exact, 2e-2 * scale_of(exact));
+    }
+    let y = backend.matmul(&x[0], &Weight::Dense(x[1].clone())).unwrap();
+    assert_eq!(y.dtype(), Dtype::Float32);
+    let again = y.as_dtype(Dtype::Bfloat16).unwrap();
+    assert_eq!(values(&y), values(&again), "results are rounded");
 }

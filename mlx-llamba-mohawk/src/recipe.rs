@@ -6,6 +6,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Packing;
@@ -27,6 +28,9 @@ pub struct Recipe {
     /// The seed of the initial parameters and of the order of the text.
     #[serde(default)]
     pub seed: u64,
+    /// The precision of matrix multiplications.
+    #[serde(default)]
+    pub compute: Precision,
     /// The sizes of a model that is trained from random parameters, under the names of a Llama's
     /// `config.json`; for a Llamba, those of the Llama that it could be the student of.
     pub model: Option<toml::Table>,
@@ -50,6 +54,30 @@ pub struct Recipe {
     /// The checkpoints of the run.
     #[serde(default)]
     pub checkpoint: CheckpointOptions,
+}
+
+/// The precision in which a run multiplies matrices. Parameters, their gradients and moments, residual
+/// connections, norms, the recurrence and losses are float32 in either.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Float32, or what the device takes for it, such as TF32.
+    #[default]
+    Float32,
+    /// Operands, results and gradients of products are rounded to bfloat16, and the teacher is read in
+    /// bfloat16.
+    Bfloat16,
+}
+
+impl Precision {
+    /// The dtype of products.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::Float32 => Dtype::Float32,
+            Self::Bfloat16 => Dtype::Bfloat16,
+        }
+    }
 }
 
 /// Options of the student that its teacher does not determine.

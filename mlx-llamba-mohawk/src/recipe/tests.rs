@@ -25,7 +25,7 @@ fn recipes_inside_are_sound() {
 fn what_is_left_out_has_defaults() {
     let recipe = parse(&format!("[alignment]\n{STAGE}"), &[]).unwrap();
     assert_eq!((recipe.seed, &recipe.student), (0, &StudentOptions::default()));
-    assert_eq!(recipe.data.heldout_every, 50);
+    assert_eq!((recipe.data.heldout_every, recipe.compute), (50, Precision::Float32));
     assert!(recipe.data.resets && recipe.orientation.is_none());
     let options = recipe.alignment.unwrap();
     assert_eq!((options.warmup, options.decay, options.weight_decay), (0.1, 0.1, 0.1));
@@ -57,6 +57,7 @@ fn changes_come_last() {
     let text = format!("seed = 1\n[distillation]\n{STAGE}");
     let changes = [
         "seed=7",
+        "compute=bfloat16",
         "distillation.lr=2e-3",
         "data.field=story",
         "data.begin=\"<s>\"",
@@ -64,7 +65,7 @@ fn changes_come_last() {
     ];
     let recipe = parse(&text, &changes).unwrap();
     let options = recipe.distillation.as_ref().unwrap();
-    assert_eq!((recipe.seed, options.lr), (7, 2e-3));
+    assert_eq!((recipe.seed, recipe.compute, options.lr), (7, Precision::Bfloat16, 2e-3));
     assert_eq!((recipe.data.field.as_str(), recipe.data.begin.as_deref()), ("story", Some("<s>")));
     assert_eq!(options.freeze, ["a.*"]);
 }
@@ -83,6 +84,8 @@ fn errors_name_the_key() {
         ("[align]\n".into(), &[], &["unknown field `align`"]),
         ("seed = -1\n".into(), &[], &["seed", "-1"]),
         ("seed 1\n".into(), &[], &["line 1"]),
+        ("compute = \"int8\"".into(), &[], &["compute", "int8", "float32", "bfloat16"]),
+        (stage("compute = \"bfloat16\""), &[], &["alignment", "unknown field `compute`"]),
         ("[data]\nheldout_every = 1".into(), &[], &["data.heldout_every", "2 and above"]),
         ("[student]\nstate = 1.5".into(), &[], &["student.state", "floating point"]),
         (

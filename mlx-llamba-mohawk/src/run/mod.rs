@@ -27,7 +27,7 @@ use crate::architecture::{Architecture, Built};
 use crate::data::{Companions, Encoder, Windows};
 use crate::error::io;
 use crate::evaluate::{Metrics, evaluate};
-use crate::recipe::{EvaluationOptions, StageName};
+use crate::recipe::{EvaluationOptions, Precision, StageName};
 use crate::stages::{Alignment, Distillation, NextToken, Orientation};
 use crate::train::{
     Ending, Event, Identity, OnEvent, Session, SessionOptions, Stage, StageCost, StageOptions,
@@ -52,8 +52,7 @@ pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
         Session::expect(output, job.resume)?;
     }
     let backend = Backend::select(Dtype::Float32).map_err(mlx_llamba::Error::from)?;
-    let Subject { llama, teacher, architecture, companions, identity } =
-        Subject::open(job, backend)?;
+    let Subject { llama, teacher, architecture, companions, identity } = Subject::open(job)?;
     let encoder = {
         let (begin, end) = (recipe.data.begin.as_deref(), recipe.data.end.as_deref());
         let hash = companions.hash.clone();
@@ -102,6 +101,10 @@ impl Run<'_> {
         let recipe = &self.job.recipe;
         identity.insert("data".into(), self.texts.hash()[..16].into());
         identify(&mut identity, "seed", &recipe.seed);
+        // Runs of before there was a choice have no such entry.
+        if recipe.compute != Precision::default() {
+            identify(&mut identity, "compute", &recipe.compute);
+        }
         identify(&mut identity, "student", &recipe.student);
         identify(&mut identity, "data", &recipe.data);
         for (stage, options) in recipe.stages() {
@@ -207,26 +210,30 @@ impl Run<'_> {
         let Some((name, options)) = self.job.recipe.stages().nth(index) else {
             return Ok(Ending::Done);
         };
-        let place = (name, index);
+        let (place, products) = ((name, index), self.job.recipe.compute.dtype());
         match (name, self.teacher.clone(), &self.architecture) {
             (StageName::Orientation, Some(teacher), Architecture::Llamba(student)) => {
                 let objective = Orientation::new(teacher, student.clone())?.norms(options.norms);
-                let objective = objective.compared(options.compared);
+                let objective = objective.compared(options.compared).products(products);
                 self.put(work, place, &objective, options)
             }
             (StageName::Alignment, Some(teacher), Architecture::Llamba(student)) => {
                 let objective = Alignment::new(teacher, student.clone());
-                let objective = objective.norms(options.norms).mlp(options.mlp);
+                let objective = objective.norms(options.norms).mlp(options.mlp).products(products);
                 self.put(work, place, &objective, options)
             }
             (StageName::Distillation, Some(teacher), Architecture::Llamba(student)) => {
                 let objective = Distillation::new(teacher, student.clone())
                     .next_weight(options.next_token as f32)
                     .temperature(options.temperature as f32)
-                    .recompute(options.recompute);
+                    .recompute(options.recompute)
+                    .products(products);
                 self.put(work, place, &objective, options)
             }
-            _ => self.put(work, place, &NextToken::new(self.architecture.clone()), options),
+            _ => {
+                let objective = NextToken::new(self.architecture.clone()).products(products);
+                self.put(work, place, &objective, options)
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use mlx_llamba::kernels::Backend;
-use mlx_llamba::mlx::Dtype;
 use mlx_llamba_kernels::mlx::current_device;
 use mlx_llamba_teacher::{Llama, LlamaConfig};
 use mlx_rs::DeviceType;
@@ -31,10 +30,10 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn open(job: &Job, backend: Backend) -> Result<Self> {
+    pub(super) fn open(job: &Job) -> Result<Self> {
         match &job.task {
             Task::Distill { teacher, tokenizer, student } => {
-                Self::of_teacher(job, backend, teacher, tokenizer.as_deref(), student.as_deref())
+                Self::of_teacher(job, teacher, tokenizer.as_deref(), student.as_deref())
             }
             Task::Train { kind, tokenizer } => Self::from_recipe(&job.recipe, *kind, tokenizer),
         }
@@ -42,12 +41,13 @@ impl Subject {
 
     fn of_teacher(
         job: &Job,
-        backend: Backend,
         path: &Path,
         tokenizer: Option<&Path>,
         student: Option<&Path>,
     ) -> Result<Self> {
-        let teacher = Llama::open(path, Dtype::Float32, backend)?;
+        let dtype = job.recipe.compute.dtype();
+        let backend = Backend::select(dtype).map_err(mlx_llamba::Error::from)?;
+        let teacher = Llama::open(path, dtype, backend)?;
         // GPUs multiply many rows faster by dense matrices.
         let gpu = matches!(current_device()?, DeviceType::Gpu);
         let teacher = if gpu { teacher.dequantized()? } else { teacher };

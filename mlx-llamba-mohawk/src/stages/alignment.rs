@@ -7,7 +7,7 @@ use mlx_llamba_kernels::MixerState;
 use mlx_rs::Array;
 
 use super::distance::mean_norm;
-use super::{borders, of_layer, student};
+use super::{borders, of_layer, student_layer};
 use crate::{Batch, Objective, Parameters, Result};
 use mlx_llamba_teacher::{Llama, Wanted};
 
@@ -27,12 +27,14 @@ pub struct Alignment {
     norms: bool,
     /// Trains the MLPs too, or not.
     mlp: bool,
+    /// The dtype of the student's products: float32, or bfloat16.
+    products: Dtype,
 }
 
 impl Alignment {
     /// Trains the mixers.
     pub fn new(teacher: Llama, student: Config) -> Self {
-        Self { teacher, student, norms: false, mlp: false }
+        Self { teacher, student, norms: false, mlp: false, products: Dtype::Float32 }
     }
 }
 
@@ -68,10 +70,12 @@ impl Objective for Alignment {
         targets: &Self::Targets,
     ) -> Result<Array> {
         let (x, expected) = super::target(targets, part)?;
-        let student = student(&self.student, parameters)?;
+        let student = student_layer(&self.student, parameters, part, self.products)?;
         let b = batch.tokens.dim(0) as usize;
         let state = MixerState::zeros(b, self.student.dims(), Dtype::Float32)?;
-        let (y, _) = student.block(part, x, borders(batch), &state)?; // (b, l, d)
-        Ok(mean_norm(expected, &y, &[-1])?)
+        // A teacher in 16 bits has such hidden states.
+        let [x, expected] = [x, expected].map(|array| array.as_dtype(Dtype::Float32));
+        let (y, _) = student.block(0, &x?, borders(batch), &state)?; // (b, l, d)
+        Ok(mean_norm(&expected?, &y, &[-1])?)
     }
 }

@@ -8,7 +8,7 @@ use mlx_llamba_kernels::MixerState;
 use mlx_llamba_kernels::mlx::recompute;
 use mlx_rs::Array;
 
-use super::{borders, of_layer, student};
+use super::{alone, borders, of_layer, student};
 use crate::{Batch, Parameters, Result};
 
 /// Hidden states after the final norm, (b, l, d).
@@ -20,8 +20,9 @@ pub(super) fn hidden(
     parameters: &Parameters,
     batch: &Batch,
     again: bool,
+    products: Dtype,
 ) -> Result<Array> {
-    let model = student(config, parameters)?;
+    let model = student(config, parameters, products)?;
     let b = batch.tokens.dim(0) as usize;
     if !again {
         let (hidden, _) = model.hidden_within(&batch.tokens, borders(batch), &model.state(b)?)?;
@@ -29,7 +30,7 @@ pub(super) fn hidden(
     }
     let mut x = model.embed(&batch.tokens)?; // (b, l, d)
     for i in 0..config.n_layer {
-        x = block(config, parameters, batch, i, x)?;
+        x = block(config, parameters, batch, i, x, products)?;
     }
     let norm = super::named(parameters, "backbone.final_layernorm.weight")?;
     Ok(Backend::PLAIN.rms_norm(&x, norm, config.norm_epsilon as f32)?)
@@ -42,25 +43,18 @@ fn block(
     batch: &Batch,
     i: usize,
     x: Array,
+    products: Dtype,
 ) -> Result<Array> {
-    // A model of this one layer; its other weights are never read.
-    let mut config = config.clone();
-    config.n_layer = 1;
-    let (mut rest, mut names, mut inputs) = (Parameters::new(), Vec::new(), vec![x]);
-    for (name, _) in config.tensors().into_iter().filter(|(name, _)| !name.contains(".layers.")) {
-        rest.insert(name.clone(), super::named(parameters, &name)?.clone());
-    }
-    for name in of_layer(&config, 0, &[""]) {
-        let own = name.replacen(".layers.0.", &format!(".layers.{i}."), 1);
-        inputs.push(super::named(parameters, &own)?.clone());
-        names.push(name);
-    }
+    let (config, mut rest) = alone(config, parameters, i)?;
+    let names = of_layer(&config, 0, &[""]);
+    let own = names.iter().filter_map(|name| rest.remove(name));
+    let inputs: Vec<Array> = std::iter::once(x).chain(own).collect();
     let starts = batch.starts.clone();
     let b = batch.tokens.dim(0) as usize;
     let forward = move |inputs: &[Array]| -> Result<Vec<Array>> {
         let mut parameters = rest.clone();
         parameters.extend(names.iter().cloned().zip(inputs[1..].iter().cloned()));
-        let model = student(&config, &parameters)?;
+        let model = student(&config, &parameters, products)?;
         let state = MixerState::zeros(b, config.dims(), Dtype::Float32)?;
         let borders = RowLayout { lengths: None, starts: starts.as_ref() };
         Ok(vec![model.block(0, &inputs[0], borders, &state)?.0])

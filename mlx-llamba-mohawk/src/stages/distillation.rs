@@ -2,12 +2,12 @@
 
 use derive_setters::Setters;
 use mlx_llamba::Config;
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 
 use super::head::{Goal, Head, Means};
 use super::{blocks, sorted};
 use crate::{Batch, Objective, Parameters, Result};
-use mlx_llamba_teacher::{Llama, Wanted};
+use mlx_llamba_teacher::Llama;
 
 /// Knowledge distillation: `(1 - w) t^2 KL(teacher || student) + w NLL`, mean over tokens, where
 /// the distributions are `softmax(logits / t)` over the whole vocabulary and NLL is the negative
@@ -31,6 +31,8 @@ pub struct Distillation {
     /// Recomputes the activations of a block for its gradient instead of keeping them: less memory, a
     /// third more work.
     recompute: bool,
+    /// The dtype of the student's products: float32, or bfloat16.
+    products: Dtype,
 }
 
 /// Means over a batch's tokens, in nats: scalars in float32.
@@ -50,10 +52,12 @@ pub struct Losses {
 impl Distillation {
     /// `w = 0`, `t = 1`.
     pub fn new(teacher: Llama, student: Config) -> Self {
-        Self { teacher, student, next_weight: 0.0, temperature: 1.0, recompute: false }
+        let products = Dtype::Float32;
+        Self { teacher, student, next_weight: 0.0, temperature: 1.0, recompute: false, products }
     }
 
-    /// Returns all losses of a batch; lazy. Only the mixed one has gradients.
+    /// Returns all losses of a batch, with the teacher's hidden states (b, l, d); lazy. Only the mixed one
+    /// has gradients.
     ///
     /// # Errors
     /// Those of [`loss`](Objective::loss).
@@ -63,21 +67,24 @@ impl Distillation {
         batch: &Batch,
         teacher: &Array,
     ) -> Result<Losses> {
+        let logits = |hidden: &Array| Ok(self.teacher.logits(hidden)?);
         let goal = Goal {
-            teacher: Some(teacher),
+            teacher: Some((teacher, &logits)),
             next: &batch.next,
             next_weight: self.next_weight,
             temperature: self.temperature,
         };
-        let hidden = blocks::hidden(&self.student, parameters, batch, self.recompute)?;
-        let head = Head::of_llamba(&self.student, parameters)?;
+        let (recompute, products) = (self.recompute, self.products);
+        let hidden = blocks::hidden(&self.student, parameters, batch, recompute, products)?;
+        let head = Head::of_llamba(&self.student, parameters, products)?;
         let Means { mixed, cross_entropy, kl, next_token } = head.compare(&hidden, goal)?;
         Ok(Losses { mixed, cross_entropy, kl, next_token })
     }
 }
 
 impl Objective for Distillation {
-    /// The teacher's logits (b, l, vocab).
+    /// The teacher's hidden states after the final norm, (b, l, d): its logits take more memory, and are
+    /// computed for a few positions at a time.
     type Targets = Array;
 
     fn parts(&self) -> usize {
@@ -92,10 +99,7 @@ impl Objective for Distillation {
     }
 
     fn targets(&self, batch: &Batch) -> Result<Array> {
-        let wanted = Wanted { hidden: false, attention: false, logits: true };
-        let trace = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;
-        let missing = || mlx_rs::error::Exception::custom("a trace without logits");
-        Ok(trace.logits.ok_or_else(missing)?)
+        Ok(self.teacher.documents(&batch.tokens, batch.starts.as_ref())?)
     }
 
     fn loss(

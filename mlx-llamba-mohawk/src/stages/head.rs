@@ -17,8 +17,8 @@ const PIECE: usize = 64 << 20;
 
 /// The fraction of a GPU's memory that they may have, if that is more: `1 / OF_MEMORY`. A large GPU is
 /// busy with large matrices only. For 16 windows of 1024 tokens and a vocabulary of 49,152, 64 MiB are 48
-/// pieces, and a 256th of an H200's memory is 6; with the gradients and the piece before they take a
-/// 64th.
+/// pieces, and a 256th of an H200's memory is 6; with the teacher's, the gradients and the piece before
+/// they take a 40th.
 const OF_MEMORY: usize = 256;
 
 /// The last matrix of a model.
@@ -28,13 +28,19 @@ pub(super) struct Head {
     /// (rows,)
     pub(super) bias: Option<Array>,
     pub(super) vocab: usize,
+    /// The dtype of the logits and of products.
+    pub(super) products: Dtype,
 }
+
+/// Computes logits.
+type Logits<'a> = &'a dyn Fn(&Array) -> Result<Array>;
 
 /// The targets of the logits; the losses are mixed as `(1 - w) KL + w NLL`.
 #[derive(Clone, Copy)]
 pub(super) struct Goal<'a> {
-    /// A teacher's logits (b, l, vocab), if there is one; else `w` is 1.
-    pub(super) teacher: Option<&'a Array>,
+    /// A teacher's hidden states (b, l, d) and its last layer, from (m, d) to logits (m, vocab), if there
+    /// is a teacher; else `w` is 1.
+    pub(super) teacher: Option<(&'a Array, Logits<'a>)>,
     /// The true tokens (b, l).
     pub(super) next: &'a Array,
     /// `w`
@@ -55,23 +61,34 @@ pub(super) struct Means {
 
 impl Head {
     /// Returns the head of a Llamba.
-    pub(super) fn of_llamba(config: &Config, parameters: &Parameters) -> Result<Self> {
+    pub(super) fn of_llamba(
+        config: &Config,
+        parameters: &Parameters,
+        products: Dtype,
+    ) -> Result<Self> {
         let name = if config.tie_embeddings { "backbone.embedding" } else { "lm_head" };
         let bias = if config.lm_head_bias { parameters.get("lm_head.bias") } else { None };
-        Ok(Self { bias: bias.cloned(), ..Self::new(name, parameters, config.vocab_size)? })
+        Ok(Self {
+            bias: bias.cloned(),
+            ..Self::new(name, parameters, config.vocab_size, products)?
+        })
     }
 
     /// Returns the head of a Llama.
-    pub(super) fn of_llama(config: &LlamaConfig, parameters: &Parameters) -> Result<Self> {
+    pub(super) fn of_llama(
+        config: &LlamaConfig,
+        parameters: &Parameters,
+        products: Dtype,
+    ) -> Result<Self> {
         let name = if config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        Self::new(name, parameters, config.vocab_size)
+        Self::new(name, parameters, config.vocab_size, products)
     }
 
-    fn new(name: &str, parameters: &Parameters, vocab: usize) -> Result<Self> {
+    fn new(name: &str, parameters: &Parameters, vocab: usize, products: Dtype) -> Result<Self> {
         let name = format!("{name}.weight");
         let missing = || Exception::custom(format!("no parameter {name}"));
         let weight = parameters.get(&name).ok_or_else(missing)?.clone();
-        Ok(Self { weight, bias: None, vocab })
+        Ok(Self { weight, bias: None, vocab, products })
     }
 
     /// Compares the logits of `hidden` (b, l, d).
@@ -99,9 +116,15 @@ impl Head {
         let next = goal.next.as_dtype(Dtype::Uint32)?.reshape(&[-1])?; // (N,)
         let next = minimum(next, last)?;
         let teacher = match goal.teacher {
-            Some(logits) => Some(stop_gradient(logits)?.reshape(&[-1, vocab])?), // (N, vocab)
+            Some((hidden, logits)) => {
+                Some((stop_gradient(hidden)?.reshape(&[-1, hidden.dim(-1)])?, logits)) // (N, d)
+            }
             None => None,
         };
+        let rounded = |array: &Array| array.as_dtype(self.products);
+        let float = |array: Array| array.as_dtype(Dtype::Float32);
+        let (round_h, round_W) = (rounded(&h)?, rounded(&W)?);
+        let bias = bias.as_ref().map(rounded).transpose()?;
 
         let backend = Backend::with_gradients()?;
         let how = CrossEntropyOptions {
@@ -121,22 +144,25 @@ impl Head {
                 let missing = || Exception::custom("a piece without rows");
                 Ok(parts.into_iter().nth(1).ok_or_else(missing)?)
             };
-            let h = cut(&h)?; // (m, d)
-            let mut logits = h.matmul(W.t())?; // (m, vocab)
+            let h = cut(&round_h)?; // (m, d)
+            let mut logits = h.matmul(round_W.t())?; // (m, vocab)
             if let Some(bias) = &bias {
                 logits = logits.add(bias)?;
             }
-            let teacher = teacher.as_ref().map(cut).transpose()?;
+            let teacher = match &teacher {
+                Some((hidden, logits)) => Some(logits(&cut(hidden)?)?), // (m, vocab)
+                None => None,
+            };
             // G, except for the logits of the true tokens.
             let CrossEntropy { gradient: G, cross_entropy, kl, log_sum } = backend
                 .cross_entropy(&logits, teacher.as_ref(), how)
                 .map_err(mlx_llamba::Error::from)?;
             let sums = [cross_entropy, kl, log_sum];
-            by_h.push(G.matmul(&W)?); // (m, d)
+            by_h.push(float(G.matmul(&round_W)?)?); // (m, d)
             let piece = Piece {
                 sums,
-                by_W: G.t().matmul(&h)?,
-                by_bias: if bias.is_some() { Some(sum_axis(&G, 0, None)?) } else { None },
+                by_W: float(G.t().matmul(&h)?)?,
+                by_bias: if bias.is_some() { Some(sum_axis(float(G)?, 0, None)?) } else { None },
             };
             parts = Some(match parts {
                 None => piece,
@@ -234,11 +260,17 @@ mod tests {
         let random = |shape: &[i32], seed| normal::<f32>(shape, None, None, &key(seed)).unwrap();
         let teacher = random(&[2, 5, 7], 1);
         let next = Array::from_slice(&[0u32, 6, 2, 3, 1, 1, 5, 4, 6, 0], &[2, 5]);
-        let goal =
-            Goal { teacher: Some(&teacher), next: &next, next_weight: 0.4, temperature: 1.5 };
+        let own = |logits: &Array| Ok(logits.clone());
+        let goal = Goal {
+            teacher: Some((&teacher, &own)),
+            next: &next,
+            next_weight: 0.4,
+            temperature: 1.5,
+        };
         let loss = |traced: &[Array]| -> mlx_rs::error::Result<Vec<Array>> {
             let bias = with_bias.then(|| traced[2].clone());
-            let head = Head { weight: traced[1].clone(), bias, vocab: 7 };
+            let products = Dtype::Float32;
+            let head = Head { weight: traced[1].clone(), bias, vocab: 7, products };
             Ok(vec![head.compare_by(rows, &traced[0], goal).unwrap().mixed])
         };
         let inputs = [random(&[2, 5, 3], 2), random(&[8, 3], 3), random(&[8], 4)];

@@ -7,7 +7,8 @@
 //! | [`Distillation`] | the whole student | its logits | logits | tokens |
 //! | [`NextToken`] | any model | its logits | | tokens and their successors |
 //!
-//! All are computed in float32, by plain MLX operations and those kernels that have gradients.
+//! All are computed in float32, by plain MLX operations and those kernels that have gradients; matrices
+//! are multiplied in bfloat16 if that is wanted.
 //!
 //! Source: MOHAWK (arXiv 2408.10189), section 3.
 
@@ -32,10 +33,35 @@ use mlx_rs::error::Exception;
 
 use crate::{Batch, Parameters, Result};
 
-/// Returns the student with these parameters, with gradients.
-fn student(config: &Config, parameters: &Parameters) -> Result<Model> {
-    let backend = Backend::with_gradients()?;
+/// Returns the student with these parameters, with gradients, and products in `products`.
+fn student(config: &Config, parameters: &Parameters, products: Dtype) -> Result<Model> {
+    let backend = Backend::with_gradients()?.with_products(products);
     Ok(Model::from_parameters(config, parameters, Dtype::Float32, backend)?)
+}
+
+/// Returns [`student`] of layer `i` alone, as layer 0: a whole model takes the host longer to build than
+/// a layer takes a GPU.
+fn student_layer(
+    config: &Config,
+    parameters: &Parameters,
+    i: usize,
+    products: Dtype,
+) -> Result<Model> {
+    let (config, parameters) = alone(config, parameters, i)?;
+    student(&config, &parameters, products)
+}
+
+/// Returns the configuration and the parameters of a student of layer `i` alone, with the rest around it.
+fn alone(config: &Config, parameters: &Parameters, i: usize) -> Result<(Config, Parameters)> {
+    let mut config = config.clone();
+    config.n_layer = 1;
+    let own = |name: String| {
+        let theirs = name.replacen(".layers.0.", &format!(".layers.{i}."), 1);
+        Ok((name, named(parameters, &theirs)?.clone()))
+    };
+    let parameters =
+        config.tensors().into_iter().map(|(name, _)| own(name)).collect::<Result<_>>()?;
+    Ok((config, parameters))
 }
 
 /// True at the first token of a document.

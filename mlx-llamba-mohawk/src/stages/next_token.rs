@@ -1,7 +1,8 @@
 //! Training from scratch: a model learns to predict the next token.
 
+use derive_setters::Setters;
 use mlx_llamba::kernels::Backend;
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 
 use super::head::{Goal, Head};
 use super::{blocks, sorted};
@@ -10,15 +11,18 @@ use mlx_llamba_teacher::Llama;
 
 /// The mean negative log-likelihood of the next tokens, `-log softmax(logits)[next]`, in
 /// nats. One part, which trains everything.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Setters)]
 pub struct NextToken {
+    #[setters(skip)]
     architecture: Architecture,
+    /// The dtype of the model's products: float32, or bfloat16.
+    products: Dtype,
 }
 
 impl NextToken {
     /// Trains a model of this kind.
     pub fn new(architecture: Architecture) -> Self {
-        Self { architecture }
+        Self { architecture, products: Dtype::Float32 }
     }
 }
 
@@ -47,13 +51,14 @@ impl Objective for NextToken {
     ) -> Result<Array> {
         let (hidden, head) = match &self.architecture {
             Architecture::Llama(config) => {
-                let llama = Llama::from_parameters(config, parameters, Backend::with_gradients()?)?;
+                let backend = Backend::with_gradients()?.with_products(self.products);
+                let llama = Llama::from_parameters(config, parameters, backend)?;
                 let hidden = llama.documents(&batch.tokens, batch.starts.as_ref())?;
-                (hidden, Head::of_llama(config, parameters)?)
+                (hidden, Head::of_llama(config, parameters, self.products)?)
             }
             Architecture::Llamba(config) => {
-                let hidden = blocks::hidden(config, parameters, batch, false)?;
-                (hidden, Head::of_llamba(config, parameters)?)
+                let hidden = blocks::hidden(config, parameters, batch, false, self.products)?;
+                (hidden, Head::of_llamba(config, parameters, self.products)?)
             }
         };
         let goal = Goal { teacher: None, next: &batch.next, next_weight: 1.0, temperature: 1.0 };

@@ -9,7 +9,7 @@ use mlx_rs::{Array, Dtype};
 use serde::{Deserialize, Serialize};
 
 use super::distance::mean_norm;
-use super::{borders, of_layer, student};
+use super::{borders, of_layer, student_layer};
 use crate::{Batch, Error, Objective, Parameters, Result};
 
 /// The quantity that stage 1 compares, given the teacher's attention `A` and the mixer's matrix `T`
@@ -44,6 +44,8 @@ pub struct Orientation {
     norms: bool,
     /// Sets the weights of the columns.
     compared: Compared,
+    /// The dtype of the student's products: float32, or bfloat16.
+    products: Dtype,
     #[setters(skip)]
     values: Vec<Values>,
 }
@@ -79,7 +81,8 @@ impl Orientation {
             })
         });
         let values = values.collect::<Result<_>>()?;
-        Ok(Self { teacher, student, norms: false, compared: Compared::default(), values })
+        let products = Dtype::Float32;
+        Ok(Self { teacher, student, norms: false, compared: Compared::default(), products, values })
     }
 
     /// The norms of the teacher's values in layer `i`, for each query head: (b, h, 1, l).
@@ -146,8 +149,10 @@ impl Objective for Orientation {
         targets: &Self::Targets,
     ) -> Result<Array> {
         let Oriented { hidden, attention, weights } = super::target(targets, part)?;
-        let student = student(&self.student, parameters)?;
-        let T = student.mixing_matrix(part, hidden, borders(batch))?; // (b, h, l, l)
+        let student = student_layer(&self.student, parameters, part, self.products)?;
+        // A teacher in 16 bits has such hidden states.
+        let hidden = hidden.as_dtype(Dtype::Float32)?;
+        let T = student.mixing_matrix(0, &hidden, borders(batch))?; // (b, h, l, l)
         Ok(match weights {
             None => mean_norm(attention, &T, &[-2, -1])?,
             Some(by) => mean_norm(&attention.multiply(by)?, &T.multiply(by)?, &[-2, -1])?,

@@ -1,9 +1,9 @@
 //! Initial decays.
 
 use mlx_llamba::Config;
-use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{concatenate, expand_dims, mean_axes, sum_axis};
+use mlx_rs::{Array, Dtype};
 
 use super::parameters::{get, rows};
 use crate::{Parameters, Result};
@@ -41,7 +41,7 @@ pub fn set_half_lives(
             }
         };
         let norm = get(parameters, &format!("{layer}.input_layernorm.weight"))?;
-        let u = rms_norm(x, Some(norm), 1e-5)?; // (b, t, d)
+        let u = rms_norm(x.as_dtype(Dtype::Float32)?, Some(norm), 1e-5)?; // (b, t, d)
         let m = expand_dims(&mean_axes(&u, &[0, 1], None)?, 0)?; // (1, d)
         let all = get(parameters, &name)?;
         let below = first + count;

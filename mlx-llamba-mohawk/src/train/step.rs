@@ -319,9 +319,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let bytes = |arrays: &[Array]| arrays.iter().map(|a| a.nbytes() as u64).sum::<u64>();
         let options = self.options;
         let base = memory::active_memory()? as u64;
-        memory::reset_peak_memory()?;
-        // The time, and the bytes of all parts' gradients and of the largest part's.
-        let run = |windows: usize| -> Result<(f64, u64, u64)> {
+        // The time, the bytes of all parts' gradients and of the largest part's, and those of
+        // everything else.
+        let run = |windows: usize| -> Result<(f64, u64, u64, u64)> {
+            memory::reset_peak_memory()?;
             let started = Instant::now();
             let (batch, _) = self.windows.batch(Position::default(), windows)?;
             let targets = self.objective.targets(&batch)?;
@@ -334,16 +335,24 @@ impl<'a, O: Objective> Trainer<'a, O> {
                 eval(gradients.iter().chain([&loss]))?;
                 (all, largest) = (all + bytes(&gradients), largest.max(bytes(&gradients)));
             }
-            Ok((started.elapsed().as_secs_f64(), all, largest))
+            let seconds = started.elapsed().as_secs_f64();
+            let rest = (memory::peak_memory()? as u64).saturating_sub(base + largest);
+            Ok((seconds, all, largest, rest))
         };
-        let (mut seconds, all, largest) = run(1)?;
-        let window = (memory::peak_memory()? as u64).saturating_sub(base + largest);
+        let (mut seconds, all, largest, first) = run(1)?;
+        let (mut fixed, mut window) = (0, first);
         let rows = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
         if matches!(current_device()?, DeviceType::Gpu) {
             // The first run compiles kernels, and a window alone does not fill a GPU.
-            let windows = (REHEARSED / window.max(1)).clamp(1, rows as u64) as usize;
-            run(windows)?;
-            seconds = run(windows)?.0 / windows as f64;
+            let windows = (REHEARSED / first.max(1)).clamp(1, rows as u64);
+            run(windows as usize)?;
+            let (all, _, _, rest) = run(windows as usize)?;
+            seconds = all / windows as f64;
+            if windows > 1 {
+                // What does not grow with the windows, such as weights in 16 bits, is there once.
+                window = (rest.saturating_sub(first) / (windows - 1)).min(first);
+                fixed = first - window;
+            }
         }
         // The gradients of all parts are kept until the last micro-batch; an update needs the old
         // and the new parameters and moments of one part, or of all together, whose windows overlap.
@@ -352,7 +361,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
         let gradients = if rows < options.batch { all } else { changed };
         let moments = if state.moments.is_empty() { 2 * all } else { 0 };
         let overlap = if self.together && self.trained.len() > 1 { 2 } else { 1 };
-        let bytes = base + moments + gradients + overlap * window * rows as u64 + 3 * changed;
+        let windows = overlap * (fixed + window * rows as u64);
+        let bytes = base + moments + gradients + windows + 3 * changed;
         Ok(StageCost { bytes, seconds: seconds * options.batch as f64 })
     }
 

@@ -8,5 +8,6 @@ mod finite;
 mod golden;
 mod heads;
 mod memory;
+mod precision;
 mod student;
 mod support;
