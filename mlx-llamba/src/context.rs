@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::sealed::{Kind, Metadata, Views};
+use crate::files::Views;
+use crate::files::sealed::{Kind, Metadata};
 use crate::files::{self, FloatTensor, atomic};
 use crate::language::LanguageModel;
 use crate::model::Model;

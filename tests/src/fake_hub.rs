@@ -210,8 +210,10 @@ fn answer(mut stream: TcpStream, storage: bool, contents: &Mutex<Contents>) {
         if request.method == "HEAD" { &[] } else { &answer.body[..answer.cut.unwrap_or(length)] };
     // A client may close the connection.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    while answer.stalls {
-        std::thread::park();
+    if answer.stalls {
+        loop {
+            std::thread::park();
+        }
     }
 }
 

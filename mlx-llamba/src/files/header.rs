@@ -60,13 +60,14 @@ pub(crate) fn read(source: &Arc<Source>) -> Result<Header> {
     Ok(Header { metadata: header.metadata().clone().unwrap_or_default(), tensors })
 }
 
+/// Tensors by name.
+pub type Views<'a> = BTreeMap<String, TensorView<'a>>;
+
 /// Reads the metadata and the tensors of a whole file, by name, whose metadata may be long.
 ///
 /// # Errors
 /// A header that is damaged, or that would take far more memory than the file.
-pub fn views(
-    bytes: &[u8],
-) -> Result<(HashMap<String, String>, BTreeMap<String, TensorView<'_>>), SafeTensorError> {
+pub fn views(bytes: &[u8]) -> Result<(HashMap<String, String>, Views<'_>), SafeTensorError> {
     let (data, header) = parse(bytes, usize::MAX)?;
     let views = header.offset_keys().into_iter().filter_map(|name| {
         let TensorInfo { dtype, shape, data_offsets: (start, end) } = header.info(&name)?;

@@ -26,7 +26,7 @@ pub use atomic::AtomicFile;
 pub(crate) use fields::token_ids;
 pub use fields::{Fields, Problems};
 pub use floats::{FloatTensor, float_bytes, floats_of};
-pub use header::{most_entries, views};
+pub use header::{Views, most_entries, views};
 pub use map::Map;
 pub use output::Output;
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
 
 use super::floats::{FloatTensor, with_views};
-use super::{hash, header};
+use super::{Views, hash, header};
 
 /// The metadata key of the checksum.
 const SUM: &str = "sha256";
@@ -25,8 +25,6 @@ pub(crate) struct Kind {
 
 /// The metadata of a file.
 pub(crate) type Metadata = BTreeMap<String, String>;
-/// The tensors of a file.
-pub(crate) type Views<'a> = BTreeMap<String, TensorView<'a>>;
 
 impl Kind {
     /// The bytes of a file with these contents; the error says what cannot be written.
