@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, adamw_launch,
-    add_rms_norm_launch, cross_entropy_launch, draw_launch, recurrence_launch,
-    ring_attention_launch, squares_launch, swiglu_launch,
+    Argument, Language, Launch, MatmulCall, MixerCall, TrainingCall, TrainingLaunches,
+    adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch, ring_attention_launch,
+    squares_launch, swiglu_gradient_launch, swiglu_launch,
 };
-use mlx_llamba_kernels::{Dims, Mode, Scheme, cuda, gpu};
+use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
 use support::{Case, published, steps, tokens};
 
@@ -46,13 +46,32 @@ fn main() {
         let inputs = [&inputs[..], &[("positions", Dtype::Int32), ("read", Dtype::Int32)]].concat();
         add(format!("ring attention h={h} g={g} k={k}"), &launch, &inputs);
     }
-    for (i, [h, p, n]) in [[9, 64, 64], [32, 128, 64], [6, 5, 7]].into_iter().enumerate() {
-        let heads = [h; 3];
-        let (b, l, rows, columns) = (2, 100, p, n);
-        let call = RecurrenceCall { b, l, h, heads, rows, columns, reverse: i % 2 == 1 };
-        let launch = recurrence_launch(&call).expect("a launch");
-        let inputs = ["u", "v", "w", "a", "start"].map(|name| (name, Dtype::Float32));
-        add(format!("recurrence h={h} p={p} n={n}"), &launch, &inputs);
+    for (i, [h, g, p, n]) in
+        [[9, 9, 64, 64], [32, 8, 128, 64], [6, 3, 5, 7]].into_iter().enumerate()
+    {
+        let of = [Dtype::Bfloat16, Dtype::Float32, Dtype::Float16][i];
+        let odd = i % 2 == 1;
+        let launches = TrainingLaunches::new(&TrainingCall {
+            dims: Dims { h, g, p, n, k: 4 },
+            b: 2,
+            l: 100,
+            dtype: of,
+            split_A_log: odd,
+            starts: !odd,
+            conv_bias: !odd,
+            z_bias: odd,
+            activation: if odd { Activation::Silu } else { Activation::Identity },
+        })
+        .expect("launches");
+        // As in training: the sums inside are float32, weights and activations are not.
+        let float = ["a", "start", "D", "y", "dx", "dB", "dC", "at_end", "by_decays", "starts"];
+        for (j, launch) in launches.all().into_iter().enumerate() {
+            let typed = |name| (name, if float.contains(&name) { Dtype::Float32 } else { of });
+            let inputs: Vec<_> = launch.source.inputs.iter().map(|&name| typed(name)).collect();
+            add(format!("mixer with gradients {j} h={h} p={p} n={n}"), launch, &inputs);
+        }
+        let launch = swiglu_gradient_launch(&[2, 100, 16 * h as i32], of).expect("a launch");
+        add(format!("swiglu gradient h={h}"), &launch, &[("gate_up", of), ("d_out", of)]);
     }
     for ahead in [false, true] {
         let step = adamw_launch(1000, ahead).expect("a launch");

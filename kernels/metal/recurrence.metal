@@ -4,12 +4,14 @@
 //   S[t] = a[t+1] S[t+1] + u[t] (outer) v[t]
 // from the last token on, where `start` takes the place of a[l] S[l], and `last` is a[0] S[0].
 //
-// u (b, l, hu, rows), v (b, l, hv, columns), w (b, l, hw, columns), a (b, l, h), start and last (b, h,
-// rows, columns); the heads of u, v and w serve equal numbers of neighbouring heads. With other arrays in
-// the places of u, v and w the same recurrence gives all gradients: see recurrence.rs.
+// u (b, l, hu, rows), v (b, l, hv, columns), w (b, l, hw, columns), each inside rows of `u_row` elements
+// from `u_at` on and so forth; a (b, l, h), start and last (b, h, rows, columns). The heads of u, v and w
+// serve equal numbers of neighbouring heads. With other arrays in the places of u, v and w the same
+// recurrence gives all gradients: see mixer_gradient.rs.
 //
 // A simdgroup has a tile of rows; `lanes` neighbours share a row, a thread has `per` of them.
-// Template: h, hu, hv, hw, rows, columns, lanes, per, steps (tokens in threadgroup memory), reverse.
+// Template: h, hu, hv, hw, u_row, u_at, v_row, v_at, w_row, w_at, rows, columns, lanes, per, steps (tokens
+// in threadgroup memory), reverse.
 
 constexpr int held = (columns + lanes - 1) / lanes;
 constexpr int width = held * lanes;
@@ -48,14 +50,15 @@ for (int done = 0; done < l; done += steps) {
     const int column = k % width;
     const long t = sequence * l + (reverse ? l - 1 - done - step : done + step);
     const bool inside = column < columns;
-    vs[step][column] = inside ? v[(t * hv + head * hv / h) * columns + column] : 0.0f;
-    ws[step][column] = inside ? w[(t * hw + head * hw / h) * columns + column] : 0.0f;
+    vs[step][column] = inside ? float(v[t * v_row + v_at + head * hv / h * columns + column]) : 0.0f;
+    ws[step][column] = inside ? float(w[t * w_row + w_at + head * hw / h * columns + column]) : 0.0f;
   }
   for (int k = self; k < count * tile; k += 32) {
     const int step = k / tile;
     const int row = k % tile;
     const long t = sequence * l + (reverse ? l - 1 - done - step : done + step);
-    us[step][row] = row0 + row < rows ? u[(t * hu + head * hu / h) * rows + row0 + row] : 0.0f;
+    const bool inside = row0 + row < rows;
+    us[step][row] = inside ? float(u[t * u_row + u_at + head * hu / h * rows + row0 + row]) : 0.0f;
   }
   for (int step = self; step < count; step += 32) {
     const int t = reverse ? l - done - step : done + step;

@@ -166,6 +166,12 @@ impl Backend {
         Ok(self.operations.blocks(args)?)
     }
 
+    /// Returns true if a step of decoding is recorded once and replayed: see
+    /// [`Compiled`](crate::mlx::Compiled).
+    pub fn replays_steps(self) -> bool {
+        self.operations.replays_steps()
+    }
+
     /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.
     ///
     /// # Errors

@@ -4,36 +4,19 @@ use mlx_rs::Array;
 use mlx_rs::error::Result;
 use mlx_rs::ops::sigmoid;
 
-use crate::{Dims, ssd};
-
-/// Computes the recurrence of many tokens: x, log_a, B and C, H, starts as in [`ssd::chunked`].
-pub(crate) type Recurrence = fn(
-    &Array,
-    &Array,
-    [&Array; 2],
-    &Array,
-    Option<&Array>,
-    Dims,
-    Functions,
-) -> Result<(Array, Array)>;
-
-/// Implementations of `exp`, of a gate and of the recurrence; all have gradients.
+/// Implementations of `exp` and of a gate; both have gradients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Functions {
     /// `e^x`
     pub(crate) exp: fn(&Array) -> Result<Array>,
     /// `silu(gate) * up`
     pub(crate) gate: fn(&Array, &Array) -> Result<Array>,
-    pub(crate) recurrence: Recurrence,
 }
 
 impl Functions {
     /// MLX's own operations: any device and dtype.
-    pub(crate) const MLX: Self = Self {
-        exp: |x| mlx_rs::ops::exp(x),
-        gate: |gate, up| silu(gate)?.multiply(up),
-        recurrence: ssd::chunked,
-    };
+    pub(crate) const MLX: Self =
+        Self { exp: |x| mlx_rs::ops::exp(x), gate: |gate, up| silu(gate)?.multiply(up) };
 }
 
 /// `x * sigmoid(x)`, without `mx.compile`: on a CPU that calls a C++ compiler at run time.

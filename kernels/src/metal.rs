@@ -1,6 +1,5 @@
 //! The GPU kernels on Apple's GPUs.
 
-use crate::elementwise::Functions;
 use crate::gpu::{Gpu, Training, mixer_launch};
 use crate::mlx::custom_kernel::metal;
 
@@ -12,6 +11,8 @@ pub(crate) static METAL: Gpu = Gpu {
     matmul: None,
     available: metal::available,
     run: metal::run,
+    // Not measured.
+    replays_steps: false,
     training: &TRAINING,
 };
 
@@ -19,10 +20,4 @@ static TRAINING: Training = Training {
     name: "Metal with gradients",
     gpu: &METAL,
     run: |launch, inputs| METAL.outputs(launch, inputs),
-    functions: Functions {
-        recurrence: |x, log_a, BC, H, starts, dims, _| {
-            TRAINING.recurrence(x, log_a, BC, H, starts, dims)
-        },
-        ..Functions::MLX
-    },
 };

@@ -85,6 +85,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// See [`Backend::replays_steps`](crate::Backend::replays_steps).
+    fn replays_steps(&self) -> bool {
+        false
+    }
+
     /// Functions for use inside plain operations.
     fn functions(&self) -> Functions {
         Functions::MLX

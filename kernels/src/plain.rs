@@ -107,7 +107,7 @@ pub(crate) fn mixer(args: MixerArgs<'_>, functions: Functions) -> Result<Mixed> 
             Some(lengths) => ssd::mask_padding(x, &log_a, lengths)?,
             None => (x.clone(), log_a),
         };
-        (functions.recurrence)(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, functions)?
+        ssd::chunked(&x, &log_a, [B, C], &state.ssm, starts.as_ref(), dims, functions)?
     };
 
     let D = weights.D.as_dtype(Dtype::Float32)?.reshape(&[h, 1])?; // (h, 1)

@@ -1,5 +1,5 @@
-//! The kernels of training under the emulator, compared with float64 loops: the recurrence with all
-//! gradients that are made of it, AdamW, and cross entropy.
+//! The kernels of training under the emulator, compared with float64 loops and differences of those: the
+//! mixer and the gate with all their gradients, AdamW, and cross entropy.
 
 #![allow(non_snake_case, clippy::unwrap_used, clippy::panic)]
 
@@ -9,15 +9,19 @@ mod support;
 use emulated::{buffer, run_launch};
 use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
-    Launch, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch, recurrence,
-    recurrence_launch, squares_launch, sum_of_squares,
+    Launch, Part, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch,
+    mixer_with_gradients, recurrence_launch, squares_launch, sum_of_squares, swiglu_with_gradient,
 };
-use mlx_llamba_kernels::{AdamWResult, AdamWStep, Backend, CrossEntropyOptions, Dims};
+use mlx_llamba_kernels::oracle::{State, Weights, mixer};
+use mlx_llamba_kernels::{
+    Activation, AdamWResult, AdamWStep, Backend, CrossEntropyOptions, Dims, MixerInput, MixerState,
+    MixerWeights,
+};
 use mlx_rs::error::Result;
-use mlx_rs::ops::sum;
+use mlx_rs::ops::{split_at_indices, sum};
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, Dtype};
-use support::{Values, array, assert_close, scale_of, values};
+use support::{Case, Data, Values, array, assert_close, scale_of, values};
 
 /// Largest error relative to the largest value. Measured 6e-7.
 const TOLERANCE: f64 = 2e-6;
@@ -35,134 +39,183 @@ fn emulate(launch: &Launch, inputs: &[&Array]) -> Result<Vec<Array>> {
     Ok(outputs.collect())
 }
 
-struct Case {
-    b: usize,
-    l: usize,
-    dims: Dims,
-    /// (sequence, token) where documents start.
-    starts: &'static [(usize, usize)],
-    /// Size of the logarithms of decays.
-    decay: f64,
+/// The arrays of a mixer in float64, row-major, in this order: rows, the two states, conv_weight, D,
+/// conv_bias, z_bias.
+type Numbers = [Vec<f64>; 7];
+
+/// The weighted sums of y and the states after the last token are the loss.
+struct Loss<'a> {
+    case: &'a Case,
+    numbers: Numbers,
+    /// The weights of y and the two states.
+    by: [Vec<f64>; 3],
 }
 
-/// x, log_a, B, C and H, and the weights of y and of the last H in the loss.
-struct Numbers([Vec<f64>; 7]);
-
-impl Case {
-    fn shapes(&self) -> [Vec<usize>; 7] {
-        let (b, l, Dims { h, g, p, n, .. }) = (self.b, self.l, self.dims);
-        let H = vec![b, h, p, n];
-        let (x, B) = (vec![b, l, h, p], vec![b, l, g, n]);
-        [x.clone(), vec![b, l, h], B.clone(), B, H.clone(), x, H]
+impl<'a> Loss<'a> {
+    fn new(case: &'a Case) -> Self {
+        let data = Data::new(case);
+        let all = |of: fn(&State) -> &Vec<f64>| data.states.iter().flat_map(of).copied().collect();
+        let (conv, ssm): (Vec<_>, Vec<_>) = (all(|state| &state.conv), all(|state| &state.ssm));
+        let Weights { conv_weight, conv_bias, z_bias, D } = data.weights;
+        let y = case.lengths.len() * case.l * case.dims.d_inner();
+        let by = [(31, y), (32, conv.len()), (33, ssm.len())]
+            .map(|(seed, count)| Values(seed).take(count, 1.0, Dtype::Float32));
+        Self { case, numbers: [data.rows, conv, ssm, conv_weight, D, conv_bias, z_bias], by }
     }
 
-    fn numbers(&self) -> Numbers {
-        let mut seed = 10;
-        Numbers(self.shapes().map(|shape| {
-            seed += 1;
-            let count = shape.iter().product();
-            let mut all = Values(seed).take(count, 1.0, Dtype::Float32);
-            if seed == 12 {
-                all.iter_mut().for_each(|v| *v = f64::from((-self.decay * v.abs()) as f32));
-            }
-            all
-        }))
-    }
-
-    /// The loss and its gradients by x, log_a, B, C and H, in float64.
-    fn expected(&self, Numbers([x, log_a, B, C, H0, by_y, by_H]): &Numbers) -> Vec<Vec<f64>> {
-        let (b, l, Dims { h, g, p, n, .. }) = (self.b, self.l, self.dims);
-        let mut gradients = self.shapes().map(|shape| vec![0.0; shape.iter().product()]);
-        let [dx, d_log_a, dB, dC, dH, ..] = &mut gradients;
-        let mut loss = 0.0;
-        for (i, head) in (0..b).flat_map(|i| (0..h).map(move |head| (i, head))) {
-            let state = (i * h + head) * p * n;
-            let a = |t: usize| match self.starts.contains(&(i, t)) {
-                true => 0.0,
-                false => log_a[(i * l + t) * h + head].exp(),
-            };
-            let at_x = |t: usize| ((i * l + t) * h + head) * p;
-            let at_B = |t: usize| ((i * l + t) * g + head * g / h) * n;
-            let mut H = vec![H0[state..state + p * n].to_vec()];
-            for t in 0..l {
-                let next =
-                    (0..p * n).map(|k| a(t) * H[t][k] + x[at_x(t) + k / n] * B[at_B(t) + k % n]);
-                H.push(next.collect());
-                for k in 0..p * n {
-                    loss += by_y[at_x(t) + k / n] * H[t + 1][k] * C[at_B(t) + k % n];
-                }
-            }
-            loss += H[l].iter().zip(&by_H[state..]).map(|(a, b)| a * b).sum::<f64>();
-            let mut G = by_H[state..state + p * n].to_vec();
-            for t in (0..l).rev() {
-                let mut of_decay = 0.0;
-                for k in 0..p * n {
-                    let (row, column) = (at_x(t) + k / n, at_B(t) + k % n);
-                    G[k] += by_y[row] * C[column];
-                    dC[column] += H[t + 1][k] * by_y[row];
-                    dx[row] += G[k] * B[column];
-                    dB[column] += G[k] * x[row];
-                    of_decay += G[k] * H[t][k] * a(t);
-                    G[k] *= a(t);
-                }
-                d_log_a[(i * l + t) * h + head] = of_decay;
-            }
-            dH[state..state + p * n].copy_from_slice(&G);
-        }
-        std::iter::once(vec![loss]).chain(gradients.into_iter().take(5)).collect()
-    }
-
-    fn found(&self, numbers: &Numbers) -> Vec<Vec<f64>> {
-        let shapes = self.shapes();
-        let arrays: Vec<Array> = shapes
-            .iter()
-            .zip(&numbers.0)
-            .map(|(shape, of)| array(Dtype::Float32, shape, of))
-            .collect();
-        let flags: Vec<bool> =
-            (0..self.b * self.l).map(|k| self.starts.contains(&(k / self.l, k % self.l))).collect();
-        let starts = Array::from_slice(&flags, &[self.b as i32, self.l as i32]);
-        let starts = (!self.starts.is_empty()).then_some(&starts);
-        let loss = |x: &[Array]| -> Result<Vec<Array>> {
-            let inputs = [&x[0], &x[1], &x[2], &x[3], &x[4]];
-            let (y, H) = recurrence(emulate, inputs, starts, self.dims).unwrap();
-            let total = sum(y.multiply(&arrays[5])?, None)?;
-            Ok(vec![total.add(sum(H.multiply(&arrays[6])?, None)?)?])
+    /// The loss by the oracle's loops.
+    fn value(&self, [rows, conv, ssm, conv_weight, D, conv_bias, z_bias]: &Numbers) -> f64 {
+        let Case { dims, activation, .. } = *self.case;
+        let b = self.case.lengths.len();
+        let weights = Weights {
+            conv_weight: conv_weight.clone(),
+            conv_bias: conv_bias.clone(),
+            z_bias: z_bias.clone(),
+            D: D.clone(),
         };
-        let (value, gradients) =
-            value_and_grad_with_argnums(loss, &[0, 1, 2, 3, 4][..])(&arrays[..5]).unwrap();
-        value.iter().chain(&gradients).map(values).collect()
+        let starts = self.case.start_flags();
+        let mut total = 0.0;
+        for i in 0..b {
+            let of = |all: &[f64]| all[i * all.len() / b..(i + 1) * all.len() / b].to_vec();
+            let mut state = State { conv: of(conv), ssm: of(ssm) };
+            let starts = starts.as_ref().map(|all| &all[i * self.case.l..(i + 1) * self.case.l]);
+            let y = mixer(&of(rows), starts, &mut state, &weights, dims, activation);
+            for (found, by) in [&y, &state.conv, &state.ssm].into_iter().zip(&self.by) {
+                total += found.iter().zip(of(by)).map(|(a, b)| a * b).sum::<f64>();
+            }
+        }
+        total
+    }
+
+    /// The derivative by one number: the value is smooth, so that a central difference is exact to 1e-8.
+    fn derivative(&self, array: usize, at: usize) -> f64 {
+        let step = 1e-4;
+        let at = |by: f64| {
+            let mut numbers = self.numbers.clone();
+            numbers[array][at] += by;
+            self.value(&numbers)
+        };
+        (at(step) - at(-step)) / (2.0 * step)
+    }
+
+    /// The loss and its gradients by the kernels.
+    fn found(&self) -> (f64, Vec<Vec<f64>>) {
+        let case = self.case;
+        let (b, l, dims, width) = (case.lengths.len(), case.l, case.dims, case.dims.in_proj_dim());
+        let Dims { h, p, n, k, .. } = dims;
+        let shapes: [&[usize]; 7] = [
+            &[b, l, width],
+            &[b, k - 1, dims.conv_dim()],
+            &[b, h, p, n],
+            &[dims.conv_dim(), k],
+            &[h],
+            &[dims.conv_dim()],
+            &[dims.d_inner()],
+        ];
+        let make = |(shape, of): (&&[usize], &Vec<f64>)| array(case.dtype, shape, of);
+        let mut arrays: Vec<Array> = shapes.iter().zip(&self.numbers).map(make).collect();
+        arrays[2] = arrays[2].as_dtype(Dtype::Float32).unwrap();
+        let starts =
+            case.start_flags().map(|flags| Array::from_slice(&flags, &[b as i32, l as i32]));
+        let loss = |x: &[Array]| -> Result<Vec<Array>> {
+            let parts = split_at_indices(&x[0], &[(width - h) as i32], -1)?;
+            let input = MixerInput {
+                rows: if case.split_A_log { &parts[0] } else { &x[0] },
+                A_log: case.split_A_log.then_some(&parts[1]),
+                lengths: None,
+                starts: starts.as_ref(),
+            };
+            let state = MixerState { conv: x[1].clone(), ssm: x[2].clone() };
+            let weights = MixerWeights {
+                conv_weight: x[3].clone(),
+                D: x[4].clone(),
+                conv_bias: case.conv_bias.then(|| x[5].clone()),
+                z_bias: case.z_bias.then(|| x[6].clone()),
+            };
+            let mixed =
+                mixer_with_gradients(emulate, &input, &state, &weights, dims, case.activation)
+                    .unwrap();
+            let mut total = Array::from_f32(0.0);
+            let parts = [&mixed.y, &mixed.state.conv, &mixed.state.ssm];
+            for (part, by) in parts.into_iter().zip(&self.by) {
+                let shape: Vec<usize> = part.shape().iter().map(|&s| s as usize).collect();
+                let by = array(Dtype::Float32, &shape, by);
+                total = total.add(sum(part.multiply(by)?, None)?)?;
+            }
+            Ok(vec![total])
+        };
+        let places: Vec<i32> = (0..7).collect();
+        let (value, gradients) = value_and_grad_with_argnums(loss, &places[..])(&arrays).unwrap();
+        (values(&value[0])[0], gradients.iter().map(values).collect())
     }
 }
 
 #[test]
 fn outputs_and_gradients_equal_the_loops() {
-    let case = |[h, g, p, n]: [usize; 4], b, l, starts, decay| Case {
-        b,
-        l,
-        dims: Dims { h, g, p, n, k: 4 },
-        starts,
-        decay,
-    };
-    for case in [
-        case([6, 3, 5, 7], 2, 37, &[(0, 0), (0, 16), (1, 5), (1, 36)], 0.3),
-        case([2, 2, 18, 12], 1, 16, &[], 3.0),
-        case([2, 1, 18, 12], 1, 20, &[], 100.0),
-    ] {
-        let numbers = case.numbers();
-        let (found, expected) = (case.found(&numbers), case.expected(&numbers));
-        assert_eq!(found.len(), 6);
-        let x_dx = case.dims.p as f64 * scale_of(&numbers.0[0]) * scale_of(&expected[1]);
-        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let what = format!("{:?}, {} tokens: {i} (0 is the loss)", case.dims, case.l);
-            let scale = match i {
-                0 => 10.0 * scale_of(expected),
-                // A sum of terms of the size of <x, dx>, which cancel where decays are strong.
-                2 => scale_of(expected).max(x_dx),
-                _ => scale_of(expected),
-            };
-            assert_close(&what, found, expected, TOLERANCE * scale);
+    let silu = Activation::Silu;
+    let cases = [
+        Case::new([6, 3, 5, 7, 4], 2, 37).starts(&[(0, 0), (0, 16), (0, 33), (1, 5), (1, 35)]),
+        Case { activation: silu, ..Case::new([4, 2, 3, 6, 6], 2, 33) },
+        Case { activation: silu, ..Case::new([2, 1, 3, 5, 3], 2, 70).starts(&[(0, 31), (1, 64)]) },
+        Case { split_A_log: true, z_bias: false, ..Case::new([2, 2, 18, 12, 2], 1, 16) },
+        Case { conv_bias: false, A_log: 60.0, ..Case::new([2, 1, 18, 12, 4], 1, 4) },
+    ];
+    for case in &cases {
+        let mut loss = Loss::new(case);
+        if !case.conv_bias {
+            loss.numbers[5].fill(0.0);
         }
+        if !case.z_bias {
+            loss.numbers[6].fill(0.0);
+        }
+        let (value, gradients) = loss.found();
+        let expected = loss.value(&loss.numbers);
+        assert!((value - expected).abs() < 1e-4 * expected.abs().max(1.0), "{value} {expected}");
+        let mut choice = Values(5);
+        for (i, found) in gradients.iter().enumerate() {
+            if (i == 5 && !case.conv_bias) || (i == 6 && !case.z_bias) {
+                assert!(found.iter().all(|&d| d == 0.0), "there is no such array");
+                continue;
+            }
+            let count = found.len().min(100);
+            let places: Vec<usize> = match count < found.len() {
+                false => (0..count).collect(),
+                true => choice
+                    .take(count, 1.0, Dtype::Float32)
+                    .iter()
+                    .map(|v| (v.abs() * found.len() as f64) as usize % found.len())
+                    .collect(),
+            };
+            let expected: Vec<f64> = places.iter().map(|&at| loss.derivative(i, at)).collect();
+            let found: Vec<f64> = places.iter().map(|&at| found[at]).collect();
+            let what = format!("gradient {i} of {case:?}");
+            assert!(scale_of(&expected) > 0.1, "{what}: {}", scale_of(&expected));
+            assert_close(&what, &found, &expected, TOLERANCE * scale_of(&expected).max(1.0));
+        }
+    }
+}
+
+#[test]
+fn a_gate_has_its_gradient() {
+    for (rows, width) in [(3, 24), (2, 7)] {
+        let [x, by] = [1, 2].map(|seed| Values(seed).take(rows * 2 * width, 3.0, Dtype::Float32));
+        let by = &by[..rows * width];
+        let gate_up = array(Dtype::Float32, &[rows, 2 * width], &x);
+        let weights = array(Dtype::Float32, &[rows, width], by);
+        let loss = |x: &[Array]| -> Result<Vec<Array>> {
+            let y = swiglu_with_gradient(emulate, &x[0]).unwrap();
+            Ok(vec![sum(y.multiply(&weights)?, None)?])
+        };
+        let (_, found) = value_and_grad_with_argnums(loss, &[0][..])(&[gate_up]).unwrap();
+        let mut expected = vec![0.0; x.len()];
+        for (i, by) in by.iter().enumerate() {
+            let at = i / width * 2 * width + i % width;
+            let (gate, up) = (x[at], x[at + width]);
+            let s = 1.0 / (1.0 + (-gate).exp());
+            expected[at] = by * up * s * (1.0 + gate * (1.0 - s));
+            expected[at + width] = by * gate * s;
+        }
+        assert_close("gradient", &values(&found[0]), &expected, 1e-5);
     }
 }
 
@@ -172,7 +225,7 @@ fn sizes_that_do_not_fit_are_refused() {
         b: 1,
         l,
         h: 1,
-        heads: [1; 3],
+        parts: [Part::whole(1, columns); 3],
         rows: 4,
         columns,
         reverse: false,

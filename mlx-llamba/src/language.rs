@@ -7,6 +7,9 @@ use mlx_rs::{Array, DeviceType};
 use crate::error::Result;
 use crate::tokens;
 
+/// [`LanguageModel::read`] of one token of each of several texts, (b, 1).
+pub type ReadOne<S> = Box<dyn Fn(&Array, S) -> Result<(Array, S)> + Send>;
+
 /// A language model as a function `(tokens, state) -> (hidden states, state)` of one text.
 ///
 /// [`Stream`](crate::Stream), [`Context`](crate::Context) and [`evaluate`](crate::evaluate) work with
@@ -56,6 +59,15 @@ pub trait LanguageModel {
     fn read_rows(&self, rows: &[&[u32]], state: Self::State) -> Result<(Array, Self::State)> {
         let (hidden, state) = self.read(&tokens::array(rows), state)?;
         Ok((hidden.try_index((.., -1, ..))?, state))
+    }
+
+    /// Returns [`read`](Self::read) of single tokens as a function that MLX records once for each number
+    /// of texts and replays, where that is faster.
+    ///
+    /// # Errors
+    /// MLX's own.
+    fn recorded(&self) -> Result<Option<ReadOne<Self::State>>> {
+        Ok(None)
     }
 
     /// Converts hidden states (.., d) to logits (.., at least vocab_size), float32. Lazy.

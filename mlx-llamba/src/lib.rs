@@ -137,7 +137,7 @@ pub use decode::stream::Stream;
 pub use embedded::NAME as EMBEDDED_MODEL;
 pub use embedding::Embedding;
 pub use error::{Error, Result};
-pub use language::LanguageModel;
+pub use language::{LanguageModel, ReadOne};
 pub use llamba::{Builder, Compute, Llamba, Prompt};
 pub use model::Model;
 pub use prefix_cache::PrefixCache;

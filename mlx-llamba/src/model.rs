@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use mlx_llamba_kernels::check::Check;
-use mlx_llamba_kernels::mlx::{current_device, on_device};
+use mlx_llamba_kernels::mlx::{Compiled, current_device, on_device};
 use mlx_llamba_kernels::{Backend, BlocksArgs, MixerState, Scheme};
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -17,7 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kernel_check;
-use crate::language::LanguageModel;
+use crate::language::{LanguageModel, ReadOne};
 use crate::linear::{DtypePolicy, Linear, Matrix, optional};
 use crate::named::NamedWeights;
 use crate::progress::{OnProgress, Progress};
@@ -383,6 +383,28 @@ impl Model {
     pub fn state(&self, b: usize) -> Result<State> {
         on_device(self.device, || State::zeros(&self.config, b, self.compute.dtype))
     }
+
+    /// Returns [`recorded`](LanguageModel::recorded) on any back end.
+    fn record(&self) -> Result<ReadOne<State>> {
+        let model = self.clone();
+        let step = Compiled::new(move |inputs: &[Array]| -> Result<Vec<Array>> {
+            let state = State::from_arrays(inputs.get(1..).unwrap_or_default());
+            let tokens = inputs.first().ok_or(Error::EmptyPrompt)?;
+            let (hidden, state) = model.hidden(tokens, None, &state)?;
+            Ok([&hidden].into_iter().chain(state.arrays()).cloned().collect())
+        })?;
+        let model = self.clone();
+        Ok(Box::new(move |tokens, state| {
+            if !step.is_at_home() {
+                return model.read(tokens, state);
+            }
+            let inputs: Vec<Array> = [tokens].into_iter().chain(state.arrays()).cloned().collect();
+            drop(state);
+            let outputs = step.call::<Error>(&inputs)?;
+            let [hidden, state @ ..] = &outputs[..] else { return Err(Error::EmptyPrompt) };
+            Ok((hidden.clone(), State::from_arrays(state)))
+        }))
+    }
 }
 
 impl LanguageModel for Model {
@@ -437,11 +459,46 @@ impl LanguageModel for Model {
         ))
     }
 
+    fn recorded(&self) -> Result<Option<ReadOne<State>>> {
+        if self.compute.backend.replays_steps() { self.record().map(Some) } else { Ok(None) }
+    }
+
     fn head(&self, hidden: &Array) -> Result<Array> {
         self.head(hidden)
     }
 
     fn arrays(state: &State) -> Vec<&Array> {
         state.arrays().collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mlx_rs::transforms::eval;
+
+    use super::*;
+    use crate::{Compute, Llamba};
+
+    #[test]
+    fn a_recorded_step_is_the_step() {
+        let llamba = Llamba::embedded().compute(Compute::Cpu).load().unwrap();
+        let model = llamba.model();
+        let record = model.record().unwrap();
+        for ids in [&[7u32, 300][..], &[7], &[9, 300]] {
+            let tokens = Array::from_slice(ids, &[ids.len() as i32, 1]);
+            let [mut found, mut expected] = [(); 2].map(|()| model.state(ids.len()).unwrap());
+            for _ in 0..2 {
+                let (hidden, state) = record(&tokens, found).unwrap();
+                let (by_steps, after) = model.read(&tokens, expected).unwrap();
+                eval([&hidden, &by_steps]).unwrap();
+                let floats = |array: &Array| crate::mlx::floats(array).unwrap();
+                assert_eq!(floats(&hidden), floats(&by_steps));
+                for (found, expected) in state.arrays().zip(after.arrays()) {
+                    assert_eq!(floats(found), floats(expected));
+                }
+                (found, expected) = (state, after);
+            }
+        }
     }
 }

@@ -30,6 +30,12 @@ impl State {
         Self { layers }
     }
 
+    /// The inverse of [`arrays`](Self::arrays).
+    pub(crate) fn from_arrays(arrays: &[Array]) -> Self {
+        let layer = |pair: &[Array]| MixerState { conv: pair[0].clone(), ssm: pair[1].clone() };
+        Self { layers: arrays.chunks_exact(2).map(layer).collect() }
+    }
+
     /// The layers in order: `ssm` (b, h, p, n) float32 and `conv` (b, k-1, conv_dim).
     pub fn layers(&self) -> &[MixerState] {
         &self.layers

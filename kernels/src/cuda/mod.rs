@@ -11,7 +11,6 @@ pub use step::step;
 
 use std::sync::LazyLock;
 
-use crate::elementwise::Functions;
 use crate::gpu::call::{mixer_outputs, mixer_template, sizes};
 use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall, Source, Training};
 use crate::mlx::custom_kernel::cuda;
@@ -29,6 +28,7 @@ pub(crate) static CUDA: Gpu = Gpu {
     matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
     available: cuda::available,
     run: cuda::run,
+    replays_steps: true,
     training: &TRAINING,
 };
 
@@ -36,12 +36,6 @@ static TRAINING: Training = Training {
     name: "CUDA with gradients",
     gpu: &CUDA,
     run: |launch, inputs| CUDA.outputs(launch, inputs),
-    functions: Functions {
-        recurrence: |x, log_a, BC, H, starts, dims, _| {
-            TRAINING.recurrence(x, log_a, BC, H, starts, dims)
-        },
-        ..Functions::MLX
-    },
 };
 
 /// Shared memory that a block may have on this machine's GPU, in bytes; 0 where its tensor cores do not

@@ -1,9 +1,12 @@
-//! The launches of `swiglu.metal` and `add_rms_norm.metal`.
+//! The launches of `swiglu.metal`, with its gradient, and of `add_rms_norm.metal`.
 
-use mlx_rs::Dtype;
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Dtype};
 
+use super::Run;
 use super::call::{LaunchError, float_bytes, sizes};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
+use crate::mlx::{Result, with_gradient};
 
 static SWIGLU: Source = Source {
     name: "llamba_swiglu",
@@ -12,6 +15,15 @@ static SWIGLU: Source = Source {
     language: Language::Metal,
     header: &[include_str!("../../metal/functions.metal")],
     body: include_str!("../../metal/swiglu.metal"),
+};
+
+static SWIGLU_GRADIENT: Source = Source {
+    name: "llamba_swiglu_gradient",
+    inputs: &["gate_up", "d_out"],
+    outputs: &["d_gate_up"],
+    language: Language::Metal,
+    header: &[include_str!("../../metal/functions.metal")],
+    body: include_str!("../../metal/swiglu_gradient.metal"),
 };
 
 static ADD_RMS_NORM: Source = Source {
@@ -28,27 +40,60 @@ static ADD_RMS_NORM: Source = Source {
 /// # Errors
 /// [`LaunchError::Unsupported`] for other dtypes, odd or empty arrays.
 pub fn swiglu_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, LaunchError> {
-    let (rows, columns) = rows_of(shape, dtype)?;
+    let mut halved = shape.to_vec();
+    if let Some(last) = halved.last_mut() {
+        *last /= 2;
+    }
+    halves(&SWIGLU, shape, Output { shape: halved, dtype })
+}
+
+/// Returns the launch of the gradient of [`swiglu_launch`] with respect to its input, given that input
+/// (.., 2m) and the gradient with respect to the output (.., m).
+///
+/// # Errors
+/// As [`swiglu_launch`].
+pub fn swiglu_gradient_launch(shape: &[i32], dtype: Dtype) -> Result<Launch, LaunchError> {
+    halves(&SWIGLU_GRADIENT, shape, Output { shape: shape.to_vec(), dtype })
+}
+
+/// Returns a launch over the pairs of elements of an array of the shape (.., 2m).
+fn halves(source: &'static Source, shape: &[i32], output: Output) -> Result<Launch, LaunchError> {
+    let (rows, columns) = rows_of(shape, output.dtype)?;
     if columns % 2 != 0 {
         return Err(LaunchError::Unsupported(format!("{columns} columns are not two halves")));
     }
     let width = columns / 2;
     let reads = if width % 4 == 0 { 4 } else { 1 };
-    let mut shape = shape.to_vec();
-    if let Some(last) = shape.last_mut() {
-        *last = width as i32;
-    }
-    let mut template = vec![("T", Argument::Dtype(dtype))];
+    let mut template = vec![("T", Argument::Dtype(output.dtype))];
     template.extend(sizes([("width", width), ("reads", reads)]));
+    let threads = threads(rows, width / reads)?;
+    // CUDA has whole threadgroups only: the largest power of two that divides the grid.
+    let threadgroup = 1 << threads.trailing_zeros().min(8);
     Ok(Launch {
-        source: &SWIGLU,
+        source,
         template,
-        grid: (threads(rows, width / reads)?, 1, 1),
-        threadgroup: (256, 1, 1),
-        outputs: vec![Output { shape, dtype }],
+        grid: (threads, 1, 1),
+        threadgroup: (threadgroup, 1, 1),
+        outputs: vec![output],
         threadgroup_bytes: 0,
         dynamic_bytes: 0,
     })
+}
+
+/// Computes `silu(gate) * up` with its gradient, by launches that `run` takes; see
+/// [`Backend::swiglu`](crate::Backend::swiglu).
+///
+/// # Errors
+/// As [`swiglu_launch`]; MLX's errors.
+pub fn swiglu_with_gradient(run: Run, gate_up: &Array) -> Result<Array, LaunchError> {
+    let forward = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
+    let backward = swiglu_gradient_launch(gate_up.shape(), gate_up.dtype())?;
+    let mut outputs = with_gradient(
+        move |inputs: &[Array]| run(&forward, &[&inputs[0]]),
+        move |inputs: &[Array], d: &[Array], _: &[Array]| run(&backward, &[&inputs[0], &d[0]]),
+        std::slice::from_ref(gate_up),
+    )?;
+    outputs.pop().ok_or_else(|| Exception::custom("a gate without a result").into())
 }
 
 /// Returns the launch of `x + y` and its norm, both (.., d).

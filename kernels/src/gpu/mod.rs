@@ -11,6 +11,7 @@ pub(crate) mod call;
 mod cross_entropy;
 mod draw;
 mod elementwise;
+mod mixer_gradient;
 mod recurrence;
 mod scan;
 mod squares;
@@ -27,8 +28,11 @@ pub use call::{
 };
 pub use cross_entropy::{cross_entropy, cross_entropy_launch};
 pub use draw::draw_launch;
-pub use elementwise::{add_rms_norm_launch, swiglu_launch};
-pub use recurrence::{RecurrenceCall, Run, recurrence, recurrence_launch};
+pub use elementwise::{
+    add_rms_norm_launch, swiglu_gradient_launch, swiglu_launch, swiglu_with_gradient,
+};
+pub use mixer_gradient::{TrainingCall, TrainingLaunches, mixer_with_gradients};
+pub use recurrence::{Part, RecurrenceCall, recurrence_launch};
 pub use scan::mixer_scan;
 pub use squares::{squares_launch, sum_of_squares};
 pub use step::{MAX_STEPS, mixer_step};
@@ -44,6 +48,9 @@ use crate::{
     Activation, CrossEntropy, CrossEntropyOptions, Dims, Draw, Kernel, Kernels, Mixed, MixerInput,
     MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
 };
+
+/// Puts a launch into MLX's graph, or computes it otherwise.
+pub type Run = fn(&Launch, &[&Array]) -> Result<Vec<Array>>;
 
 /// Returns the launch that computes a mixer: steps for up to [`MAX_STEPS`] tokens, with bits that
 /// do not depend on how tokens are cut into calls; chunks beyond, or steps where sizes do not suit
@@ -100,6 +107,9 @@ pub(crate) struct Gpu {
     /// Puts a launch into MLX's graph; the safety conditions are those of
     /// [`run`](crate::mlx::custom_kernel::metal::run).
     pub(crate) run: unsafe fn(&Launch, &str, &[&Array]) -> Result<Vec<Array>>,
+    /// Steps of decoding are recorded: with the kernels here, building the graph of a step takes the host
+    /// longer than the step takes the GPU.
+    pub(crate) replays_steps: bool,
     /// The operations that have gradients.
     pub(crate) training: &'static Training,
 }
@@ -287,6 +297,10 @@ impl Operations for Gpu {
 
     fn differentiable(&self) -> &'static dyn Operations {
         self.training
+    }
+
+    fn replays_steps(&self) -> bool {
+        self.replays_steps
     }
 
     fn kernels(&self) -> Kernels {

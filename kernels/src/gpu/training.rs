@@ -1,16 +1,17 @@
-//! The operations of a GPU that have gradients: plain ones around the kernel of the recurrence.
+//! The operations of a GPU that have gradients: kernels where there are some, else plain operations.
 
 use mlx_rs::{Array, Dtype};
 
-use super::{Gpu, Run, adamw, cross_entropy, or_plain, recurrence, sum_of_squares};
-use crate::Dims;
+use super::elementwise::swiglu_with_gradient;
+use super::mixer_gradient::mixer_with_gradients;
+use super::{Gpu, Run, adamw, cross_entropy, or_plain, sum_of_squares};
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
-use crate::elementwise::Functions;
 use crate::fallback::PLAIN;
+use crate::mixer::{Mixed, MixerArgs};
 use crate::mlx::Result;
 use crate::operations::Operations;
-use crate::ssd;
+use crate::plain;
 
 /// The differentiable operations of a GPU.
 #[derive(Debug)]
@@ -20,26 +21,6 @@ pub(crate) struct Training {
     pub(crate) gpu: &'static Gpu,
     /// [`Gpu::outputs`] of `gpu`.
     pub(crate) run: Run,
-    /// Calls [`Training::recurrence`] of this.
-    pub(crate) functions: Functions,
-}
-
-impl Training {
-    /// Computes the recurrence: by kernels where they take it.
-    pub(crate) fn recurrence(
-        &self,
-        x: &Array,
-        log_a: &Array,
-        [B, C]: [&Array; 2],
-        H: &Array,
-        starts: Option<&Array>,
-        dims: Dims,
-    ) -> Result<(Array, Array)> {
-        let kernel = recurrence(self.run, [x, log_a, B, C, H], starts, dims);
-        or_plain("recurrence", kernel, || {
-            ssd::chunked(x, log_a, [B, C], H, starts, dims, Functions::MLX)
-        })
-    }
 }
 
 impl Operations for Training {
@@ -84,7 +65,15 @@ impl Operations for Training {
         })
     }
 
-    fn functions(&self) -> Functions {
-        self.functions
+    fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
+        let MixerArgs { input, state, weights, dims, activation } = args;
+        let kernel = mixer_with_gradients(self.run, input, state, weights, dims, activation);
+        or_plain("mixer with gradients", kernel, || plain::mixer(args, self.functions()))
+    }
+
+    fn swiglu(&self, gate_up: &Array) -> Result<Array> {
+        or_plain("swiglu with gradients", swiglu_with_gradient(self.run, gate_up), || {
+            plain::swiglu(gate_up)
+        })
     }
 }

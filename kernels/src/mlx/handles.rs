@@ -34,6 +34,8 @@ handles! {
     Arrays(mlx_vector_array, mlx_vector_array_free, mlx_vector_array_new);
     /// A function of arrays.
     Closure(mlx_closure, mlx_closure_free, mlx_closure_new);
+    /// A weak reference to a thread's recordings of compiled functions.
+    CompileCache(mlx_compile_cache, mlx_compile_cache_free, mlx_compile_cache_new);
     /// A device.
     Device(mlx_device, mlx_device_free);
     /// Properties of a device.

@@ -5,6 +5,7 @@
 //! | `handles.rs` | owned handles of mlx-c: arrays, lists, closures |
 //! | `device.rs` | the device of a thread's operations |
 //! | `closure.rs`, `transforms.rs` | functions with other gradients than MLX would compute |
+//! | `compiled.rs` | functions that MLX records once and replays |
 //! | `properties.rs` | properties of the GPU |
 //! | `quantized.rs` | quantization in every mode, and order between operations that share no data |
 //! | `launch.rs`, `custom_kernel.rs` | custom GPU kernels |
@@ -13,6 +14,7 @@
 //! | `runtime.rs` | the version and the files of the loaded MLX |
 
 mod closure;
+mod compiled;
 pub(crate) mod custom_kernel;
 mod device;
 mod handles;
@@ -25,6 +27,7 @@ mod status;
 mod transforms;
 
 pub use closure::failure;
+pub use compiled::Compiled;
 pub use device::{current_device, is_available, on_device};
 pub use lazy::{Bytes, lazy_array};
 pub use properties::{gpu_memory, gpu_name};

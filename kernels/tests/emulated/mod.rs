@@ -47,6 +47,8 @@ pub fn run_launch(launch: &Launch, inputs: &[Buffer]) -> (Vec<Buffer>, Report) {
         };
         (name, argument)
     });
+    // CUDA has whole threadgroups only.
+    assert_eq!(launch.grid.0 % launch.threadgroup.0, 0, "{:?}", launch.grid);
     let size = |(x, y, z): (i32, i32, i32)| [x, y, z].map(|v| u32::try_from(v).unwrap());
     let how = Run {
         template: template.collect(),

@@ -159,9 +159,13 @@ fn generate<M: Subject>(
     mut state: M::State,
     n: usize,
 ) -> Result<M::State> {
+    let recorded = model.recorded()?;
     for _ in 0..n {
         stop_if_interrupted()?;
-        let (hidden, next) = model.read(&token, state)?;
+        let (hidden, next) = match &recorded {
+            Some(read) => read(&token, state)?,
+            None => model.read(&token, state)?,
+        };
         let following = top1(model, &hidden)?;
         async_eval([&following])?;
         eval([&token])?;

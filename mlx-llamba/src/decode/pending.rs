@@ -90,29 +90,6 @@ impl<S> Pending<S> {
         Ok(Self { tokens, state, rows: sampled })
     }
 
-    /// Requests the tokens that follow `tokens` (b, 1), which `state` has not consumed.
-    pub(super) fn after<M: LanguageModel<State = S>>(
-        model: &M,
-        rows: &mut [Row],
-        tokens: &Array,
-        state: S,
-    ) -> Result<Self> {
-        let (hidden, state) = model.read(tokens, state)?;
-        let last = hidden.try_index((.., -1, ..))?; // (b, d)
-        Self::new(model, rows, &last, state)
-    }
-
-    /// Requests the tokens that follow those that `state` has not consumed of each row.
-    pub(super) fn resume<M: LanguageModel<State = S>>(
-        model: &M,
-        rows: &mut [Row],
-        state: S,
-    ) -> Result<Self> {
-        let unread: Vec<&[u32]> = rows.iter().map(Row::unread).collect();
-        let (last, state) = model.read_rows(&unread, state)?; // (b, d)
-        Self::new(model, rows, &last, state)
-    }
-
     /// Waits for the tokens and hands them out to `rows`. Returns them with the state before them.
     pub(super) fn wait(self, rows: &mut [Row]) -> Result<(Vec<Token>, S)> {
         let ids = host::ids(&self.tokens)?;
