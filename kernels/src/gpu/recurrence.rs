@@ -14,10 +14,12 @@ static RECURRENCE: Source = Source {
     body: include_str!("../../metal/recurrence.metal"),
 };
 
-/// Threads that share a row of a state, rows of a thread, and tokens in threadgroup memory.
-const LANES: usize = 4;
-const PER: usize = 2;
+/// Threads that share rows of a state (a power of two), rows that they share (at most as many), tokens in
+/// threadgroup memory, and simdgroups of a threadgroup at most.
+const LANES: usize = 8;
+const PER: usize = 4;
 const STEPS: usize = 16;
+const SIMDGROUPS: usize = 8;
 
 /// The place of an array of heads inside the rows of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,9 +72,11 @@ pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
     if [b, l, h, rows, columns].contains(&0) {
         return unsupported("there are no states".to_owned());
     }
-    let tile = 32 / LANES * PER;
+    let simdgroups = rows.div_ceil(32 / LANES * PER).min(SIMDGROUPS);
+    let threads = 32 * simdgroups;
+    let tile = threads / LANES * PER;
     let blocks = b * h * rows.div_ceil(tile);
-    let Ok(grid) = i32::try_from(32 * blocks) else {
+    let Ok(grid) = i32::try_from(threads * blocks) else {
         return unsupported(format!("{blocks} blocks have more threads than a grid may have"));
     };
     let width = columns.next_multiple_of(LANES);
@@ -85,13 +89,14 @@ pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
         ("rows", rows),
         ("columns", columns),
     ]));
-    template.extend(sizes([("lanes", LANES), ("per", PER), ("steps", STEPS)]));
+    let shared = [("lanes", LANES), ("per", PER), ("steps", STEPS), ("simdgroups", simdgroups)];
+    template.extend(sizes(shared));
     template.push(("reverse", Argument::Bool(reverse)));
     Ok(Launch {
         source: &RECURRENCE,
         template,
         grid: (grid, 1, 1),
-        threadgroup: (32, 1, 1),
+        threadgroup: (threads as i32, 1, 1),
         outputs: vec![
             Output::new(&[b, l, h, rows], Dtype::Float32),
             Output::new(&[b, h, rows, columns], Dtype::Float32),
