@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
     Argument, Language, Launch, MatmulCall, MixerCall, TrainingCall, TrainingLaunches,
-    adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch, ring_attention_launch,
-    squares_launch, swiglu_gradient_launch, swiglu_launch,
+    adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch, masked_softmax_launch,
+    ring_attention_launch, squares_launch, swiglu_gradient_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -74,6 +74,11 @@ fn main() {
         add(format!("swiglu gradient h={h}"), &launch, &[("gate_up", of), ("d_out", of)]);
     }
     for ahead in [false, true] {
+        let mask = (&[2, 1, 100, 100][..], Dtype::Bool);
+        for of in [Dtype::Float32, Dtype::Bfloat16] {
+            let launch = masked_softmax_launch(&[2, 9, 100, 100], of, mask).expect("a launch");
+            add(format!("masked softmax {of:?}"), &launch, &[("x", of), ("mask", Dtype::Bool)]);
+        }
         let step = adamw_launch(1000, ahead).expect("a launch");
         let inputs = ["parameter", "gradient", "m", "v", "scale", "how"];
         add(format!("adamw {ahead}"), &step, &inputs.map(|name| (name, Dtype::Float32)));
@@ -187,6 +192,7 @@ fn type_of(dtype: Dtype) -> &'static str {
         Dtype::Float16 => "__half",
         Dtype::Bfloat16 => "__nv_bfloat16",
         Dtype::Int32 => "int32_t",
+        Dtype::Bool => "bool",
         Dtype::Uint32 => "uint32_t",
         other => panic!("no kernel takes {other:?}"),
     }

@@ -172,6 +172,12 @@ impl Backend {
         self.operations.replays_steps()
     }
 
+    /// Products with dense matrices are several times as fast where the number of the matrix's rows is a
+    /// multiple of this.
+    pub fn rows_multiple(self) -> usize {
+        self.operations.rows_multiple()
+    }
+
     /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.
     ///
     /// # Errors
@@ -283,12 +289,13 @@ impl Backend {
         self.at(Kernel::AddRmsNorm).add_rms_norm(x, y, weight, epsilon)
     }
 
-    /// Computes the softmax of `x` (.., n) over its last axis, summed in float32.
+    /// Computes the softmax of `x` (.., n) over its last axis, summed in float32, and 0 where `mask`
+    /// (bool, of a shape that broadcasts to that of `x`) is false. Every row must have something true.
     ///
     /// # Errors
-    /// MLX's report of a scalar.
-    pub fn softmax(self, x: &Array) -> mlx_rs::error::Result<Array> {
-        self.operations.softmax(x)
+    /// MLX's report of a scalar, and of a mask that does not fit.
+    pub fn softmax(self, x: &Array, mask: Option<&Array>) -> mlx_rs::error::Result<Array> {
+        self.operations.softmax(x, mask)
     }
 
     /// Computes `softmax(scale q k^T) v` of one query a head of many texts, each over the tokens of its

@@ -90,6 +90,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         false
     }
 
+    /// See [`Backend::rows_multiple`](crate::Backend::rows_multiple).
+    fn rows_multiple(&self) -> usize {
+        1
+    }
+
     /// Functions for use inside plain operations.
     fn functions(&self) -> Functions {
         Functions::MLX
@@ -129,13 +134,13 @@ pub(crate) trait Operations: Debug + Send + Sync {
     }
 
     /// See [`Backend::softmax`](crate::Backend::softmax).
-    fn softmax(&self, x: &Array) -> Result<Array> {
-        plain::softmax(x)
+    fn softmax(&self, x: &Array, mask: Option<&Array>) -> Result<Array> {
+        plain::softmax(x, mask)
     }
 
     /// See [`Backend::ring_attention`](crate::Backend::ring_attention).
     fn ring_attention(&self, ring: &RingAttention<'_>) -> Result<Array> {
-        ring.plain(|scores| self.softmax(scores))
+        ring.plain(|scores| self.softmax(scores, None))
     }
 
     /// See [`Backend::draw`](crate::Backend::draw).

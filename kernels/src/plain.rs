@@ -172,9 +172,15 @@ pub(crate) fn add_rms_norm(
     Ok((sum, normed))
 }
 
-/// The softmax of `x` (.., n) over its last axis, summed in float32.
-pub(crate) fn softmax(x: &Array) -> Result<Array> {
-    mlx_rs::ops::softmax_axis(x, -1, true)
+/// The softmax of `x` (.., n) over its last axis, summed in float32; 0 where `mask` is false.
+pub(crate) fn softmax(x: &Array, mask: Option<&Array>) -> Result<Array> {
+    mlx_rs::ops::softmax_axis(masked(x, mask)?, -1, true)
+}
+
+/// `x`, minus infinity where `mask` is false.
+pub(crate) fn masked(x: &Array, mask: Option<&Array>) -> Result<Array> {
+    let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(x.dtype())?;
+    mask.map_or(Ok(x.clone()), |mask| select(mask, x, never))
 }
 
 /// Splits the last axis at the indices `at` into `PARTS` pieces.

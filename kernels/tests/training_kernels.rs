@@ -10,7 +10,8 @@ use emulated::{buffer, run_launch};
 use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
     Launch, Part, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch,
-    mixer_with_gradients, recurrence_launch, squares_launch, sum_of_squares, swiglu_with_gradient,
+    masked_softmax_launch, mixer_with_gradients, recurrence_launch, squares_launch, sum_of_squares,
+    swiglu_with_gradient,
 };
 use mlx_llamba_kernels::oracle::{State, Weights, mixer};
 use mlx_llamba_kernels::{
@@ -192,6 +193,33 @@ fn outputs_and_gradients_equal_the_loops() {
             assert!(scale_of(&expected) > 0.1, "{what}: {}", scale_of(&expected));
             assert_close(&what, &found, &expected, TOLERANCE * scale_of(&expected).max(1.0));
         }
+    }
+}
+
+#[test]
+fn a_masked_softmax_equals_its_definition() {
+    for (b, masks, [h, l, t]) in [(2, 2, [3, 5, 70]), (3, 1, [1, 2, 31])] {
+        let shape = [b, h, l, t];
+        let x = Values(3).take(b * h * l * t, 30.0, Dtype::Float32);
+        let seen = |batch: usize, q: usize, k: usize| k == q || (k * 7 + q + batch) % 3 == 0;
+        let places = (0..masks * l * t).map(|i| seen(i / (l * t), i / t % l, i % t));
+        let mask: Vec<bool> = places.collect();
+        let mask = Array::from_slice(&mask, &[masks, 1, l, t].map(|size| size as i32));
+        let scores = array(Dtype::Float32, &shape, &x);
+        let of_mask = (mask.shape(), mask.dtype());
+        let launch = masked_softmax_launch(scores.shape(), scores.dtype(), of_mask).unwrap();
+        let found = values(&emulate(&launch, &[&scores, &mask]).unwrap()[0]);
+        for (row, (found, x)) in found.chunks(t).zip(x.chunks(t)).enumerate() {
+            let (batch, q) = (row / (h * l) % masks, row % l);
+            let e = |k: usize| if seen(batch, q, k) { x[k].exp() } else { 0.0 };
+            let sum: f64 = (0..t).map(e).sum();
+            let expected: Vec<f64> = (0..t).map(|k| e(k) / sum).collect();
+            assert_close("softmax", found, &expected, 2e-6);
+        }
+        let other = [masks as i32, 1, l as i32, t as i32 + 1];
+        assert!(
+            masked_softmax_launch(scores.shape(), scores.dtype(), (&other, of_mask.1)).is_err()
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::linear::Linear;
 use mlx_llamba_kernels::RingAttention;
-use mlx_rs::ops::{select, swap_axes};
+use mlx_rs::ops::swap_axes;
 use mlx_rs::{Array, Dtype, fast};
 
 use crate::cache::{KvCache, Pair};
@@ -114,14 +114,7 @@ impl Attention {
                 let queries = queries.reshape(&[b, g, h / g * l, k])?; // (b, g, h/g * l, k)
                 let scores = queries.matmul(swap_axes(&keys, -1, -2)?)?; // (b, g, h/g * l, t)
                 let scores = scores.reshape(&[b, h, l, t])?; // (b, h, l, t)
-                let scores = match &pass.mask {
-                    None => scores,
-                    Some(mask) => {
-                        let never = Array::from_f32(f32::NEG_INFINITY).as_dtype(scores.dtype())?;
-                        select(mask, &scores, never)?
-                    }
-                };
-                let weights = pass.backend.softmax(&scores)?; // (b, h, l, t)
+                let weights = pass.backend.softmax(&scores, pass.mask.as_ref())?; // (b, h, l, t)
                 let mixed = weights.reshape(&[b, g, h / g * l, t])?.matmul(&values)?;
                 let mixed = swap_axes(&mixed.reshape(&[b, h, l, k])?, 1, 2)?; // (b, l, h, k)
                 (mixed.reshape(&[b, l, h * k])?, Some(weights))

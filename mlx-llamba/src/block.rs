@@ -69,18 +69,24 @@ impl Block {
         };
         let maybe = |name: &str| optional(checkpoint, &format!("{prefix}.{name}"), dtype);
         let linear = |name: &str| Linear::load(checkpoint, &format!("{prefix}.{name}"), compute);
+        let mut in_proj = linear("mixer.in_proj")?;
+        let mut A_log_proj = None;
+        let (dims, multiple) = (checkpoint.config().dims(), compute.backend.rows_multiple());
+        if checkpoint.config().split_a_log {
+            A_log_proj = Some(linear("mixer.A_log_proj")?);
+        } else if !dims.in_proj_dim().is_multiple_of(multiple)
+            && let Some((most, rest)) = in_proj.split(dims.in_proj_dim() - dims.h)?
+        {
+            (in_proj, A_log_proj) = (most, Some(rest));
+        }
         Ok(Self {
             input_layernorm: float("input_layernorm.weight", dtype)?,
             mixer: Mixer {
                 backend: compute.backend,
-                dims: checkpoint.config().dims(),
+                dims,
                 activation: checkpoint.config().ssm.activation,
-                in_proj: linear("mixer.in_proj")?,
-                A_log_proj: if checkpoint.config().split_a_log {
-                    Some(linear("mixer.A_log_proj")?)
-                } else {
-                    None
-                },
+                in_proj,
+                A_log_proj,
                 inner: MixerWeights {
                     conv_weight: float("mixer.conv1d.weight", dtype)?,
                     conv_bias: maybe("mixer.conv1d.bias")?,

@@ -1,7 +1,8 @@
 //! Linear layers with dense or quantized matrices.
 
 use mlx_llamba_kernels::{Backend, LinearArgs, QuantizationError, Quantized, Weight};
-use mlx_rs::ops::concatenate;
+use mlx_rs::error::Exception;
+use mlx_rs::ops::{concatenate, split_at_indices};
 use mlx_rs::{Array, Dtype};
 
 use crate::error::{Error, Result};
@@ -156,6 +157,26 @@ impl Linear {
         let weights = Weight::join(&[&first.matrix.weight, &second.matrix.weight])?;
         let name = format!("{} and {}", first.matrix.name, second.matrix.name);
         Ok(weights.map(|weight| Self { matrix: Matrix { name, weight, ..first.matrix }, bias }))
+    }
+
+    /// Returns the layer's first `at` outputs and the others as two layers; `None` for a quantized matrix.
+    ///
+    /// # Errors
+    /// MLX's own if there are fewer.
+    pub fn split(&self, at: usize) -> Result<Option<(Self, Self)>> {
+        let Weight::Dense(weight) = &self.matrix.weight else { return Ok(None) };
+        let cut = |array: &Array| -> Result<[Array; 2]> {
+            let missing = |_| Exception::custom("a matrix was not cut in two");
+            Ok(split_at_indices(array, &[at as i32], 0)?.try_into().map_err(missing)?)
+        };
+        let bias = self.bias.as_ref().map(cut).transpose()?;
+        let [first, second] = bias.map_or([None, None], |parts| parts.map(Some));
+        let part = |weight: Array, bias| Self {
+            matrix: Matrix { weight: Weight::Dense(weight), ..self.matrix.clone() },
+            bias,
+        };
+        let [top, rest] = cut(weight)?;
+        Ok(Some((part(top, first), part(rest, second))))
     }
 
     /// Computes (.., in) -> (.., out).

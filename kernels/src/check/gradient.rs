@@ -3,15 +3,17 @@
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::ops::sum;
 use mlx_rs::transforms::value_and_grad_with_argnums;
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, DeviceType, Dtype};
 
 use super::compare::error;
 use super::data::{Arrays, Data, Values, array, values};
 use super::{Case, Failure, Measured, timed};
+use crate::mlx::on_device;
 use crate::{Backend, MixerInput, MixerState, MixerWeights};
 
-/// Compares the gradients on `backend` with those of plain operations; both sum thousands of terms in
-/// float32, and may differ by ten times `float32`.
+/// Compares the gradients on `backend` with those of plain operations on the CPU: on GPUs these round
+/// the factors of products to TF32. Both sum thousands of terms in float32, and may differ by ten times
+/// `float32`.
 pub(super) fn gradient(
     case: &Case,
     backend: Backend,
@@ -22,7 +24,9 @@ pub(super) fn gradient(
     let all = |backend: Backend| Ok(gradients(case, &arrays, backend.differentiable())?);
     let timed = timed(&[&arrays.rows], || all(backend))?;
     let mut errors = Vec::new();
-    for (found, expected) in timed.found.iter().zip(&all(Backend::PLAIN)?) {
+    for (found, expected) in
+        timed.found.iter().zip(&on_device(DeviceType::Cpu, || all(Backend::PLAIN))?)
+    {
         errors.push((error(&values(found)?, &values(expected)?), 10.0 * float32));
     }
     Ok(Measured { errors, timed })

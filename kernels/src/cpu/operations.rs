@@ -162,8 +162,12 @@ impl Operations for Cpu {
         elementwise::add_rms_norm(x, y, weight, epsilon)
     }
 
-    fn softmax(&self, x: &Array) -> Result<Array> {
-        if are_float([x]) { elementwise::softmax(x) } else { plain::softmax(x) }
+    fn softmax(&self, x: &Array, mask: Option<&Array>) -> Result<Array> {
+        if are_float([x]) {
+            elementwise::softmax(&plain::masked(x, mask)?)
+        } else {
+            plain::softmax(x, mask)
+        }
     }
 
     fn cross_entropy(

@@ -88,7 +88,7 @@ static IN_GRADIENT: Source = Source {
 };
 
 /// Tokens of a thread of the kernels that convolve.
-const SPAN: usize = 32;
+const SPAN: usize = 64;
 /// Threads of a threadgroup.
 const THREADS: usize = 256;
 

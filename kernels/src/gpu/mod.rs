@@ -14,6 +14,7 @@ mod elementwise;
 mod mixer_gradient;
 mod recurrence;
 mod scan;
+mod softmax;
 mod squares;
 mod step;
 mod training;
@@ -34,6 +35,7 @@ pub use elementwise::{
 pub use mixer_gradient::{TrainingCall, TrainingLaunches, mixer_with_gradients};
 pub use recurrence::{Part, RecurrenceCall, recurrence_launch};
 pub use scan::mixer_scan;
+pub use softmax::masked_softmax_launch;
 pub use squares::{squares_launch, sum_of_squares};
 pub use step::{MAX_STEPS, mixer_step};
 pub(crate) use training::Training;
@@ -48,6 +50,9 @@ use crate::{
     Activation, CrossEntropy, CrossEntropyOptions, Dims, Draw, Kernel, Kernels, Mixed, MixerInput,
     MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
 };
+
+/// The vectors of tensor cores' loads, in elements of two bytes.
+const ROWS_MULTIPLE: usize = 8;
 
 /// Puts a launch into MLX's graph, or computes it otherwise.
 pub type Run = fn(&Launch, &[&Array]) -> Result<Vec<Array>>;
@@ -244,6 +249,15 @@ impl Gpu {
         Ok(token)
     }
 
+    fn softmax_kernel(&self, x: &Array, mask: Option<&Array>) -> Result<Array, LaunchError> {
+        let Some(mask) = mask else {
+            return Err(LaunchError::Unsupported("MLX has a kernel without a mask".to_owned()));
+        };
+        let launch = masked_softmax_launch(x.shape(), x.dtype(), (mask.shape(), mask.dtype()))?;
+        let [out] = self.run(&launch, &[x, mask])?;
+        Ok(out)
+    }
+
     fn swiglu_kernel(&self, gate_up: &Array) -> Result<Array, LaunchError> {
         let launch = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
         let [out] = self.run(&launch, &[gate_up])?;
@@ -295,6 +309,10 @@ impl Operations for Gpu {
         }
     }
 
+    fn rows_multiple(&self) -> usize {
+        ROWS_MULTIPLE
+    }
+
     fn differentiable(&self) -> &'static dyn Operations {
         self.training
     }
@@ -328,9 +346,17 @@ impl Operations for Gpu {
         or_plain("swiglu", self.swiglu_kernel(gate_up), || plain::swiglu(gate_up))
     }
 
+    fn softmax(&self, x: &Array, mask: Option<&Array>) -> Result<Array> {
+        match self.softmax_kernel(x, mask) {
+            Err(LaunchError::Unsupported(_)) => plain::softmax(x, mask),
+            Err(LaunchError::Mlx(error)) => Err(error),
+            Ok(out) => Ok(out),
+        }
+    }
+
     fn ring_attention(&self, ring: &RingAttention<'_>) -> Result<Array> {
         or_plain("ring attention", self.ring_attention_kernel(ring), || {
-            ring.plain(|scores| self.softmax(scores))
+            ring.plain(|scores| self.softmax(scores, None))
         })
     }
 

@@ -4,7 +4,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::elementwise::swiglu_with_gradient;
 use super::mixer_gradient::mixer_with_gradients;
-use super::{Gpu, Run, adamw, cross_entropy, or_plain, sum_of_squares};
+use super::{Gpu, ROWS_MULTIPLE, Run, adamw, cross_entropy, or_plain, sum_of_squares};
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::fallback::PLAIN;
@@ -38,6 +38,10 @@ impl Operations for Training {
 
     fn takes(&self, _: Dtype) -> Result<(), String> {
         Ok(())
+    }
+
+    fn rows_multiple(&self) -> usize {
+        ROWS_MULTIPLE
     }
 
     fn differentiable(&self) -> &'static dyn Operations {

@@ -18,6 +18,7 @@ fn dtype(dtype: Dtype) -> mlx_llamba_emulator::Dtype {
         Dtype::Bfloat16 => E::BF16,
         Dtype::Int32 => E::I32,
         Dtype::Uint32 => E::U32,
+        Dtype::Bool => E::Bool,
         other => panic!("no test passes {other:?}"),
     }
 }
