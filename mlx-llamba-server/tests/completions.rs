@@ -228,7 +228,7 @@ fn what_cannot_be_done_is_refused_by_name() {
     server.get("/v2").is_error(404, None, "nothing at this address");
     server.get("/v1/completions").is_error(405, None, "POST only");
 
-    let raw = |body: &str| server.send(&common::post("/v1/completions", body));
+    let raw = |body: &str| server.send(common::post("/v1/completions", body));
     raw("{\"model\": ").is_error(400, None, "not valid JSON");
     raw("[]").is_error(400, None, "not a JSON object");
     raw(&"[".repeat(100_000)).is_error(400, None, "recursion");
@@ -277,21 +277,21 @@ fn tools_are_in_the_template() {
     let llamba = llamba();
     let ids = llamba.tokenizer().unwrap().encode(text, false).unwrap();
     let expected = llamba.generate(&ids, &Generation::greedy().max_tokens(5)).unwrap();
-    let found = server.send(&common::post("/v1/chat/completions", body)).ok();
+    let found = server.send(common::post("/v1/chat/completions", body)).ok();
     assert_eq!(found["usage"]["prompt_tokens"], ids.len());
     assert_eq!(found["choices"][0]["message"]["content"], expected.text);
     // A session has them from its beginning.
     let begin = r#"{"model":"stories","tools":[{"type":"function","function":{"name":"look","parameters":{"b":1,"a":2.0}}}]}"#;
-    let id = server.send(&common::post("/v1/sessions", begin)).ok()["id"].clone();
+    let id = server.send(common::post("/v1/sessions", begin)).ok()["id"].clone();
     let path = format!("/v1/sessions/{}/chat/completions", id.as_str().unwrap());
     let tools = body.lines().filter(|line| !line.contains("\"tools\"")).collect::<String>();
-    let found = server.send(&common::post(&path, &tools)).ok();
+    let found = server.send(common::post(&path, &tools)).ok();
     assert_eq!(found["usage"]["prompt_tokens"], ids.len());
     assert_eq!(found["choices"][0]["message"]["content"], expected.text);
 
     let plain = Server::start(|_| {});
     for (path, body) in [("/v1/chat/completions", body), ("/v1/sessions", begin)] {
-        let refused = plain.send(&common::post(path, body));
+        let refused = plain.send(common::post(path, body));
         refused.is_error(400, Some("tools"), "no place for them");
     }
     let mut forced: Value = serde_json::from_str(body).unwrap();

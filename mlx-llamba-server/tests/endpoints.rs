@@ -394,7 +394,7 @@ fn embeddings_are_the_librarys() {
 fn a_page_comes_with_the_server() {
     let server = Server::start(|options| options.api_keys = vec!["secret".to_owned()]);
     let get = |path: &str| {
-        server.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+        server.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
     };
     let page = get("/");
     assert_eq!(page.status, 200);

@@ -50,7 +50,7 @@ fn slow_clients_are_cut_off() {
     let chunked = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
                    content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     let piece = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
-    server.send(&format!("{chunked}{}0\r\n\r\n", piece.repeat(5))).is_error(413, None, "10000");
+    server.send(format!("{chunked}{}0\r\n\r\n", piece.repeat(5))).is_error(413, None, "10000");
     // Whoever says how much will come need not send it.
     let mut large = server.connect();
     let head = head.replace("content-length: 100", "content-length: 10001");
@@ -58,7 +58,7 @@ fn slow_clients_are_cut_off() {
     Answer::read(large).is_error(413, None, "10000 bytes");
     let long_head =
         format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}", "y".repeat(400_000));
-    let refused = server.send(&format!("{long_head}\r\n\r\n"));
+    let refused = server.send(format!("{long_head}\r\n\r\n"));
     refused.is_error(431, None, "head of the request is too large");
     server.send("GET / NONSENSE\r\n\r\n").is_error(400, None, "not HTTP/1.1");
     server.post("/v1/completions", &small()).ok();

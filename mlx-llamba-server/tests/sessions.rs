@@ -19,7 +19,7 @@ fn say(text: &str) -> Value {
 
 fn act(server: &Server, method: &str, path: &str) -> Answer {
     let head = "host: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-    server.send(&format!("{method} {path} HTTP/1.1\r\n{head}"))
+    server.send(format!("{method} {path} HTTP/1.1\r\n{head}"))
 }
 
 fn text(answer: &Value) -> String {
@@ -342,7 +342,7 @@ fn keys_share_nothing() {
         let prompt = "Lily and Tom went to the park with their red ball. ".repeat(4);
         let mut body = json!({ "prompt": prompt, "max_tokens": 1 });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let usage = server.send(&with_key(key, "POST", "/v1/completions", &body)).ok();
+        let usage = server.send(with_key(key, "POST", "/v1/completions", &body)).ok();
         usage["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
     };
     let start = |share: bool| {
@@ -360,16 +360,16 @@ fn keys_share_nothing() {
     assert!(cached(&server, "second", plain.clone()) > 40);
 
     // A session is its key's; to others there is none.
-    let made = server.send(&with_key("first", "POST", "/v1/sessions", &plain)).ok();
+    let made = server.send(with_key("first", "POST", "/v1/sessions", &plain)).ok();
     let path = format!("/v1/sessions/{}", made["id"].as_str().unwrap());
     let chat = format!("{path}/chat/completions");
     let undo = format!("{path}/undo");
     for (method, path) in [("GET", &path), ("DELETE", &path), ("POST", &undo), ("POST", &chat)] {
-        let refused = server.send(&with_key("second", method, path, &say("Hi")));
+        let refused = server.send(with_key("second", method, path, &say("Hi")));
         refused.is_error(404, Some("id"), "no session");
     }
-    server.send(&with_key("first", "POST", &chat, &say("Hi"))).ok();
-    server.send(&with_key("first", "GET", &path, &plain)).ok();
+    server.send(with_key("first", "POST", &chat, &say("Hi"))).ok();
+    server.send(with_key("first", "GET", &path, &plain)).ok();
 
     // If the operator lets keys share the cache, counts are hidden.
     let server = start(true);
@@ -387,7 +387,7 @@ fn with_key(key: &str, method: &str, path: &str, body: &Value) -> String {
 }
 
 fn metric(server: &Server, name: &str) -> f64 {
-    let text = server.send(&with_key("first", "GET", "/metrics", &json!({}))).body;
+    let text = server.send(with_key("first", "GET", "/metrics", &json!({}))).body;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
     line.unwrap().parse().unwrap()
 }

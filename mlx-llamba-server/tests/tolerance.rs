@@ -233,8 +233,7 @@ fn paths_hosts_and_content_types() {
     server.get("/models/").ok();
     server.get("/health/").ok();
     let host = |name: &str| {
-        server
-            .send(&format!("GET /v1/models HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n"))
+        server.send(format!("GET /v1/models HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n"))
     };
     for name in ["api.localhost:80", "box.local", "host.docker.internal:8080", "LOCALHOST."] {
         host(name).ok();
@@ -252,11 +251,11 @@ fn paths_hosts_and_content_types() {
     for kind in
         ["", "content-type: text/plain\r\n", "content-type: application/x-www-form-urlencoded\r\n"]
     {
-        server.send(&plain.replace(json, kind)).ok();
+        server.send(plain.replace(json, kind)).ok();
         for page in
             ["origin: https://a.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"]
         {
-            let refused = server.send(&plain.replace(json, &format!("{kind}{page}")));
+            let refused = server.send(plain.replace(json, &format!("{kind}{page}")));
             refused.is_error(415, None, "application/json");
         }
     }

@@ -112,7 +112,7 @@ impl Operations for Cpu {
 
     fn functions(&self) -> Functions {
         if self.differentiable {
-            Functions { exp: elementwise::exp, gate: elementwise::gate, ..Functions::MLX }
+            Functions { exp: elementwise::exp, gate: elementwise::gate }
         } else {
             Functions::MLX
         }

@@ -51,9 +51,6 @@ use crate::{
     MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
 };
 
-/// The vectors of tensor cores' loads, in elements of two bytes.
-const ROWS_MULTIPLE: usize = 8;
-
 /// Puts a launch into MLX's graph, or computes it otherwise.
 pub type Run = fn(&Launch, &[&Array]) -> Result<Vec<Array>>;
 
@@ -307,10 +304,6 @@ impl Operations for Gpu {
                 Err(format!("the {name} kernels take float32, float16 and bfloat16 only"))
             }
         }
-    }
-
-    fn rows_multiple(&self) -> usize {
-        ROWS_MULTIPLE
     }
 
     fn differentiable(&self) -> &'static dyn Operations {

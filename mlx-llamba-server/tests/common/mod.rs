@@ -83,11 +83,11 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send(&post(path, &body.to_string()))
+        self.send(post(path, &body.to_string()))
     }
 
     /// Sends a whole request and reads the whole answer.
