@@ -1,4 +1,4 @@
-// What a mixer computes before its recurrence: the convolution of the channels x | B | C with its
+// The part of a mixer before its recurrence: the convolution of the channels x | B | C with its
 // activation, and the decays sigmoid(-A_log), which are 0 where a document starts. To that token and
 // those after it, earlier inputs of the convolution are zeros.
 //

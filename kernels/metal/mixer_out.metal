@@ -1,4 +1,4 @@
-// What a mixer computes after its recurrence, (y + D x) silu(z + z_bias). In a gradient pass, where
+// The part of a mixer after its recurrence, (y + D x) silu(z + z_bias). In a gradient pass, where
 // `by_y` is true, y has the place of the gradient with respect to that, and the result is the gradient
 // with respect to y, y silu(z + z_bias).
 //

@@ -11,7 +11,7 @@ use mlx_llamba_engine::{Event, Events, wait};
 
 use crate::error::Result;
 
-/// What a token adds to the text.
+/// The text that a token adds.
 #[derive(Debug, Clone, uniffi::Record)]
 pub struct Piece {
     /// The text that the token completes; empty while a character or a possible stop string is

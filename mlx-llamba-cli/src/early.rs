@@ -10,7 +10,7 @@ use std::ptr;
 
 use libc::{RLIM_INFINITY, RLIMIT_AS, RLIMIT_NPROC, rlimit};
 
-/// What the loader passes: the number of arguments, the arguments, and the environment.
+/// The arguments that the loader passes: the number of arguments, the arguments, and the environment.
 type Entry = unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char);
 
 #[used]

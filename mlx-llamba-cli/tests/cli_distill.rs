@@ -140,7 +140,7 @@ fn a_teacher_becomes_a_student() {
     let before = place.model("student");
     ok(&place.distill("student", &["--resume"]));
     assert_eq!(place.model("student"), before);
-    // What cannot begin leaves the old model alone; other files stay in any case.
+    // A run that cannot begin leaves the old model alone; other files stay in any case.
     std::fs::write(place.path("student/notes.txt"), "mine").unwrap();
     let other = ["--overwrite", "--seed", "9"];
     let long = ["--set", "alignment.length=90000"];

@@ -53,7 +53,7 @@ pub(crate) struct Facts {
     pub(crate) state: usize,
 }
 
-/// What the model thread works with.
+/// The state of the model thread.
 pub(crate) struct Thread {
     pub(crate) options: Options,
     pub(crate) metrics: Metrics,

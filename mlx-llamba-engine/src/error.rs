@@ -23,7 +23,7 @@ pub enum Error {
     /// The model is no Llamba, and such models do not have this.
     #[error("this model is a Transformer: it has no {what}")]
     Unsupported {
-        /// What is asked for.
+        /// The feature that was requested.
         what: &'static str,
     },
     /// The state memory does not hold the states of a single request.

@@ -76,7 +76,7 @@ impl Kept {
         for one in all.iter() {
             *bytes.entry(one.owner.clone()).or_default() += one.bytes();
         }
-        // Who keeps most loses first: one client does not make the server forget the others.
+        // The client that keeps most loses first: one client does not make the server forget the others.
         while bytes.values().sum::<usize>() > BYTES
             && let Some((owner, sum)) = bytes.iter_mut().max_by_key(|(_, sum)| **sum)
             && let Some(at) = all.iter().position(|one| one.owner == *owner)

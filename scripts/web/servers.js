@@ -1,4 +1,4 @@
-// What a browser talks to: the page's files, and `mlx-llamba serve`.
+// A browser's servers: the page's files, and `mlx-llamba serve`.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";

@@ -12,8 +12,8 @@
 //! | dx_t | G_t B_t | dy, C, B, dH_l, in reverse |
 //! | dB_t | G_t^T x_t | C, dy, x, dH_l^T, in reverse |
 //!
-//! What the sum of all logarithms of decays up to t multiplies is y_t, and it divides x_t, so its gradient
-//! is `<dy_t, y_t> - <x_t, dx_t>` (and `<dH_l, H_l>` at the last token), by `mixer_sums.metal`; that of
+//! The sum s_t of all logarithms of decays up to t multiplies y_t by e^{s_t} and x_t by e^{-s_t}, so its
+//! gradient is `<dy_t, y_t> - <x_t, dx_t>` (and `<dH_l, H_l>` at the last token), by `mixer_sums.metal`; that of
 //! log a_t is the sum of these from t on. Over a document that begins inside the row they sum to 0, so the
 //! sum may run over borders between documents. Source: Mamba-2 (arXiv 2405.21060), whose implementation
 //! computes its gradient of the decays so. `mixer_in_gradient.metal` does everything else.

@@ -349,7 +349,7 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let (all, _, _, rest) = run(windows as usize)?;
             seconds = all / windows as f64;
             if windows > 1 {
-                // What does not grow with the windows, such as weights in 16 bits, is there once.
+                // Memory that does not grow with the windows, such as weights in 16 bits, counts once.
                 window = (rest.saturating_sub(first) / (windows - 1)).min(first);
                 fixed = first - window;
             }

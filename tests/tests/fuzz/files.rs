@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::harness::{self, Target};
 
-/// What came of it, in words.
+/// The outcome in words.
 fn told<T, E: std::fmt::Display>(result: Result<T, E>) -> String {
     result.map_or_else(|error| error.to_string(), |_| "sound".to_owned())
 }
@@ -220,7 +220,7 @@ fn gguf_header(metadata: &[(&str, u32, Vec<u8>)], tensors: u64, rest: &[u8]) -> 
     bytes
 }
 
-/// What is read of a header takes at most twice the memory of the file, which is mapped, and some MiB.
+/// A parsed header takes at most twice the memory of the file, which is mapped, and some MiB.
 #[test]
 #[cfg(target_os = "linux")]
 fn headers_cost_at_most_twice_their_file() {
