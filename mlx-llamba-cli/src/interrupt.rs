@@ -1,6 +1,7 @@
 //! Ctrl-C and termination signals: the first one ends the process, unless the command has work to finish;
 //! then the second one does.
 
+use std::ffi::c_int;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -22,11 +23,26 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Lets the first Ctrl-C or termination signal end the process, whatever it waits for: a file, a
 /// download, a lock. Without a handler it would not end the first process of a container.
 pub(crate) fn end_at_once() -> Result<()> {
-    for signal in [SIGINT, SIGTERM] {
+    for signal in wanted(&[SIGINT, SIGTERM]) {
         register_conditional_shutdown(signal, crate::INTERRUPTED.into(), Arc::clone(&AT_ONCE))
             .context("cannot listen for Ctrl-C")?;
     }
     Ok(())
+}
+
+/// Returns those of the signals that the process was not told to ignore: `nohup`, and shells that start
+/// a command in the background, ask for that before the process begins.
+pub(crate) fn wanted(signals: &[c_int]) -> Vec<c_int> {
+    let is_ignored = |signal: c_int| {
+        // SAFETY: zeros are a valid `sigaction`, and `old` is a valid place to write to. Nothing is
+        // changed without a new action.
+        unsafe {
+            let mut old: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &raw mut old) == 0
+                && old.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    signals.iter().copied().filter(|signal| !is_ignored(*signal)).collect()
 }
 
 /// Lets the command handle signals itself: it has work to finish.
@@ -48,7 +64,7 @@ pub(crate) fn on_first(stop: impl Fn() + Send + 'static) -> Result<()> {
 /// Calls `handle` at every Ctrl-C, with false, and at every termination signal, with true.
 pub(crate) fn on_each(handle: impl Fn(bool) + Send + 'static) -> Result<()> {
     let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
+        Signals::new(wanted(&[SIGINT, SIGTERM, SIGHUP])).context("cannot listen for Ctrl-C")?;
     spawn(move || {
         for signal in signals.forever() {
             handle(signal != SIGINT);

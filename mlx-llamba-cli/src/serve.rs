@@ -264,7 +264,8 @@ impl Args {
 /// Calls `stop` at the first Ctrl-C or termination signal. Before the server runs, and at the
 /// second signal, the process exits.
 fn on_signal(serving: Arc<AtomicBool>, stop: impl Fn() + Send + 'static) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for Ctrl-C")?;
+    let mut signals = Signals::new(crate::interrupt::wanted(&[SIGINT, SIGTERM]))
+        .context("cannot listen for Ctrl-C")?;
     crate::interrupt::spawn(move || {
         for _ in signals.forever() {
             if !serving.swap(false, Ordering::Relaxed) {

@@ -157,6 +157,41 @@ fn an_interrupted_text_without_a_state_ends_too() {
     assert!(rest.ends_with('\n'));
 }
 
+/// `nohup`, and a shell that starts it in the background, tell a command which signals to ignore.
+#[test]
+#[cfg(target_os = "linux")]
+fn ignored_signals_stay_ignored() {
+    let ignoring = |arguments: &[&str]| {
+        let command = CLI.command(arguments);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\""]).arg(command.get_program());
+        shell.args(command.get_args()).envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut child = ignoring(&[&ENDLESS[..], &["hi"]].concat());
+    let mut out = child.stdout.take().unwrap();
+    // By now it has its handlers.
+    out.read_exact(&mut [0; 8]).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & 3, 3, "{status}");
+    signal(&child, "TERM");
+    out.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut child = ignoring(&["serve", "--bind", "127.0.0.1:0"]);
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("serving ") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0);
+    }
+    for name in ["HUP", "INT", "TERM"] {
+        signal(&child, name);
+    }
+    log.read_to_string(&mut line).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{line}");
+}
+
 /// Returns a large model, an output beside it, and the hidden directory of the output once its weight
 /// file is not empty.
 struct Writing {

@@ -116,6 +116,13 @@ fn a_bias_that_is_no_number_is_refused() {
     for bias in ["1=1e99", "1=-1e39", "1=", "1=inf", "1=-inf", "1=infinity", "1=nan", "1=-NaN"] {
         let run = CLI.run(&["generate", "-n", "1", &format!("--logit-bias={bias}"), "x"]);
         assert!(run.code == Some(2) && run.err.contains("is not a number"), "{run:?}");
+        // The same in a configuration file and in a variable.
+        let config = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(config.path(), format!("logit-bias = ['{bias}']\n")).unwrap();
+        let mut command = CLI.command(&["generate", "-n", "1", "x"]);
+        Run::of(command.env("MLX_LLAMBA_CONFIG", config.path())).fails(&["is not a number"]);
+        let mut command = CLI.command(&["generate", "-n", "1", "x"]);
+        Run::of(command.env("MLX_LLAMBA_LOGIT_BIAS", bias)).fails(&["is not a number"]);
     }
 }
 

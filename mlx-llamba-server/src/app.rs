@@ -93,17 +93,25 @@ impl App {
         (0..9).map(digit).collect()
     }
 
-    /// Compiles a grammar and the parameter that asks for it, within the memory of its request.
+    /// Compiles a grammar and the parameter that asks for it, within the memory of its client's request.
     ///
     /// # Errors
     /// 400 if it cannot be used; 413 and 503 if there is no memory for it.
     pub(crate) async fn constraint(
         &self,
         grammar: Option<(Grammar, &'static str)>,
-        memory: &Charge,
+        client: &Client,
     ) -> Result<Option<Constraint>, Problem> {
         let Some((grammar, name)) = grammar else { return Ok(None) };
-        self.constraints.compile(self.engine.tokenizer(), grammar, name, memory).await.map(Some)
+        let owner = if self.options.share_cache { "" } else { self.owner(client) };
+        let tokenizer = self.engine.tokenizer();
+        let made = self.constraints.compile(tokenizer, grammar, name, owner, &client.memory).await;
+        made.map(Some)
+    }
+
+    /// The client whose data nobody else may use or notice: an API key, or all clients without keys.
+    pub(crate) fn owner<'a>(&self, client: &'a Client) -> &'a str {
+        if self.options.api_keys.is_empty() { "" } else { &client.name }
     }
 
     /// Refuses the names of other models.

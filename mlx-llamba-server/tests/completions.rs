@@ -182,6 +182,9 @@ fn what_cannot_be_done_is_refused_by_name() {
         (json!({ "presence_penalty": 9 }), "presence_penalty", "between"),
         (json!({ "logit_bias": { "99999": 1 } }), "logit_bias", "99999"),
         (json!({ "logit_bias": { "5": 101 } }), "logit_bias", "between -100 and 100"),
+        (json!({ "logit_bias": { "5": 1e39 } }), "logit_bias", "between -100 and 100"),
+        (json!({ "logit_bias": { "5": "Infinity" } }), "logit_bias.5", "invalid type"),
+        (json!({ "logit_bias": { "5": null } }), "logit_bias.5", "invalid type"),
         (json!({ "nonsense": 1 }), "nonsense", "unknown parameter"),
     ];
     for path in ["/v1/completions", "/v1/chat/completions"] {

@@ -190,6 +190,35 @@ fn bodies_are_counted_as_they_arrive() {
     server.wait_for("mlx_llamba_request_memory_bytes", 0.0);
 }
 
+/// A client that sends everything before it reads finds out why it is refused, whoever refuses it.
+#[test]
+fn clients_that_still_send_are_answered() {
+    let body = vec![b'x'; 12 << 20];
+    let send = |server: &Server, head: &str| {
+        let mut stream = server.connect();
+        let length = body.len();
+        let head =
+            format!("POST /v1/completions HTTP/1.1\r\n{head}content-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&body).unwrap();
+        Answer::read(stream)
+    };
+    let server = Server::start(|options| options.limits.body = 10_000);
+    send(&server, "host: localhost\r\n").is_error(413, None, "10000 bytes");
+    send(&server, "host: x.example\r\n").is_error(403, None, "localhost only");
+    send(&server, "host: localhost\r\nhost: localhost\r\n").is_error(400, None, "one Host");
+    let long = format!("x: {}\r\n", "y".repeat(400_000));
+    send(&server, &long).is_error(431, None, "too large");
+    let server = Server::start(|options| options.api_keys = vec!["a".to_owned()]);
+    send(&server, "host: localhost\r\n").is_error(401, None, "API key");
+    let server = Server::start(|options| options.limits.connections = 1);
+    let other = server.connect();
+    // The other connection is open once it was answered.
+    (&other).write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    (&other).read_exact(&mut [0; 15]).unwrap();
+    send(&server, "host: localhost\r\n").is_error(503, None, "too many connections");
+}
+
 /// A client that says that it sends no more gets its answer, whole or in pieces.
 #[test]
 fn half_closed_connections_are_answered() {

@@ -1,6 +1,7 @@
 //! Runs the `mlx-llamba` command as a user does, without a network.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ impl Cli {
             .env("HF_HOME", "/proc/nowhere")
             .env("MLX_LLAMBA_CONFIG", "/dev/null")
             .stdin(Stdio::null());
+        listens_to_interrupts(&mut command);
         command
     }
 
@@ -140,6 +142,17 @@ pub fn limited(command: &Command, limits: &str) -> Run {
         std::thread::sleep(Duration::from_millis(10));
     }
     Run::from(child.wait_with_output().expect("it has ended"))
+}
+
+/// Lets a command notice Ctrl-C also where these tests run in the background of a shell.
+fn listens_to_interrupts(command: &mut Command) {
+    // SAFETY: between fork and exec only a system call is made, which may be made there.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
 }
 
 /// Sends a signal, by its short name, to a process of this test.

@@ -110,7 +110,8 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     let streams = call.body.common.stream.unwrap_or(false);
     let usage = call.body.common.usage_wanted();
     let logprobs = call.body.chat.logprobs.unwrap_or(false);
-    let (engine, memory) = (call.client.engine.clone(), call.client.memory.clone());
+    let client = call.client.clone();
+    let engine = client.engine.clone();
     let structured = std::mem::take(&mut call.body.structured);
     let grammar = structured.grammar()?;
     let session_tools = match &call.id {
@@ -123,11 +124,11 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
         None => grammar,
     };
     let calls = callable.map(Callable::parser);
-    let constraint = app.constraint(grammar, &memory).await?;
+    let constraint = app.constraint(grammar, &client).await?;
     let request = request(&app, call, constraint)?;
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
-    memory.shrink(prepared.iter().map(Prepared::bytes).sum());
+    client.memory.shrink(prepared.iter().map(Prepared::bytes).sum());
     let answer =
         Answer::<F>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
     let answer = answer.recorded(record);

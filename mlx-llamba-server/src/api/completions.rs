@@ -78,12 +78,12 @@ pub(crate) async fn create(
     let usage = call.body.common.usage_wanted();
     let fields = &call.body.completion;
     let (echo, logprobs) = (fields.echo.unwrap_or(false), fields.logprobs.is_some());
-    let engine = call.client.engine.clone();
+    let client = call.client.clone();
+    let engine = client.engine.clone();
     let structured = std::mem::take(&mut call.body.structured);
-    let memory = call.client.memory.clone();
-    let constraint = app.constraint(structured.grammar()?, &memory).await?;
+    let constraint = app.constraint(structured.grammar()?, &client).await?;
     let prepared = engine.prepare(requests(&app, call, constraint)?).await?;
-    memory.shrink(prepared.iter().map(Prepared::bytes).sum());
+    client.memory.shrink(prepared.iter().map(Prepared::bytes).sum());
     let echo = if echo { texts(&app, &prepared).await? } else { Vec::new() };
     let answer =
         Answer::<Text>::start(app.clone(), &engine, prepared, echo, logprobs, usage, None)?;

@@ -21,8 +21,9 @@ const PER_BYTE: usize = 192;
 
 /// Compiles constraints, beside the threads that answer.
 pub(crate) struct Constraints {
-    /// By the debug text of the grammar.
-    kept: Mutex<LruCache<String, Constraint>>,
+    /// By their owner, who would otherwise notice from the time which grammars others use, and by the
+    /// debug text of the grammar.
+    kept: Mutex<LruCache<(String, String), Constraint>>,
     turns: Semaphore,
 }
 
@@ -31,7 +32,7 @@ impl Constraints {
         Self { kept: Mutex::new(LruCache::new(KEPT)), turns: Semaphore::new(AT_ONCE) }
     }
 
-    /// Compiles a grammar that the parameter `name` asks for.
+    /// Compiles a grammar that the parameter `name` asks for, or takes the one that `owner` had made.
     ///
     /// # Errors
     /// 400 if it cannot be used; 413 and 503 if there is no memory for it.
@@ -40,14 +41,17 @@ impl Constraints {
         tokenizer: &Tokenizer,
         grammar: Grammar,
         name: &'static str,
+        owner: &str,
         memory: &Charge,
     ) -> Result<Constraint, Problem> {
-        let key = format!("{grammar:?}");
+        let text = format!("{grammar:?}");
+        let length = text.len();
+        let key = (owner.to_owned(), text);
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(constraint) = kept().get(&key) {
             return Ok(constraint.clone());
         }
-        memory.add(PER_BYTE * key.len())?;
+        memory.add(PER_BYTE * length)?;
         let _turn = self.turns.acquire().await;
         let tokenizer = tokenizer.clone();
         let compile = move || Constraint::new(&tokenizer, &grammar);

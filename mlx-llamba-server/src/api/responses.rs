@@ -159,7 +159,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let Call { client, id, mut body } = call;
     // Without keys, nobody can be told from others.
-    let owner = if app.options.api_keys.is_empty() { String::new() } else { client.name.clone() };
+    let owner = app.owner(&client).to_owned();
     let before = match body.previous_response_id.take().filter(|id| !id.is_empty()) {
         None => Vec::new(),
         Some(previous) => {

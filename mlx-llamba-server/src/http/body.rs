@@ -36,7 +36,7 @@ pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     let read = async {
         let found = gather(&mut body, largest, memory).await;
         if found.as_ref().is_err_and(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE) {
-            // A client that is told to come back sends everything before it reads that.
+            // The client comes back, perhaps on the same connection.
             memory.shrink(0);
             while let Some(Ok(_)) = body.frame().await {}
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{StatusCode, Version};
 use hyper::body::Incoming;
@@ -12,7 +13,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
@@ -20,13 +20,16 @@ use tower::ServiceExt;
 
 use super::addresses::Addresses;
 use super::paths::normalize;
-use super::socket::{Socket, gone};
+use super::socket::{Socket, Tracked, answer_and_close, gone};
 use crate::api::stream::json;
 use crate::app::App;
 use crate::problem::Problem;
 
 /// The maximum size of a request's head, in bytes.
 const HEAD: usize = 64 << 10;
+
+/// Connections too many that are told so at once.
+const REFUSALS: usize = 128;
 
 /// Serves until `stop` is ready. Running requests then have the grace period to end, and get an
 /// error after it.
@@ -38,6 +41,7 @@ pub(crate) async fn serve(
 ) {
     let limits = app.options.limits.clone();
     let room = Arc::new(Semaphore::new(limits.connections));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     let addresses = Addresses::default();
     let graceful = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -59,7 +63,13 @@ pub(crate) async fn serve(
         let seat = addresses.enter(peer.ip(), limits.connections_per_address);
         let (Some(place), Some(seat)) = (place, seat) else {
             log::warn!("refused client={peer}: too many connections");
-            tokio::spawn(refuse(stream));
+            // Without a turn, the client finds its connection closed.
+            if let Ok(turn) = refusals.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    refuse(stream).await;
+                    drop(turn);
+                });
+            }
             continue;
         };
         let _ = stream.set_nodelay(true);
@@ -75,7 +85,9 @@ pub(crate) async fn serve(
             if let Some(uri) = normalize(request.uri()) {
                 *request.uri_mut() = uri;
             }
-            router.clone().oneshot(request.map(axum::body::Body::new) as Request)
+            let request: Request =
+                request.map(|body| Body::new(Tracked::new(body, version.clone())));
+            router.clone().oneshot(request)
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -111,7 +123,8 @@ pub(crate) async fn serve(
     }
 }
 
-async fn refuse(mut stream: TcpStream) {
+/// Answers a connection too many, whatever it asks for.
+async fn refuse(stream: TcpStream) {
     let message = "too many connections; try again later";
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, message);
     let body = json(&problem.code("too_many_connections").body());
@@ -120,9 +133,6 @@ async fn refuse(mut stream: TcpStream) {
          connection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let write = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(1), write).await;
+    let answer = answer_and_close(stream, answer.as_bytes());
+    let _ = tokio::time::timeout(Duration::from_secs(5), answer).await;
 }

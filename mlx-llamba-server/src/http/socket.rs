@@ -1,4 +1,5 @@
-//! A client's socket: it notices that the client sends no more, and explains refusals of hyper.
+//! A client's socket: it notices that the client sends no more, explains refusals of hyper, and lets a
+//! client that still sends read its answer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,9 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::api::stream::json;
 use crate::problem::Problem;
@@ -25,6 +29,99 @@ pub(crate) struct Socket {
     /// The bytes that are written in place of an answer without a body, and the number of
     /// them that have been.
     instead: Option<(Vec<u8>, usize)>,
+    rest: Rest,
+}
+
+/// What a client sends after it was answered. A socket that is closed with bytes that nobody read takes
+/// back the answer: the client finds its connection broken while it sends. So they are read and thrown
+/// away, up to a number of bytes and a time.
+struct Rest {
+    bytes: usize,
+    /// Ends the wait for the next bytes.
+    pause: Option<Pin<Box<Sleep>>>,
+    end: Option<Instant>,
+}
+
+impl Rest {
+    /// Bytes that are thrown away: more than the body of any ordinary request.
+    const BYTES: usize = 64 << 20;
+    const PAUSE: Duration = Duration::from_secs(2);
+    const TIME: Duration = Duration::from_secs(30);
+
+    const fn new() -> Self {
+        Self { bytes: 0, pause: None, end: None }
+    }
+
+    /// Waits until the client has sent everything, or has had its chance.
+    fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        let end = *self.end.get_or_insert_with(|| Instant::now() + Self::TIME);
+        let mut bytes = [0; 16 << 10];
+        while self.bytes < Self::BYTES {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    self.bytes += buffer.filled().len();
+                    self.pause = None;
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let until = (Instant::now() + Self::PAUSE).min(end);
+                    let pause = self.pause.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                    return pause.as_mut().poll(context);
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Writes a last answer to a client that may still be sending.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) async fn answer_and_close(mut stream: TcpStream, answer: &[u8]) -> io::Result<()> {
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    let mut rest = Rest::new();
+    std::future::poll_fn(|context| rest.poll(&mut stream, context)).await;
+    Ok(())
+}
+
+/// A request's body. It tells its socket when it was read to its end.
+pub(crate) struct Tracked {
+    body: Incoming,
+    state: Arc<State>,
+}
+
+impl Tracked {
+    pub(crate) fn new(body: Incoming, state: Arc<State>) -> Self {
+        state.sends.store(!body.is_end_stream(), Ordering::Relaxed);
+        Self { body, state }
+    }
+}
+
+impl Body for Tracked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if self.body.is_end_stream() || frame.is_none() {
+            self.state.sends.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Facts about a client.
@@ -32,6 +129,8 @@ pub(crate) struct Socket {
 pub(crate) struct State {
     /// It has sent something that nothing was answered to.
     waits: AtomicBool,
+    /// It has not sent all of what it was answered to.
+    sends: AtomicBool,
     /// Its last request was of HTTP/1.0.
     pub(crate) is_old: AtomicBool,
 }
@@ -39,7 +138,7 @@ pub(crate) struct State {
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> (Self, Arc<State>) {
         let state = Arc::new(State::default());
-        (Self { stream, state: state.clone(), instead: None }, state)
+        (Self { stream, state: state.clone(), instead: None, rest: Rest::new() }, state)
     }
 
     /// Another handle of the connection.
@@ -102,7 +201,10 @@ impl AsyncWrite for Socket {
         let this = &mut *self;
         if this.instead.is_none() {
             match explained(bytes) {
-                Some(text) => this.instead = Some((text, 0)),
+                Some(text) => {
+                    this.state.sends.store(true, Ordering::Relaxed);
+                    this.instead = Some((text, 0));
+                }
                 None => return Pin::new(&mut this.stream).poll_write(context, bytes),
             }
         }
@@ -120,7 +222,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        if this.state.sends.load(Ordering::Relaxed) {
+            ready!(this.rest.poll(&mut this.stream, context));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
