@@ -33,9 +33,10 @@ pub(crate) struct Args {
         required_unless_present = "print_recipe"
     )]
     teacher: Option<PathBuf>,
-    /// Text to train on: a .jsonl or text file, or a directory of them
+    /// Text to train on: a .jsonl or text file, or a directory of them; may be given more than once
+    /// (data.weights in the recipe is their ratio)
     #[arg(long, value_name = "PATH", required_unless_present = "print_recipe", hide_env = true)]
-    data: Option<PathBuf>,
+    data: Vec<PathBuf>,
     /// Directory for the run and the student
     #[arg(short, long, value_name = "DIR", required_unless_present = "print_recipe")]
     output: Option<PathBuf>,
@@ -72,13 +73,12 @@ impl Args {
             return show(builtin(name)?);
         }
         let recipe = self.recipe()?;
-        let (Some(teacher), Some(data), Some(output)) = (self.teacher, self.data, self.output)
-        else {
+        let (Some(teacher), Some(output)) = (self.teacher, self.output) else {
             usage!("--teacher, --data and --output are required");
         };
         let memory = training::memory(Compute::from(self.device).select()?);
         let task = Task::Distill { teacher, tokenizer: self.tokenizer, student: self.student };
-        let mut job = Job::new(task, data, output, recipe).resume(self.recipe.resume);
+        let mut job = Job::new(task, self.data, output, recipe).resume(self.recipe.resume);
         job.overwrite = self.recipe.overwrite;
         (job.cache, job.memory) = (self.recipe.cache, memory);
         Display::follow("student", &job.output, |tell| run(&job, tell))

@@ -153,7 +153,7 @@ impl TextArgs {
         let wanted = numbered.filter(|(number, _)| is_held_out(*number, self.every as usize));
         for (_, text) in wanted.take(self.limit.unwrap_or(usize::MAX)) {
             let text = text?;
-            let tokens = encoder.encode(&text.text)?;
+            let tokens = encoder.encode(&text)?.ids;
             evaluation.document(&Document { tokens, bytes: text.text.len() as u64 })?;
             progress.at(text.end as usize, sources.bytes() as usize);
         }

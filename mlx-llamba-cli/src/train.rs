@@ -27,9 +27,10 @@ pub(crate) struct Args {
     /// Architecture of the model
     #[arg(short = 'm', long, visible_alias = "model", value_enum)]
     arch: Arch,
-    /// Text to train on: a .jsonl or text file, or a directory of them
-    #[arg(long, value_name = "PATH", hide_env = true)]
-    data: PathBuf,
+    /// Text to train on: a .jsonl or text file, or a directory of them; may be given more than once
+    /// (data.weights in the recipe is their ratio)
+    #[arg(long, value_name = "PATH", required = true, hide_env = true)]
+    data: Vec<PathBuf>,
     /// A tokenizer.json, or a directory with one
     #[arg(long, value_name = "PATH", hide_env = true)]
     tokenizer: PathBuf,

@@ -8,6 +8,7 @@ use mlx_rs::Array;
 /// |---|---|---|
 /// | tokens | (b, l) | uint32 |
 /// | next | (b, l): the token after each | uint32 |
+/// | learned | positions in (b l), ascending, whose next token is learned; `None` for all | |
 /// | starts | (b, l): true at the first token of a document, which sees nothing before it; `None` to read across documents | bool |
 #[derive(Debug, Clone)]
 pub struct Batch {
@@ -17,4 +18,14 @@ pub struct Batch {
     pub next: Array,
     /// True at the first token of a document.
     pub starts: Option<Array>,
+    /// The positions whose next token is learned.
+    pub learned: Option<Vec<u32>>,
+}
+
+impl Batch {
+    /// The number of positions whose next token is learned.
+    #[must_use]
+    pub fn count_learned(&self) -> usize {
+        self.learned.as_ref().map_or(self.tokens.size(), Vec::len)
+    }
 }

@@ -54,6 +54,15 @@ pub enum Error {
         /// The token.
         token: String,
     },
+    /// The responses of a conversation cannot be told from the rest.
+    #[error(
+        "template {template} shows a message differently before and after the next one, so that its \
+         responses have no fixed place: data.learned = \"all\" learns all of the conversation"
+    )]
+    Responses {
+        /// The template.
+        template: String,
+    },
     /// A file of tokens is damaged or of another version.
     #[error("tokens {path}: {reason}", path = path.display())]
     Cache {

@@ -26,7 +26,12 @@ pub trait Objective {
     /// Errors of the teacher.
     fn targets(&self, batch: &Batch) -> Result<Self::Targets>;
 
-    /// Returns the loss of part `part`: a scalar in float32, a mean over the batch's tokens.
+    /// The number of positions that the losses of a batch are means of.
+    fn positions(&self, batch: &Batch) -> usize {
+        batch.tokens.size()
+    }
+
+    /// Returns the loss of part `part`: a scalar in float32, a mean over [positions](Self::positions).
     ///
     /// `parameters` holds all tensors of the model. The loss is differentiable in those that the
     /// part trains; the others are constants. Lazy.

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use mlx_rs::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Packing;
+use crate::data::{Learned, Packing};
 use crate::train::StageOptions;
 use crate::{Error, Result};
+pub(crate) use parse::bad;
 
 /// The built-in recipes: names and texts.
 pub const RECIPES: [(&str, &str); 3] = [
@@ -160,6 +161,14 @@ pub struct DataOptions {
     pub heldout: Option<PathBuf>,
     /// The positions at which windows begin: documents, sink or cut.
     pub packing: Packing,
+    /// The share of each source of text, in any unit; without them the ratio is that of their tokens.
+    /// With `packing = "documents"` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<f64>,
+    /// The tokens whose prediction is learned in stage 3, or in a training without a teacher: all, or
+    /// responses.
+    #[serde(skip_serializing_if = "crate::train::is_default")]
+    pub learned: Learned,
     /// The state is reset at the start of each document.
     pub resets: bool,
     /// The token that begins a document, in place of the tokenizer's own.
@@ -175,6 +184,8 @@ impl Default for DataOptions {
             heldout_every: 50,
             heldout: None,
             packing: Packing::default(),
+            weights: Vec::new(),
+            learned: Learned::default(),
             resets: true,
             begin: None,
             end: None,

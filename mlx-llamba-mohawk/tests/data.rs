@@ -4,14 +4,16 @@
 
 mod toy;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use mlx_llamba_mohawk::Result;
 use mlx_llamba_mohawk::data::{
-    Encoder, Packing, Position, Sources, Windows, held_out, is_held_out, tokenize,
+    Encoder, Learned, Packing, Part, Position, Sources, Windows, held_out, is_held_out, tokenize,
 };
 use mlx_rs::Array;
+use serde_json::json;
 use toy::{corpus, encoder, stories, windows};
 
 fn ids(array: &Array) -> Vec<u32> {
@@ -164,7 +166,7 @@ fn batches_are_the_same_from_any_position_and_at_any_size() {
                 let (batch, after) = windows.batch(position, rows).unwrap();
                 assert_eq!(batch.tokens.shape(), [rows as i32, 9]);
                 tokens.extend(ids(&batch.tokens));
-                position = serde_json::from_value(serde_json::json!(after)).unwrap();
+                position = serde_json::from_value(json!(after)).unwrap();
             }
             (tokens, position)
         };
@@ -252,6 +254,133 @@ fn windows_that_begin_at_documents() {
         }
         assert!(orders[0] != orders[1] || orders[1] != orders[2]);
     }
+}
+
+/// A file of conversations in both layouts and a text, `times` times.
+fn conversations(directory: &Path, times: usize) -> PathBuf {
+    let path = directory.join("chats.jsonl");
+    let lines = [
+        json!({ "messages": [
+            { "role": "user", "content": "A story about Anna." },
+            { "role": "assistant", "content": "Anna had ten apples." },
+            { "role": "user", "content": "And Ben? <|end_of_text|>" },
+            { "role": "assistant", "content": "Ben had two." },
+        ] }),
+        json!({ "conversations": [
+            { "from": "human", "value": "A story about Ida." },
+            { "from": "gpt", "value": "Ida had a dog." },
+        ] }),
+        json!({ "text": "No conversation." }),
+    ];
+    let lines = lines.map(|line| line.to_string() + "\n").concat();
+    std::fs::write(&path, lines.repeat(times)).unwrap();
+    path
+}
+
+#[test]
+fn only_responses_are_learned() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = conversations(directory.path(), 1);
+    let tokenizer = mlx_llamba::Llamba::embedded().load_tokenizer().unwrap();
+    let sources = Sources::new(&path, "text").unwrap();
+    let texts: Vec<_> = sources.texts().map(Result::unwrap).collect();
+    let all = encoder();
+    let encoder = encoder().learned(Learned::Responses);
+    let learned = |i: usize| -> Vec<String> {
+        let found = encoder.encode(&texts[i]).unwrap();
+        let text = |range: Range<usize>| tokenizer.decode(&found.ids[range], false).unwrap();
+        found.learned.into_iter().map(text).collect()
+    };
+    for (i, expected) in
+        [&["Anna had ten apples.", "Ben had two."][..], &["Ida had a dog."]].into_iter().enumerate()
+    {
+        let found = learned(i);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            // With what ends it.
+            assert!(found.trim_start().starts_with(expected), "{found}");
+            assert!(found.len() < expected.len() + 20, "{found}");
+        }
+        let whole = all.encode(&texts[i]).unwrap();
+        assert_eq!(whole.learned, [0..whole.ids.len()]);
+        let both = [whole, encoder.encode(&texts[i]).unwrap()];
+        let [a, b] = both.map(|encoded| tokenizer.decode(&encoded.ids, false).unwrap());
+        assert_eq!(a, b);
+    }
+    assert_eq!(all.encode(&texts[2]).unwrap(), encoder.encode(&texts[2]).unwrap());
+    assert_eq!(texts[1].text, "A story about Ida.\n\nIda had a dog.");
+
+    // Windows say which of the next tokens are part of a response, from the corpus in its file.
+    let make = || tokenize(&sources, &encoder, directory.path(), &mut mlx_llamba::progress::ignore);
+    make().unwrap();
+    let corpus = Rc::new(make().unwrap());
+    let plain: Vec<u32> = texts.iter().flat_map(|text| encoder.encode(text).unwrap().ids).collect();
+    assert_eq!((0..3).flat_map(|i| corpus.document(i)).collect::<Vec<_>>(), plain);
+    let l = corpus.tokens() as usize - 1;
+    let (batch, _) =
+        Windows::new(&corpus, 0..3, l, true, &[]).unwrap().batch(Position::default(), 2).unwrap();
+    let (next, places) = (ids(&batch.next), batch.learned.clone().unwrap());
+    let chosen: Vec<u32> = places.iter().map(|&i| next[i as usize]).collect();
+    let mut expected = Vec::new();
+    for text in &texts {
+        let encoded = encoder.encode(text).unwrap();
+        expected
+            .extend(encoded.learned.iter().flat_map(|range| encoded.ids[range.clone()].to_vec()));
+    }
+    assert_eq!(chosen, [&expected[..], &expected[..]].concat());
+    assert_eq!(batch.count_learned(), chosen.len());
+    assert!(
+        windows(&toy::corpus(directory.path()), 8)
+            .batch(Position::default(), 1)
+            .unwrap()
+            .0
+            .learned
+            .is_none()
+    );
+}
+
+#[test]
+fn sources_are_mixed_by_their_weights() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = corpus(directory.path());
+    let sources = Sources::new(&conversations(directory.path(), 30), "text").unwrap();
+    let second =
+        tokenize(&sources, &encoder(), directory.path(), &mut mlx_llamba::progress::ignore);
+    let second = Rc::new(second.unwrap());
+    let parts = [
+        Part { corpus: Rc::clone(&first), documents: (1..9).collect() },
+        Part { corpus: Rc::clone(&second), documents: (0..90).collect() },
+    ];
+    // Longer than the documents.
+    let l = 100;
+    let windows = |weights: &[f64]| {
+        let windows = Windows::of_parts(&parts, l, true, &[3]).unwrap();
+        windows.packing(Packing::Documents).weights(weights)
+    };
+    // The tokens of documents that begin like those of the second source.
+    let openings: Vec<Vec<u32>> = (0..3).map(|i| second.document(i)[..6].to_vec()).collect();
+    for share in [0.25, 0.5, 0.8] {
+        let windows = windows(&[1.0 - share, share]).unwrap();
+        let (batch, _) = windows.batch(Position::default(), 100).unwrap();
+        let (tokens, starts) = (ids(&batch.tokens), ids(&batch.starts.unwrap()));
+        let (mut of_second, mut now) = (0, false);
+        for (i, &start) in starts.iter().enumerate() {
+            if start == 1 {
+                let rest = &tokens[i..(i + 6).min(i / l * l + l)];
+                now = openings.iter().any(|opening| opening.starts_with(rest));
+            }
+            of_second += usize::from(now);
+        }
+        let found = of_second as f64 / tokens.len() as f64;
+        assert!((found - share).abs() < 0.06, "{share}: {found}");
+        let (again, _) = windows.batch(Position::default(), 100).unwrap();
+        assert_eq!(ids(&again.tokens), tokens);
+    }
+    // Both, one after the other, in other packings.
+    let all = Windows::of_parts(&parts, l, true, &[3]).unwrap();
+    assert_eq!(all.tokens(), first.tokens() - first.start(1) + second.tokens());
+    let error = Windows::of_parts(&parts[1..], 1 << 12, true, &[]).unwrap_err().to_string();
+    assert!(error.contains("one window needs 4097"), "{error}");
 }
 
 #[test]

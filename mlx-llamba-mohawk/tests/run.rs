@@ -36,7 +36,8 @@ fn job_with(directory: &Path, change: &str) -> Job {
     let tokenizer = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(assets);
     let recipe = builtin("tiny-teacher").unwrap();
     let recipe = Recipe::parse_training("tiny-teacher", recipe, &changes).unwrap();
-    Job::new(Task::Train { kind: Kind::Llamba, tokenizer }, data, directory.join("run"), recipe)
+    let task = Task::Train { kind: Kind::Llamba, tokenizer };
+    Job::new(task, vec![data], directory.join("run"), recipe)
 }
 
 #[test]

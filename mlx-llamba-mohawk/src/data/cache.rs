@@ -1,6 +1,7 @@
 //! Token ids of a corpus in one mapped file.
 //!
-//! The file consists of [`MAGIC`]; the ids, 2 bytes each if the vocabulary fits, else 4; the start of
+//! The file consists of [`MAGIC`]; the ids, 2 bytes each if the vocabulary fits, else 4, in whose highest
+//! bit a 1 means that the token is not learned; the start of
 //! each document and the end of the last, counted in ids, 8 bytes each; the bytes of each document's
 //! text, 8 each; the footer, in JSON; the footer's length, 8 bytes; [`MAGIC`]. All numbers are
 //! little-endian. The footer comes last because the counts are known only then.
@@ -13,12 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Encoder, Sources};
+use super::{Encoded, Encoder, Sources};
 use crate::train::io;
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"MLtokens";
 const VERSION: u32 = 1;
+/// The bit of an id of 4 bytes that marks a token that is not learned.
+pub(super) const UNLEARNED: u32 = 1 << 31;
 
 /// The inputs that determine the content of a cache. For files, these are their content and the
 /// encoder; for generated text, everything that determines it.
@@ -72,11 +75,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file at `path` for ids below `vocab`, and creates its directory if there is none.
+    /// Begins a file at `path` for ids below `vocab`, and creates its directory if there is none. With
+    /// `partial` some of the ids may not be learned.
     ///
     /// # Errors
     /// [`mlx_llamba::Error::Io`].
-    pub fn create(path: &Path, key: &Key, vocab: usize) -> Result<Self> {
+    pub fn create(path: &Path, key: &Key, vocab: usize, partial: bool) -> Result<Self> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(io("create", directory))?;
         }
@@ -88,7 +92,7 @@ impl Writer {
             path: path.to_owned(),
             hasher: Sha256::new(),
             key: key.0.clone(),
-            width: if vocab <= 1 << 16 { 2 } else { 4 },
+            width: if vocab <= 1 << 16 && !partial { 2 } else { 4 },
             offsets: vec![0],
             text_bytes: Vec::new(),
         })
@@ -98,10 +102,16 @@ impl Writer {
     ///
     /// # Errors
     /// [`mlx_llamba::Error::Io`].
-    pub fn push(&mut self, ids: &[u32], text_bytes: u64) -> Result<()> {
+    pub fn push(&mut self, Encoded { ids, learned }: &Encoded, text_bytes: u64) -> Result<()> {
         let bytes: Vec<u8> = match self.width {
             2 => ids.iter().flat_map(|&id| (id as u16).to_le_bytes()).collect(),
-            _ => ids.iter().flat_map(|id| id.to_le_bytes()).collect(),
+            _ => {
+                let mut marked: Vec<u32> = ids.iter().map(|id| id | UNLEARNED).collect();
+                for range in learned {
+                    marked[range.clone()].iter_mut().for_each(|id| *id &= !UNLEARNED);
+                }
+                marked.iter().flat_map(|id| id.to_le_bytes()).collect()
+            }
         };
         self.write(&bytes)?;
         let end = self.offsets.last().copied().unwrap_or(0) + ids.len() as u64;
@@ -247,10 +257,10 @@ impl Corpus {
         let (start, end) = (self.start(document), self.start(document + 1));
         let mut ids = Vec::with_capacity((end - start) as usize);
         self.read(start, (end - start) as usize, &mut ids);
-        ids
+        ids.iter().map(|id| id & !UNLEARNED).collect()
     }
 
-    /// Adds `count` ids from `start` on to `ids`.
+    /// Adds `count` ids from `start` on to `ids`, with the marks of tokens that are not learned.
     pub(super) fn read(&self, start: u64, count: usize, ids: &mut Vec<u32>) {
         let width = self.footer.width;
         let bytes = &self.map[MAGIC.len() + width * start as usize..][..width * count];

@@ -3,23 +3,36 @@
 mod cache;
 mod companions;
 mod encoder;
+mod mix;
 mod shuffle;
 mod source;
 mod windows;
 
 pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
-pub use encoder::Encoder;
+pub use encoder::{Encoded, Encoder};
 pub(crate) use shuffle::Stream;
 pub use source::{Sources, Text, is_json};
-pub use windows::{Packing, Position, Windows};
+pub use windows::{Packing, Part, Position, Windows};
 
 use std::path::Path;
 
 use mlx_llamba::progress::{OnProgress, Progress};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::evaluate::Document;
+
+/// The tokens whose prediction is learned.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Learned {
+    /// All of them.
+    #[default]
+    All,
+    /// Of a conversation, the assistant's messages and what ends them; all of other documents.
+    Responses,
+}
 
 /// The number of texts that are encoded at once, on all cores.
 const BLOCK: usize = 256;
@@ -45,7 +58,7 @@ pub fn tokenize(
         Err(_) if !path.exists() => {}
         Err(error) => log::warn!("{error}; it is replaced"),
     }
-    let mut writer = Writer::create(&path, &key, encoder.vocab())?;
+    let mut writer = Writer::create(&path, &key, encoder.vocab(), encoder.is_partial())?;
     let total = sources.bytes();
     let mut block = Vec::with_capacity(BLOCK);
     let mut texts = sources.texts();
@@ -54,8 +67,8 @@ pub fn tokenize(
         let ended = next.is_none();
         block.extend(next);
         if block.len() == BLOCK || ended {
-            for (text, ids) in block.iter().zip(encoder.encode_all(&block)?) {
-                writer.push(&ids, text.text.len() as u64)?;
+            for (text, encoded) in block.iter().zip(encoder.encode_all(&block)?) {
+                writer.push(&encoded, text.text.len() as u64)?;
             }
             let done = block.last().map_or(total, |text: &Text| text.end);
             Progress::new("", done, total).tell(on_progress)?;

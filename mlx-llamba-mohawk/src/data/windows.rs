@@ -7,6 +7,8 @@ use mlx_rs::Array;
 use serde::{Deserialize, Serialize};
 
 use super::Corpus;
+use super::cache::UNLEARNED;
+use super::mix::Mix;
 use super::shuffle::{Stream, permutation};
 use crate::{Batch, Error, Result};
 
@@ -39,14 +41,28 @@ pub enum Packing {
     Documents,
 }
 
-/// The windows of some documents of a corpus. Their order depends on the names and the epoch.
+/// Documents of a corpus, by their numbers.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The corpus.
+    pub corpus: Rc<Corpus>,
+    /// The documents.
+    pub documents: Vec<usize>,
+}
+
+/// The bits of a position that count tokens within a corpus; those above are the number of the corpus.
+const WITHIN: u32 = 48;
+
+/// The windows of some documents of one corpus or several. Their order depends on the names and the epoch.
 #[derive(Debug)]
 pub struct Windows {
-    corpus: Rc<Corpus>,
+    corpora: Vec<Rc<Corpus>>,
     packing: Packing,
+    /// The ratio of the corpora, if it is not that of their tokens.
+    mix: Option<Mix>,
     /// Parts of documents that fit into a window, for [`Packing::Documents`].
     pieces: Vec<Piece>,
-    /// Runs of documents: position among the windows' tokens, position in the corpus, tokens.
+    /// Runs of documents: position among the windows' tokens, position in the corpora, tokens.
     runs: Vec<(u64, u64, u64)>,
     /// Positions among the windows' tokens at which documents begin.
     starts: Vec<u64>,
@@ -70,7 +86,7 @@ struct Epoch {
 /// A part of a document.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    /// The position in the corpus.
+    /// The position in the corpora.
     start: u64,
     tokens: u32,
     /// The position of the document's first token, if it precedes the part.
@@ -98,18 +114,30 @@ impl Windows {
         resets: bool,
         names: &[u64],
     ) -> Result<Self> {
+        let part = Part { corpus: Rc::clone(corpus), documents: documents.collect() };
+        Self::of_parts(&[part], length, resets, names)
+    }
+
+    /// Returns [windows](Self::new) over the documents of several corpora.
+    ///
+    /// # Errors
+    /// [`Error::TooLittleData`] if not even one window can be filled.
+    pub fn of_parts(parts: &[Part], length: usize, resets: bool, names: &[u64]) -> Result<Self> {
         let (mut runs, mut starts, mut tokens) = (Vec::<(u64, u64, u64)>::new(), Vec::new(), 0);
-        for document in documents {
-            let (start, end) = (corpus.start(document), corpus.start(document + 1));
-            if start == end {
-                continue;
+        for (number, Part { corpus, documents }) in (0u64..).zip(parts) {
+            for &document in documents {
+                let [start, end] =
+                    [document, document + 1].map(|i| number << WITHIN | corpus.start(i));
+                if start == end {
+                    continue;
+                }
+                match runs.last_mut() {
+                    Some((_, at, count)) if *at + *count == start => *count += end - start,
+                    _ => runs.push((tokens, start, end - start)),
+                }
+                starts.push(tokens);
+                tokens += end - start;
             }
-            match runs.last_mut() {
-                Some((_, at, count)) if *at + *count == start => *count += end - start,
-                _ => runs.push((tokens, start, end - start)),
-            }
-            starts.push(tokens);
-            tokens += end - start;
         }
         let needed = length as u64 + 1;
         if tokens < needed {
@@ -118,15 +146,29 @@ impl Windows {
         if tokens / length as u64 > u64::from(u32::MAX) {
             return Err(Error::TooMuchData { tokens, length });
         }
-        let (corpus, names, epoch) = (Rc::clone(corpus), names.to_vec(), RefCell::new(None));
+        let corpora = parts.iter().map(|part| Rc::clone(&part.corpus)).collect();
+        let (names, epoch, mix) = (names.to_vec(), RefCell::new(None), None);
         let (packing, pieces) = (Packing::Cut, Vec::new());
-        Ok(Self { corpus, packing, pieces, runs, starts, tokens, length, resets, names, epoch })
+        Ok(Self {
+            corpora,
+            packing,
+            mix,
+            pieces,
+            runs,
+            starts,
+            tokens,
+            length,
+            resets,
+            names,
+            epoch,
+        })
     }
 
     /// Sets another packing.
     #[must_use]
     pub fn packing(mut self, packing: Packing) -> Self {
         self.packing = packing;
+        self.mix = None;
         self.pieces.clear();
         *self.epoch.borrow_mut() = None;
         if packing == Packing::Documents {
@@ -146,7 +188,35 @@ impl Windows {
         self
     }
 
-    /// Returns the position in the corpus of the token at this position among the windows' tokens.
+    /// Mixes the corpora so that tokens of each are as frequent as these weights say. The packing is
+    /// [`Packing::Documents`].
+    ///
+    /// # Errors
+    /// [`Error::TooLittleData`] if a corpus has no documents, or the tokens of an epoch do not fill a window.
+    pub fn weights(mut self, weights: &[f64]) -> Result<Self> {
+        let mut sources = Vec::new();
+        for (number, &weight) in (0u64..).zip(weights) {
+            let first = self.pieces.partition_point(|piece| piece.start >> WITHIN < number);
+            let last = self.pieces.partition_point(|piece| piece.start >> WITHIN <= number);
+            let pieces = &self.pieces[first..last];
+            let tokens = pieces.iter().map(|piece| piece.length() as u64).sum();
+            sources.push((first as u32..last as u32, tokens, weight));
+        }
+        let needed = self.length as u64 + 1;
+        // Of one source an epoch has all tokens.
+        let rarest =
+            sources.iter().max_by(|a, b| (a.2 * b.1 as f64).total_cmp(&(b.2 * a.1 as f64)));
+        let least = sources.iter().map(|source| source.1).min().filter(|&tokens| tokens == 0);
+        let tokens = least.or(rarest.map(|source| source.1)).unwrap_or(0);
+        if tokens < needed {
+            return Err(Error::TooLittleData { tokens, needed });
+        }
+        self.mix = Some(Mix::new(&sources));
+        *self.epoch.borrow_mut() = None;
+        Ok(self)
+    }
+
+    /// Returns the position in the corpora of the token at this position among the windows' tokens.
     fn in_corpus(&self, place: u64) -> u64 {
         let run = self.runs.partition_point(|&(from, ..)| from <= place) - 1;
         let (from, at, _) = self.runs[run];
@@ -172,13 +242,17 @@ impl Windows {
     pub fn batch(&self, position: Position, rows: usize) -> Result<(Batch, Position)> {
         let l = self.length;
         let (mut tokens, mut next) = (Vec::with_capacity(rows * l), Vec::with_capacity(rows * l));
-        let mut starts = Vec::new();
+        let (mut starts, mut learned) = (Vec::new(), Vec::new());
         let mut at = position;
         let mut window = Window::default();
         for _ in 0..rows {
             self.take(&mut at, &mut window);
-            tokens.extend_from_slice(&window.ids[..l]);
-            next.extend_from_slice(&window.ids[1..]);
+            let row = next.len();
+            tokens.extend(window.ids[..l].iter().map(|id| id & !UNLEARNED));
+            next.extend(window.ids[1..].iter().map(|id| id & !UNLEARNED));
+            let marked = (0u32..).zip(&window.ids[1..]);
+            learned
+                .extend(marked.filter(|(_, id)| *id & UNLEARNED == 0).map(|(i, _)| row as u32 + i));
             if self.resets {
                 let row = starts.len();
                 starts.resize(row + l, false);
@@ -190,6 +264,7 @@ impl Windows {
             tokens: Array::from_slice(&tokens, &shape), // (b, l)
             next: Array::from_slice(&next, &shape),     // (b, l)
             starts: self.resets.then(|| Array::from_slice(&starts, &shape)), // (b, l)
+            learned: Some(learned).filter(|learned| learned.len() < tokens.len()),
         };
         Ok((batch, at))
     }
@@ -239,10 +314,10 @@ impl Windows {
             let Piece { start, tokens, sink } = self.pieces[i as usize];
             window.starts.push(window.ids.len());
             if let Some(sink) = sink {
-                self.corpus.read(sink, 1, &mut window.ids);
+                self.read_corpus(sink, 1, &mut window.ids);
             }
             let left = (self.length + 1).saturating_sub(window.ids.len());
-            self.corpus.read(start, left.min(tokens as usize), &mut window.ids);
+            self.read_corpus(start, left.min(tokens as usize), &mut window.ids);
             if window.ids.len() > self.length {
                 return;
             }
@@ -254,7 +329,14 @@ impl Windows {
         let mut stream = Stream::new(&names);
         let length = self.length as u64;
         if self.packing == Packing::Documents {
-            let order = permutation(self.pieces.len() as u32, &mut stream);
+            let order = match &self.mix {
+                None => permutation(self.pieces.len() as u32, &mut stream),
+                Some(mix) => {
+                    let chosen = mix.epoch(&self.names, number);
+                    let order = permutation(chosen.len() as u32, &mut stream);
+                    order.iter().map(|&i| chosen[i as usize]).collect()
+                }
+            };
             let (mut begins, mut begin, mut filled) = (Vec::new(), None, 0);
             for (place, &i) in order.iter().enumerate() {
                 let tokens = self.pieces[i as usize].length();
@@ -279,12 +361,18 @@ impl Windows {
         Epoch { number, shift, order, begins: Vec::new() }
     }
 
+    /// Adds `count` tokens of one document from a position in the corpora on.
+    fn read_corpus(&self, at: u64, count: usize, ids: &mut Vec<u32>) {
+        let corpus = &self.corpora[(at >> WITHIN) as usize];
+        corpus.read(at & ((1 << WITHIN) - 1), count, ids);
+    }
+
     /// Adds `count` tokens from `start` on.
     fn read(&self, mut start: u64, mut count: usize, ids: &mut Vec<u32>) {
         let run = self.runs.partition_point(|&(place, ..)| place <= start) - 1;
         for &(place, at, tokens) in &self.runs[run..] {
             let here = count.min((place + tokens - start) as usize);
-            self.corpus.read(at + start - place, here, ids);
+            self.read_corpus(at + start - place, here, ids);
             count -= here;
             start += here as u64;
             if count == 0 {

@@ -3,11 +3,12 @@
 use toml::{Table, Value};
 
 use super::{MixerInit, Recipe, StageName, StudentOptions};
+use crate::data::Packing;
 use crate::stages::Compared;
 use crate::train::StageOptions;
 use crate::{Error, Result};
 
-pub(super) fn bad(origin: &str, key: &str, reason: impl Into<String>) -> Error {
+pub(crate) fn bad(origin: &str, key: &str, reason: impl Into<String>) -> Error {
     Error::Recipe { origin: origin.to_owned(), key: key.to_owned(), reason: reason.into() }
 }
 
@@ -77,6 +78,16 @@ pub(super) fn check(origin: &str, recipe: &Recipe) -> Result<()> {
         ("student.copy_scale", fitted.copy_scale == student.copy_scale, FITTED),
         ("student.skip", fitted.skip == student.skip, FITTED),
         ("student.half_lives", fitted.half_lives == student.half_lives, FITTED),
+        (
+            "data.weights",
+            data.weights.iter().all(|weight| weight.is_finite() && *weight > 0.0),
+            "numbers above 0",
+        ),
+        (
+            "data.weights",
+            data.weights.is_empty() || data.packing == Packing::Documents,
+            "packing = \"documents\" beside it",
+        ),
         ("data.field", !data.field.is_empty(), "a name"),
         (
             "data.heldout_every",

@@ -53,6 +53,21 @@ fn blocks_of_muon_by_name() {
 }
 
 #[test]
+fn sources_and_what_is_learned() {
+    let text = "[data]\nweights = [2, 1.5]\nlearned = \"responses\"";
+    let data = parse(text, &[]).unwrap().data;
+    assert_eq!((data.weights, data.learned), (vec![2.0, 1.5], Learned::Responses));
+    for (change, part) in [
+        ("data.weights=[1, 0]", "above 0"),
+        ("data.packing=cut", "documents"),
+        ("data.learned=some", "responses"),
+    ] {
+        let error = parse(text, &[change]).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn changes_come_last() {
     let text = format!("seed = 1\n[distillation]\n{STAGE}");
     let changes = [

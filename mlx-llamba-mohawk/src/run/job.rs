@@ -48,8 +48,8 @@ pub enum Task {
 pub struct Job {
     /// The model, and its teacher.
     pub task: Task,
-    /// Text: a file or a directory.
-    pub data: PathBuf,
+    /// Text: files or directories.
+    pub data: Vec<PathBuf>,
     /// The directory of the run, which also receives the finished model.
     pub output: PathBuf,
     /// Options, with only the stages to run.
@@ -67,7 +67,7 @@ pub struct Job {
 impl Job {
     /// Describes a new run that keeps its tokens in `output` and may use any amount of memory.
     #[must_use]
-    pub fn new(task: Task, data: PathBuf, output: PathBuf, recipe: Recipe) -> Self {
+    pub fn new(task: Task, data: Vec<PathBuf>, output: PathBuf, recipe: Recipe) -> Self {
         Self {
             task,
             data,

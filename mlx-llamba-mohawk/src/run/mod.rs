@@ -57,6 +57,7 @@ pub fn run(job: &Job, tell: OnNote<'_>) -> Result<Outcome> {
         let (begin, end) = (recipe.data.begin.as_deref(), recipe.data.end.as_deref());
         let hash = companions.hash.clone();
         Encoder::new(&companions.tokenizer, hash, llama.vocab_size, begin, end)?
+            .learned(recipe.data.learned)
     };
     std::fs::create_dir_all(output).map_err(io("create", output))?;
     let cache = job.cache.as_ref().unwrap_or(output);
@@ -99,7 +100,7 @@ impl Run<'_> {
     /// Returns the values that determine the weights of the model.
     fn identity(&self, mut identity: Identity) -> Identity {
         let recipe = &self.job.recipe;
-        identity.insert("data".into(), self.texts.hash()[..16].into());
+        identity.insert("data".into(), self.texts.hash().into());
         identify(&mut identity, "seed", &recipe.seed);
         // Runs of before there was a choice have no such entry.
         if recipe.compute != Precision::default() {

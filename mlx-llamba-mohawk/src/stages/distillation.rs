@@ -71,6 +71,7 @@ impl Distillation {
         let goal = Goal {
             teacher: Some((teacher, &logits)),
             next: &batch.next,
+            learned: batch.learned.as_deref(),
             next_weight: self.next_weight,
             temperature: self.temperature,
         };
@@ -100,6 +101,10 @@ impl Objective for Distillation {
 
     fn targets(&self, batch: &Batch) -> Result<Array> {
         Ok(self.teacher.documents(&batch.tokens, batch.starts.as_ref())?)
+    }
+
+    fn positions(&self, batch: &Batch) -> usize {
+        batch.count_learned()
     }
 
     fn loss(

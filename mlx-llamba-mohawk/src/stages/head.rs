@@ -43,6 +43,8 @@ pub(super) struct Goal<'a> {
     pub(super) teacher: Option<(&'a Array, Logits<'a>)>,
     /// The true tokens (b, l).
     pub(super) next: &'a Array,
+    /// The positions in (b l) that count, if not all do.
+    pub(super) learned: Option<&'a [u32]>,
     /// `w`
     pub(super) next_weight: f32,
     /// The divisor of both logits.
@@ -105,7 +107,19 @@ impl Head {
     /// [`compare`](Self::compare), `rows` positions at a time.
     fn compare_by(&self, rows: usize, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
         let (d, vocab) = (hidden.dim(-1), self.vocab as i32);
-        let traced_h = hidden.reshape(&[-1, d])?; // (N, d)
+        let learned = goal.learned.map(|places| Array::from_slice(places, &[places.len() as i32]));
+        let count = |array: Array| match &learned {
+            Some(places) => array.take_axis(places, 0),
+            None => Ok(array),
+        };
+        let traced_h = count(hidden.reshape(&[-1, d])?)?; // (N, d)
+        if traced_h.dim(0) == 0 {
+            // Nothing to learn, with gradients of 0.
+            let zero = sum(hidden, None)?.multiply(Array::from_f32(0.0))?;
+            let zero = zero.as_dtype(Dtype::Float32)?;
+            let [cross_entropy, kl, next_token] = [&zero; 3].map(Clone::clone);
+            return Ok(Means { mixed: zero, cross_entropy, kl, next_token });
+        }
         let traced_W = first(&self.weight, vocab)?; // (vocab, d)
         let traced_bias = self.bias.as_ref().map(|bias| first(bias, vocab)).transpose()?;
         let h = stop_gradient(&traced_h)?;
@@ -113,11 +127,12 @@ impl Head {
         let bias = traced_bias.as_ref().map(stop_gradient).transpose()?;
         // MLX does not check indices; an id out of range must not read foreign memory.
         let last = Array::from_slice(&[self.vocab.saturating_sub(1) as u32], &[]);
-        let next = goal.next.as_dtype(Dtype::Uint32)?.reshape(&[-1])?; // (N,)
+        let next = count(goal.next.as_dtype(Dtype::Uint32)?.reshape(&[-1])?)?; // (N,)
         let next = minimum(next, last)?;
         let teacher = match goal.teacher {
             Some((hidden, logits)) => {
-                Some((stop_gradient(hidden)?.reshape(&[-1, hidden.dim(-1)])?, logits)) // (N, d)
+                let flat = stop_gradient(hidden)?.reshape(&[-1, hidden.dim(-1)])?;
+                Some((count(flat)?, logits)) // (N, d)
             }
             None => None,
         };
@@ -255,7 +270,7 @@ mod tests {
     use super::*;
 
     /// Value and gradients by hidden states (2, 5, 3), matrix (8, 3) and bias (8,), with 7 words.
-    fn run(rows: usize, with_bias: bool) -> Vec<Vec<f32>> {
+    fn run(rows: usize, with_bias: bool, learned: Option<&[u32]>) -> Vec<Vec<f32>> {
         let key = |seed| mlx_rs::random::key(seed).unwrap();
         let random = |shape: &[i32], seed| normal::<f32>(shape, None, None, &key(seed)).unwrap();
         let teacher = random(&[2, 5, 7], 1);
@@ -264,6 +279,7 @@ mod tests {
         let goal = Goal {
             teacher: Some((&teacher, &own)),
             next: &next,
+            learned,
             next_weight: 0.4,
             temperature: 1.5,
         };
@@ -282,9 +298,9 @@ mod tests {
     #[test]
     fn pieces_do_not_change_the_result() {
         for with_bias in [false, true] {
-            let whole = run(10, with_bias);
+            let whole = run(10, with_bias, None);
             for rows in [1, 3, 9, 100] {
-                for (found, expected) in run(rows, with_bias).iter().zip(&whole) {
+                for (found, expected) in run(rows, with_bias, None).iter().zip(&whole) {
                     let near = |(f, e): (&f32, &f32)| (f - e).abs() < 2e-6;
                     assert!(found.iter().zip(expected).all(near), "{rows} {found:?} {expected:?}");
                 }
@@ -294,5 +310,22 @@ mod tests {
             assert!(whole[2][21..].iter().all(|g| *g == 0.0));
             assert_eq!(whole[3].iter().filter(|g| **g != 0.0).count(), 7 * usize::from(with_bias));
         }
+    }
+
+    /// Positions that do not count give nothing: the sum over two halves is that over all.
+    #[test]
+    fn only_learned_positions_count() {
+        let (whole, odd) = (run(3, true, None), run(3, true, Some(&[1, 3, 5, 7, 9])));
+        let even = run(3, true, Some(&[0, 2, 4, 6, 8]));
+        for ((whole, odd), even) in whole.iter().zip(&odd).zip(&even) {
+            for ((whole, odd), even) in whole.iter().zip(odd).zip(even) {
+                assert!((whole - (odd + even) / 2.0).abs() < 2e-6, "{whole} {odd} {even}");
+            }
+        }
+        // (b, l, d): the states of even positions get no gradient from odd ones.
+        for (i, gradient) in odd[1].chunks(3).enumerate() {
+            assert_eq!(gradient.iter().any(|g| *g != 0.0), i % 2 == 1, "{i}");
+        }
+        assert!(run(3, true, Some(&[])).iter().flatten().all(|value| *value == 0.0));
     }
 }

@@ -42,6 +42,10 @@ impl Objective for NextToken {
         Ok(())
     }
 
+    fn positions(&self, batch: &Batch) -> usize {
+        batch.count_learned()
+    }
+
     fn loss(
         &self,
         _part: usize,
@@ -61,7 +65,13 @@ impl Objective for NextToken {
                 (hidden, Head::of_llamba(config, parameters, self.products)?)
             }
         };
-        let goal = Goal { teacher: None, next: &batch.next, next_weight: 1.0, temperature: 1.0 };
+        let goal = Goal {
+            teacher: None,
+            next: &batch.next,
+            learned: batch.learned.as_deref(),
+            next_weight: 1.0,
+            temperature: 1.0,
+        };
         Ok(head.compare(&hidden, goal)?.mixed)
     }
 }

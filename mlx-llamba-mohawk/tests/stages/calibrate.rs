@@ -217,7 +217,7 @@ fn they_are_written_into_the_parameters() {
 #[test]
 fn one_token_texts_leave_the_copy_trainable() {
     let tokens = Array::from_slice(&[3u32, 4], &[2, 1]);
-    let batch = Batch { next: tokens.clone(), tokens, starts: None };
+    let batch = Batch { next: tokens.clone(), tokens, starts: None, learned: None };
     let (_, _, made, fits) = calibrated("plain", &batch);
     assert!(fits.iter().flatten().all(|fit| fit.factor.is_finite() && fit.factor != 0.0));
     for (name, array) in &made {

@@ -37,7 +37,7 @@ fn recomputed_gradients_are_the_same_in_less_memory() {
     };
     let starts: Vec<bool> = (0..512).map(|i| i % 100 == 30).collect();
     let starts = Some(Array::from_slice(&starts, &[2, 256]));
-    let batch = Batch { tokens: part(0), next: part(1), starts };
+    let batch = Batch { tokens: part(0), next: part(1), starts, learned: None };
     let names = objective.trains(0);
     let run = |objective: &Distillation| {
         mlx_rs::memory::clear_cache().unwrap();

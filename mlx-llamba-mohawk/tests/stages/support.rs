@@ -47,7 +47,7 @@ impl Golden {
         let ids = |part: &str| array(part).as_dtype(Dtype::Uint32).unwrap();
         let starts = array("starts").as_dtype(Dtype::Bool).unwrap();
         let starts = (name != "short").then_some(starts);
-        Batch { tokens: ids("tokens"), next: ids("next"), starts }
+        Batch { tokens: ids("tokens"), next: ids("next"), starts, learned: None }
     }
 }
 

@@ -53,8 +53,12 @@ impl Rendered {
         &self.guards
     }
 
-    /// The part from `start` to before `end`, which are character boundaries.
-    pub(crate) fn part(&self, start: usize, end: usize) -> Self {
+    /// The part from `start` to before `end`.
+    ///
+    /// # Panics
+    /// If they are no character boundaries of the text in this order.
+    #[must_use]
+    pub fn part(&self, start: usize, end: usize) -> Self {
         let inside = self.guards.iter().filter(|&&at| (start..end).contains(&at));
         Self {
             text: self.text[start..end].to_owned(),
