@@ -35,6 +35,9 @@ void mlx_llamba_set_threads(int count);
  * threads at once, for a trial, and returns the number of those that the system gave. */
 int mlx_llamba_guard_process(int count);
 
+/* Asks the system for huge pages for memory that was not written yet. */
+void mlx_llamba_huge_pages(const void* memory, mlx_llamba_size size);
+
 /* Reads `count` floats once with all threads and writes the sum of all whole parts of 2^18. */
 int mlx_llamba_read_memory(const float* from, mlx_llamba_size count, float* sum);
 

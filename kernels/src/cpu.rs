@@ -64,7 +64,7 @@ pub fn guard_process(threads: usize) -> usize {
 /// # Errors
 /// If memory runs out.
 pub fn read_bandwidth() -> mlx_rs::error::Result<f64> {
-    let memory = vec![1.0_f32; 1 << 26];
+    let memory = raw::huge_pages(1 << 26, 1.0);
     let mut best = 0.0_f64;
     for _ in 0..5 {
         let start = Instant::now();

@@ -118,6 +118,15 @@ pub(super) fn guard_process(threads: i32) -> i32 {
     unsafe { c::mlx_llamba_guard_process(threads) }
 }
 
+/// Returns `count` floats in huge pages, where the system has them.
+pub(super) fn huge_pages(count: usize, value: f32) -> Vec<f32> {
+    let mut memory: Vec<f32> = Vec::with_capacity(count);
+    // SAFETY: advice changes no contents, and this memory is the vector's.
+    unsafe { c::mlx_llamba_huge_pages(memory.as_ptr().cast(), (count * size_of::<f32>()) as _) };
+    memory.resize(count, value);
+    memory
+}
+
 /// Reads `memory` once with all threads; returns the sum of its whole parts of 2^18.
 pub(super) fn read_memory(memory: &[f32]) -> Result<f32> {
     let mut sum = 0.0;
