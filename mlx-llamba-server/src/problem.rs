@@ -156,7 +156,12 @@ impl Problem {
     /// Maps an error of the engine; `prompt` is the parameter that holds the prompt.
     pub(crate) fn of(error: Error, prompt: &'static str) -> Self {
         use mlx_llamba::Error as Library;
-        let text = error.to_string();
+        let text = match &error {
+            Error::Request(cause) | Error::SessionState(cause) | Error::SessionFile(cause) => {
+                without_path(cause)
+            }
+            _ => error.to_string(),
+        };
         match &error {
             Error::Request(cause) => match &**cause {
                 Library::Argument { name, value, expected } => {
@@ -194,6 +199,17 @@ impl Problem {
             Error::SessionFile(_) | Error::SessionTemplate => Self::bad(text).code("bad_session"),
             _ => Self::failure(&error),
         }
+    }
+}
+
+/// The message of an error for clients, who need not know where the server has its files.
+fn without_path(error: &mlx_llamba::Error) -> String {
+    use mlx_llamba::Error as Library;
+    match error {
+        Library::Template { reason, .. } => format!("chat template: {reason}"),
+        Library::Tokenizer { reason, .. } => format!("tokenizer: {reason}"),
+        Library::State { reason, .. } => format!("the session that was sent: {reason}"),
+        error => error.to_string(),
     }
 }
 

@@ -357,3 +357,18 @@ fn shutdown_does_not_wait_for_ever() {
         assert!(last.contains("shutting_down"), "{last}");
     }
 }
+
+/// A client learns why, but not where the server has its files.
+#[test]
+fn errors_show_no_path() {
+    let server = Server::with_template("{{ raise_exception('No.') }}", |_| {});
+    let chat = json!({ "messages": [{ "role": "user", "content": "Hi" }] });
+    for path in ["/v1/chat/completions", "/v1/tokenize"] {
+        server.post(path, &chat).is_error(400, Some("messages"), "chat template: No.");
+    }
+    let anthropic = json!({ "max_tokens": 1, "messages": chat["messages"] });
+    server.post("/v1/messages", &anthropic).is_error(400, Some("messages"), "chat template: No.");
+    let file = common::post_bytes("/v1/sessions/import", b"no session");
+    let refused = server.send(&file);
+    assert!(refused.status == 400 && !refused.body.contains('/'), "{refused:?}");
+}
