@@ -76,7 +76,8 @@ fn parameters_that_ask_for_nothing_are_accepted() {
         json!({ "reasoning_effort": "low", "skip_special_tokens": true, "verbosity": "medium" }),
         json!({ "response_format": {}, "guided_choice": [], "guided_regex": "", "structured_outputs": {} }),
         json!({ "response_format": null, "guided_json": null, "web_search_options": {} }),
-        json!({ "model": null }),
+        json!({ "model": null, "nonsense": null }),
+        json!({ "logit_bias": null, "prompt_logprobs": null, "stop_token_ids": [], "typical_p": 1 }),
     ];
     for path in [CHAT, COMPLETE] {
         let expected = send(&server, path, &plain);
@@ -120,6 +121,10 @@ fn what_would_change_the_answer_is_refused_by_name() {
         ("tool_choice", json!("required")),
         ("tool_choice", json!({ "type": "function", "function": { "name": "f" } })),
         ("web_search_options", json!({ "search_context_size": "low" })),
+        ("stop_token_ids", json!([5])),
+        ("allowed_token_ids", json!([5])),
+        ("bad_words", json!(["cat"])),
+        ("typical_p", json!(0.5)),
     ] {
         for path in [CHAT, COMPLETE] {
             let answer = send(&server, path, &json!({ name: value }));
@@ -179,6 +184,8 @@ fn messages_as_clients_send_them() {
         json!({ "role": "user", "content": [
             { "type": "text", "text": "Hi", "cache_control": { "type": "ephemeral" } },
         ] }),
+        json!({ "role": "user", "content": [{ "type": "input_text", "text": "Hi" }] }),
+        json!({ "role": "assistant", "content": [{ "type": "output_text", "text": "Hi" }] }),
         json!({ "role": "tool", "tool_call_id": "a", "content": null }),
         json!({ "role": "developer", "content": "x" }),
     ] {
@@ -235,15 +242,30 @@ fn paths_hosts_and_content_types() {
     let host = |name: &str| {
         server.send(format!("GET /v1/models HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n"))
     };
-    for name in ["api.localhost:80", "box.local", "host.docker.internal:8080", "LOCALHOST."] {
+    for name in [
+        "api.localhost:80",
+        "box.local",
+        "[::ffff:127.0.0.1]:80",
+        "host.docker.internal:8080",
+        "LOCALHOST.",
+    ] {
         host(name).ok();
     }
     host(&gethostname::gethostname().to_string_lossy()).ok();
-    for name in
-        [".local", "local", "localhost.example", "host.docker.internal.example", "x.local.y"]
-    {
+    for name in [
+        ".local",
+        "local",
+        "localhost.example",
+        "host.docker.internal.example",
+        "x.local.y",
+        "x.example:80.local",
+        "x.example\\.local",
+        "x y.localhost",
+    ] {
         host(name).is_error(403, None, "localhost only");
     }
+    // A mark of the byte order is no part of the text.
+    server.send(common::post(COMPLETE, &format!("\u{feff}{body}"))).ok();
     // A program may leave out the content type; a page of another origin must give it, so that
     // browsers ask before they send.
     let plain = common::post(COMPLETE, &body.to_string());

@@ -127,7 +127,8 @@ pub(crate) struct MessagesRequest {
     temperature: Option<f32>,
     #[schemars(range(min = 0.0, max = 1.0))]
     top_p: Option<f32>,
-    #[schemars(range(min = 0))]
+    /// -1 and 0 mean no limit.
+    #[schemars(range(min = -1))]
     top_k: Option<i64>,
     /// The text ends before any of these.
     #[schemars(length(max = 16), inner(length(min = 1, max = 1024)))]

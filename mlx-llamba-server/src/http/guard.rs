@@ -95,13 +95,17 @@ fn is_this_machine(name: &str) -> bool {
     static OWN: LazyLock<String> =
         LazyLock::new(|| gethostname::gethostname().to_string_lossy().to_ascii_lowercase());
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let ends = |end| name.strip_suffix(end).is_some_and(|before: &str| !before.is_empty());
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    let ends = |end| {
+        let before = name.strip_suffix(end);
+        before.is_some_and(|before: &str| !before.is_empty() && before.bytes().all(plain))
+    };
     name == "localhost"
         || ends(".localhost")
         || ends(".local")
         || name == "host.docker.internal"
         || name == *OWN
-        || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        || name.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
 }
 
 /// Logs and counts every answer, by the path of its route.

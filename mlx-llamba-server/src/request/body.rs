@@ -36,6 +36,8 @@ pub(crate) fn parse<T: Body>(
     bytes: &[u8],
 ) -> Result<(T, Vec<String>), Problem> {
     let invalid = |message: String| Problem::bad(message).code("invalid_json");
+    // Some programs for Windows begin every text with this mark.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let Unique(mut value) = serde_json::from_slice(bytes)
         .map_err(|error| invalid(format!("the body is not valid JSON: {error}")))?;
     let Value::Object(object) = &mut value else {
@@ -46,8 +48,8 @@ pub(crate) fn parse<T: Body>(
     let schema = definitions.get(&*T::schema_name()).unwrap_or(&Value::Null);
     let properties = schema.get("properties").and_then(Value::as_object);
     let known = |name: &str| properties.and_then(|all| all.get(name));
-    let unknown: Vec<String> =
-        object.keys().filter(|name| known(name).is_none()).cloned().collect();
+    let unknown = object.iter().filter(|(name, value)| !value.is_null() && known(name).is_none());
+    let unknown: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
     if let Some(name) = unknown.first().filter(|_| strict) {
         return Err(Problem::unknown(name));
     }

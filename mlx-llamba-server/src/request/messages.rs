@@ -11,8 +11,14 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part {
-    Text { text: String },
-    Refusal { refusal: String },
+    /// Those of `/v1/responses` are the same.
+    #[serde(alias = "input_text", alias = "output_text")]
+    Text {
+        text: String,
+    },
+    Refusal {
+        refusal: String,
+    },
 }
 
 /// The text of a message.
