@@ -31,20 +31,20 @@ fn main() -> Result<()> {
     }
     library.files(plain);
 
-    for &(level, flags) in levels(&env::var("CARGO_CFG_TARGET_ARCH")?) {
-        let dir = out.join(level);
-        fs::create_dir_all(&dir)?;
-        let mut build = compiler();
-        build.define("SIMD_LEVEL", level).flag("-ffp-contract=off").out_dir(dir);
-        if level == "avx512" {
-            // g++ 12 sees uninitialized values in its own headers.
-            build.flag_if_supported("-Wno-maybe-uninitialized");
-            build.flag_if_supported("-Wno-uninitialized");
+    let target = [env::var("CARGO_CFG_TARGET_ARCH")?, env::var("CARGO_CFG_TARGET_OS")?];
+    let target = target.each_ref().map(String::as_str);
+    for &(level, flags) in levels(target) {
+        for object in level_of(level, flags, &out)?.files(&simd).try_compile_intermediates()? {
+            library.object(object);
         }
-        for flag in flags {
-            build.flag(flag);
+    }
+    for &(level, flags) in int8_levels(target) {
+        let mut build = level_of(level, flags, &out)?;
+        if !flags.iter().all(|flag| build.is_flag_supported(flag).unwrap_or(false)) {
+            continue;
         }
-        for object in build.files(&simd).try_compile_intermediates()? {
+        library.define(&format!("MLX_LLAMBA_{}", level.to_uppercase()), None);
+        for object in build.file("cpu/packed.simd.cpp").try_compile_intermediates()? {
             library.object(object);
         }
     }
@@ -77,10 +77,42 @@ fn compiler() -> cc::Build {
     build
 }
 
+/// A compiler of one level's files.
+fn level_of(level: &str, flags: &[&str], out: &Path) -> Result<cc::Build> {
+    let dir = out.join(level);
+    fs::create_dir_all(&dir)?;
+    let mut build = compiler();
+    build.define("SIMD_LEVEL", level).flag("-ffp-contract=off").out_dir(dir);
+    if level == "avx512" {
+        // g++ 12 sees uninitialized values in its own headers.
+        build.flag_if_supported("-Wno-maybe-uninitialized");
+        build.flag_if_supported("-Wno-uninitialized");
+    }
+    for flag in flags {
+        build.flag(flag);
+    }
+    Ok(build)
+}
+
 /// Names of namespaces, and the flags that go with them.
-fn levels(arch: &str) -> &'static [(&'static str, &'static [&'static str])] {
-    match arch {
-        "x86_64" => &[
+type Levels = &'static [(&'static str, &'static [&'static str])];
+
+/// Levels for which only the packed kernels are compiled; see `cpu/packed_choice.cpp`.
+fn int8_levels(target: [&str; 2]) -> Levels {
+    match target {
+        ["x86_64", _] => &[("avxvnni", &["-mavx2", "-mfma", "-mf16c", "-mavxvnni"])],
+        // Compilers for Apple silicon use the dot product by default.
+        ["aarch64", "linux"] => &[
+            ("dotprod", &["-march=armv8.2-a+dotprod"]),
+            ("i8mm", &["-march=armv8.2-a+dotprod+i8mm"]),
+        ],
+        _ => &[],
+    }
+}
+
+fn levels(target: [&str; 2]) -> Levels {
+    match target {
+        ["x86_64", _] => &[
             ("baseline", &[]),
             ("avx2", &["-mavx2", "-mfma", "-mf16c"]),
             (

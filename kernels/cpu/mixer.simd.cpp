@@ -70,9 +70,36 @@ struct Inputs {
   }
 };
 
-// Transposes the taps of `count` channels, (count, k) to (k, LANES), padded with zeros. A constant
-// number of taps or channels lets the compiler shuffle vectors.
+template <size_t... lane>
+struct Lanes {};
+
+#if defined(SIMD_AVX512)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(SIMD_AVX2)
+using AllLanes = Lanes<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using AllLanes = Lanes<0, 1, 2, 3>;
+#endif
+
+// Numbers at even and at odd places of two vectors.
+template <size_t... lane>
+INLINE void unzip(Floats a, Floats b, Floats& even, Floats& odd, Lanes<lane...>) {
+  even = __builtin_shufflevector(a, b, (2 * lane)...);
+  odd = __builtin_shufflevector(a, b, (2 * lane + 1)...);
+}
+
+// Transposes the taps of `count` channels, (count, k) to (k, LANES), padded with zeros.
 INLINE void transpose_taps(const float* weight, Index count, Index k, float* taps) {
+  if (k == 4 && count == LANES) {
+    const AllLanes lanes;
+    Floats even[2], odd[2], tap[4];
+    unzip(load(weight), load(weight + LANES), even[0], odd[0], lanes);
+    unzip(load(weight + 2 * LANES), load(weight + 3 * LANES), even[1], odd[1], lanes);
+    unzip(even[0], even[1], tap[0], tap[2], lanes);
+    unzip(odd[0], odd[1], tap[1], tap[3], lanes);
+    for (Index i = 0; i < 4; i++) store(taps + i * LANES, tap[i]);
+    return;
+  }
   for (Index tap = 0; tap < k; tap++) {
     for (Index c = 0; c < count; c++) taps[tap * LANES + c] = weight[c * k + tap];
     for (Index c = count; c < LANES; c++) taps[tap * LANES + c] = 0;
@@ -88,8 +115,7 @@ void convolve_taps(const Mixer& m, const Inputs& inputs, Index first, Index widt
   for (Index c = 0; c < width; c += LANES) {
     const Index channel = first + c, count = least(width - c, LANES);
     const float* weight = m.conv_weight + channel * k;
-    if (count == LANES) transpose_taps(weight, LANES, k, taps);
-    else transpose_taps(weight, count, k, taps);
+    transpose_taps(weight, count, k, taps);
     const Floats bias = m.conv_bias ? load_some(m.conv_bias + channel, count) : Floats{};
     for (Index t = begin; t < end; t++) {
       Floats sum = bias;

@@ -1,5 +1,6 @@
 #include "op.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -11,6 +12,8 @@
 namespace mlx_llamba {
 namespace {
 thread_local std::string error_text;
+
+constexpr std::size_t LINE = 64; // bytes of a cache line
 }
 
 void set_error(const char* text) {
@@ -28,10 +31,12 @@ Op::Op(Stream stream) : Primitive(stream) {
 }
 
 void Op::allocate(array& out) {
-  const auto buffer = mlx::core::allocator::malloc(out.nbytes());
-  // MLX's allocator passes on a null pointer if memory runs out; that of Metal gives one for 0 bytes.
-  if (!buffer.ptr() && out.nbytes() > 0) throw std::runtime_error("no memory for a result of a CPU kernel");
-  out.set_data(buffer);
+  auto buffer = mlx::core::allocator::malloc(out.nbytes() + LINE);
+  // MLX's allocator passes on a null pointer if memory runs out.
+  if (!buffer.ptr()) throw std::runtime_error("no memory for a result of a CPU kernel");
+  const auto past = reinterpret_cast<std::uintptr_t>(buffer.raw_ptr()) % LINE;
+  const auto offset = static_cast<int64_t>((LINE - past) % LINE);
+  out.set_data(buffer, out.size(), out.strides(), {true, true, false}, offset);
 }
 
 array contiguous(const array& a, Stream stream) {
@@ -51,8 +56,6 @@ std::vector<array> outputs_of(
 }
 
 namespace {
-
-constexpr std::size_t LINE = 64; // bytes of a cache line
 
 std::size_t whole_lines(std::size_t floats) {
   constexpr std::size_t FLOATS = LINE / sizeof(float);

@@ -1,11 +1,8 @@
 #include "packed.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <stdexcept>
 #include <vector>
 
-#include "mlx/allocator.h"
 #include "pool.h"
 #include "product.h"
 
@@ -28,24 +25,13 @@ void pack(const Number* from, Number* to, size_t out, size_t n) {
   });
 }
 
-// Allocates an output that begins with a cache line: MLX's allocator puts 8 bytes before every buffer, and
-// vectors that reach into a second line cost the kernels a tenth of their speed.
-void allocate_lines(array& out) {
-  constexpr uintptr_t LINE = 64;
-  auto buffer = mlx::core::allocator::malloc(out.nbytes() + LINE);
-  if (!buffer.ptr()) throw std::runtime_error("no memory for a packed matrix");
-  const uintptr_t past = reinterpret_cast<uintptr_t>(buffer.raw_ptr()) % LINE;
-  const auto offset = static_cast<int64_t>((LINE - past) % LINE);
-  out.set_data(buffer, out.size(), out.strides(), {true, true, false}, offset);
-}
-
 class Pack : public OpOf<Pack> {
  public:
   static constexpr const char* NAME = "LlambaPack";
   using OpOf::OpOf;
 
   void eval_cpu(const std::vector<array>& inputs, std::vector<array>& outputs) override {
-    allocate_lines(outputs[0]);
+    allocate(outputs[0]);
     const size_t out = static_cast<size_t>(inputs[0].shape(0)), n = static_cast<size_t>(inputs[0].shape(1));
     const char* from = inputs[0].data<char>();
     char* to = outputs[0].data<char>();

@@ -67,7 +67,14 @@ struct PackedTable {
   void (*row)(const Weight& w, size_t row, float* to);
 };
 
-// The table for AVX-512 needs VNNI: `matmul.cpp` chooses for processors without it.
 PER_LEVEL(PackedTable, packed_level_table)
+
+// Compilations of these kernels alone for more kinds of int8 instructions, where the compiler knows them.
+namespace avxvnni { extern const PackedTable packed_level_table; }
+namespace dotprod { extern const PackedTable packed_level_table; }
+namespace i8mm { extern const PackedTable packed_level_table; }
+
+// Returns the table for this processor, in `packed_choice.cpp`: that for AVX-512 needs VNNI in int8.
+const PackedTable& packed_table(bool int8);
 
 } // namespace mlx_llamba

@@ -47,6 +47,17 @@ INLINE_VNNI Ints dot(const Block<BITS>& block, const char* x) {
   }
   return (Ints)_mm512_add_epi32(even, odd);
 }
+#elif defined(__AVXVNNI__)
+template <int BITS>
+INLINE Ints dot(const Block<BITS>& block, const char* x) {
+  __m256i even = _mm256_setzero_si256(), odd = even;
+#pragma GCC unroll 8
+  for (int i = 0; i < Block<BITS>::COUNT; i += 2) {
+    even = _mm256_dpbusd_avx_epi32(even, (__m256i)block.codes[i], (__m256i)broadcast_bytes(x + 4 * i));
+    odd = _mm256_dpbusd_avx_epi32(odd, (__m256i)block.codes[i + 1], (__m256i)broadcast_bytes(x + 4 * i + 4));
+  }
+  return (Ints)_mm256_add_epi32(even, odd);
+}
 #elif defined(SIMD_AVX2)
 // Products of unsigned and signed bytes, pairs added in 16 bits.
 INLINE __m256i pairs(Ints codes, Ints x) {
@@ -76,7 +87,10 @@ INLINE Ints dot(const Block<BITS>& block, const char* x) {
   Ints sum = {};
 #pragma GCC unroll 8
   for (int i = 0; i < Block<BITS>::COUNT; i++) {
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    sum = (Ints)vusdotq_s32((int32x4_t)sum, (uint8x16_t)block.codes[i], (int8x16_t)broadcast_bytes(x + 4 * i));
+    continue;
+#elif defined(__ARM_FEATURE_DOTPROD)
     // Codes of 4 bits are signed bytes too.
     if constexpr (BITS == 4) {
       sum = (Ints)vdotq_s32((int32x4_t)sum, (int8x16_t)block.codes[i], (int8x16_t)broadcast_bytes(x + 4 * i));

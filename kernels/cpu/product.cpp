@@ -25,16 +25,6 @@ Format format_of(const array& a) {
   return a.dtype() == mlx::core::bfloat16 ? Format::bf16 : Format::f32;
 }
 
-// The compilation for AVX-512 uses VNNI instructions in its int8 products: a processor without them
-// takes those for AVX2, which give the same bits.
-const PackedTable& packed_table(bool int8) {
-#if defined(__x86_64__)
-  static const bool vnni = __builtin_cpu_supports("avx512vnni");
-  if (int8 && level() == Level::avx512 && !vnni) return avx2::packed_level_table;
-#endif
-  return packed_level_table();
-}
-
 } // namespace
 
 Weight weight_of(const array* parts, const mlx_llamba_coding& coding) {
