@@ -216,6 +216,11 @@ fn prompts_come_from_lines() {
         read("a.jsonl", "{\"text\": \"b\"}\n{\"messages\": [{\"role\": \"user\"}]}").unwrap();
     assert_eq!((found[0].text.as_str(), found[0].chat), ("b", false));
     assert!(found[1].chat && found[1].text.contains("user"), "{found:?}");
+    // A byte order mark, ends of lines as on Windows, and lines that are no Unicode.
+    let found = read("a.txt", "\u{feff}The\r\n").unwrap();
+    assert_eq!(found, [Prompt::text("The", tokenizer).unwrap()]);
+    let found = read("a.jsonl", "\u{feff}{\"text\": \"\\ud83d\"}\n{\"text\": \"b\"}\r\n").unwrap();
+    assert_eq!(found.iter().map(|prompt| prompt.text.as_str()).collect::<Vec<_>>(), ["b"]);
     for (text, expected) in [
         ("{\"text\": \"b\"}\n{", "line 2: not JSON"),
         ("{\"x\": 1}", "line 1: it has no field \"text\", and no \"messages\""),

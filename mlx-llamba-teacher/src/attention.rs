@@ -71,15 +71,18 @@ impl Attention {
         };
         let (q_norm, k_norm) =
             (self.qk_norm.as_ref()).map_or((None, None), |(q, k)| (Some(q), Some(k)));
+        let turned =
+            if pass.config.no_rope.contains(&layer) { 0 } else { pass.config.rotary_dim as i32 };
         let turn = |x: Array| -> mlx_rs::error::Result<Array> {
             match &pass.positions {
-                None => fast::rope(&x, k, false, None, 1.0, read as i32, pass.wavelengths),
+                _ if turned == 0 => Ok(x),
+                None => fast::rope(&x, turned, false, None, 1.0, read as i32, pass.wavelengths),
                 Some(positions) => {
-                    fast::rope_dynamic(&x, k, false, None, 1.0, positions, pass.wavelengths)
+                    fast::rope_dynamic(&x, turned, false, None, 1.0, positions, pass.wavelengths)
                 }
             }
         };
-        let queries = turn(heads(norm(self.q_proj.forward(u)?, q_norm)?, h)?)?; // (b, h, l, k)
+        let mut queries = turn(heads(norm(self.q_proj.forward(u)?, q_norm)?, h)?)?; // (b, h, l, k)
         let keys = turn(heads(norm(self.k_proj.forward(u)?, k_norm)?, g)?)?; // (b, g, l, k)
         let values = heads(self.v_proj.forward(u)?, g)?; // (b, g, l, k)
         let (pair, keys, values) = match pass.cache {
@@ -91,7 +94,15 @@ impl Attention {
         };
 
         let factor = pass.config.rope.attention_factor().powi(2) as f32;
-        let scale = factor * (pass.config.head_dim as f32).powf(-0.5);
+        let mut scale = (k as f32).powf(-0.5);
+        if turned == k {
+            scale *= factor;
+        } else if turned > 0 && factor != 1.0 {
+            // The other values of a head keep their length.
+            let factors: Vec<f32> = (0..k).map(|i| if i < turned { factor } else { 1.0 }).collect();
+            let factors = Array::from_slice(&factors, &[k]).as_dtype(queries.dtype())?;
+            queries = queries.multiply(factors)?;
+        }
         let (mixed, weights) = match &pass.positions {
             Some(positions) => {
                 let ring = RingAttention {

@@ -1,17 +1,24 @@
 //! The sizes and switches of a Llama, and of the families that differ from it in a few of them.
 //!
 //! Mistral has a sliding window, Qwen2 biases of queries, keys and values, Qwen3 norms of queries
-//! and keys; Phi-3 stores several projections in one matrix.
+//! and keys; Phi-3 stores several projections in one matrix and may turn a part of each head only; some
+//! layers of SmolLM3 turn nothing. Granite's factors become part of its weights ([`crate::factors`]).
+
+mod read;
 
 use std::path::Path;
 
+use mlx_llamba::config::Quantization;
 use mlx_llamba::error::FieldProblem;
 use mlx_llamba::files::{Fields, Problems, json};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::factors::Factors;
 use crate::limits;
 use crate::rope::Rope;
+use read::{family, read, schemes};
+pub(crate) use read::{no_rope, refusal};
 
 /// The sizes and switches of a Llama, under the names of Hugging Face's `config.json`.
 ///
@@ -39,6 +46,10 @@ pub struct LlamaConfig {
     pub rope_theta: f64,
     /// The scaling of those wavelengths.
     pub rope: Rope,
+    /// The first values of a head that positions turn; the others stay as they are.
+    pub rotary_dim: usize,
+    /// The layers whose queries and keys no position turns.
+    pub no_rope: Vec<usize>,
     /// The number of tokens of the longest text in its training.
     pub max_position_embeddings: usize,
     /// The head shares the embedding's matrix.
@@ -66,9 +77,19 @@ impl LlamaConfig {
     /// [`Error::Architecture`] for unsupported families; [`Error::Config`] with every bad field;
     /// [`mlx_llamba::Error::Json`].
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
+        Ok(Self::with_storage(path, text)?.0)
+    }
+
+    /// [`from_json`](Self::from_json), with the factors that are to become part of the weights, and the
+    /// schemes of matrices of codes.
+    pub(crate) fn with_storage(
+        path: &Path,
+        text: &str,
+    ) -> Result<(Self, Factors, Option<Quantization>)> {
         let value: Value = json::from_slice(text.as_bytes())
             .map_err(|source| mlx_llamba::Error::Json { path: path.to_owned(), source })?;
-        let problems = Problems::default();
+        let (problems, mut factors) = (Problems::default(), Factors::NONE);
+        let mut quantization = None;
         let config = match &value {
             Value::Object(object) => {
                 let family = family(&value).map_err(|found| Error::Architecture {
@@ -76,14 +97,26 @@ impl LlamaConfig {
                     reason: refusal(&found),
                     found,
                 })?;
-                read(family, &Fields::new(object, &problems), &problems)
+                let f = Fields::new(object, &problems);
+                if family == "granite" {
+                    let keys = [
+                        "embedding_multiplier",
+                        "attention_multiplier",
+                        "residual_multiplier",
+                        "logits_scaling",
+                    ];
+                    factors = Factors::parse(&f, keys, Some(1.0));
+                }
+                quantization = schemes(&f, &problems);
+                read(family, &f, &problems)
             }
             other => {
                 problems.add("config", other, "an object");
                 None
             }
         };
-        problems.into_result(config).map_err(|problems| bad(path, problems))
+        let config = problems.into_result(config).map_err(|problems| bad(path, problems))?;
+        Ok((config, factors, quantization))
     }
 
     /// Returns the configuration as a `config.json` for [`from_json`](Self::from_json) and Hugging
@@ -94,7 +127,11 @@ impl LlamaConfig {
             [one] => json!(one),
             more => json!(more),
         };
-        let (class, kind) = if self.qk_norm {
+        let (class, kind) = if self.rotary_dim != self.head_dim {
+            ("Phi3ForCausalLM", "phi3")
+        } else if !self.no_rope.is_empty() {
+            ("SmolLM3ForCausalLM", "smollm3")
+        } else if self.qk_norm {
             ("Qwen3ForCausalLM", "qwen3")
         } else if self.qkv_bias && !self.out_bias {
             ("Qwen2ForCausalLM", "qwen2")
@@ -126,6 +163,13 @@ impl LlamaConfig {
         });
         if self.sliding_window.is_some() {
             json["sliding_window"] = self.sliding_window.into();
+        }
+        if self.rotary_dim != self.head_dim {
+            json["partial_rotary_factor"] = (self.rotary_dim as f64 / self.head_dim as f64).into();
+        }
+        if !self.no_rope.is_empty() {
+            let turned = |i| u8::from(!self.no_rope.contains(&i));
+            json["no_rope_layers"] = (0..self.num_hidden_layers).map(turned).collect();
         }
         json
     }
@@ -197,148 +241,4 @@ impl LlamaConfig {
 /// An error about a configuration's fields.
 pub(crate) fn bad(path: &Path, problems: Vec<FieldProblem>) -> Error {
     Error::Config { path: path.to_owned(), problems }
-}
-
-/// The supported families, with the names of their classes.
-const FAMILIES: [(&str, &str); 5] = [
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-    ("phi3", "Phi3ForCausalLM"),
-];
-
-/// Returns the family that a configuration names.
-///
-/// # Errors
-/// The name, if it is none of [`FAMILIES`].
-fn family(config: &Value) -> Result<&'static str, String> {
-    let kind = config["model_type"].as_str().unwrap_or("nameless");
-    let Some((family, expected)) = FAMILIES.into_iter().find(|(family, _)| *family == kind) else {
-        return Err(kind.to_owned());
-    };
-    match config["architectures"][0].as_str() {
-        Some(class) if class != expected => Err(class.to_owned()),
-        _ => Ok(family),
-    }
-}
-
-/// Explains why a family is not supported.
-pub(crate) fn refusal(found: &str) -> &'static str {
-    let found = found.to_lowercase();
-    let reasons = [
-        ("moe", "its MLPs are mixtures of experts, which a Llamba does not have"),
-        ("mixtral", "its MLPs are mixtures of experts, which a Llamba does not have"),
-        ("gemma", "its norms and its scaling of embeddings and logits differ from Llama's"),
-        ("gpt2", "it has learned positions and LayerNorm instead of rotary positions and RMSNorm"),
-        ("gpt_neox", "its blocks run attention and MLP in parallel, with LayerNorm"),
-        ("falcon", "its blocks run attention and MLP in parallel, with LayerNorm"),
-        ("phimoe", "its MLPs are mixtures of experts, which a Llamba does not have"),
-        ("mamba", "it is no Transformer and has no attention to distill"),
-        ("smollm3", "some of its layers have no positions"),
-        ("granite", "it multiplies embeddings, residuals and logits by factors of its own"),
-        ("classification", "it has no head that predicts tokens"),
-    ];
-    let reason = reasons.into_iter().find(|(part, _)| found.contains(part));
-    reason.map_or("it is no family that is known here", |(_, reason)| reason)
-}
-
-fn read(family: &str, f: &Fields<'_>, problems: &Problems) -> Option<LlamaConfig> {
-    use limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
-    let vocab_size = f.size("vocab_size", None, VOCAB);
-    let hidden_size = f.size("hidden_size", None, WIDTH);
-    let intermediate_size = f.size("intermediate_size", None, WIDTH);
-    let num_hidden_layers = f.size("num_hidden_layers", None, LAYERS);
-    let heads = f.size("num_attention_heads", None, HEADS);
-    let kv_heads = f.size("num_key_value_heads", heads, HEADS);
-    let derived = match family {
-        "qwen3" => Some(128), // the default of its configuration
-        _ => hidden_size.zip(heads).map(|(d, h)| (d / h).max(1)),
-    };
-    let head_dim = f.size("head_dim", derived, WIDTH);
-    if let (None, Some((d, h))) = (f.get("head_dim"), hidden_size.zip(heads))
-        && family != "qwen3"
-        && !d.is_multiple_of(h)
-    {
-        f.add("num_attention_heads", h, format!("a divisor of hidden_size = {d}"));
-    }
-    let rms_norm_eps = f.epsilon("rms_norm_eps", if family == "phi3" { 1e-5 } else { 1e-6 });
-    let context = match family {
-        "mistral" => 1 << 17,
-        "qwen2" | "qwen3" => 1 << 15,
-        "phi3" => 4096,
-        _ => 2048,
-    };
-    let max_position_embeddings = f.size("max_position_embeddings", Some(context), CONTEXT);
-    let tie_word_embeddings = f.flag("tie_word_embeddings", Some(false));
-    // Each family has its own switches, and ignores those of others.
-    let switch = |key: &str, families: &[&str]| match families.contains(&family) {
-        true => f.flag(key, Some(false)),
-        false => Some(false),
-    };
-    let attention_bias = switch("attention_bias", &["llama", "qwen3"]);
-    let mlp_bias = switch("mlp_bias", &["llama"]);
-    let sliding_window = match family {
-        "mistral" | "phi3" if f.get("sliding_window").is_some() => {
-            f.size("sliding_window", None, CONTEXT).map(Some)
-        }
-        _ => Some(None),
-    };
-    if switch("use_sliding_window", &["qwen2", "qwen3"]) == Some(true) {
-        f.add("use_sliding_window", true, "false: windows of some layers only are not known here");
-    }
-    if let Some(found) = f
-        .get("hidden_act")
-        .filter(|found| !["silu", "swish"].contains(&found.as_str().unwrap_or("")))
-    {
-        f.add("hidden_act", found, "\"silu\"");
-    }
-    if let Some(found) = f.get("partial_rotary_factor").filter(|found| found.as_f64() != Some(1.0))
-    {
-        f.add("partial_rotary_factor", found, "1: a Llamba's teacher turns whole heads");
-    }
-    if let Some(found) = f.get("quantization_config") {
-        let method = &found["quant_method"];
-        f.add("quantization_config", method, "none: give the model as it was before, or a GGUF");
-    }
-    // Newer files have one block with the base and the scaling, older ones two fields.
-    let block = f.get("rope_parameters").or_else(|| f.get("rope_scaling"));
-    if let Some(other) = block.filter(|block| !block.is_object()) {
-        f.add("rope_scaling", other, "an object");
-    }
-    let block = block.and_then(Value::as_object);
-    let rope = match block {
-        Some(block) => {
-            max_position_embeddings.and_then(|context| Rope::parse(block, context, problems))
-        }
-        None => Some(Rope::Default),
-    };
-    let base = block.filter(|b| b.contains_key("rope_theta")).map(|b| Fields::new(b, problems));
-    let rope_theta =
-        base.unwrap_or(*f).number("rope_theta", Some(10000.0), "a number above 1", |base| {
-            base > 1.0 && base < 1e12
-        });
-    let config = LlamaConfig {
-        vocab_size: vocab_size?,
-        hidden_size: hidden_size?,
-        intermediate_size: intermediate_size?,
-        num_hidden_layers: num_hidden_layers?,
-        num_attention_heads: heads?,
-        num_key_value_heads: kv_heads?,
-        head_dim: head_dim?,
-        rms_norm_eps: rms_norm_eps?,
-        rope_theta: rope_theta?,
-        rope: rope?,
-        max_position_embeddings: max_position_embeddings?,
-        tie_word_embeddings: tie_word_embeddings?,
-        qkv_bias: attention_bias? || family == "qwen2",
-        out_bias: attention_bias?,
-        qk_norm: family == "qwen3",
-        sliding_window: sliding_window?,
-        mlp_bias: mlp_bias?,
-        bos: f.ids("bos_token_id").first().copied(),
-        eos: f.ids("eos_token_id"),
-    };
-    config.check(problems);
-    Some(config)
 }

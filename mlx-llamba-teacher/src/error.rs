@@ -14,7 +14,7 @@ pub enum Error {
     /// The model's family is not supported, or the model is no Transformer.
     #[error(
         "{path}: the architecture {found} is not supported: {reason}. Models are llamba; llama, \
-         mistral, qwen2, qwen3 and phi3 as teachers",
+         mistral, qwen2, qwen3, phi3, smollm3 and granite as teachers",
         path = path.display()
     )]
     Architecture {
@@ -42,7 +42,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor has a type that cannot be read.
-    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K and Q6_K are read", path = path.display())]
+    #[error("{path}: tensor {tensor} is stored as {found}; F32, F16, BF16, Q4_0, Q4_1, Q8_0 and Q2_K to Q6_K are read", path = path.display())]
     GgufType {
         /// The file.
         path: PathBuf,

@@ -61,14 +61,15 @@ impl Llama {
     ///
     /// # Errors
     /// Those of MLX for shapes that do not fit; [`mlx_llamba::Error::TooLong`] past the context
-    /// of a model whose positions are scaled as [`Dynamic`](crate::Rope::Dynamic).
+    /// of a model whose positions are scaled as [`Dynamic`](crate::Rope::Dynamic), or the first one of
+    /// [`LongRope`](crate::Rope::LongRope).
     pub fn hidden(&self, tokens: &Array, cache: &KvCache) -> mlx_llamba::Result<(Array, KvCache)> {
         let l = tokens.dim(1) as usize;
         if let Some(longest) = self.config.rope.longest_cache()
             && cache.longest(l) > longest
         {
-            let reason = "this model's positions are scaled as \"dynamic\", which turns all \
-                          tokens anew with every one past its context; give it a shorter text";
+            let reason = "this model's positions are scaled as \"dynamic\" or \"longrope\", which turns \
+                          all tokens anew past that length; give it a shorter text";
             return Err(mlx_llamba::Error::TooLong { longest, reason: reason.into() });
         }
         if cache.is_ring() && l != 1 {
@@ -149,7 +150,7 @@ impl Llama {
         let config = &self.config;
         match config.rope.longest_cache() {
             Some(longest) if longest < length => {
-                config.rope.array(config.head_dim, config.rope_theta, length)
+                config.rope.array(config.rotary_dim, config.rope_theta, length)
             }
             _ => self.wavelengths.clone(),
         }

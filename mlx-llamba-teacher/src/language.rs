@@ -18,7 +18,8 @@ impl LanguageModel for Llama {
     }
 
     fn context_length(&self) -> Option<usize> {
-        Some(self.config().max_position_embeddings)
+        let config = self.config();
+        Some(config.rope.longest_cache().unwrap_or(config.max_position_embeddings))
     }
 
     fn start(&self) -> mlx_llamba::Result<KvCache> {

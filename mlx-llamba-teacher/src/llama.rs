@@ -146,7 +146,7 @@ impl Llama {
             layers,
             norm,
             lm_head,
-            wavelengths: config.rope.array(config.head_dim, config.rope_theta, 0),
+            wavelengths: config.rope.array(config.rotary_dim, config.rope_theta, 0),
             window: config.sliding_window.map(|size| Window { size, sinks: 0 }),
             weights,
             config,
@@ -254,7 +254,7 @@ impl Llama {
 }
 
 /// A tensor as a dense float32 array. Lazy.
-fn dense(name: &str, weight: &Weight) -> mlx_llamba::Result<Array> {
+pub(crate) fn dense(name: &str, weight: &Weight) -> mlx_llamba::Result<Array> {
     let codes = |q: &Quantized| {
         let dense = q.widened().and_then(|q| q.dequantize(Dtype::Float32));
         dense.map_err(|source| {

@@ -1,37 +1,33 @@
 //! Opens Llamas: directories in Hugging Face's layout, and GGUF files.
 
-use std::collections::BTreeSet;
 use std::io::Read;
-use std::ops::Range;
 use std::path::Path;
 
 use mlx_llamba::Error;
-use mlx_llamba::error::TensorProblem;
-use mlx_llamba::files::{StoredTensor, TensorFiles, json};
+use mlx_llamba::files::{TensorFiles, json};
 use mlx_llamba::kernels::{Backend, Weight};
 use mlx_llamba::linear::DtypePolicy;
 use mlx_llamba::progress::{OnProgress, Progress};
 use mlx_rs::Dtype;
-use mlx_rs::ops::split_at_indices;
 use serde_json::Value;
 
-use crate::check::{check_shapes, missing};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::gguf::{Gguf, MAGIC};
 use crate::llama::Llama;
+use crate::stored::Stored;
 
 /// A Llama's files, with valid headers.
 pub(crate) enum Files {
-    Directory { files: TensorFiles, config: LlamaConfig, ignored: BTreeSet<String> },
+    Directory(Stored),
     Gguf(Gguf),
 }
 
 impl Llama {
     /// Opens a directory with a `config.json` and safetensors files, or a GGUF file, activations
     /// in `dtype`. Floats are read when they are first evaluated, see
-    /// [`materialize`](Self::materialize); the quantized matrices of a GGUF file are read now and
-    /// stay quantized.
+    /// [`materialize`](Self::materialize), and so are matrices that `mlx-lm` quantized; the quantized
+    /// matrices of a GGUF file are read now. Both stay quantized.
     ///
     /// # Errors
     /// [`Architecture`](crate::Error::Architecture), [`Config`](crate::Error::Config),
@@ -67,7 +63,7 @@ impl Files {
 
     pub(crate) fn config(&self) -> &LlamaConfig {
         match self {
-            Self::Directory { config, .. } => config,
+            Self::Directory(stored) => stored.config(),
             Self::Gguf(gguf) => gguf.config(),
         }
     }
@@ -75,16 +71,7 @@ impl Files {
     /// Returns a tensor by its canonical name.
     fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
         match self {
-            Self::Directory { files, config, .. } => {
-                let Some((whole, rows)) = part_of(config, name).filter(|_| !has(files, name))
-                else {
-                    return Ok(Weight::Dense(files.array(name)?));
-                };
-                let (from, to) = (rows.start as i32, rows.end as i32);
-                let parts = split_at_indices(files.array(&whole)?, &[from, to], 0)?;
-                let part = parts.into_iter().nth(1);
-                Ok(Weight::Dense(part.ok_or_else(|| missing(files.path(), name))?))
-            }
+            Self::Directory(stored) => stored.weight(name),
             Self::Gguf(gguf) => gguf.weight(name),
         }
     }
@@ -92,14 +79,7 @@ impl Files {
     /// Returns canonical name, type, shape and size in bytes of every tensor.
     pub(crate) fn tensors(&self) -> Vec<(String, String, Vec<usize>, usize)> {
         match self {
-            Self::Directory { files, ignored, .. } => files
-                .tensors()
-                .filter(|tensor| !ignored.contains(tensor.name()))
-                .map(|tensor| {
-                    let (kind, shape) = (tensor.dtype().to_string(), tensor.shape().to_vec());
-                    (tensor.name().to_owned(), kind, shape, tensor.bytes().len())
-                })
-                .collect(),
+            Self::Directory(stored) => stored.tensors(),
             Self::Gguf(gguf) => gguf
                 .tensors()
                 .map(|(name, kind, shape, bytes)| (name.to_owned(), kind, shape.to_vec(), bytes))
@@ -129,90 +109,20 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
 }
 
 fn open_directory(path: &Path) -> Result<Files> {
+    // A family that is not supported is refused by name, whatever files are there.
+    let config_path = path.join("config.json");
+    if let Ok(text) = mlx_llamba::files::read_text(&config_path)
+        && let Err(error @ crate::Error::Architecture { .. }) =
+            LlamaConfig::from_json(&config_path, &text)
+    {
+        return Err(error);
+    }
     let files = TensorFiles::open(path)?;
     let Some((config_path, text)) = files.config() else {
         let reason = "there is no config.json".to_owned();
         return Err(Error::NotACheckpoint { path: path.to_owned(), reason }.into());
     };
-    let config = LlamaConfig::from_json(config_path, text)?;
-    let ignored = ignored(&files, &config);
-    let kept = || files.tensors().filter(|tensor| !ignored.contains(tensor.name()));
-    let parts: Vec<_> = kept().flat_map(|t| parts_of(&config, t.name(), t.shape())).collect();
-    let parts = parts.iter().map(|(name, shape)| (name.as_str(), shape.clone()));
-    check_shapes(path, &config, parts)?;
-    let problems: Vec<_> = kept().filter_map(check_dtype).collect();
-    if !problems.is_empty() {
-        return Err(Error::Tensors { path: path.to_owned(), problems }.into());
-    }
-    Ok(Files::Directory { files, config, ignored })
-}
-
-/// True if a file has a tensor of that name.
-fn has(files: &TensorFiles, name: &str) -> bool {
-    files.tensor(name).is_some()
-}
-
-/// The matrices that some families store in one, one below the other: Phi-3's queries, keys and
-/// values, and the gate and input of its MLP.
-fn fused(config: &LlamaConfig) -> [(&'static str, Vec<(&'static str, usize)>); 2] {
-    let query = config.num_attention_heads * config.head_dim;
-    let key = config.num_key_value_heads * config.head_dim;
-    let m = config.intermediate_size;
-    [
-        ("self_attn.qkv_proj.weight", vec![("q_proj", query), ("k_proj", key), ("v_proj", key)]),
-        ("mlp.gate_up_proj.weight", vec![("gate_proj", m), ("up_proj", m)]),
-    ]
-}
-
-/// Returns the matrix that may contain a canonical tensor, and the rows of the tensor in it.
-fn part_of(config: &LlamaConfig, name: &str) -> Option<(String, Range<usize>)> {
-    for (whole, parts) in fused(config) {
-        let module = whole.split('.').next().unwrap_or_default();
-        let mut from = 0;
-        for (part, rows) in parts {
-            if let Some(layer) = name.strip_suffix(&format!("{module}.{part}.weight")) {
-                return Some((format!("{layer}{whole}"), from..from + rows));
-            }
-            from += rows;
-        }
-    }
-    None
-}
-
-/// Returns the canonical names and shapes of a stored tensor, which may hold several matrices.
-fn parts_of(config: &LlamaConfig, name: &str, shape: &[usize]) -> Vec<(String, Vec<usize>)> {
-    for (whole, parts) in fused(config) {
-        let rows = parts.iter().map(|(_, rows)| rows).sum::<usize>();
-        if let (Some(layer), &[found, columns]) = (name.strip_suffix(whole), shape)
-            && found == rows
-        {
-            let module = whole.split('.').next().unwrap_or_default();
-            let part =
-                |(part, rows)| (format!("{layer}{module}.{part}.weight"), vec![rows, columns]);
-            return parts.into_iter().map(part).collect();
-        }
-    }
-    vec![(name.to_owned(), shape.to_vec())]
-}
-
-fn check_dtype(tensor: &StoredTensor) -> Option<TensorProblem> {
-    use safetensors::Dtype::{BF16, F16, F32};
-    (!matches!(tensor.dtype(), F32 | F16 | BF16)).then(|| TensorProblem::Dtype {
-        name: tensor.name().to_owned(),
-        found: tensor.dtype().to_string(),
-        expected: "F32, F16 or BF16".into(),
-    })
-}
-
-/// True for redundant tensors that some tools write: rotary frequencies, and a tied head that equals
-/// the embedding bit for bit.
-fn ignored(files: &TensorFiles, config: &LlamaConfig) -> BTreeSet<String> {
-    let head = "lm_head.weight";
-    let bytes = |name: &str| files.tensor(name).map(StoredTensor::bytes);
-    let twice = config.tie_word_embeddings
-        && bytes(head).is_some()
-        && bytes(head) == bytes("model.embed_tokens.weight");
-    let says_nothing = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == head && twice;
-    let names = files.tensors().map(|tensor| tensor.name().to_owned());
-    names.filter(|name| says_nothing(name)).collect()
+    let (config, factors, quantization) = LlamaConfig::with_storage(config_path, text)?;
+    let stored = Stored::new(path, files, config, factors, quantization.as_ref())?;
+    Ok(Files::Directory(stored))
 }

@@ -49,6 +49,8 @@ impl Preset {
                 high_freq_factor: 4.0,
                 original_context: 8192,
             },
+            rotary_dim: hidden_size / num_attention_heads,
+            no_rope: Vec::new(),
             max_position_embeddings: 131_072,
             tie_word_embeddings: self != Self::Llama8B,
             qkv_bias: false,

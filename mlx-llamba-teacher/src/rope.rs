@@ -9,10 +9,11 @@ use mlx_rs::Array;
 use serde_json::{Map, Value, json};
 
 use crate::limits::CONTEXT;
+use crate::longrope::LongRope;
 use crate::yarn::Yarn;
 
 /// The rule by which a pair's wavelength follows from the base.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Rope {
     /// `base^(2i/k)`.
     #[default]
@@ -35,6 +36,9 @@ pub enum Rope {
     },
     /// Wavelengths stretched depending on their number of rotations.
     Yarn(Yarn),
+    /// Each wavelength multiplied by a factor of its own. Texts longer than the first training's have
+    /// other factors, so a cache, whose keys are already rotated, cannot grow past it.
+    LongRope(LongRope),
     /// Unchanged within the context. In a longer text all wavelengths depend on its length, so a
     /// cache, whose keys are already rotated, cannot grow past the context.
     Dynamic {
@@ -48,9 +52,9 @@ pub enum Rope {
 impl Rope {
     /// Returns the wavelengths over 2 pi of the `k / 2` pairs in a text of `length` tokens: an
     /// angle is the position over this.
-    pub(crate) fn wavelengths(self, k: usize, base: f64, length: usize) -> Vec<f64> {
+    pub(crate) fn wavelengths(&self, k: usize, base: f64, length: usize) -> Vec<f64> {
         let base = match self {
-            Self::Dynamic { factor, context } if length > context => {
+            &Self::Dynamic { factor, context } if length > context => {
                 let longer = factor * length as f64 / context as f64 - (factor - 1.0);
                 base * longer.powf(k as f64 / (k as f64 - 2.0))
             }
@@ -61,29 +65,34 @@ impl Rope {
             Self::Yarn(yarn) => {
                 plain.enumerate().map(|(i, w)| yarn.stretch(i, w, k, base)).collect()
             }
+            Self::LongRope(long) => {
+                plain.zip(long.factors(length)).map(|(w, factor)| w * factor).collect()
+            }
             _ => plain.map(|w| self.stretch(w)).collect(),
         }
     }
 
     /// The factor of rotated queries and keys.
-    pub fn attention_factor(self) -> f64 {
+    pub fn attention_factor(&self) -> f64 {
         match self {
             Self::Yarn(yarn) => yarn.attention_factor,
+            Self::LongRope(long) => long.attention_factor,
             _ => 1.0,
         }
     }
 
     /// The number of tokens up to which a growing text keeps its rotated keys; `None`: no limit.
-    pub(crate) fn longest_cache(self) -> Option<usize> {
+    pub(crate) fn longest_cache(&self) -> Option<usize> {
         match self {
-            Self::Dynamic { context, .. } => Some(context),
+            Self::Dynamic { context, .. } => Some(*context),
+            Self::LongRope(long) => Some(long.original_context),
             _ => None,
         }
     }
 
-    fn stretch(self, w: f64) -> f64 {
-        match self {
-            Self::Default | Self::Dynamic { .. } | Self::Yarn(_) => w,
+    fn stretch(&self, w: f64) -> f64 {
+        match *self {
+            Self::Default | Self::Dynamic { .. } | Self::Yarn(_) | Self::LongRope(_) => w,
             Self::Linear { factor } => factor * w,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let turns = original_context as f64 / (2.0 * std::f64::consts::PI * w);
@@ -100,16 +109,19 @@ impl Rope {
     }
 
     /// Returns [`wavelengths`](Self::wavelengths) as an array (k / 2,), float32.
-    pub(crate) fn array(self, k: usize, base: f64, length: usize) -> Array {
+    pub(crate) fn array(&self, k: usize, base: f64, length: usize) -> Array {
         let all = self.wavelengths(k, base, length);
         let values: Vec<f32> = all.iter().map(|&w| w as f32).collect();
         Array::from_slice(&values, &[values.len() as i32])
     }
 
-    /// Parses the `rope_scaling` block of a `config.json` with these `max_position_embeddings`.
+    /// Parses the `rope_scaling` block of a `config.json` with these `max_position_embeddings`; `first` are
+    /// those of the first training, if they stand outside of the block, and `pairs` turn in each head.
     pub(crate) fn parse(
         block: &Map<String, Value>,
         context: usize,
+        first: Option<usize>,
+        pairs: usize,
         problems: &Problems,
     ) -> Option<Self> {
         let f = Fields::new(block, problems);
@@ -139,8 +151,13 @@ impl Rope {
             }
             Some("yarn") => Some(Self::Yarn(Yarn::parse(&f, factor()?, context)?)),
             Some("dynamic") => Some(Self::Dynamic { factor: factor()?, context }),
+            // Older files of Phi-3 say "su".
+            Some("longrope" | "su") => {
+                Some(Self::LongRope(LongRope::parse(&f, context, first, pairs)?))
+            }
             Some(other) => {
-                let known = "\"default\", \"linear\", \"llama3\", \"yarn\" or \"dynamic\"";
+                let known =
+                    "\"default\", \"linear\", \"llama3\", \"yarn\", \"longrope\" or \"dynamic\"";
                 f.add("rope_scaling.rope_type", other, known);
                 None
             }
@@ -148,12 +165,13 @@ impl Rope {
     }
 
     /// Returns the `rope_scaling` block, null without scaling.
-    pub(crate) fn to_json(self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         match self {
             Self::Default => Value::Null,
             Self::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
             Self::Dynamic { factor, .. } => json!({"rope_type": "dynamic", "factor": factor}),
             Self::Yarn(yarn) => yarn.to_json(),
+            Self::LongRope(long) => long.to_json(),
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
                 "rope_type": "llama3",
                 "factor": factor,

@@ -12,6 +12,7 @@ pub use cache::{Corpus, Key, Writer};
 pub use companions::Companions;
 pub use encoder::{Encoded, Encoder};
 pub(crate) use shuffle::Stream;
+pub(crate) use source::{BOM, is_no_text, warn_of};
 pub use source::{Sources, Text, is_json};
 pub use windows::{Packing, Part, Position, Windows};
 

@@ -19,11 +19,12 @@ use sha2::{Digest, Sha256};
 
 use crate::train::io;
 use crate::{Error, Result};
+pub(crate) use json::{is_no_text, warn_of};
 use json::{lines, list};
 use pieces::pieces;
 
 /// The byte order mark that some editors write before a text.
-const BOM: &str = "\u{feff}";
+pub(crate) const BOM: &str = "\u{feff}";
 
 /// Files of documents: a file of JSON has one per line, or per item of a list, any other file is one.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use mlx_llamba::{ChatOptions, Message, Template, Tokenizer};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::data::{BOM, is_no_text, warn_of};
 use crate::train::io;
 use crate::{Error, Result};
 
@@ -44,21 +45,29 @@ impl Prompt {
 }
 
 /// Reads prompts. Each line of a `.jsonl` file is one, with the beginning of a text in its field
-/// `field` or a conversation in `messages`; each line of any other file is the beginning of a text.
+/// `field` or a conversation in `messages`; each line of any other file is the beginning of a text. Lines of
+/// JSONL that are not valid Unicode are skipped, and a warning counts and names them.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::Io`]; [`Error::Document`] names the line; [`Error::NoDocuments`] for an empty file.
 pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
-    let text = mlx_llamba::files::read_text(path).map_err(io("read", path))?;
+    let bytes = mlx_llamba::files::read(path).map_err(io("read", path))?;
+    let bytes = bytes.strip_prefix(BOM.as_bytes()).unwrap_or(&bytes);
     let jsonl = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
     let mut template = None;
     let mut all = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    let mut skipped = Vec::new();
+    for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let bad = |reason| Error::Document { path: path.to_owned(), line: Some(number), reason };
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
         let prompt = if jsonl {
-            let bad = |reason| {
-                let path = path.to_owned();
-                Error::Document { path, line: Some(number + 1), reason }
-            };
+            if json::from_slice::<Value>(line).is_err() && is_no_text(line) {
+                skipped.push(number);
+                continue;
+            }
             match parse(line, field).map_err(bad)? {
                 Line::Text(text) => Prompt::text(&text, tokenizer)?,
                 Line::Chat(messages) => {
@@ -70,10 +79,13 @@ pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Pr
                 }
             }
         } else {
-            Prompt::text(line, tokenizer)?
+            let text = std::str::from_utf8(line);
+            let text = text.map_err(|_| bad("no UTF-8: convert the file".to_owned()))?;
+            Prompt::text(text, tokenizer)?
         };
         all.push(prompt);
     }
+    warn_of(path, &skipped);
     if all.is_empty() {
         let reason = "every line is empty; each should be the beginning of a text";
         return Err(Error::NoDocuments { path: path.to_owned(), reason });
@@ -86,9 +98,8 @@ enum Line {
     Chat(Vec<Message>),
 }
 
-fn parse(line: &str, field: &str) -> Result<Line, String> {
-    let value: Value =
-        json::from_slice(line.as_bytes()).map_err(|error| format!("not JSON: {error}"))?;
+fn parse(line: &[u8], field: &str) -> Result<Line, String> {
+    let value: Value = json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
     match (&value[field], &value["messages"]) {
         (Value::String(text), _) => Ok(Line::Text(text.clone())),
         (Value::Null, Value::Null) => {

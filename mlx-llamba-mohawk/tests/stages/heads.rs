@@ -24,6 +24,7 @@ fn random(heads: [usize; 4], bias: bool) -> (LlamaConfig, Parameters) {
         num_attention_heads: h,
         num_key_value_heads: g,
         head_dim: k,
+        rotary_dim: k,
         qkv_bias: bias,
         out_bias: bias,
         qk_norm: false,

@@ -26,6 +26,10 @@ pub(super) enum Kind {
     /// f16 scale, 32 signed bytes: `scale * code`.
     Q8_0,
     /// See [`kquants`].
+    Q2_K,
+    /// See [`kquants`].
+    Q3_K,
+    /// See [`kquants`].
     Q4_K,
     /// See [`kquants`].
     Q5_K,
@@ -49,6 +53,8 @@ impl Kind {
             2 => Self::Q4_0,
             3 => Self::Q4_1,
             8 => Self::Q8_0,
+            10 => Self::Q2_K,
+            11 => Self::Q3_K,
             12 => Self::Q4_K,
             13 => Self::Q5_K,
             14 => Self::Q6_K,
@@ -80,9 +86,11 @@ impl Kind {
             Self::Q4_0 => (BLOCK, 18),
             Self::Q4_1 => (BLOCK, 20),
             Self::Q8_0 => (BLOCK, 34),
-            Self::Q4_K => (SUPER, BYTES[0]),
-            Self::Q5_K => (SUPER, BYTES[1]),
-            Self::Q6_K => (SUPER, BYTES[2]),
+            Self::Q2_K => (SUPER, BYTES[0]),
+            Self::Q3_K => (SUPER, BYTES[1]),
+            Self::Q4_K => (SUPER, BYTES[2]),
+            Self::Q5_K => (SUPER, BYTES[3]),
+            Self::Q6_K => (SUPER, BYTES[4]),
         }
     }
 
@@ -103,15 +111,17 @@ impl Kind {
         if self == Self::Q8_0 { 8 } else { 4 }
     }
 
-    /// Returns the float32 values of a matrix of K-quants, row `order(i)` of `bytes` as row `i`;
-    /// `None` for other kinds.
+    /// Returns the float32 values of a matrix of K-quants, row `order(i)` of `bytes` as row `i`, and true if
+    /// all are finite; `None` for other kinds.
     pub(super) fn values(
         self,
         bytes: &[u8],
         [rows, columns]: [usize; 2],
         order: impl Fn(usize) -> usize,
-    ) -> Option<Array> {
+    ) -> Option<(Array, bool)> {
         let unpack = match self {
+            Self::Q2_K => kquants::q2,
+            Self::Q3_K => kquants::q3,
             Self::Q4_K => kquants::q4,
             Self::Q5_K => kquants::q5,
             Self::Q6_K => kquants::q6,
@@ -124,7 +134,8 @@ impl Kind {
             let row = &bytes[order(i) * length..][..length];
             row.chunks_exact(size).for_each(|block| unpack(block, &mut values));
         }
-        Some(Array::from_slice(&values, &[rows as i32, columns as i32]))
+        let finite = values.iter().all(|value| value.is_finite());
+        Some((Array::from_slice(&values, &[rows as i32, columns as i32]), finite))
     }
 
     /// Returns the quantized matrix (rows, columns) whose row `i` is row `order(i)` of `bytes`, which

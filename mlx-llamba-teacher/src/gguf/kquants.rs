@@ -7,11 +7,41 @@ use half::f16;
 
 /// The number of values in a super-block.
 pub(super) const SUPER: usize = 256;
-/// The sizes of the super-blocks of Q4_K, Q5_K and Q6_K in bytes.
-pub(super) const BYTES: [usize; 3] = [144, 176, 210];
+/// The sizes of the super-blocks of Q2_K to Q6_K in bytes.
+pub(super) const BYTES: [usize; 5] = [84, 110, 144, 176, 210];
 
 fn float(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+}
+
+/// Adds the values of a Q2_K super-block: scales and minima of 16 blocks in 4 bits each, codes of 2 bits, f16
+/// scale, f16 minimum.
+pub(super) fn q2(block: &[u8], values: &mut Vec<f32>) {
+    let (scales, codes) = (&block[..16], &block[16..80]);
+    let (d, least) = (float(&block[80..]), float(&block[82..]));
+    for (i, code) in two_bits(codes).enumerate() {
+        let scale = scales[i / 16];
+        values.push(d * f32::from(scale & 15) * f32::from(code) - least * f32::from(scale >> 4));
+    }
+}
+
+/// Adds the values of a Q3_K super-block: third bits of the codes, which are negative without it, the lower
+/// two, scales of 16 blocks in 6 bits each, f16 scale.
+pub(super) fn q3(block: &[u8], values: &mut Vec<f32>) {
+    let (high, codes, scales) = (&block[..32], &block[32..96], &block[96..108]);
+    let d = float(&block[108..]);
+    for (i, code) in two_bits(codes).enumerate() {
+        let j = i / 16;
+        let low = scales[j % 8] >> (j / 8 * 4) & 15;
+        let scale = f32::from(low | (scales[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32.0;
+        let absent = high[i % 32] >> (i / 32) & 1 == 0;
+        values.push(d * scale * (f32::from(code) - if absent { 4.0 } else { 0.0 }));
+    }
+}
+
+/// The 256 codes of 2 bits in 64 bytes: 32 bytes hold four rows of 32 values.
+fn two_bits(codes: &[u8]) -> impl Iterator<Item = u8> {
+    (0..SUPER).map(|i| codes[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3)
 }
 
 /// Returns the 6-bit scale and minimum of block `j` of 8, from 12 bytes.
@@ -89,7 +119,8 @@ mod tests {
     fn values_are_those_of_ggml() {
         let file = include_bytes!("../../tests/fixtures/kquants.safetensors");
         let file = SafeTensors::deserialize(file).unwrap();
-        let kinds: [(&str, Unpack); 3] = [("Q4_K", q4), ("Q5_K", q5), ("Q6_K", q6)];
+        let kinds: [(&str, Unpack); 5] =
+            [("Q2_K", q2), ("Q3_K", q3), ("Q4_K", q4), ("Q5_K", q5), ("Q6_K", q6)];
         for ((name, unpack), bytes) in kinds.into_iter().zip(BYTES) {
             let stored = file.tensor(&format!("{name}.bytes")).unwrap();
             let mut found = Vec::new();

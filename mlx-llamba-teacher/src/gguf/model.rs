@@ -13,12 +13,13 @@ use serde_json::Value;
 
 use super::file::{File, Stored, shown};
 use crate::check::check_shapes;
-use crate::config::{LlamaConfig, bad, refusal};
+use crate::config::{LlamaConfig, bad, no_rope, refusal};
 use crate::error::{Error, Result};
+use crate::factors::Factors;
 use crate::rope::Rope;
 
 /// Parts of a block: GGUF's names and Hugging Face's.
-const PARTS: [(&str, &str); 9] = [
+const PARTS: [(&str, &str); 11] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
@@ -26,9 +27,17 @@ const PARTS: [(&str, &str); 9] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
     ("attn_norm", "input_layernorm"),
     ("ffn_norm", "post_attention_layernorm"),
 ];
+/// The supported architectures, and true for those whose queries and keys are stored with the values of a
+/// pair beside each other.
+const ARCHITECTURES: [(&str, bool); 5] =
+    [("llama", true), ("qwen2", false), ("qwen3", false), ("granite", true), ("smollm3", true)];
+/// Every layer of this number of SmolLM3 turns nothing; llama.cpp has no field for it.
+const NO_ROPE_INTERVAL: usize = 4;
 /// The factors of the rotary wavelengths, one per pair.
 const FACTORS: &str = "rope_freqs.weight";
 
@@ -39,6 +48,9 @@ pub(crate) struct Gguf {
     sources: Vec<Arc<Source>>,
     file: File,
     config: LlamaConfig,
+    factors: Factors,
+    /// True if the rows of queries and keys stand in llama.cpp's own order.
+    paired: bool,
     /// The file's names by the canonical ones.
     names: BTreeMap<String, String>,
 }
@@ -47,7 +59,7 @@ impl Gguf {
     /// Reads and checks the header.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (sources, file) = File::open(path)?;
-        let config = config(path, &sources, &file)?;
+        let (config, factors, paired) = config(path, &sources, &file)?;
         let names: BTreeMap<String, String> = file
             .tensors
             .keys()
@@ -57,7 +69,7 @@ impl Gguf {
         let shapes =
             names.iter().map(|(name, own)| (name.as_str(), file.tensors[own].shape.clone()));
         check_shapes(path, &config, shapes)?;
-        Ok(Self { sources, file, config, names })
+        Ok(Self { sources, file, config, factors, paired, names })
     }
 
     pub(crate) fn config(&self) -> &LlamaConfig {
@@ -76,7 +88,9 @@ impl Gguf {
     /// matrices now.
     pub(crate) fn weight(&self, name: &str) -> mlx_llamba::Result<Weight> {
         let stored = &self.file.tensors[&self.names[name]];
-        weight(&self.sources[stored.part], &self.config, name, stored)
+        let turned = self.paired && (name.contains("q_proj") || name.contains("k_proj"));
+        let weight = weight(&self.sources[stored.part], &self.config, name, stored, turned)?;
+        self.factors.apply(&self.config, name, weight)
     }
 }
 
@@ -96,13 +110,24 @@ fn canonical(name: &str) -> Option<String> {
     Some(format!("{stem}.{kind}"))
 }
 
-fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConfig> {
+/// Returns the configuration, the factors of the weights, and true for rows in llama.cpp's own order.
+fn config(
+    path: &Path,
+    sources: &[Arc<Source>],
+    file: &File,
+) -> Result<(LlamaConfig, Factors, bool)> {
     use crate::limits::{CONTEXT, HEADS, LAYERS, VOCAB, WIDTH};
     let kind = file.metadata.values.get("general.architecture").and_then(Value::as_str);
-    if kind != Some("llama") {
+    let known = ARCHITECTURES.into_iter().find(|(name, _)| Some(*name) == kind);
+    let Some((architecture, paired)) = known else {
         let found = shown(kind.unwrap_or("nameless"));
-        return Err(Error::Architecture { path: path.to_owned(), reason: refusal(&found), found });
-    }
+        let reason = match kind {
+            Some("phi3") => "it is read from Hugging Face's files only, not from a GGUF file",
+            _ => refusal(&found),
+        };
+        return Err(Error::Architecture { path: path.to_owned(), reason, found });
+    };
+    let key = |name: &str| format!("{architecture}.{name}");
     let problems = Problems::default();
     let f = Fields::new(&file.metadata.values, &problems);
     // From the embedding, since not every file has the number of tokens in its metadata.
@@ -111,31 +136,34 @@ fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConf
     if vocab_size.is_none() {
         problems.add("token_embd.weight", "missing", "an embedding");
     }
-    let hidden_size = f.size("llama.embedding_length", None, WIDTH);
-    let heads = f.size("llama.attention.head_count", None, HEADS);
+    let hidden_size = f.size(&key("embedding_length"), None, WIDTH);
+    let heads = f.size(&key("attention.head_count"), None, HEADS);
     let derived = hidden_size.zip(heads).map(|(d, h)| (d / h).max(1));
-    let head_dim = f.size("llama.attention.key_length", derived, WIDTH);
-    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-        if f.size(key, head_dim, WIDTH) != head_dim {
+    let head_dim = f.size(&key("attention.key_length"), derived, WIDTH);
+    for key in [key("attention.value_length"), key("rope.dimension_count")] {
+        if f.size(&key, head_dim, WIDTH) != head_dim {
             let expected = format!("the width of a head, {}", head_dim.unwrap_or(0));
-            f.add(key, f.get(key).unwrap_or(&Value::Null), expected);
+            let found = f.get(&key).unwrap_or(&Value::Null);
+            f.add(&key, found, expected);
         }
     }
-    if let Some(experts) = f.get("llama.expert_count").filter(|n| n.as_u64() != Some(0)) {
-        f.add("llama.expert_count", experts, "none: one MLP a block");
+    if let Some(experts) = f.get(&key("expert_count")).filter(|n| n.as_u64() != Some(0)) {
+        f.add(&key("expert_count"), experts, "none: one MLP a block");
     }
     let id = |key: &str| f.get(key).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
     let eos = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
     let mut eos: Vec<u32> = eos.into_iter().filter_map(id).collect();
     eos.dedup();
-    let num_hidden_layers = f.size("llama.block_count", None, LAYERS);
-    let intermediate_size = f.size("llama.feed_forward_length", None, WIDTH);
-    let num_key_value_heads = f.size("llama.attention.head_count_kv", heads, HEADS);
-    let rms_norm_eps = f.epsilon("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    let num_hidden_layers = f.size(&key("block_count"), None, LAYERS);
+    let intermediate_size = f.size(&key("feed_forward_length"), None, WIDTH);
+    let num_key_value_heads = f.size(&key("attention.head_count_kv"), heads, HEADS);
+    let rms_norm_eps = f.epsilon(&key("attention.layer_norm_rms_epsilon"), 1e-5);
     let base = |base| base > 1.0 && base < 1e12;
-    let rope_theta = f.number("llama.rope.freq_base", Some(10000.0), "a number above 1", base);
-    let max_position_embeddings = f.size("llama.context_length", None, CONTEXT);
-    let rope = head_dim.zip(rope_theta).and_then(|(k, base)| rope(sources, file, &f, k, base));
+    let rope_theta = f.number(&key("rope.freq_base"), Some(10000.0), "a number above 1", base);
+    let max_position_embeddings = f.size(&key("context_length"), None, CONTEXT);
+    let rope = head_dim
+        .zip(rope_theta)
+        .and_then(|(k, base)| rope(sources, file, &f, architecture, k, base));
     let has = |name: &str| file.tensors.contains_key(name);
     let config = || {
         Some(LlamaConfig {
@@ -149,6 +177,11 @@ fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConf
             rms_norm_eps: rms_norm_eps?,
             rope_theta: rope_theta?,
             rope: rope?,
+            rotary_dim: head_dim?,
+            no_rope: match architecture {
+                "smollm3" => no_rope(NO_ROPE_INTERVAL, num_hidden_layers?),
+                _ => Vec::new(),
+            },
             max_position_embeddings: max_position_embeddings?,
             tie_word_embeddings: !has("output.weight"),
             qkv_bias: has("blk.0.attn_q.bias"),
@@ -160,18 +193,34 @@ fn config(path: &Path, sources: &[Arc<Source>], file: &File) -> Result<LlamaConf
             eos,
         })
     };
+    let factors = match architecture {
+        "granite" => {
+            let keys = ["embedding_scale", "attention.scale", "residual_scale", "logit_scale"];
+            Factors::parse(&f, keys.map(key), None)
+        }
+        _ => Factors::NONE,
+    };
     let config = config().inspect(|config| config.check(&problems));
-    problems.into_result(config).map_err(|problems| bad(path, problems))
+    let config = problems.into_result(config).map_err(|problems| bad(path, problems))?;
+    Ok((config, factors, paired))
 }
 
 /// Returns the scaling of the positions, by its kind and factor in the metadata, or as factors in a
 /// tensor, of which only Llama 3's are known.
-fn rope(sources: &[Arc<Source>], file: &File, f: &Fields<'_>, k: usize, base: f64) -> Option<Rope> {
-    let kind = f.get("llama.rope.scaling.type").map(|kind| kind.as_str().unwrap_or("?"));
+fn rope(
+    sources: &[Arc<Source>],
+    file: &File,
+    f: &Fields<'_>,
+    architecture: &str,
+    k: usize,
+    base: f64,
+) -> Option<Rope> {
+    let own = |name: &str| format!("{architecture}.rope.{name}");
+    let kind = f.get(&own("scaling.type")).map(|kind| kind.as_str().unwrap_or("?"));
     // As llama.cpp reads it: a factor without a kind is a linear one, older files have another key,
     // and 0 is none.
-    let keys = ["llama.rope.scaling.factor", "llama.rope.scale_linear"];
-    let key = keys.into_iter().find(|key| f.get(key).is_some()).unwrap_or(keys[0]);
+    let keys = [own("scaling.factor"), own("scale_linear")];
+    let key = keys.iter().find(|key| f.get(key).is_some()).unwrap_or(&keys[0]);
     let factor = || {
         let legal = |factor| factor == 0.0 || factor >= 1.0;
         f.number(key, Some(1.0), "from 1 on", legal).map(|factor| factor.max(1.0))
@@ -180,11 +229,11 @@ fn rope(sources: &[Arc<Source>], file: &File, f: &Fields<'_>, k: usize, base: f6
         Some("none") => 1.0,
         None | Some("linear") => factor()?,
         Some(other) => {
-            f.add("llama.rope.scaling.type", other, "\"none\" or \"linear\"");
+            f.add(&own("scaling.type"), other, "\"none\" or \"linear\"");
             return None;
         }
     };
-    let turned = f.number("llama.rope.scaling.attn_factor", Some(1.0), "1", |factor| factor == 1.0);
+    let turned = f.number(&own("scaling.attn_factor"), Some(1.0), "1", |factor| factor == 1.0);
     turned?;
     let Some(stored) = file.tensors.get(FACTORS) else {
         return Some(if factor > 1.0 { Rope::Linear { factor } } else { Rope::Default });
@@ -220,10 +269,10 @@ fn weight(
     config: &LlamaConfig,
     name: &str,
     stored: &Stored,
+    turned: bool,
 ) -> mlx_llamba::Result<Weight> {
     // llama.cpp turns neighbouring values of a head, (0, 1), (2, 3), ..; checkpoints elsewhere
-    // turn (0, k/2), (1, k/2 + 1), ..: rows of queries and keys stand in another order.
-    let turned = name.contains("q_proj") || name.contains("k_proj");
+    // turn (0, k/2), (1, k/2 + 1), ..: rows of queries and keys that it turns stand in another order.
     let k = config.head_dim;
     if let Some(dtype) = stored.kind.float() {
         let header = TensorHeader { name: name.to_owned(), dtype, shape: stored.shape.clone() };
@@ -244,18 +293,21 @@ fn weight(
         false => row,
     };
     let bytes = &source.bytes()[stored.range.clone()];
-    if let Some(values) = stored.kind.values(bytes, [rows, columns], order) {
-        source.release(stored.range.clone());
-        return Ok(Weight::Dense(values));
-    }
-    let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
+    let (weight, finite) = match stored.kind.values(bytes, [rows, columns], order) {
+        Some((values, finite)) => (Weight::Dense(values), finite),
+        None => {
+            let unpacked = stored.kind.unpack(bytes, [rows, columns], order);
+            let tensor = name.to_owned();
+            let bad = |source| mlx_llamba::Error::Quantization { tensor, source };
+            let (matrix, finite) = unpacked.map_err(bad)?;
+            (Weight::Quantized(matrix), finite)
+        }
+    };
     source.release(stored.range.clone());
-    let (matrix, finite) = unpacked
-        .map_err(|source| mlx_llamba::Error::Quantization { tensor: name.to_owned(), source })?;
     if !finite {
         log::warn!("{}: tensor {name} holds NaN or infinity", source.path().display());
     }
-    Ok(Weight::Quantized(matrix))
+    Ok(weight)
 }
 
 /// Reorders rows (or values of a bias) from adjacent pairs to pairs half a head apart.

@@ -31,6 +31,8 @@ fn other_architectures_are_refused_by_name() {
         ("model_type", json!("mistral"), "LlamaForCausalLM"),
         ("model_type", json!("mixtral"), "mixtures of experts"),
         ("model_type", json!("gpt2"), "learned positions"),
+        ("model_type", json!("granitemoe"), "mixtures of experts"),
+        ("model_type", json!("olmo2"), "after attention"),
         ("model_type", Value::Null, "nameless"),
         ("architectures", json!(["LlamaForSequenceClassification"]), "SequenceClass"),
     ] {
@@ -71,7 +73,17 @@ fn bad_fields_are_named() {
         ("rms_norm_eps", json!("x"), "rms_norm_eps"),
         ("rope_theta", json!(0.5), "rope_theta is 0.5"),
         ("hidden_act", json!("gelu"), "hidden_act is \"gelu\", expected \"silu\""),
-        ("rope_scaling", json!({"rope_type": "longrope", "factor": 4.0}), "rope_type is longrope"),
+        ("rope_scaling", json!({"rope_type": "spiral", "factor": 4.0}), "rope_type is spiral"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "short_factor": [1, 2, 3, 4], "long_factor": [1, 2]}),
+            "long_factor is 2 values, expected a list of 4 numbers above 0",
+        ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "long_factor": [1, 2, 3, -4]}),
+            "short_factor is missing, expected a list of 4",
+        ),
         ("rope_scaling", json!({"type": "dynamic", "factor": 0.5}), "factor is 0.5"),
         ("rope_scaling", json!({"type": "yarn"}), "factor is missing"),
         (
@@ -111,6 +123,40 @@ fn bad_fields_are_named() {
     assert!(config(|config| *config = json!([])).contains("does not describe"));
 }
 
+/// Fields that only some families have.
+#[test]
+fn bad_fields_of_families_are_named() {
+    for (family, key, value, message) in [
+        ("granite", "embedding_multiplier", json!(0), "embedding_multiplier is 0"),
+        ("granite", "logits_scaling", json!("x"), "logits_scaling"),
+        ("smollm3", "no_rope_layers", json!([1, 0]), "expected a list of 5 times 0 or 1"),
+        ("smollm3", "no_rope_layer_interval", json!(0), "no_rope_layer_interval is 0"),
+        ("smollm3", "use_sliding_window", json!(true), "use_sliding_window is true"),
+        ("phi4", "partial_rotary_factor", json!(0.4), "partial_rotary_factor is 0.4"),
+        (
+            "phi4",
+            "partial_rotary_factor",
+            json!(0.5),
+            "short_factor is 3 values, expected a list of 2",
+        ),
+        ("phi4", "original_max_position_embeddings", json!(-1), "original_max_position_embeddings"),
+        ("qwen2", "partial_rotary_factor", json!(0.5), "1: this family turns whole heads"),
+    ] {
+        let path = fixture(family).join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config[key] = value;
+        let error = LlamaConfig::from_json(&path, &config.to_string()).unwrap_err().to_string();
+        assert!(error.contains(message), "{family}, {key}: {error}");
+    }
+    // Layers are named by a list, too.
+    let path = fixture("smollm3").join("config.json");
+    let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    config["no_rope_layers"] = json!([0, 1, 1, 1, 1]);
+    let config = LlamaConfig::from_json(&path, &config.to_string()).unwrap();
+    assert_eq!((config.no_rope, config.tie_word_embeddings), (vec![0], true));
+}
+
 #[test]
 fn newer_spelling_of_the_rotary_fields_is_read() {
     let accepted = config(|config| {
@@ -131,6 +177,8 @@ fn tensors_that_do_not_fit_are_named() {
         change(&mut value);
         std::fs::write(path.join("config.json"), value.to_string()).unwrap();
     };
+    write(&|config| config["model_type"] = json!("gemma2"));
+    assert!(refused(path).to_string().contains("its norms"), "{}", refused(path));
     write(&|_| ());
     assert!(refused(path).to_string().contains("no other .safetensors file"));
     std::fs::copy(fixture("plain/model.safetensors"), path.join("model.safetensors")).unwrap();
@@ -226,7 +274,7 @@ fn damage_is_told() {
     says(damage.with(tensor, &[0]), "has 0 axes");
     says(damage.with(tensor, &[5]), "has 5 axes");
     says(damage.with(tensor + 4, &[0]), "does not lie in the file"); // an axis of 0
-    says(damage.with(tensor + 20, &[11]), "is stored as Q3_K; F32, F16");
+    says(damage.with(tensor + 20, &[16]), "is stored as IQ2_XXS; F32, F16");
     says(damage.with(tensor + 20, &[200]), "is stored as type 200");
     says(damage.with(tensor + 24, &[1]), "does not lie in the file"); // not aligned
     says(damage.with(tensor - 19, b"blk.1.ffn_xx.weight"), "blk.1.ffn_xx.weight is not part");
@@ -241,7 +289,8 @@ fn metadata_that_is_no_llama_is_told() {
         assert!(error.contains(what), "{what}: {error}");
     };
     let architecture = damage.find("general.architecture") + 20 + 4 + 8;
-    assert!(damage.with(architecture, b"qwen2").contains("architecture qwen2"));
+    assert!(damage.with(architecture, b"gemma").contains("architecture gemma"));
+    assert!(damage.with(architecture, b"qwen2").contains("qwen2.block_count is missing"));
     says("llama.block_count", &[0], "llama.block_count is 0");
     says("llama.block_count", &[4], "model.layers.3.self_attn.q_proj.weight is missing");
     says("llama.attention.head_count", &[5], "expected a divisor of the 5 query heads");

@@ -56,13 +56,16 @@ fn configuration_comes_from_metadata_and_tensors() {
     let mixed = open("mixed", Backend::PLAIN);
     let config = mixed.config();
     assert_eq!((config.num_attention_heads, config.num_key_value_heads), (6, 2));
-    assert_eq!((config.rms_norm_eps, config.rope_theta, config.rope), (1e-5, 500.0, Rope::Default));
+    assert_eq!(
+        (config.rms_norm_eps, config.rope_theta, config.rope.clone()),
+        (1e-5, 500.0, Rope::Default)
+    );
     assert_eq!((config.bos, config.eos.as_slice()), (Some(1), &[2][..]));
     assert!(config.tie_word_embeddings && !config.qkv_bias && !config.mlp_bias);
     let factors = open("factors", Backend::PLAIN);
     let config = factors.config();
     assert!(!config.tie_word_embeddings && config.qkv_bias && config.out_bias && config.mlp_bias);
-    let Rope::Llama3 { factor, .. } = config.rope else { panic!("{:?}", config.rope) };
+    let Rope::Llama3 { factor, .. } = &config.rope else { panic!("{:?}", config.rope) };
     assert!((factor - 32.0).abs() < 1e-3);
 }
 

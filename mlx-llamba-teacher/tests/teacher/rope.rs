@@ -12,7 +12,15 @@ use crate::support::{Golden, assert_close, fixture, open};
 
 /// Measured: at most 1.3e-6 of the largest value.
 const TOLERANCE: f32 = 4e-6;
-const CASES: [&str; 5] = ["yarn", "yarn_smooth", "yarn_given", "dynamic", "dynamic_within"];
+const CASES: [&str; 7] = [
+    "yarn",
+    "yarn_smooth",
+    "yarn_given",
+    "dynamic",
+    "dynamic_within",
+    "longrope",
+    "longrope_within",
+];
 
 /// The Llama in `plain` with its positions scaled as in the case.
 fn scaled(case: &str, backend: Backend) -> Llama {
@@ -55,7 +63,7 @@ fn scaled_positions_turn_as_they_should() {
 #[test]
 fn a_cache_holds_keys_of_scaled_positions() {
     let (golden, tokens) = (Golden::beside("rope"), Golden::open("plain").tokens());
-    for case in ["yarn", "yarn_smooth", "yarn_given", "dynamic_within"] {
+    for case in ["yarn", "yarn_smooth", "yarn_given", "dynamic_within", "longrope_within"] {
         let llama = scaled(case, Backend::CPU);
         let mut cache = KvCache::default();
         let expected = golden.array(&format!("{case}.logits"));
@@ -75,6 +83,10 @@ fn dynamic_positions_are_cached_up_to_the_context_and_no_further() {
     let part = |from: i32, to: i32| tokens.try_index((.., from..to)).unwrap();
     let (llama, plain) = (scaled("dynamic", Backend::CPU), open("plain", Backend::CPU));
     assert_eq!(llama.config().rope, Rope::Dynamic { factor: 2.5, context: 7 });
+    let long = scaled("longrope", Backend::CPU);
+    assert_eq!(long.context_length(), Some(7));
+    let error = long.hidden(&part(0, 8), &KvCache::default()).unwrap_err();
+    assert!(matches!(error, Error::TooLong { longest: 7, .. }), "{error}");
     // Within the context there is no scaling.
     let (_, cache) = read(&llama, &part(0, 4), &KvCache::default());
     let (found, cache) = read(&llama, &part(4, 7), &cache);

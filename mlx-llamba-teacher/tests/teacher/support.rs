@@ -8,8 +8,9 @@ use mlx_llamba_teacher::Llama;
 use mlx_rs::Array;
 use safetensors::SafeTensors;
 
-pub(crate) const VARIANTS: [&str; 7] =
-    ["plain", "biases", "linear", "mistral", "qwen2", "qwen3", "phi3"];
+pub(crate) const VARIANTS: [&str; 10] = [
+    "plain", "biases", "linear", "mistral", "qwen2", "qwen3", "phi3", "phi4", "smollm3", "granite",
+];
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

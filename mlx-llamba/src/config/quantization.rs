@@ -46,7 +46,8 @@ impl Quantization {
         Some(Self { scheme, overrides })
     }
 
-    pub(super) fn parse(block: &Value, field: &str, problems: &Problems) -> Option<Self> {
+    /// Parses the block, which is called `field` in `problems`.
+    pub fn parse(block: &Value, field: &str, problems: &Problems) -> Option<Self> {
         let Value::Object(block) = block else {
             problems.add(field, block, "an object");
             return None;

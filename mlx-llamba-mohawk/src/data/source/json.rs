@@ -133,7 +133,7 @@ pub(super) fn lines(
 
 /// True for a line that would be JSON if its texts were Unicode: it has invalid UTF-8, or escapes
 /// of surrogates without their other half.
-fn is_no_text(line: &[u8]) -> bool {
+pub(crate) fn is_no_text(line: &[u8]) -> bool {
     let lossy = String::from_utf8_lossy(line);
     let mut mended = String::with_capacity(lossy.len());
     let mut rest = &*lossy;
@@ -161,7 +161,7 @@ fn is_no_text(line: &[u8]) -> bool {
 }
 
 /// Warns of skipped lines, if there are any.
-fn warn_of(path: &Path, skipped: &[usize]) {
+pub(crate) fn warn_of(path: &Path, skipped: &[usize]) {
     if skipped.is_empty() {
         return;
     }
