@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MatmulCall, MixerCall, TrainingCall, TrainingLaunches,
-    adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch, masked_softmax_launch,
-    ring_attention_launch, squares_launch, swiglu_gradient_launch, swiglu_launch,
+    Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, TrainingCall,
+    TrainingLaunches, adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch,
+    masked_softmax_launch, ring_attention_launch, rms_norm_gradient_launch, squares_launch,
+    swiglu_gradient_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -51,7 +52,7 @@ fn main() {
     {
         let of = [Dtype::Bfloat16, Dtype::Float32, Dtype::Float16][i];
         let odd = i % 2 == 1;
-        let launches = TrainingLaunches::new(&TrainingCall {
+        let training = TrainingCall {
             dims: Dims { h, g, p, n, k: 4 },
             b: 2,
             l: 100,
@@ -61,8 +62,12 @@ fn main() {
             conv_bias: !odd,
             z_bias: odd,
             activation: if odd { Activation::Silu } else { Activation::Identity },
-        })
-        .expect("launches");
+        };
+        let recurrence = |call: &RecurrenceCall| {
+            let hopper = cuda::shared_bytes((9, 0));
+            cuda::rounded_recurrence(call, hopper).or_else(|_| gpu::recurrence_launch(call))
+        };
+        let launches = TrainingLaunches::new(&training, recurrence).expect("launches");
         // As in training: the sums inside are float32, weights and activations are not.
         let float = ["a", "start", "D", "y", "dx", "dB", "dC", "at_end", "by_decays", "starts"];
         for (j, launch) in launches.all().into_iter().enumerate() {
@@ -71,6 +76,8 @@ fn main() {
             add(format!("mixer with gradients {j} h={h} p={p} n={n}"), launch, &inputs);
         }
         let launch = swiglu_gradient_launch(&[2, 100, 16 * h as i32], of).expect("a launch");
+        let norm = rms_norm_gradient_launch(&[200, 64 * h as i32], of, 1e-5).expect("a launch");
+        add(format!("norm gradient h={h}"), &norm, &[("x", of), ("weight", of), ("d_out", of)]);
         add(format!("swiglu gradient h={h}"), &launch, &[("gate_up", of), ("d_out", of)]);
     }
     for ahead in [false, true] {

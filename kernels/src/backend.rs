@@ -133,6 +133,12 @@ impl Backend {
         self.operations.reads_stored_floats()
     }
 
+    /// Returns true if MLX has a kernel for the whole attention of many tokens in `dtype`, which does not write
+    /// the weights of each pair of tokens to memory.
+    pub fn fuses_attention(self, dtype: Dtype) -> bool {
+        self.operations.fuses_attention(dtype)
+    }
+
     /// Returns true if MLX allocates the results of up to a hundred operations before they are
     /// computed, so that a long call should be evaluated block by block to save memory.
     pub fn allocates_ahead(self) -> bool {

@@ -1,6 +1,6 @@
 //! The GPU kernels on Apple's GPUs.
 
-use crate::gpu::{Gpu, Training, mixer_launch};
+use crate::gpu::{Gpu, Training, mixer_launch, recurrence_launch};
 use crate::mlx::custom_kernel::metal;
 
 /// Metal. The kernels are written in its language.
@@ -9,6 +9,7 @@ pub(crate) static METAL: Gpu = Gpu {
     dialect: "",
     mixer: mixer_launch,
     matmul: None,
+    dequantizes_from: usize::MAX,
     available: metal::available,
     run: metal::run,
     // Not measured.
@@ -20,4 +21,5 @@ static TRAINING: Training = Training {
     name: "Metal with gradients",
     gpu: &METAL,
     run: |launch, inputs| METAL.outputs(launch, inputs),
+    recurrence: recurrence_launch,
 };

@@ -100,6 +100,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         Functions::MLX
     }
 
+    /// See [`Backend::fuses_attention`](crate::Backend::fuses_attention).
+    fn fuses_attention(&self, _: Dtype) -> bool {
+        false
+    }
+
     /// See [`Backend::matmul`](crate::Backend::matmul). MLX's own products are the rule here, not a
     /// fallback: kernels take the quantized matrices and numbers of rows where they are faster.
     fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {

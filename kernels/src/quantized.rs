@@ -165,7 +165,7 @@ impl Scheme {
 const CPU_DEQUANTIZE_ROWS: usize = 8;
 /// Output rows dequantized at a time: MLX unpacks in several passes, each of which takes memory;
 /// they are fastest inside the cache.
-const CPU_TILE: usize = 512;
+const CPU_TILE: i32 = 512;
 
 /// A quantized matrix of shape (out, in).
 ///
@@ -250,7 +250,7 @@ impl Quantized {
     pub fn matmul(&self, x: &Array) -> Result<Array, QuantizationError> {
         let columns = x.shape().last().map_or(1, |&c| c.max(1) as usize);
         if x.size() / columns >= CPU_DEQUANTIZE_ROWS && on_cpu()? {
-            return self.matmul_dequantized(x);
+            return self.matmul_dequantized(x, CPU_TILE);
         }
         // In two dimensions: MLX's CUDA back end reads the weights again for every sequence of a
         // batch.
@@ -269,16 +269,19 @@ impl Quantized {
         Ok(y.reshape(&shape)?)
     }
 
-    /// Computes the same with sgemm, one tile of output rows after the other.
+    /// Computes the same as a product of dense matrices, one `tile` of output rows after the other.
     ///
     /// Each tile waits for the one before it, and the first one for `x`: otherwise MLX would
     /// dequantize many matrices of a model at once.
-    fn matmul_dequantized(&self, x: &Array) -> Result<Array, QuantizationError> {
+    pub(crate) fn matmul_dequantized(
+        &self,
+        x: &Array,
+        tile: i32,
+    ) -> Result<Array, QuantizationError> {
         let out = self.weight.dim(0);
-        let tile = CPU_TILE as i32;
         let mut tiles: Vec<Array> = Vec::new();
-        for start in (0..out).step_by(CPU_TILE) {
-            let rows = start..out.min(start + tile);
+        for start in (0..out).step_by(tile as usize) {
+            let rows = start..out.min(start.saturating_add(tile));
             let part = Self {
                 weight: mlx::after(&self.weight.index(rows.clone()), tiles.last().unwrap_or(x))?,
                 scales: widen(self.scales.index(rows.clone()), x.dtype())?,

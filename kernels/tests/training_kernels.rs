@@ -9,9 +9,9 @@ mod support;
 use emulated::{buffer, run_launch};
 use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
-    Launch, Part, RecurrenceCall, adamw, adamw_launch, cross_entropy, cross_entropy_launch,
-    masked_softmax_launch, mixer_with_gradients, recurrence_launch, squares_launch, sum_of_squares,
-    swiglu_with_gradient,
+    ChooseRecurrence, Launch, Part, RecurrenceCall, Run, adamw, adamw_launch, cross_entropy,
+    cross_entropy_launch, masked_softmax_launch, mixer_with_gradients, recurrence_launch,
+    rms_norm_with_gradient, squares_launch, sum_of_squares, swiglu_with_gradient,
 };
 use mlx_llamba_kernels::oracle::{State, Weights, mixer};
 use mlx_llamba_kernels::{
@@ -133,9 +133,9 @@ impl<'a> Loss<'a> {
                 conv_bias: case.conv_bias.then(|| x[5].clone()),
                 z_bias: case.z_bias.then(|| x[6].clone()),
             };
+            let how = (emulate as Run, recurrence_launch as ChooseRecurrence);
             let mixed =
-                mixer_with_gradients(emulate, &input, &state, &weights, dims, case.activation)
-                    .unwrap();
+                mixer_with_gradients(how, &input, &state, &weights, dims, case.activation).unwrap();
             let mut total = Array::from_f32(0.0);
             let parts = [&mixed.y, &mixed.state.conv, &mixed.state.ssm];
             for (part, by) in parts.into_iter().zip(&self.by) {
@@ -248,6 +248,41 @@ fn a_gate_has_its_gradient() {
             expected[at + width] = by * gate * s;
         }
         assert_close("gradient", &values(&found[0]), &expected, 1e-5);
+    }
+}
+
+#[test]
+fn the_gradients_of_a_norm_equal_their_definition() {
+    // Columns that one simdgroup has, in reads of one; that three have; rows that do not fill the last part.
+    for (rows, d, dtype) in
+        [(19, 7, Dtype::Float32), (33, 576, Dtype::Float32), (16, 260, Dtype::Bfloat16)]
+    {
+        let [x, weight, by] = [(1, rows * d), (2, d), (3, rows * d)]
+            .map(|(seed, count)| Values(seed).take(count, 1.0, dtype));
+        let epsilon = 1e-2;
+        let arrays = [array(dtype, &[rows, d], &x), array(dtype, &[d], &weight)];
+        let weights = array(dtype, &[rows, d], &by);
+        let loss = |x: &[Array]| -> Result<Vec<Array>> {
+            let y = rms_norm_with_gradient(emulate, &x[0], &x[1], epsilon).unwrap();
+            let y = y.multiply(&weights)?.as_dtype(Dtype::Float32)?;
+            Ok(vec![sum(y, None)?])
+        };
+        let (_, found) = value_and_grad_with_argnums(loss, &[0, 1][..])(&arrays).unwrap();
+        let (mut by_x, mut by_weight) = (vec![0.0; rows * d], vec![0.0; d]);
+        for row in 0..rows {
+            let of = |i: usize| (x[row * d + i], by[row * d + i]);
+            let square: f64 = (0..d).map(|i| of(i).0.powi(2)).sum();
+            let s = 1.0 / (square / d as f64 + f64::from(epsilon)).sqrt();
+            let mean = (0..d).map(|i| of(i).0 * of(i).1 * weight[i]).sum::<f64>() / d as f64;
+            for i in 0..d {
+                let (x, by) = of(i);
+                by_x[row * d + i] = s * by * weight[i] - s.powi(3) * mean * x;
+                by_weight[i] += by * x * s;
+            }
+        }
+        let tolerance = if dtype == Dtype::Float32 { 1e-5 } else { 4e-2 };
+        assert_close("by x", &values(&found[0]), &by_x, tolerance);
+        assert_close("by the weight", &values(&found[1]), &by_weight, tolerance);
     }
 }
 

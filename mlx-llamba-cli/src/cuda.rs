@@ -98,6 +98,23 @@ pub(crate) fn warn() {
     }
 }
 
+/// Sets what MLX reads from the environment, where it is not set. To be called while the process has one thread.
+///
+/// MLX ends every computation with an error once it has seen 800 different graphs, unless its check for
+/// thrashing is off: a server has one for each number of rows. Without `rounded`, float32 products are exact: by
+/// default MLX rounds their factors to 10 bits of mantissa (TF32), and a text would depend on the texts beside it.
+pub(crate) fn settings(rounded: bool) {
+    let exact = (!rounded).then_some(("MLX_ENABLE_TF32", "0"));
+    let settings =
+        [("MLX_ENABLE_CACHE_THRASHING_CHECK", "0"), ("MLX_CUDA_GRAPH_CACHE_SIZE", "2000")];
+    for (name, value) in settings.into_iter().chain(exact) {
+        if env::var_os(name).is_none() {
+            // SAFETY: the process has one thread; MLX reads the variables when it first uses the GPU.
+            unsafe { env::set_var(name, value) };
+        }
+    }
+}
+
 /// Restores the environment after the command was started again.
 fn started(preload: OsString) -> Result<PathBuf, Missing> {
     // SAFETY: the process has one thread, as `start` demands.

@@ -163,6 +163,11 @@ fn run() -> u8 {
     if !matches!(cli.command, Command::Doctor(_) | Command::Completions(_) | Command::Man(_)) {
         cuda::warn();
     }
+    #[cfg(feature = "cuda")]
+    cuda::settings(matches!(
+        cli.command,
+        Command::Distill(_) | Command::Train(_) | Command::Synthesize(_) | Command::Bench(_)
+    ));
     let light = matches!(
         cli.command,
         Command::Doctor(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_)

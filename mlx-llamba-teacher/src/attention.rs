@@ -3,6 +3,7 @@
 use mlx_llamba::kernels::Backend;
 use mlx_llamba::linear::Linear;
 use mlx_llamba_kernels::RingAttention;
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::swap_axes;
 use mlx_rs::{Array, Dtype, fast};
 
@@ -33,6 +34,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) mask: Option<Array>,
     /// The limit of what tokens see, which is part of the mask; a ring has no mask.
     pub(crate) window: Option<Window>,
+    /// The attention weights are wanted.
+    pub(crate) weights: bool,
     /// The cache of the text before, if the pass keeps one.
     pub(crate) cache: Option<&'a KvCache>,
     /// The token's position in each row's text (b,), if the cache is a ring.
@@ -43,7 +46,7 @@ pub(crate) struct Pass<'a> {
 pub(crate) struct Attended {
     /// (b, l, d)
     pub(crate) y: Array,
-    /// (b, h, l, t), the weights of each query, which sum to 1; not of a ring.
+    /// (b, h, l, t), the weights of each query, which sum to 1; not of a ring, nor of a pass that wants none.
     pub(crate) weights: Option<Array>,
     /// The layer's new keys and values, if the pass keeps a cache.
     pub(crate) pair: Option<Pair>,
@@ -116,6 +119,12 @@ impl Attention {
                 };
                 let mixed = pass.backend.ring_attention(&ring).map_err(mlx_llamba::Error::from)?;
                 (mixed.reshape(&[b, 1, h * k])?, None)
+            }
+            None if !pass.weights && pass.backend.fuses_attention(queries.dtype()) => {
+                let mask = pass.mask.as_ref().map(ScaledDotProductAttentionMask::Array);
+                let mixed =
+                    scaled_dot_product_attention(&queries, &keys, &values, scale, mask, None)?;
+                (swap_axes(&mixed, 1, 2)?.reshape(&[b, l, h * k])?, None)
             }
             None => {
                 // Query heads of a group are adjacent: the rows of one matrix multiplication.

@@ -121,7 +121,8 @@ impl Llama {
         let wavelengths = &self.wavelengths_of(cache.map_or(l, |cache| cache.longest(l)));
         let positions = cache.and_then(KvCache::positions);
         let (config, window) = (&self.config, self.window);
-        let pass = Pass { config, backend, wavelengths, mask, window, cache, positions };
+        let weights = wanted.attention;
+        let pass = Pass { config, backend, wavelengths, mask, window, weights, cache, positions };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
         let mut u = backend.rms_norm(&x, self.norm_before(0), epsilon)?;

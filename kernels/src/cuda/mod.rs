@@ -2,10 +2,12 @@
 //! products with matrices of 4 bits, the Metal kernels through a dialect for all others and for everything else.
 
 mod matmul;
+mod recurrence;
 mod scan;
 mod step;
 
 pub use matmul::{MATMUL_INPUTS, matmul_launch};
+pub use recurrence::{recurrence, rounded_recurrence};
 pub use scan::scan;
 pub use step::step;
 
@@ -13,6 +15,7 @@ use std::sync::LazyLock;
 
 use crate::gpu::call::{mixer_outputs, mixer_template, sizes};
 use crate::gpu::{self, Gpu, Launch, LaunchError, MixerCall, Source, Training};
+use crate::mlx::Result;
 use crate::mlx::custom_kernel::cuda;
 use crate::mlx::properties::gpu_property;
 
@@ -26,6 +29,7 @@ pub(crate) static CUDA: Gpu = Gpu {
     dialect: DIALECT,
     mixer: |call| mixer_launch(call, *SHARED_BYTES),
     matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
+    dequantizes_from: 8,
     available: cuda::available,
     run: cuda::run,
     replays_steps: true,
@@ -36,7 +40,23 @@ static TRAINING: Training = Training {
     name: "CUDA with gradients",
     gpu: &CUDA,
     run: |launch, inputs| CUDA.outputs(launch, inputs),
+    recurrence: |call| recurrence(call, *SHARED_BYTES),
 };
+
+/// Returns true if the kernels in CUDA that multiply float32 round the factors.
+pub(crate) fn rounds_products() -> Result<bool> {
+    Ok(tf32() && *SHARED_BYTES > 0 && cuda::available()?)
+}
+
+/// Returns true if MLX rounds the factors of float32 products to 10 bits of mantissa (TF32), as it does unless
+/// the environment has `MLX_ENABLE_TF32=0`.
+pub(crate) fn tf32() -> bool {
+    static TF32: LazyLock<bool> = LazyLock::new(|| {
+        let value = std::env::var("MLX_ENABLE_TF32");
+        value.ok().and_then(|value| value.trim().parse::<i32>().ok()) != Some(0)
+    });
+    *TF32
+}
 
 /// Shared memory that a block may have on this machine's GPU, in bytes; 0 where its tensor cores do not
 /// take the operands of the kernels in CUDA.

@@ -1,6 +1,8 @@
-//! The launches of `swiglu.metal`, with its gradient, and of `add_rms_norm.metal`.
+//! The launches of `swiglu.metal` and `add_rms_norm.metal`, and of the gradients of the gate and of norms.
 
 use mlx_rs::error::Exception;
+use mlx_rs::fast::rms_norm;
+use mlx_rs::ops::sum_axis;
 use mlx_rs::{Array, Dtype};
 
 use super::Run;
@@ -34,6 +36,18 @@ static ADD_RMS_NORM: Source = Source {
     header: &[include_str!("../../metal/functions.metal")],
     body: include_str!("../../metal/add_rms_norm.metal"),
 };
+
+static RMS_NORM_GRADIENT: Source = Source {
+    name: "llamba_rms_norm_gradient",
+    inputs: &["x", "weight", "d_out"],
+    outputs: &["d_x", "d_weight"],
+    language: Language::Metal,
+    header: &[include_str!("../../metal/functions.metal")],
+    body: include_str!("../../metal/rms_norm_gradient.metal"),
+};
+
+/// Rows of a threadgroup of `rms_norm_gradient.metal`.
+const SPAN: usize = 16;
 
 /// Returns the launch of `silu(gate) * up` of (.., 2m), gate first, to (.., m).
 ///
@@ -105,7 +119,38 @@ pub fn add_rms_norm_launch(
     dtype: Dtype,
     epsilon: f32,
 ) -> Result<Launch, LaunchError> {
+    let (rows, _) = rows_of(shape, dtype)?;
+    let outputs = vec![Output { shape: shape.to_vec(), dtype }; 2];
+    norms(&ADD_RMS_NORM, shape, dtype, epsilon, (rows, &[]), outputs)
+}
+
+/// Returns the launch of the gradients of `x / rms(x) * weight` with respect to x (m, d) and, summed over a few
+/// rows each, to the weight: (parts, d) in float32.
+///
+/// # Errors
+/// As [`add_rms_norm_launch`].
+pub fn rms_norm_gradient_launch(
+    shape: &[i32],
+    dtype: Dtype,
+    epsilon: f32,
+) -> Result<Launch, LaunchError> {
     let (rows, d) = rows_of(shape, dtype)?;
+    let parts = rows.div_ceil(SPAN);
+    let outputs =
+        vec![Output { shape: shape.to_vec(), dtype }, Output::new(&[parts, d], Dtype::Float32)];
+    norms(&RMS_NORM_GRADIENT, shape, dtype, epsilon, (parts, &[("span", SPAN)]), outputs)
+}
+
+/// Returns a launch with a number of threadgroups whose threads share rows of the shape (.., d).
+fn norms(
+    source: &'static Source,
+    shape: &[i32],
+    dtype: Dtype,
+    epsilon: f32,
+    (groups, extra): (usize, &[(&'static str, usize)]),
+    outputs: Vec<Output>,
+) -> Result<Launch, LaunchError> {
+    let (_, d) = rows_of(shape, dtype)?;
     if d > 65536 {
         return Err(LaunchError::Unsupported(format!("a row of {d} does not fit in registers")));
     }
@@ -114,16 +159,47 @@ pub fn add_rms_norm_launch(
     let simdgroups = d.div_ceil(8 * 32).clamp(1, 32);
     let mut template = vec![("T", Argument::Dtype(dtype))];
     template.extend(sizes([("d", d), ("reads", reads), ("simdgroups", simdgroups)]));
+    template.extend(extra.iter().flat_map(|&size| sizes([size])));
     template.push(("epsilon", Argument::Int(epsilon.to_bits() as i32)));
     Ok(Launch {
-        source: &ADD_RMS_NORM,
+        source,
         template,
-        grid: (threads(rows, 32 * simdgroups)?, 1, 1),
+        grid: (threads(groups, 32 * simdgroups)?, 1, 1),
         threadgroup: (32 * simdgroups as i32, 1, 1),
-        outputs: vec![Output { shape: shape.to_vec(), dtype }; 2],
-        threadgroup_bytes: 4 * simdgroups,
+        outputs,
+        threadgroup_bytes: 4 * simdgroups * if extra.is_empty() { 1 } else { 4 },
         dynamic_bytes: 0,
     })
+}
+
+/// Computes `x / rms(x) * weight` with its gradients, the kernel by launches that `run` takes; see
+/// [`Backend::rms_norm`](crate::Backend::rms_norm).
+///
+/// # Errors
+/// As [`rms_norm_gradient_launch`]; MLX's errors.
+pub fn rms_norm_with_gradient(
+    run: Run,
+    x: &Array,
+    weight: &Array,
+    epsilon: f32,
+) -> Result<Array, LaunchError> {
+    let (rows, d) = rows_of(x.shape(), x.dtype())?;
+    let flat = [rows as i32, d as i32];
+    let backward = rms_norm_gradient_launch(&flat, x.dtype(), epsilon)?;
+    let mut outputs = with_gradient(
+        move |inputs: &[Array]| Ok(vec![rms_norm(&inputs[0], Some(&inputs[1]), epsilon)?]),
+        move |inputs: &[Array], d: &[Array], _: &[Array]| {
+            let (x, weight) = (&inputs[0], &inputs[1]);
+            let found = run(&backward, &[&x.reshape(&flat)?, weight, &d[0].reshape(&flat)?])?;
+            let [by_x, by_weight] = &found[..] else {
+                return Err(Exception::custom("a norm has two gradients"));
+            };
+            let by_weight = sum_axis(by_weight, 0, None)?.as_dtype(weight.dtype())?;
+            Ok(vec![by_x.reshape(x.shape())?, by_weight])
+        },
+        &[x.clone(), weight.clone()],
+    )?;
+    outputs.pop().ok_or_else(|| Exception::custom("a norm without a result").into())
 }
 
 /// Returns the threads of all rows. They lie along x: y and z end at 65535 on CUDA GPUs.

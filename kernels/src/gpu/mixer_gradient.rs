@@ -24,7 +24,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Run;
 use super::call::{LaunchError, float_bytes, sizes};
-use super::recurrence::{Part, RecurrenceCall, recurrence_launch};
+use super::recurrence::{Part, RecurrenceCall};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 use crate::mlx::{Result, with_gradient};
@@ -135,13 +135,16 @@ pub struct TrainingLaunches {
     pub by_rows: Launch,
 }
 
+/// A function that chooses the launch of a recurrence.
+pub type ChooseRecurrence = fn(&RecurrenceCall) -> Result<Launch, LaunchError>;
+
 impl TrainingLaunches {
-    /// Makes the launches.
+    /// Makes the launches, those of recurrences by `recurrence`.
     ///
     /// # Errors
     /// [`LaunchError::Unsupported`] for p or n above 128, for k = 1 and fewer than k tokens, other
     /// dtypes and more threads than a grid has.
-    pub fn new(call: &TrainingCall) -> Result<Self, LaunchError> {
+    pub fn new(call: &TrainingCall, recurrence: ChooseRecurrence) -> Result<Self, LaunchError> {
         let TrainingCall { dims, b, l, dtype, split_A_log, .. } = *call;
         let Dims { h, g, p, n, k } = dims;
         float_bytes(dtype)?;
@@ -195,8 +198,8 @@ impl TrainingLaunches {
         let (x, B, C) = (0, d_inner, d_inner + g * n);
         let mixed = |heads, at| Part { heads, row: conv_dim, at };
         let (x, B, C, dy) = (mixed(h, x), mixed(g, B), mixed(g, C), Part::whole(h, p));
-        let recurrence = |parts, rows, columns, reverse| {
-            recurrence_launch(&RecurrenceCall { b, l, h, parts, rows, columns, reverse })
+        let recur = |parts, rows, columns, reverse| {
+            recurrence(&RecurrenceCall { b, l, h, parts, rows, columns, reverse })
         };
         Ok(Self {
             before: launch(
@@ -210,13 +213,13 @@ impl TrainingLaunches {
                     Output::new(&[b, k - 1, conv_dim], dtype),
                 ],
             )?,
-            recurrence: recurrence([x, B, C], p, n, false)?,
+            recurrence: recur([x, B, C], p, n, false)?,
             after: out(false)?,
             by_y: out(true)?,
             by_parts: [
-                recurrence([B, x, dy], n, p, false)?,
-                recurrence([dy, C, B], p, n, true)?,
-                recurrence([C, dy, x], n, p, true)?,
+                recur([B, x, dy], n, p, false)?,
+                recur([dy, C, B], p, n, true)?,
+                recur([C, dy, x], n, p, true)?,
             ],
             sums: launch(&SUMS, &[], &[], 32 * b * l * h, vec![Output::new(&[b, h, l], float)])?,
             by_rows: launch(
@@ -251,14 +254,15 @@ impl TrainingLaunches {
 /// The number of a mixer's arrays. The last three may be missing: a single zero then has their place.
 const INPUTS: usize = 8;
 
-/// Computes a mixer with its gradients, by launches that `run` takes; see
+/// Computes a mixer with its gradients, by launches that `run` takes, those of recurrences chosen by
+/// `recurrence`; see
 /// [`Backend::mixer`](crate::Backend::mixer). There are no gradients of gradients.
 ///
 /// # Errors
 /// [`LaunchError::Unsupported`] as [`TrainingLaunches::new`], and for rows of different lengths; MLX's
 /// errors.
 pub fn mixer_with_gradients(
-    run: Run,
+    (run, recurrence): (Run, ChooseRecurrence),
     input: &MixerInput<'_>,
     state: &MixerState,
     weights: &MixerWeights,
@@ -272,7 +276,7 @@ pub fn mixer_with_gradients(
     }
     let dtype = rows.dtype();
     let MixerWeights { conv_weight, conv_bias, z_bias, D } = weights;
-    let launches = TrainingLaunches::new(&TrainingCall {
+    let call = TrainingCall {
         dims,
         b: rows.dim(0) as usize,
         l: rows.dim(1) as usize,
@@ -282,7 +286,8 @@ pub fn mixer_with_gradients(
         conv_bias: conv_bias.is_some(),
         z_bias: z_bias.is_some(),
         activation,
-    })?;
+    };
+    let launches = TrainingLaunches::new(&call, recurrence)?;
     let there = [A_log.is_some(), conv_bias.is_some(), z_bias.is_some()];
     let missing = Array::from_slice(&[0.0f32], &[1]);
     let starts = match starts {

@@ -30,10 +30,14 @@ pub use call::{
 pub use cross_entropy::{cross_entropy, cross_entropy_launch};
 pub use draw::draw_launch;
 pub use elementwise::{
-    add_rms_norm_launch, swiglu_gradient_launch, swiglu_launch, swiglu_with_gradient,
+    add_rms_norm_launch, rms_norm_gradient_launch, rms_norm_with_gradient, swiglu_gradient_launch,
+    swiglu_launch, swiglu_with_gradient,
 };
+pub use mixer_gradient::ChooseRecurrence;
 pub use mixer_gradient::{TrainingCall, TrainingLaunches, mixer_with_gradients};
-pub use recurrence::{Part, RecurrenceCall, recurrence_launch};
+pub use recurrence::{
+    Part, RECURRENCE_INPUTS, RECURRENCE_OUTPUTS, RecurrenceCall, recurrence_launch,
+};
 pub use scan::mixer_scan;
 pub use softmax::masked_softmax_launch;
 pub use squares::{squares_launch, sum_of_squares};
@@ -104,6 +108,10 @@ pub(crate) struct Gpu {
     /// Returns the launches that multiply by a quantized matrix. The calls that it does not take are
     /// MLX's, as all are without it.
     pub(crate) matmul: Option<ChooseMatmul>,
+    /// Products with quantized matrices that no kernel here takes are those with the dequantized matrix from
+    /// this number of rows on, and MLX's own below. On CUDA MLX has kernels for more rows, but compiles each
+    /// variant of them at its first use, for 10 to 30 seconds.
+    pub(crate) dequantizes_from: usize,
     /// Returns true if MLX has such a GPU here.
     pub(crate) available: fn() -> Result<bool>,
     /// Puts a launch into MLX's graph; the safety conditions are those of
@@ -310,6 +318,10 @@ impl Operations for Gpu {
         self.training
     }
 
+    fn fuses_attention(&self, dtype: Dtype) -> bool {
+        matches!(dtype, Dtype::Float16 | Dtype::Bfloat16)
+    }
+
     fn replays_steps(&self) -> bool {
         self.replays_steps
     }
@@ -326,6 +338,10 @@ impl Operations for Gpu {
                 Err(LaunchError::Unsupported(_)) => {}
                 Err(LaunchError::Mlx(error)) => return Err(error.into()),
                 Ok(y) => return Ok(y),
+            }
+            let rows = x.size() / x.shape().last().map_or(1, |&columns| columns.max(1) as usize);
+            if rows >= self.dequantizes_from {
+                return quantized.matmul_dequantized(x, quantized.weight.dim(0).max(1));
             }
         }
         plain::matmul(x, weight)

@@ -5,10 +5,15 @@ use mlx_rs::Dtype;
 use super::call::{LaunchError, sizes};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
+/// Inputs of the kernel, in order.
+pub const RECURRENCE_INPUTS: &[&str] = &["u", "v", "w", "a", "start"];
+/// Its outputs.
+pub const RECURRENCE_OUTPUTS: &[&str] = &["out", "last"];
+
 static RECURRENCE: Source = Source {
     name: "llamba_recurrence",
-    inputs: &["u", "v", "w", "a", "start"],
-    outputs: &["out", "last"],
+    inputs: RECURRENCE_INPUTS,
+    outputs: RECURRENCE_OUTPUTS,
     language: Language::Metal,
     header: &[include_str!("../../metal/functions.metal")],
     body: include_str!("../../metal/recurrence.metal"),

@@ -1,10 +1,11 @@
 //! The operations of a GPU that have gradients: kernels where there are some, else plain operations.
 
+use mlx_rs::fast::rms_norm;
 use mlx_rs::{Array, Dtype};
 
-use super::elementwise::swiglu_with_gradient;
+use super::elementwise::{rms_norm_with_gradient, swiglu_with_gradient};
 use super::mixer_gradient::mixer_with_gradients;
-use super::{Gpu, Run, adamw, cross_entropy, or_plain, sum_of_squares};
+use super::{ChooseRecurrence, Gpu, Run, adamw, cross_entropy, or_plain, sum_of_squares};
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::fallback::PLAIN;
@@ -21,6 +22,8 @@ pub(crate) struct Training {
     pub(crate) gpu: &'static Gpu,
     /// [`Gpu::outputs`] of `gpu`.
     pub(crate) run: Run,
+    /// Chooses the launch of a recurrence.
+    pub(crate) recurrence: ChooseRecurrence,
 }
 
 impl Operations for Training {
@@ -72,8 +75,26 @@ impl Operations for Training {
 
     fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
         let MixerArgs { input, state, weights, dims, activation } = args;
-        let kernel = mixer_with_gradients(self.run, input, state, weights, dims, activation);
+        let how = (self.run, self.recurrence);
+        let kernel = mixer_with_gradients(how, input, state, weights, dims, activation);
         or_plain("mixer with gradients", kernel, || plain::mixer(args, self.functions()))
+    }
+
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+        let kernel = rms_norm_with_gradient(self.run, x, weight, epsilon);
+        or_plain("norm with gradients", kernel, || rms_norm(x, Some(weight), epsilon))
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &Array,
+        y: &Array,
+        weight: &Array,
+        epsilon: f32,
+    ) -> Result<(Array, Array)> {
+        let sum = x.add(y)?;
+        let normed = self.rms_norm(&sum, weight, epsilon)?;
+        Ok((sum, normed))
     }
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {
