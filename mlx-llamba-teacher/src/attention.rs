@@ -34,8 +34,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) mask: Option<Array>,
     /// The limit of what tokens see, which is part of the mask; a ring has no mask.
     pub(crate) window: Option<Window>,
-    /// The attention weights are wanted.
-    pub(crate) weights: bool,
+    /// The mask as summands of the scores, if the whole attention is one kernel, which gives no weights.
+    pub(crate) summands: Option<Array>,
     /// The cache of the text before, if the pass keeps one.
     pub(crate) cache: Option<&'a KvCache>,
     /// The token's position in each row's text (b,), if the cache is a ring.
@@ -106,8 +106,8 @@ impl Attention {
             let factors = Array::from_slice(&factors, &[k]).as_dtype(queries.dtype())?;
             queries = queries.multiply(factors)?;
         }
-        let (mixed, weights) = match &pass.positions {
-            Some(positions) => {
+        let (mixed, weights) = match (&pass.positions, &pass.summands) {
+            (Some(positions), _) => {
                 let ring = RingAttention {
                     queries: &queries.reshape(&[b, h, k])?,
                     keys: &keys,
@@ -120,13 +120,14 @@ impl Attention {
                 let mixed = pass.backend.ring_attention(&ring).map_err(mlx_llamba::Error::from)?;
                 (mixed.reshape(&[b, 1, h * k])?, None)
             }
-            None if !pass.weights && pass.backend.fuses_attention(queries.dtype()) => {
-                let mask = pass.mask.as_ref().map(ScaledDotProductAttentionMask::Array);
+            // The summands are made once for all layers: MLX makes them of a mask again in each, for every head.
+            (None, Some(summands)) => {
+                let mask = ScaledDotProductAttentionMask::Array(summands);
                 let mixed =
                     scaled_dot_product_attention(&queries, &keys, &values, scale, mask, None)?;
                 (swap_axes(&mixed, 1, 2)?.reshape(&[b, l, h * k])?, None)
             }
-            None => {
+            (None, None) => {
                 // Query heads of a group are adjacent: the rows of one matrix multiplication.
                 let t = keys.dim(2);
                 let queries =

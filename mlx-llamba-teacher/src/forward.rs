@@ -7,7 +7,7 @@ use crate::attention::{Pass, handed_out};
 use crate::cache::KvCache;
 use crate::error::Result;
 use crate::llama::{Llama, Mlp};
-use crate::mask::visible;
+use crate::mask::{summands, visible};
 
 /// The outputs that [`Llama::trace`] is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,8 +121,10 @@ impl Llama {
         let wavelengths = &self.wavelengths_of(cache.map_or(l, |cache| cache.longest(l)));
         let positions = cache.and_then(KvCache::positions);
         let (config, window) = (&self.config, self.window);
-        let weights = wanted.attention;
-        let pass = Pass { config, backend, wavelengths, mask, window, weights, cache, positions };
+        let dtype = self.compute.dtype;
+        let fused = mask.as_ref().filter(|_| !wanted.attention && backend.fuses_attention(dtype));
+        let summands = fused.map(|mask| summands(mask, dtype)).transpose()?;
+        let pass = Pass { config, backend, wavelengths, mask, window, summands, cache, positions };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
         let mut u = backend.rms_norm(&x, self.norm_before(0), epsilon)?;

@@ -51,3 +51,44 @@ pub(crate) fn visible(
     let b = if mask.ndim() == 3 { mask.dim(0) } else { 1 };
     Ok(Some(mask.reshape(&[b, 1, l as i32, end])?)) // (b, 1, l, t)
 }
+
+/// Returns what a mask adds to scores: 0 where it is true, else minus infinity.
+pub(crate) fn summands(mask: &Array, dtype: Dtype) -> mlx_rs::error::Result<Array> {
+    select(mask, Array::from_f32(0.0), Array::from_f32(f32::NEG_INFINITY))?.as_dtype(dtype)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use mlx_llamba_kernels::Backend;
+    use mlx_rs::Array;
+    use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+    use mlx_rs::ops::swap_axes;
+
+    use super::{summands, visible};
+
+    #[test]
+    fn summands_hide_what_the_mask_hides() {
+        let (b, h, l, k) = (2, 3, 7, 4);
+        let array = |seed: i32| {
+            let values = (0..b * h * l * k).map(|i| ((i * 37 + seed * 11) % 23) as f32 / 8.0 - 1.0);
+            Array::from_slice(&values.collect::<Vec<_>>(), &[b, h, l, k])
+        };
+        let [queries, keys, values] = [1, 2, 3].map(array);
+        let starts: Vec<bool> = (0..b * l).map(|i| i % l == 0 || i == 3 || i == 12).collect();
+        let starts = Array::from_slice(&starts, &[b, l]);
+        let mask = visible(l as usize, 0, Some(&starts), None).unwrap().unwrap();
+
+        let summands = summands(&mask, queries.dtype()).unwrap();
+        let of = ScaledDotProductAttentionMask::Array(&summands);
+        let found = scaled_dot_product_attention(&queries, &keys, &values, 0.5, of, None).unwrap();
+
+        let scores = queries.matmul(swap_axes(&keys, -1, -2).unwrap()).unwrap();
+        let scores = scores.multiply(Array::from_f32(0.5)).unwrap();
+        let weights = Backend::PLAIN.softmax(&scores, Some(&mask)).unwrap();
+        let expected = weights.matmul(&values).unwrap();
+        let furthest = found.subtract(&expected).unwrap().abs().unwrap().max(None).unwrap();
+        assert!(furthest.item_exact::<f32>() < 1e-5, "{furthest}");
+    }
+}
