@@ -125,7 +125,10 @@ impl Args {
             bar(now)
         });
         if interrupt::happened() && made.is_err() {
-            eprintln!("stopped; --resume continues {}.partial", self.output.display());
+            eprintln!(
+                "stopped; what is complete is in {0}.partial, which --resume continues",
+                self.output.display()
+            );
         }
         let made = made?;
         let new = made.tokens.saturating_sub(first.unwrap_or(made.tokens));

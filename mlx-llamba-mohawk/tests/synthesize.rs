@@ -176,10 +176,15 @@ fn a_file_goes_on_where_it_was_left() {
     );
 
     let partial = path("part.jsonl.partial");
-    let stopped = write(&path("part.jsonl"), &options(), 600, false, 100).unwrap_err();
+    let stopped = write(&path("part.jsonl"), &options(), 600, false, 112).unwrap_err();
     assert!(matches!(stopped, Error::Llamba(Llamba::Interrupted)), "{stopped}");
     let saved = std::fs::read(&partial).unwrap();
     assert!(saved.iter().filter(|&&byte| byte == b'\n').count() > 5);
+    // What was complete when it was stopped is there, also of a group that was not.
+    let kept: Vec<_> = std::str::from_utf8(&saved).unwrap().lines().skip(1).collect();
+    assert_ne!(kept.len() % (4 * options().batch), 0);
+    let kept: Vec<_> = kept.into_iter().filter(|line| !line.contains("\"text\":\"\"")).collect();
+    assert!(lines.lines().take(kept.len()).eq(kept));
     for cut in [saved.len(), saved.len() - 1, saved.len() - 90] {
         std::fs::write(&partial, &saved[..cut]).unwrap();
         let error = write(&path("part.jsonl"), &options(), 600, false, 60).unwrap_err();

@@ -1,7 +1,7 @@
 //! The file that texts are written to, and its continuation after an interruption.
 //!
 //! Until it is complete it is called `NAME.partial`: a line with everything that decides the texts,
-//! then one line per text, group by group. An incomplete group is written again.
+//! then one line per text, in order, as they are complete. To continue, an incomplete group is written again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -62,7 +62,7 @@ struct Line {
 }
 
 /// Writes texts until they have enough tokens. `on_progress` gets the number of tokens so far and can
-/// stop it; complete groups are then kept, and a later call can continue.
+/// stop it; what is complete is then in the `.partial` file, and a later call can continue.
 ///
 /// # Errors
 /// [`mlx_llamba::Error::OutputExists`]; [`Error::RunExists`] for a file that was begun, unless it is
@@ -78,8 +78,7 @@ pub fn synthesize(job: &Job<'_>, on_progress: OnProgress<'_>) -> Result<Made> {
         let (before, total) = (partial.tokens, job.tokens);
         let mut told = |now: Progress<'_>| on_progress(Progress::new("", before + now.done, total));
         let number = partial.texts / writer.group_size() as u64;
-        let group = writer.group(number, total - before, &mut told)?;
-        partial.add(&group)?;
+        writer.write(number, total - before, &mut |texts| partial.add(&texts), &mut told)?;
     }
     partial.publish(job.output, job.tokens)
 }

@@ -1,6 +1,7 @@
 //! Sampling of many texts at once.
 
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use derive_setters::Setters;
 use mlx_llamba::decode::detokenize::Detokenizer;
@@ -58,6 +59,8 @@ pub struct Written {
 /// The number of texts of a group per row of the batch. A row whose text has ended continues with the
 /// group's next text; at the end of a group rows wait for each other.
 const TURNS: usize = 4;
+/// The shortest time between two writes of complete texts.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Samples texts in groups. A group depends only on its number, the options and the prompts, not on
 /// earlier groups.
@@ -132,6 +135,24 @@ impl<'a> Writer<'a> {
         enough: u64,
         on_progress: OnProgress<'_>,
     ) -> Result<Vec<Written>> {
+        let mut all = Vec::new();
+        let mut keep = |texts: Vec<Written>| {
+            all.extend(texts);
+            Ok(())
+        };
+        self.write(number, enough, &mut keep, on_progress)?;
+        Ok(all)
+    }
+
+    /// Hands out the texts of [`group`](Self::group) as they are complete, at most about once in
+    /// [`PAUSE`].
+    pub(super) fn write(
+        &self,
+        number: u64,
+        enough: u64,
+        on_texts: &mut dyn FnMut(Vec<Written>) -> Result<()>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<()> {
         let Options { batch, length, ends, .. } = &self.options;
         let seed = Stream::new(&[self.options.seed, number]).next();
         let sampling = self.options.sampling.clone().seed(seed);
@@ -144,6 +165,7 @@ impl<'a> Writer<'a> {
         let mut parts: Vec<Part> = sizes.map(|rows| Part::new(rows, *length)).collect();
         // The tokens sampled so far, and the number of leading texts that are complete, with their tokens.
         let (mut count, mut complete, mut tokens_complete) = (0, 0, 0);
+        let (mut handed_out, mut since) = (0, Instant::now());
         let reaches =
             |draft: &Draft, before: u64| draft.new > 0 && before + draft.tokens() as u64 >= enough;
         while drafts.get(complete).is_some_and(|draft| !reaches(draft, tokens_complete)) {
@@ -159,7 +181,7 @@ impl<'a> Writer<'a> {
                 async_eval([&drawn].into_iter().chain(part.cache.arrays()))?;
                 part.drawn = Some(drawn);
             }
-            Progress::new("", count as u64, enough).tell(on_progress)?;
+            let told = Progress::new("", count as u64, enough).tell(on_progress);
             while let Some(draft) = drafts.get(complete)
                 && !draft.goes_on(*length)
                 && !reaches(draft, tokens_complete)
@@ -167,13 +189,22 @@ impl<'a> Writer<'a> {
                 tokens_complete += draft.tokens() as u64;
                 complete += 1;
             }
+            if complete > handed_out && (told.is_err() || since.elapsed() >= PAUSE) {
+                on_texts(self.all_written(number, &drafts, handed_out..complete))?;
+                (handed_out, since) = (complete, Instant::now());
+            }
+            told?;
         }
         if let Some(last) = drafts.get_mut(complete) {
             last.cut((enough - tokens_complete) as usize);
             complete += 1;
         }
-        let drafts = (0..).zip(&drafts[..complete]);
-        Ok(drafts.map(|(text, draft)| self.written(number, text, draft)).collect())
+        on_texts(self.all_written(number, &drafts, handed_out..complete))
+    }
+
+    fn all_written(&self, group: u64, drafts: &[Draft], which: Range<usize>) -> Vec<Written> {
+        let texts = which.clone().zip(&drafts[which]);
+        texts.map(|(text, draft)| self.written(group, text, draft)).collect()
     }
 
     fn draft(&self, group: u64, text: usize) -> Draft {
