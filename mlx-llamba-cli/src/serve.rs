@@ -155,6 +155,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl Args {
     pub(crate) fn run(self) -> Result<()> {
         let options = self.options()?;
+        return_large_buffers();
         let (stop, mut stopped) = unbounded_channel();
         let serving = Arc::new(AtomicBool::new(false));
         on_signal(serving.clone(), move || {
@@ -258,6 +259,16 @@ impl Args {
                     .keep_alive(duration(limits.keep_alive))
                     .grace(duration(limits.grace)),
             ))
+    }
+}
+
+/// Lets the system have the memory of large bodies back as soon as they are freed. The allocator
+/// otherwise keeps buffers of that size once it has freed one of them.
+fn return_large_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes numbers; no other thread has begun to allocate for requests.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
     }
 }
 

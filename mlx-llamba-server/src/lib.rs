@@ -86,7 +86,11 @@ pub fn serve_engine(
         let app = Arc::new(App::new(engine.clone(), options.clone(), description));
         let router = routes::router(app.clone());
         ready(address);
-        http::serve(listener, app, router, stop).await;
+        let budget = app.budget.clone();
+        tokio::select! {
+            () = http::serve(listener, app, router, stop) => {}
+            () = budget.give_back() => {}
+        }
         Ok::<(), Error>(())
     })?;
     runtime.shutdown_background();

@@ -3,16 +3,20 @@
 import { button, element } from "./element.js";
 
 /** Spans: code, links, strong and emphasized text. */
-const SPAN = /(`+)(.+?)\1(?!`)|\[([^\]\n]+)\]\((https?:\/\/[^\s)]+)\)|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*(?!\w)/s;
+const SPAN = /(`+)(.+?)\1(?!`)|\[([^[\]\n]+)\]\((https?:\/\/[^\s)]+)\)|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*(?!\w)/s;
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 
+/** Quotes and lists in one another that are shown as such; a text with more must not exhaust the stack. */
+const DEEPEST = 30;
+
 /** The elements of a text, which may be the beginning of a longer one. */
 export function markdown(text) {
-  return blocks(text.split("\n"));
+  return blocks(text.split("\n"), 0);
 }
 
-function blocks(lines) {
+function blocks(lines, depth) {
+  if (depth > DEEPEST) return [element("p", { text: lines.join("\n") })];
   const made = [];
   let paragraph = [];
   const end = () => {
@@ -43,13 +47,13 @@ function blocks(lines) {
         quoted.push(lines[i].replace(/^ {0,3}> ?/, ""));
       }
       i -= 1;
-      made.push(element("blockquote", {}, blocks(quoted)));
+      made.push(element("blockquote", {}, blocks(quoted, depth + 1)));
     } else if (ITEM.test(line)) {
       end();
       const items = [];
       for (; i < lines.length && (ITEM.test(lines[i]) || /^\s+\S/.test(lines[i])); i += 1) items.push(lines[i]);
       i -= 1;
-      made.push(list(items));
+      made.push(list(items, depth));
     } else if (line.trim() === "") {
       end();
     } else {
@@ -61,7 +65,7 @@ function blocks(lines) {
 }
 
 /** A list; lines that are indented further than its first item belong to the item before them. */
-function list(lines) {
+function list(lines, depth) {
   const [, { length: indent }, mark] = lines[0].match(ITEM);
   const items = [];
   for (const line of lines) {
@@ -70,7 +74,7 @@ function list(lines) {
     else items.at(-1).push(line.slice(Math.min(indent + 2, line.search(/\S/))));
   }
   const children = items.map(([first, ...rest]) =>
-    element("li", {}, [...spans(first), ...blocks(rest)]),
+    element("li", {}, [...spans(first), ...blocks(rest, depth + 1)]),
   );
   const numbered = /\d/.test(mark);
   const made = element(numbered ? "ol" : "ul", {}, children);

@@ -89,6 +89,18 @@ async function drive(page) {
     '<ul><li>one</li><li>two</li></ul><div class="program"><button class="copy" type="button" ' +
     'title="Copy this code">Copy</button><pre><code data-language="js">let a;</code></pre></div>' +
     '<blockquote><p>said</p></blockquote>');
+  // Texts that would exhaust the stack, or take a second each time that a piece arrives.
+  const slowest = await own.evaluate(async () => {
+    const { markdown } = await import("/markdown.js");
+    const texts = ["[", ">", "> ", "`", "**a ", "*a", "[a](https://", "```\n", "- "].map((part) => part.repeat(5000));
+    const times = texts.map((text) => {
+      const start = performance.now();
+      document.createElement("div").append(...markdown(text));
+      return performance.now() - start;
+    });
+    return Math.max(...times);
+  });
+  assert.ok(slowest < 500, `a text takes ${slowest} ms to show`);
   await own.close();
 
   step("a reply streams");

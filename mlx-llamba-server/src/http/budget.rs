@@ -1,8 +1,9 @@
 //! The memory of requests, counted before it is taken: bodies, their JSON, prompts and tokens.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -12,6 +13,9 @@ use crate::problem::Problem;
 /// to others, so they may take the part that larger ones leave free.
 const SMALL: usize = 128 << 10;
 
+/// The memory of a request from which on the system gets it back soon after the request's end.
+const LARGE: usize = 1 << 20;
+
 /// The memory that requests may take together.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Shared>);
@@ -19,6 +23,8 @@ pub(crate) struct Budget(Arc<Shared>);
 struct Shared {
     limit: usize,
     taken: Mutex<Taken>,
+    /// A large request has ended.
+    freed: AtomicBool,
     gauge: Gauge,
 }
 
@@ -40,7 +46,23 @@ pub(crate) struct Charge {
 impl Budget {
     /// A budget of `limit` bytes; `gauge` shows how many of them are in use.
     pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
-        Self(Arc::new(Shared { limit, taken: Mutex::default(), gauge }))
+        Self(Arc::new(Shared {
+            limit,
+            taken: Mutex::default(),
+            freed: AtomicBool::new(false),
+            gauge,
+        }))
+    }
+
+    /// Returns memory of large requests that have ended to the system, for as long as it is polled.
+    /// The allocator keeps the many small pieces of their JSON for others of the kind.
+    pub(crate) async fn give_back(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if self.0.freed.swap(false, Ordering::Relaxed) {
+                let _ = tokio::task::spawn_blocking(trim).await;
+            }
+        }
     }
 
     /// The memory of a new request of a client: none yet.
@@ -68,6 +90,9 @@ impl Charge {
         let all = taken.all - before + bytes;
         let client = taken.clients.get(&self.client).map_or(0, |sum| sum - before) + bytes;
         let fits = if bytes <= before {
+            if before >= LARGE {
+                self.budget.0.freed.store(true, Ordering::Relaxed);
+            }
             true
         } else if bytes <= SMALL {
             all <= limit && (client <= limit / 4 * 3 || client == bytes)
@@ -107,6 +132,15 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.shrink(0);
+    }
+}
+
+/// Returns free memory to the system.
+fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes a number, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -45,7 +45,7 @@ struct Rest {
 impl Rest {
     /// Bytes that are thrown away: more than the body of any ordinary request.
     const BYTES: usize = 64 << 20;
-    const PAUSE: Duration = Duration::from_secs(2);
+    const PAUSE: Duration = Duration::from_secs(5);
     const TIME: Duration = Duration::from_secs(30);
 
     const fn new() -> Self {
