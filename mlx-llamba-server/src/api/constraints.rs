@@ -65,3 +65,32 @@ impl Constraints {
         Ok(constraint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use mlx_llamba::Tokenizer;
+    use mlx_llamba::constraint::Grammar;
+
+    use super::Constraints;
+    use crate::http::budget::Budget;
+
+    #[test]
+    fn nobody_gets_what_another_had_compiled() {
+        let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../mlx-llamba/assets/llamba-stories");
+        let tokenizer = Tokenizer::open(Path::new(assets)).unwrap();
+        let charge = Budget::new(1 << 30, Default::default()).charge("a");
+        let constraints = Constraints::new();
+        let compile = |owner| {
+            let grammar = Grammar::Choice(vec!["a".to_owned(), "b".to_owned()]);
+            let made = constraints.compile(&tokenizer, grammar, "guided_choice", owner, &charge);
+            let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+            runtime.block_on(made).unwrap();
+            constraints.kept.lock().unwrap().len()
+        };
+        assert_eq!(["one", "one", "two", "one"].map(compile), [1, 1, 2, 2]);
+    }
+}
