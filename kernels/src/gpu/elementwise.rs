@@ -5,8 +5,8 @@ use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::sum_axis;
 use mlx_rs::{Array, Dtype};
 
-use super::Run;
 use super::call::{LaunchError, float_bytes, sizes};
+use super::{Run, exactly};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 use crate::mlx::{Result, with_gradient};
 
@@ -187,14 +187,14 @@ pub fn rms_norm_with_gradient(
     let flat = [rows as i32, d as i32];
     let backward = rms_norm_gradient_launch(&flat, x.dtype(), epsilon)?;
     let mut outputs = with_gradient(
-        move |inputs: &[Array]| Ok(vec![rms_norm(&inputs[0], Some(&inputs[1]), epsilon)?]),
+        move |inputs: &[Array]| {
+            Ok::<_, Exception>(vec![rms_norm(&inputs[0], Some(&inputs[1]), epsilon)?])
+        },
         move |inputs: &[Array], d: &[Array], _: &[Array]| {
             let (x, weight) = (&inputs[0], &inputs[1]);
             let found = run(&backward, &[&x.reshape(&flat)?, weight, &d[0].reshape(&flat)?])?;
-            let [by_x, by_weight] = &found[..] else {
-                return Err(Exception::custom("a norm has two gradients"));
-            };
-            let by_weight = sum_axis(by_weight, 0, None)?.as_dtype(weight.dtype())?;
+            let [by_x, by_weight] = exactly(&backward, found)?;
+            let by_weight = sum_axis(&by_weight, 0, None)?.as_dtype(weight.dtype())?;
             Ok(vec![by_x.reshape(x.shape())?, by_weight])
         },
         &[x.clone(), weight.clone()],

@@ -12,6 +12,7 @@ mod cross_entropy;
 mod draw;
 mod elementwise;
 mod mixer_gradient;
+mod mixer_launches;
 mod recurrence;
 mod scan;
 mod softmax;
@@ -33,8 +34,8 @@ pub use elementwise::{
     add_rms_norm_launch, rms_norm_gradient_launch, rms_norm_with_gradient, swiglu_gradient_launch,
     swiglu_launch, swiglu_with_gradient,
 };
-pub use mixer_gradient::ChooseRecurrence;
-pub use mixer_gradient::{TrainingCall, TrainingLaunches, mixer_with_gradients};
+pub use mixer_gradient::mixer_with_gradients;
+pub use mixer_launches::{ChooseRecurrence, TrainingCall, TrainingLaunches};
 pub use recurrence::{
     Part, RECURRENCE_INPUTS, RECURRENCE_OUTPUTS, RecurrenceCall, recurrence_launch,
 };
@@ -128,10 +129,7 @@ impl Gpu {
     /// Puts a launch of this module into MLX's graph. The inputs must have the shapes and dtypes
     /// that the launch was made from.
     fn run<const N: usize>(&self, launch: &Launch, inputs: &[&Array]) -> Result<[Array; N]> {
-        self.outputs(launch, inputs)?.try_into().map_err(|found: Vec<Array>| {
-            let (name, found) = (launch.source.name, found.len());
-            Exception::custom(format!("{name}: {found} outputs instead of {N}"))
-        })
+        exactly(launch, self.outputs(launch, inputs)?)
     }
 
     /// As [`run`](Self::run), for any number of outputs.
@@ -393,6 +391,14 @@ impl Operations for Gpu {
             plain::add_rms_norm(x, y, weight, epsilon)
         })
     }
+}
+
+/// Returns the outputs of a launch that has `N`.
+fn exactly<const N: usize>(launch: &Launch, outputs: Vec<Array>) -> Result<[Array; N]> {
+    outputs.try_into().map_err(|found: Vec<Array>| {
+        let (name, found) = (launch.source.name, found.len());
+        Exception::custom(format!("{name}: {found} outputs instead of {N}"))
+    })
 }
 
 /// Returns the kernel's result, or that of plain operations where the kernel does not take the
