@@ -115,6 +115,25 @@ fn gradients_of_small_batches_add_up_to_those_of_a_large_one() {
     assert_ne!(bits(&whole), bits(&run("batch = 6\ntokens = 560").0));
 }
 
+/// However much of an update is computed at once, and whichever matrices Muon changes.
+#[test]
+fn updates_in_pieces_are_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let corpus = corpus(directory.path());
+    let (windows, toy) = (windows(&corpus, 8), Toy::new(2));
+    for text in ["batch = 3", "muon = [\"w\"]"] {
+        let options = options(text);
+        let run = |at_once: usize| {
+            let mut state = State::new(toy.parameters(4096));
+            let trainer = Trainer::new("toy", &toy, &windows, &options, &state.parameters).unwrap();
+            let trainer = trainer.at_once(at_once);
+            (0..5).for_each(|_| drop(trainer.step(&mut state).unwrap()));
+            bits(&state.parameters)
+        };
+        assert_eq!(run(0), run(usize::MAX));
+    }
+}
+
 #[test]
 fn parts_updated_together_change_as_they_do_one_after_the_other() {
     let directory = tempfile::tempdir().unwrap();

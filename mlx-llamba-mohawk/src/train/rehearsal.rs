@@ -70,15 +70,21 @@ impl<O: Objective> Trainer<'_, O> {
                 fixed = first - window;
             }
         }
-        // The gradients of all parts are kept until the last micro-batch; an update needs the old
-        // and the new parameters and moments of one part, or of all together, whose windows overlap.
+        // The gradients of all parts are kept until the last micro-batch; an update needs the
+        // new parameters and moments of some matrices, or of all together, whose windows overlap.
         // Moments of a resumed stage are in `base` already.
         let changed = if self.together { all } else { largest };
         let gradients = if rows < options.batch { all } else { changed };
         let moments = if state.moments.is_empty() { 2 * all } else { 0 };
         let overlap = if self.together && self.trained.len() > 1 { 2 } else { 1 };
         let windows = overlap * (fixed + window * rows as u64);
-        let bytes = base + moments + gradients + windows + 3 * changed;
+        let trained = self.trained.iter().flatten().filter_map(|name| state.parameters.get(name));
+        let matrix = trained.map(|array| array.nbytes() as u64).max().unwrap_or(0);
+        let new = match self.together {
+            true => 3 * changed,
+            false => (3 * changed).min(3 * matrix + self.at_once as u64),
+        };
+        let bytes = base + moments + gradients + windows + new;
         Ok(StageCost { bytes, seconds: seconds * options.batch as f64 })
     }
 }

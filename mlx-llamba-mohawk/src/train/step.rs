@@ -41,6 +41,9 @@ impl Step {
 /// The part of a GPU's memory that the gradients of all parts may have to be kept until the end of a step:
 /// `1 / GRADIENTS`.
 const GRADIENTS: usize = 16;
+
+/// The bytes of new parameters and moments that an update computes before the old ones go.
+const AT_ONCE: usize = 256 << 20;
 /// Trains one stage: its objective on its windows with its options.
 #[derive(Debug)]
 pub struct Trainer<'a, O> {
@@ -53,6 +56,7 @@ pub struct Trainer<'a, O> {
     /// The parameters that each part trains.
     pub(super) trained: Vec<Vec<String>>,
     pub(super) together: bool,
+    pub(super) at_once: usize,
 }
 
 impl<'a, O: Objective> Trainer<'a, O> {
@@ -97,7 +101,8 @@ impl<'a, O: Objective> Trainer<'a, O> {
             let bytes = owners.keys().filter_map(|name| parameters.get(name)).map(Array::nbytes);
             bytes.sum::<usize>() <= memory::memory_limit()? / GRADIENTS
         };
-        Ok(Self { objective, windows, options, name, adamw, backend, trained, together })
+        let at_once = AT_ONCE;
+        Ok(Self { objective, windows, options, name, adamw, backend, trained, together, at_once })
     }
 
     /// Updates all parts at the end of a step, without waiting for the device until then, and matrices
@@ -107,6 +112,13 @@ impl<'a, O: Objective> Trainer<'a, O> {
     #[must_use]
     pub fn together(self, together: bool) -> Self {
         Self { together, ..self }
+    }
+
+    /// Sets the bytes of new parameters and moments that are computed before the old ones go, where parts
+    /// are not updated [together](Self::together); 256 MiB by default. Results do not depend on it.
+    #[must_use]
+    pub fn at_once(self, bytes: usize) -> Self {
+        Self { at_once: bytes, ..self }
     }
 
     /// Reads the next batch and updates the parameters.

@@ -33,17 +33,19 @@ impl<O: Objective> Trainer<'_, O> {
         for (part, sum) in sums {
             let norm = global_norm(self.backend, &sum.gradients)?;
             let factor = clip_factor(&norm, clip)?;
-            for (name, gradient) in self.trained[part].iter().zip(&sum.gradients) {
+            // Each gradient goes with its update.
+            for (name, gradient) in self.trained[part].iter().zip(sum.gradients) {
                 let parameter = state.parameters.get(name).ok_or_else(|| Error::unknown(name))?;
                 let old = state.moments.get(name);
                 let time = (step, lr * options.lr_factor(name));
                 let muon = parameter.ndim() == 2 && matches_any(&options.muon, name);
                 let ahead = muon.then_some(muon::MOMENTUM);
-                let gradient = (gradient, &factor);
+                let gradient = (&gradient, &factor);
                 let AdamWResult { parameter: new, m, v, ahead } =
                     self.adamw.update(self.backend, parameter, gradient, old, time, ahead)?;
                 changed.extend([m.clone(), v.clone()]);
                 state.moments.insert(name.clone(), Moments { m, v });
+                self.limit(&mut changed)?;
                 let Some(ahead) = ahead else {
                     changed.push(new.clone());
                     state.parameters.insert(name.clone(), new);
@@ -68,6 +70,7 @@ impl<O: Objective> Trainer<'_, O> {
                     changed.push(new.clone());
                     state.parameters.insert((*name).clone(), new);
                 }
+                self.limit(&mut changed)?;
             }
         }
         let all = changed.iter().chain(results.iter().flat_map(|r| [&r.loss, &r.norm]));
@@ -77,6 +80,17 @@ impl<O: Objective> Trainer<'_, O> {
             eval(all)?
         }
         Ok(results)
+    }
+
+    /// Evaluates new arrays once they take more than [`at_once`](Self::at_once), unless all parts are updated
+    /// together: the old ones are in memory until then.
+    fn limit(&self, changed: &mut Vec<Array>) -> Result<()> {
+        let bytes: usize = changed.iter().map(Array::nbytes).sum();
+        if !self.together && bytes > self.at_once {
+            eval(changed.iter())?;
+            changed.clear();
+        }
+        Ok(())
     }
 }
 
