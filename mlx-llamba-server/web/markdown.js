@@ -3,7 +3,7 @@
 import { button, element } from "./element.js";
 
 /** Spans: code, links, strong and emphasized text. */
-const SPAN = /(`+)(.+?)\1(?!`)|\[([^[\]\n]+)\]\((https?:\/\/[^\s)]+)\)|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*(?!\w)/s;
+const SPAN = /(`+)(.+?)\1(?!`)|\[([^[\]\n]+)\]\((https?:\/\/[^\s)]{1,2000})\)|\*\*(?=\S)(.+?)\*\*|\*(?=[^\s*])([^*\n]+?)\*(?!\w)/s;
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 
