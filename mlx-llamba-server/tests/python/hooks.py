@@ -27,6 +27,15 @@ def is_tool(found):
     return text and isinstance(found.get("input_schema", {}), dict)
 
 
+def fits(outputs):
+    """True for what the description takes as structured outputs."""
+    types = {"json": (dict, str), "regex": str, "grammar": str, "choice": list, "json_object": bool}
+    choices = outputs.get("choice") or []
+    return all(outputs.get(name) is None or isinstance(outputs[name], of) for name, of in types.items()) and all(
+        isinstance(choice, str) and choice for choice in choices
+    )
+
+
 @schemathesis.hook
 def map_body(context, body):
     """Replaces made-up grammars by one that is a grammar, and leaves values of wrong types alone."""
@@ -36,7 +45,7 @@ def map_body(context, body):
         if name in body and type(body[name]) in {type(value), str if name == "guided_json" else type(value)}:
             body[name] = value
     outputs, form = body.get("structured_outputs"), body.get("response_format")
-    if isinstance(outputs, dict):
+    if isinstance(outputs, dict) and fits(outputs):
         body["structured_outputs"] = {}
     if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
         body["response_format"] = {"type": "json_object"}
