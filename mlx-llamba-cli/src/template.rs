@@ -18,8 +18,14 @@ impl TemplateArgs {
         self.chat_template.is_some()
     }
 
-    /// Returns the template that is named, or else the tokenizer's.
+    /// Returns the template that is named, or else the tokenizer's, unless it costs too much.
     pub(crate) fn find(&self, tokenizer: &Tokenizer) -> Result<Template> {
+        let template = self.named(tokenizer)?;
+        template.try_out()?;
+        Ok(template)
+    }
+
+    fn named(&self, tokenizer: &Tokenizer) -> Result<Template> {
         let Some(name) = &self.chat_template else {
             return Template::of(tokenizer, None);
         };

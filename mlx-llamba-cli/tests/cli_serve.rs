@@ -118,6 +118,12 @@ fn says_why_it_cannot_serve() {
     let refuses = |args: &[&str], parts: &[&str]| CLI.refuses(&[&free, args].concat(), parts);
     fails(&["--model", "/nowhere/at/all"], &["/nowhere/at/all"]);
     fails(&["--chat-template", "/nowhere.jinja"], &["/nowhere.jinja"]);
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("costly.jinja");
+    let source = "{% set s = 'a' * 1000000 %}{{ range(10000)|list|tojson(separators=[s, s]) }}";
+    std::fs::write(&template, source).unwrap();
+    let costly = ["--chat-template", template.to_str().unwrap()];
+    fails(&costly, &["costly.jinja", "too much work or memory"]);
     fails(&["--state-memory", "0"], &["0 bytes for states"]);
     refuses(&["--max-rows", "0"], &["at least one"]);
     refuses(&["--prefill", "0"], &["prefill"]);

@@ -191,6 +191,22 @@ impl Template {
         self.0.tools.is_some() || self.0.source.contains("tools")
     }
 
+    /// Renders a conversation of one short message, so that a hostile template is found before requests come.
+    ///
+    /// # Errors
+    /// [`Error::Template`] if it takes too much work or writes too much. Other complaints may be about that
+    /// conversation, and are no errors here.
+    pub fn try_out(&self) -> Result<()> {
+        match self.render(&[Message::new("user", "Hello.")], true, &ChatOptions::default()) {
+            Err(Error::Template { name, reason })
+                if reason.starts_with(TOO_MUCH) || reason.starts_with(TOO_LONG) =>
+            {
+                Err(Error::Template { name, reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Renders a conversation; with `reply`, up to where the assistant continues.
     ///
     /// Special tokens that are spelled out in a message, or in another value that the template is
@@ -270,7 +286,7 @@ impl Template {
             return Err(match error.kind() {
                 ErrorKind::WriteFailure => Error::Template {
                     name: self.0.name.clone(),
-                    reason: format!("its text is longer than {} bytes", out.most),
+                    reason: format!("{TOO_LONG} {} bytes", out.most),
                 },
                 _ => bad(&error),
             });
@@ -282,6 +298,10 @@ impl Template {
         })
     }
 }
+
+/// The complaints about templates that cost too much.
+const TOO_MUCH: &str = "it takes too much work or memory";
+const TOO_LONG: &str = "its text is longer than";
 
 /// A text that is not longer than `most` bytes.
 struct Bounded {
@@ -315,7 +335,7 @@ fn value(message: &Message) -> Value {
 
 fn failed(name: &str, error: &minijinja::Error) -> Error {
     let reason = match error.kind() {
-        ErrorKind::OutOfFuel => "it takes too much work or memory".to_owned(),
+        ErrorKind::OutOfFuel => TOO_MUCH.to_owned(),
         _ => error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned),
     };
     let line = error.line().map_or(String::new(), |line| format!(" (line {line})"));

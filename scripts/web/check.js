@@ -172,16 +172,23 @@ async function drive(page) {
 
   step("a reply that is stopped");
   await choose({ max: "4000" });
+  // A story may end before the button is pressed: this one does not end by itself.
+  const replies = "**/v1/sessions/*/chat/completions";
+  const goOn = (route) => {
+    const body = JSON.parse(route.request().postData());
+    return route.continue({ postData: JSON.stringify({ ...body, ignore_eos: true }) });
+  };
+  await page.route(replies, goOn);
   await say(1, "Once upon a time");
   await growingText(branch(1));
   await press(1, "Stop");
   await has(notice(1), "Stopped.");
+  await page.unroute(replies);
   assert.deepEqual(await texts(1), kept, "what was stopped is no part of the conversation");
   assert.equal(await field(1).inputValue(), "Once upon a time");
 
   step("a model that writes HTML, and a stream that ends early");
   const delta = { choices: [{ index: 0, delta: { content: HTML } }] };
-  const replies = "**/v1/sessions/*/chat/completions";
   await page.route(replies, (route) => route.fulfill({
     headers: { "content-type": "text/event-stream", "access-control-allow-origin": web.origin },
     body: `data: ${JSON.stringify(delta)}\n\n`,
@@ -194,6 +201,7 @@ async function drive(page) {
   assert.equal(await page.evaluate(() => window.harmed), undefined);
 
   step("a server that dies in the middle of a reply");
+  await page.route(replies, goOn);
   await field(1).press("Enter");
   await growingText(branch(1));
   await llamba.end("SIGKILL");
