@@ -49,7 +49,7 @@ penguins|wolves|honey|pasta|soup|breakfast|spices|wool|cotton|silk|shoes|hats|fu
 elevators|refrigerators|microscopes|telescopes|thermometers|x-rays|antibiotics|teeth|bones|muscles|blood|the lungs|the
 immune system|allergies|headaches|colds|nutrition labels|aging|grief|gratitude|courage|honesty|boredom|jealousy|
 curiosity|creativity|humor|silence""".replace("\n", " ")
-# What is asked about a topic {t}, perhaps with another, {u}, a tone {n} and a person {p}.
+# Questions about a topic {t}, perhaps with another, {u}, a tone {n} and a person {p}.
 QUESTIONS = """What is {t}?|Why is {t} important?|How does {t} work?|Tell me about {t}.|Explain {t} to a child.|Explain
 {t} in simple words.|Explain {t} to {p}.|What are three facts about {t}?|What are the advantages and disadvantages of
 {t}?|Write a short paragraph about {t}.|Give me five tips about {t}.|What is the history of {t}?|Summarize what people

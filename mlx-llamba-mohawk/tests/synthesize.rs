@@ -180,7 +180,7 @@ fn a_file_goes_on_where_it_was_left() {
     assert!(matches!(stopped, Error::Llamba(Llamba::Interrupted)), "{stopped}");
     let saved = std::fs::read(&partial).unwrap();
     assert!(saved.iter().filter(|&&byte| byte == b'\n').count() > 5);
-    // What was complete when it was stopped is there, also of a group that was not.
+    // Texts that were complete when it was stopped are there, also of a group that was not.
     let kept: Vec<_> = std::str::from_utf8(&saved).unwrap().lines().skip(1).collect();
     assert_ne!(kept.len() % (4 * options().batch), 0);
     let kept: Vec<_> = kept.into_iter().filter(|line| !line.contains("\"text\":\"\"")).collect();

@@ -1,4 +1,4 @@
-// What the user chose. The key is kept for the tab only.
+// The choices of the user. The key is kept for the tab only.
 
 const DEFAULTS = {
   /** The server that the page comes from. */

@@ -100,7 +100,7 @@ async function drive(page) {
     });
     return Math.max(...times);
   });
-  assert.ok(slowest < 5000, `a text takes ${slowest} ms to show`);
+  assert.ok(slowest < 2000, `a text takes ${slowest} ms to show`);
   await own.close();
 
   step("a reply streams");

@@ -3,7 +3,7 @@
 use super::{tf32, unsupported};
 use crate::gpu::{
     Language, Launch, LaunchError, RECURRENCE_INPUTS, RECURRENCE_OUTPUTS, RecurrenceCall, Source,
-    recurrence_launch,
+    blocks_of, recurrence_launch,
 };
 
 static SOURCE: Source = Source {
@@ -43,7 +43,7 @@ pub fn rounded_recurrence(
     call: &RecurrenceCall,
     shared_bytes: usize,
 ) -> Result<Launch, LaunchError> {
-    let RecurrenceCall { b, h, rows, columns, .. } = *call;
+    let RecurrenceCall { rows, columns, .. } = *call;
     if rows % 2 != 0 {
         return unsupported(format!("{rows} rows are not written in pairs"));
     }
@@ -56,18 +56,6 @@ pub fn rounded_recurrence(
             "{rows} x {columns} states do not fit in {shared_bytes} bytes"
         ));
     }
-    let blocks = b * h * rows.div_ceil(tile);
-    let Ok(grid) = i32::try_from(THREADS * blocks) else {
-        return unsupported(format!("{blocks} blocks have more threads than a grid may have"));
-    };
-    let mut launch = recurrence_launch(call)?;
-    launch.source = &SOURCE;
-    // The sizes of the Metal kernel's threadgroups are not this kernel's.
-    launch.template.retain(|(name, _)| !["lanes", "per", "steps", "simdgroups"].contains(name));
-    launch.template.extend(crate::gpu::call::sizes([("tile", tile), ("width", width)]));
-    launch.grid = (grid, 1, 1);
-    launch.threadgroup = (THREADS as i32, 1, 1);
-    launch.threadgroup_bytes = 0;
-    launch.dynamic_bytes = 4 * words;
-    Ok(launch)
+    let launch = blocks_of(call, &SOURCE, tile, THREADS, [("tile", tile), ("width", width)])?;
+    Ok(Launch { dynamic_bytes: 4 * words, ..launch })
 }

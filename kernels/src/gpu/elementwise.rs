@@ -121,7 +121,7 @@ pub fn add_rms_norm_launch(
 ) -> Result<Launch, LaunchError> {
     let (rows, _) = rows_of(shape, dtype)?;
     let outputs = vec![Output { shape: shape.to_vec(), dtype }; 2];
-    norms(&ADD_RMS_NORM, shape, dtype, epsilon, (rows, &[]), outputs)
+    norms(&ADD_RMS_NORM, shape, dtype, epsilon, (rows, 1, &[]), outputs)
 }
 
 /// Returns the launch of the gradients of `x / rms(x) * weight` with respect to x (m, d) and, summed over a few
@@ -138,16 +138,17 @@ pub fn rms_norm_gradient_launch(
     let parts = rows.div_ceil(SPAN);
     let outputs =
         vec![Output { shape: shape.to_vec(), dtype }, Output::new(&[parts, d], Dtype::Float32)];
-    norms(&RMS_NORM_GRADIENT, shape, dtype, epsilon, (parts, &[("span", SPAN)]), outputs)
+    norms(&RMS_NORM_GRADIENT, shape, dtype, epsilon, (parts, 4, &[("span", SPAN)]), outputs)
 }
 
-/// Returns a launch with a number of threadgroups whose threads share rows of the shape (.., d).
+/// Returns a launch with a number of threadgroups whose threads share rows of the shape (.., d), and whose
+/// simdgroups have some words of threadgroup memory each.
 fn norms(
     source: &'static Source,
     shape: &[i32],
     dtype: Dtype,
     epsilon: f32,
-    (groups, extra): (usize, &[(&'static str, usize)]),
+    (groups, words, extra): (usize, usize, &[(&'static str, usize)]),
     outputs: Vec<Output>,
 ) -> Result<Launch, LaunchError> {
     let (_, d) = rows_of(shape, dtype)?;
@@ -167,7 +168,7 @@ fn norms(
         grid: (threads(groups, 32 * simdgroups)?, 1, 1),
         threadgroup: (32 * simdgroups as i32, 1, 1),
         outputs,
-        threadgroup_bytes: 4 * simdgroups * if extra.is_empty() { 1 } else { 4 },
+        threadgroup_bytes: 4 * simdgroups * words,
         dynamic_bytes: 0,
     })
 }

@@ -36,6 +36,7 @@ pub use elementwise::{
 };
 pub use mixer_gradient::mixer_with_gradients;
 pub use mixer_launches::{ChooseRecurrence, TrainingCall, TrainingLaunches};
+pub(crate) use recurrence::blocks_of;
 pub use recurrence::{
     Part, RECURRENCE_INPUTS, RECURRENCE_OUTPUTS, RecurrenceCall, recurrence_launch,
 };
@@ -317,6 +318,7 @@ impl Operations for Gpu {
     }
 
     fn fuses_attention(&self, dtype: Dtype) -> bool {
+        // On Metal not measured.
         matches!(dtype, Dtype::Float16 | Dtype::Bfloat16)
     }
 

@@ -69,6 +69,27 @@ pub struct RecurrenceCall {
 /// # Errors
 /// [`LaunchError::Unsupported`] for empty arrays, and for more than 128 columns.
 pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
+    let simdgroups = call.rows.div_ceil(32 / LANES * PER).min(SIMDGROUPS);
+    let threads = 32 * simdgroups;
+    let tile = threads / LANES * PER;
+    let width = call.columns.next_multiple_of(LANES);
+    let own = [("lanes", LANES), ("per", PER), ("steps", STEPS), ("simdgroups", simdgroups)];
+    let launch = blocks_of(call, &RECURRENCE, tile, threads, own)?;
+    Ok(Launch { threadgroup_bytes: 4 * STEPS * (tile + 2 * width + 1), ..launch })
+}
+
+/// Returns the launch of a kernel whose blocks of `threads` have `tile` rows of the state of a head each, and
+/// that has template arguments of its `own`.
+///
+/// # Errors
+/// As [`recurrence_launch`].
+pub(crate) fn blocks_of<const N: usize>(
+    call: &RecurrenceCall,
+    source: &'static Source,
+    tile: usize,
+    threads: usize,
+    own: [(&'static str, usize); N],
+) -> Result<Launch, LaunchError> {
     let RecurrenceCall { b, l, h, parts: [u, v, w], rows, columns, reverse } = *call;
     let unsupported = |reason: String| Err(LaunchError::Unsupported(reason));
     if columns > 128 {
@@ -77,14 +98,10 @@ pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
     if [b, l, h, rows, columns].contains(&0) {
         return unsupported("there are no states".to_owned());
     }
-    let simdgroups = rows.div_ceil(32 / LANES * PER).min(SIMDGROUPS);
-    let threads = 32 * simdgroups;
-    let tile = threads / LANES * PER;
     let blocks = b * h * rows.div_ceil(tile);
     let Ok(grid) = i32::try_from(threads * blocks) else {
         return unsupported(format!("{blocks} blocks have more threads than a grid may have"));
     };
-    let width = columns.next_multiple_of(LANES);
     let mut template: Vec<_> =
         sizes([("h", h), ("hu", u.heads), ("hv", v.heads), ("hw", w.heads)]).collect();
     template.extend(sizes([("u_row", u.row), ("u_at", u.at), ("v_row", v.row), ("v_at", v.at)]));
@@ -94,11 +111,10 @@ pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
         ("rows", rows),
         ("columns", columns),
     ]));
-    let shared = [("lanes", LANES), ("per", PER), ("steps", STEPS), ("simdgroups", simdgroups)];
-    template.extend(sizes(shared));
+    template.extend(sizes(own));
     template.push(("reverse", Argument::Bool(reverse)));
     Ok(Launch {
-        source: &RECURRENCE,
+        source,
         template,
         grid: (grid, 1, 1),
         threadgroup: (threads as i32, 1, 1),
@@ -106,7 +122,7 @@ pub fn recurrence_launch(call: &RecurrenceCall) -> Result<Launch, LaunchError> {
             Output::new(&[b, l, h, rows], Dtype::Float32),
             Output::new(&[b, h, rows, columns], Dtype::Float32),
         ],
-        threadgroup_bytes: 4 * STEPS * (tile + 2 * width + 1),
+        threadgroup_bytes: 0,
         dynamic_bytes: 0,
     })
 }

@@ -64,11 +64,14 @@ pub fn prompts(path: &Path, field: &str, tokenizer: &Tokenizer) -> Result<Vec<Pr
             continue;
         }
         let prompt = if jsonl {
-            if json::from_slice::<Value>(line).is_err() && is_no_text(line) {
-                skipped.push(number);
-                continue;
-            }
-            match parse(line, field).map_err(bad)? {
+            let value = match json::from_slice::<Value>(line) {
+                Err(_) if is_no_text(line) => {
+                    skipped.push(number);
+                    continue;
+                }
+                value => value.map_err(|error| bad(format!("not JSON: {error}")))?,
+            };
+            match parse(&value, field).map_err(bad)? {
                 Line::Text(text) => Prompt::text(&text, tokenizer)?,
                 Line::Chat(messages) => {
                     let template = match &template {
@@ -98,8 +101,7 @@ enum Line {
     Chat(Vec<Message>),
 }
 
-fn parse(line: &[u8], field: &str) -> Result<Line, String> {
-    let value: Value = json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+fn parse(value: &Value, field: &str) -> Result<Line, String> {
     match (&value[field], &value["messages"]) {
         (Value::String(text), _) => Ok(Line::Text(text.clone())),
         (Value::Null, Value::Null) => {

@@ -32,7 +32,7 @@ pub(crate) struct Socket {
     rest: Rest,
 }
 
-/// What a client sends after it was answered. A socket that is closed with bytes that nobody read takes
+/// Bytes that a client sends after it was answered. A socket that is closed with bytes that nobody read takes
 /// back the answer: the client finds its connection broken while it sends. So they are read and thrown
 /// away, up to a number of bytes and a time.
 struct Rest {

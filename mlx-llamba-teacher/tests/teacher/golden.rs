@@ -193,7 +193,7 @@ fn folders_that_mlx_lm_quantized() {
         if name.contains("k_proj") || name.contains("v_proj") || name.contains("up_proj") {
             continue;
         }
-        // What is stored in one matrix is quantized as one: rows do not depend on each other.
+        // Weights that are stored in one matrix are quantized as one: rows do not depend on each other.
         let others: &[&str] = match () {
             () if name.contains("q_proj") => &["k_proj", "v_proj"],
             () if name.contains("gate_proj") => &["up_proj"],
