@@ -96,8 +96,12 @@ fn main() {
     add("squares".to_owned(), &squares, &inputs);
     for (i, vocab) in [4096, 49_152, 128_256].into_iter().enumerate() {
         let of = if i % 2 == 0 { Dtype::Bfloat16 } else { Dtype::Float32 };
-        let launch = draw_launch([64, vocab], of, vocab, 0.8, f32::INFINITY).expect("a launch");
-        add(format!("draw {vocab}"), &launch, &[("logits", of), ("key", Dtype::Uint32)]);
+        let launch = draw_launch([64, vocab], of, vocab).expect("a launch");
+        add(
+            format!("draw {vocab}"),
+            &launch,
+            &[("logits", of), ("keys", Dtype::Uint32), ("limits", Dtype::Float32)],
+        );
     }
     let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
     for (of, teacher, v, tempered) in [

@@ -1,11 +1,11 @@
 // token (b,): one draw a row from softmax(logits / temperature), logits (b, width) of which the first
 // `vocab` count: the largest of (logit - top) / temperature plus Gumbel noise. The noise is that of
-// mlx.random.gumbel for the same key and shape (b, vocab): Threefry-2x32 with 20 rounds, its counters in
-// two halves. A threadgroup has a row.
+// mlx.random.gumbel for the row's key (b, 2) and the shape (1, vocab): Threefry-2x32 with 20 rounds, its
+// counters in two halves. A threadgroup has a row. limits (2,): temperature; depth, as tokens more than
+// that below the top are not drawn.
 //
 // Source: Gumbel-max (arXiv 1411.0030); Threefry (Salmon et al., SC 2011, doi 10.1145/2063384.2063405).
-// Template: T, b, vocab, width, simdgroups, temperature, depth (bits of floats; tokens more than `depth`
-// below the top are not drawn).
+// Template: T, vocab, width, simdgroups.
 
 constexpr int threads = 32 * simdgroups;
 threadgroup float tops[simdgroups];
@@ -16,6 +16,8 @@ const int row = threadgroup_position_in_grid.x;
 const int self = thread_position_in_threadgroup.x;
 const int simdgroup = simdgroup_index_in_threadgroup;
 const long row0 = long(row) * width;
+const float temperature = limits[0];
+const float depth = limits[1];
 
 float top = -3e38f;
 for (int i = self; i < vocab; i += threads) {
@@ -34,18 +36,18 @@ for (int i = 0; i < simdgroups; ++i) {
   top = max(top, tops[i]);
 }
 
-constexpr uint32_t count = uint32_t(b) * uint32_t(vocab);
+constexpr uint32_t count = vocab;
 constexpr uint32_t half_count = count / 2 + count % 2;
-const uint32_t key0 = key[0];
-const uint32_t key1 = key[1];
+const uint32_t key0 = keys[2 * row];
+const uint32_t key1 = keys[2 * row + 1];
 float best = -3e38f;
 int place = 0;
 for (int i = self; i < vocab; i += threads) {
-  const float x = (float(logits[row0 + i]) - top) / as_type<float>(temperature);
-  if (x < -as_type<float>(depth)) {
+  const float x = (float(logits[row0 + i]) - top) / temperature;
+  if (x < -depth) {
     continue;
   }
-  const uint32_t at = uint32_t(row) * uint32_t(vocab) + uint32_t(i);
+  const uint32_t at = i;
   const bool second = at >= half_count;
   const uint32_t low = second ? at - half_count : at;
   const uint32_t high = low + half_count < count ? low + half_count : 0;

@@ -337,12 +337,12 @@ impl Backend {
     /// # Errors
     /// [`ShapeError`] in [`MixerError`] names the array that does not fit.
     pub fn draw(self, logits: &Array, draw: &Draw<'_>) -> Result<Array, MixerError> {
-        if logits.ndim() != 2 || (logits.dim(1) as usize) < draw.vocab || draw.vocab == 0 {
-            let (found, expected) =
-                (logits.shape().to_vec(), format!("(b, {} or more)", draw.vocab));
+        let (b, vocab) = (draw.keys.len(), draw.vocab);
+        let fits = |shape: &[i32]| matches!(*shape, [rows, width] if rows as usize == b && width as usize >= vocab);
+        if !fits(logits.shape()) || vocab == 0 {
+            let (found, expected) = (logits.shape().to_vec(), format!("({b}, {vocab} or more)"));
             return Err(ShapeError { array: "logits", found, expected }.into());
         }
-        expect("key", draw.key, &[2])?;
         Ok(self.at(Kernel::Draw).draw(logits, draw)?)
     }
 

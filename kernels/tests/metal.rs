@@ -12,7 +12,7 @@ use mlx_llamba_kernels::gpu::{
     self, MAX_STEPS, add_rms_norm_launch, draw_launch, mixer_scan, mixer_step,
     ring_attention_launch, swiglu_launch,
 };
-use mlx_llamba_kernels::{Activation, Backend, Dims, Draw};
+use mlx_llamba_kernels::{Activation, Backend, Dims, Draw, RandomKey};
 use mlx_rs::Dtype;
 use support::{
     Case, Data, Ring, Values, array, assert_close, check, error_of, on, ragged, rings, scale_of,
@@ -303,12 +303,19 @@ fn draws_are_those_of_mlx() {
         (40, 6, 8, Dtype::Float16, 2.5, f32::INFINITY),
     ] {
         let logits = Values(vocab as u64).take(b * width, 6.0, dtype);
-        let launch = draw_launch([b, width], dtype, vocab, temperature, depth).unwrap();
-        let words = [0x1234_5678_u32, 0xfedc_ba98];
-        let key = buffer(Dtype::Uint32, &[2], &words.map(f64::from));
-        let (outputs, _) = run_launch(&launch, &[buffer(dtype, &[b, width], &logits), key]);
-        let key = mlx_rs::Array::from_slice(&words, &[2]);
-        let draw = Draw { vocab, temperature, depth, key: &key };
+        let launch = draw_launch([b, width], dtype, vocab).unwrap();
+        let keys = RandomKey([0x1234_5678, 0xfedc_ba98]).split(b as u32);
+        let words: Vec<f64> = keys.iter().flat_map(|key| key.0.map(f64::from)).collect();
+        let limits = [temperature, depth].map(f64::from);
+        let (outputs, _) = run_launch(
+            &launch,
+            &[
+                buffer(dtype, &[b, width], &logits),
+                buffer(Dtype::Uint32, &[b, 2], &words),
+                buffer(Dtype::Float32, &[2], &limits),
+            ],
+        );
+        let draw = Draw { vocab, temperature, depth, keys: &keys };
         let expected = Backend::PLAIN.draw(&array(dtype, &[b, width], &logits), &draw).unwrap();
         assert_eq!(outputs[0].to_f64(), support::values(&expected), "{b} {vocab} {dtype:?}");
     }

@@ -1,6 +1,7 @@
 //! A Llama as the generation loop and the comparison see it.
 
 use mlx_llamba::LanguageModel;
+use mlx_llamba::kernels::Backend;
 use mlx_rs::Array;
 
 use crate::cache::KvCache;
@@ -20,6 +21,10 @@ impl LanguageModel for Llama {
     fn context_length(&self) -> Option<usize> {
         let config = self.config();
         Some(config.rope.longest_cache().unwrap_or(config.max_position_embeddings))
+    }
+
+    fn backend(&self) -> Backend {
+        self.backend()
     }
 
     fn start(&self) -> mlx_llamba::Result<KvCache> {

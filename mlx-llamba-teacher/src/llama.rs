@@ -233,7 +233,10 @@ impl Llama {
         let tied = self.lm_head.is_none().then(|| self.embed_tokens.weight());
         let weights = own.filter(is_matrix).chain(tied);
         let LlamaConfig { hidden_size, intermediate_size, .. } = self.config;
-        kernel_check::layers(self.compute.dtype, hidden_size, intermediate_size, weights)
+        let dtype = self.compute.dtype;
+        let mut all = kernel_check::layers(dtype, hidden_size, intermediate_size, weights);
+        all.push(Check::Draw { vocab: self.config.vocab_size, dtype: Dtype::Float32 });
+        all
     }
 
     /// The model of changed weights.

@@ -1,5 +1,6 @@
 //! The interface of models to generation and evaluation.
 
+use mlx_llamba_kernels::Backend;
 use mlx_llamba_kernels::mlx::current_device;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::{Array, DeviceType};
@@ -35,6 +36,11 @@ pub trait LanguageModel {
     /// MLX's own.
     fn device(&self) -> Result<DeviceType> {
         Ok(current_device()?)
+    }
+
+    /// The kernels that draw tokens. Default: plain MLX operations.
+    fn backend(&self) -> Backend {
+        Backend::PLAIN
     }
 
     /// The state before the first token.

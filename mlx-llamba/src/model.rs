@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mlx_llamba_kernels::check::Check;
 use mlx_llamba_kernels::mlx::{Compiled, current_device, on_device};
-use mlx_llamba_kernels::{Backend, BlocksArgs, MixerState, Scheme};
+use mlx_llamba_kernels::{Backend, BlocksArgs, Draw, MixerState, RandomKey, Scheme};
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
@@ -184,6 +184,7 @@ impl Model {
         let mut all = block.map_or(Vec::new(), |b| b.kernel_checks(&self.config, dtype));
         let head = self.lm_head.as_ref().map_or(self.embedding.weight(), Linear::weight);
         all.extend(kernel_check::products(dtype, [head]));
+        all.push(Check::Draw { vocab: self.config.vocab_size, dtype: Dtype::Float32 });
         all
     }
 
@@ -193,8 +194,15 @@ impl Model {
         for l in [1, 5, 70] {
             let tokens = Array::zeros::<i32>(&[1, l])?;
             let (hidden, state) = self.hidden(&tokens, None, &self.state(1)?)?;
-            let logits = self.head(&hidden.try_index((.., -1.., ..))?)?;
-            eval(state.arrays().chain([&logits]))?;
+            let logits = self.head(&hidden.try_index((.., -1, ..))?)?; // (1, at least vocab)
+            let draw = Draw {
+                vocab: self.config.vocab_size,
+                temperature: 1.0,
+                depth: f32::INFINITY,
+                keys: &[RandomKey::new(0)],
+            };
+            let token = self.compute.backend.draw(&logits, &draw)?;
+            eval(state.arrays().chain([&token]))?;
         }
         Ok(())
     }
@@ -420,6 +428,10 @@ impl LanguageModel for Model {
 
     fn device(&self) -> Result<DeviceType> {
         Ok(self.device)
+    }
+
+    fn backend(&self) -> Backend {
+        self.backend()
     }
 
     fn start(&self) -> Result<State> {

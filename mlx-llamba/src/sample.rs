@@ -10,9 +10,10 @@ mod options;
 mod tests;
 mod transform;
 
-use mlx_llamba_kernels::{Backend, Draw, ShapeError};
-use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
-use mlx_rs::{Array, Dtype, random};
+use mlx_llamba_kernels::{Backend, Draw, RandomKey, ShapeError};
+use mlx_rs::ops::concatenate;
+use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis, take_axis};
+use mlx_rs::{Array, Dtype};
 
 use crate::{Error, Result};
 use history::History;
@@ -26,14 +27,14 @@ pub(crate) use transform::log_softmax;
 /// It carries the random generator's key and, for penalties, the tokens so far. A clone continues
 /// independently.
 ///
-/// All rows of a batch draw from one generator: a run is reproduced by the same seed and the same
-/// batch size.
+/// The rows of a batch draw with keys split from the sampler's: a run is reproduced by the same seed and
+/// the same batch size.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     sampling: Sampling,
     backend: Backend,
     seed: u64,
-    key: Array, // (2), u32
+    key: RandomKey,
     vocab: usize,
     bias: Option<Bias>,
     context: Option<History>,
@@ -52,7 +53,7 @@ impl Sampler {
         Ok(Self {
             backend: Backend::PLAIN,
             seed,
-            key: random::key(seed)?,
+            key: RandomKey::new(seed),
             vocab,
             bias: Bias::new(&sampling.logit_bias, vocab),
             context: history(sampling.repetition_penalty != 1.0),
@@ -104,11 +105,79 @@ impl Sampler {
     /// # Errors
     /// [`Error::Shape`] if `logits` has another shape.
     pub fn sample(&mut self, logits: &Array) -> Result<Array> {
+        let keys = match self.next_key() {
+            key if logits.shape().first() == Some(&1) => vec![key],
+            key => key.split(logits.shape().first().copied().unwrap_or(0) as u32),
+        };
+        self.choose(logits, &keys)
+    }
+
+    /// Samples one token for each of `samplers`, which are of one row, from its row of `logits` (b, v):
+    /// (b,) u32. Lazy. The tokens are those that each would sample alone; samplers with the same options
+    /// share their operations.
+    pub(crate) fn sample_each(samplers: &mut [&mut Self], logits: &Array) -> Result<Array> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (i, sampler) in samplers.iter().enumerate() {
+            match groups.iter_mut().find(|group| sampler.is_like(samplers[group[0]])) {
+                Some(group) => group.push(i),
+                None => groups.push(vec![i]),
+            }
+        }
+        if let [_] = groups[..] {
+            return Self::sample_alike(samplers, logits);
+        }
+        let mut tokens = Vec::with_capacity(groups.len());
+        let mut samplers: Vec<Option<&mut Self>> =
+            samplers.iter_mut().map(|s| Some(&mut **s)).collect();
+        for group in &groups {
+            let rows = take_axis(logits, &places(group), 0)?;
+            let mut alike: Vec<&mut Self> =
+                group.iter().filter_map(|&i| samplers[i].take()).collect();
+            tokens.push(Self::sample_alike(&mut alike, &rows)?);
+        }
+        let order = groups.concat();
+        let mut place = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(at, &i)| place[i] = at);
+        Ok(take_axis(concatenate(&tokens, 0)?, &places(&place), 0)?)
+    }
+
+    /// As [`sample_each`](Self::sample_each), for samplers with the same options.
+    fn sample_alike(samplers: &mut [&mut Self], logits: &Array) -> Result<Array> {
+        let keys: Vec<RandomKey> = samplers.iter_mut().map(|sampler| sampler.next_key()).collect();
+        if let [sampler] = samplers {
+            return sampler.choose(logits, &keys);
+        }
+        let Some(first) = samplers.first() else { return Ok(Array::from_slice::<u32>(&[], &[0])) };
+        let stack = |which: fn(&Self) -> Option<&History>| {
+            History::stack(
+                &samplers.iter().filter_map(|sampler| which(sampler)).collect::<Vec<_>>(),
+            )
+        };
+        let mut all = Self {
+            context: stack(|sampler| sampler.context.as_ref())?,
+            output: stack(|sampler| sampler.output.as_ref())?,
+            ..(**first).clone()
+        };
+        let tokens = all.choose(logits, &keys)?;
+        for (i, sampler) in samplers.iter_mut().enumerate() {
+            sampler.context = all.context.as_ref().map(|history| history.row(i));
+            sampler.output = all.output.as_ref().map(|history| history.row(i));
+        }
+        Ok(tokens)
+    }
+
+    /// Returns true if the two differ in their random numbers and histories alone.
+    fn is_like(&self, other: &Self) -> bool {
+        self.vocab == other.vocab && self.sampling.same_but_seed(&other.sampling)
+    }
+
+    /// Chooses a token for every row of `logits` (b, v) with its key and adds it to the history.
+    fn choose(&mut self, logits: &Array, keys: &[RandomKey]) -> Result<Array> {
         let Sampling { temperature, repetition_penalty, frequency_penalty, top_k, top_p, .. } =
             self.sampling;
         let changed = self.bias.is_some() || self.context.is_some() || self.output.is_some();
         if temperature >= Sampling::GREEDY_BELOW && top_k == 0 && top_p >= 1.0 && !changed {
-            return self.draw(logits, temperature);
+            return self.draw(logits, temperature, keys);
         }
         let mut x = self.real_entries(logits)?; // (b, vocab)
         if let Some(bias) = &self.bias {
@@ -126,7 +195,7 @@ impl Sampler {
         } else {
             x = transform::temperature(&x, temperature)?;
             x = transform::truncate(&x, top_k, top_p)?;
-            self.draw(&x, 1.0)? // (b)
+            self.draw(&x, 1.0, keys)? // (b)
         };
         for history in [&mut self.context, &mut self.output].into_iter().flatten() {
             history.push(&token.reshape(&[-1, 1])?)?;
@@ -137,9 +206,7 @@ impl Sampler {
     /// Adds a token that needs no sampling. The tokens after it are those that would follow if it had
     /// been sampled.
     pub(crate) fn force(&mut self, id: u32) -> Result<()> {
-        if self.sampling.temperature >= Sampling::GREEDY_BELOW {
-            self.key = random::split(&self.key, 2)?.0;
-        }
+        self.next_key();
         let token = Array::from_slice(&[id], &[1, 1]);
         for history in [&mut self.context, &mut self.output].into_iter().flatten() {
             history.push(&token)?;
@@ -148,12 +215,19 @@ impl Sampler {
     }
 
     /// Draws a token for every row of `logits` (b, v), with the share of [`Sampling::min_p`].
-    fn draw(&mut self, logits: &Array, temperature: f32) -> Result<Array> {
-        let (next, key) = random::split(&self.key, 2)?;
-        self.key = next;
+    fn draw(&self, logits: &Array, temperature: f32, keys: &[RandomKey]) -> Result<Array> {
         let depth = -self.sampling.min_p.ln();
-        let draw = Draw { vocab: self.vocab, temperature, depth, key: &key };
-        Ok(self.backend.draw(logits, &draw)?)
+        Ok(self.backend.draw(logits, &Draw { vocab: self.vocab, temperature, depth, keys })?)
+    }
+
+    /// Returns the key of the next token, which only a draw needs.
+    fn next_key(&mut self) -> RandomKey {
+        if self.sampling.temperature < Sampling::GREEDY_BELOW {
+            return self.key;
+        }
+        let keys = self.key.split(2);
+        self.key = keys[0];
+        keys[1]
     }
 
     /// Returns natural log-probabilities under the model itself: before bias, penalties, temperature
@@ -176,22 +250,15 @@ impl Sampler {
         Ok(Logprobs::new(&logits, chosen, top.min(self.vocab))?)
     }
 
-    /// Returns the random generator's state after the tokens sampled so far. Evaluates it (8 bytes).
-    ///
-    /// # Errors
-    /// [`Error::Mlx`] if MLX cannot evaluate it.
-    pub fn rng_state(&self) -> Result<[u32; 2]> {
-        self.key.eval()?;
-        let half = |i: i32| -> Result<u32> {
-            let word = self.key.try_index(i)?.try_item_exact::<u32>();
-            word.map_err(|e| Error::Mlx(mlx_rs::error::Exception::custom(e.to_string())))
-        };
-        Ok([half(0)?, half(1)?])
+    /// Returns the random generator's state after the tokens sampled so far.
+    #[must_use]
+    pub fn rng_state(&self) -> [u32; 2] {
+        self.key.0
     }
 
     /// Restores a state returned by [`Sampler::rng_state`].
     pub fn restore(&mut self, rng: [u32; 2]) {
-        self.key = Array::from_slice(&rng, &[2]);
+        self.key = RandomKey(rng);
     }
 
     /// Removes the padding of the vocabulary from logits. Returns (b, vocab), float32.
@@ -202,6 +269,11 @@ impl Sampler {
         }
         Ok(logits.try_index((.., ..vocab))?.as_dtype(Dtype::Float32)?)
     }
+}
+
+fn places(rows: &[usize]) -> Array {
+    let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    Array::from_slice(&rows, &[rows.len() as i32])
 }
 
 fn shape(array: &'static str, found: &Array, expected: String) -> Error {

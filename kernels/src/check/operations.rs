@@ -9,7 +9,9 @@ use super::compare::{Found, error, error_of};
 use super::data::{Arrays, Data, Values, array, values};
 use super::gradient::gradient;
 use super::{Case, Check, Failure, Matrix, Measured, Ring, timed};
-use crate::{Activations, Backend, CrossEntropyOptions, Draw, Mode, Quantized, Scheme, Weight};
+use crate::{
+    Activations, Backend, CrossEntropyOptions, Draw, Mode, Quantized, RandomKey, Scheme, Weight,
+};
 
 /// The most products that are computed in float64 for a matrix of a model.
 const PRODUCTS: usize = 1 << 22;
@@ -242,9 +244,9 @@ fn attention(ring: &Ring, backend: Backend, bound: f64) -> Result<Measured, Fail
 /// Measures the share of rows whose draw is not that of MLX's operations.
 fn draw(vocab: usize, dtype: Dtype, backend: Backend) -> Result<Measured, Failure> {
     let (logits, _) = random(6, [DRAWS, vocab], dtype)?;
-    let key = Array::from_slice(&[7_u32, 11], &[2]);
-    let draw = Draw { vocab, temperature: 0.8, depth: 4.0, key: &key };
-    let timed = timed(&[&logits, &key], || Ok(vec![backend.draw(&logits, &draw)?]))?;
+    let keys = RandomKey([7, 11]).split(DRAWS as u32);
+    let draw = Draw { vocab, temperature: 0.8, depth: 4.0, keys: &keys };
+    let timed = timed(&[&logits], || Ok(vec![backend.draw(&logits, &draw)?]))?;
     let [ours, plain] = [values(&timed.found[0])?, values(&Backend::PLAIN.draw(&logits, &draw)?)?];
     let other = ours.iter().zip(&plain).filter(|(ours, plain)| ours != plain).count();
     Ok(Measured { errors: vec![(other as f64 / DRAWS as f64, 0.0)], timed })

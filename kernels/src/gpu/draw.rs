@@ -7,7 +7,7 @@ use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
 static DRAW: Source = Source {
     name: "llamba_draw",
-    inputs: &["logits", "key"],
+    inputs: &["logits", "keys", "limits"],
     outputs: &["token"],
     language: Language::Metal,
     header: &[
@@ -23,33 +23,23 @@ const SIMDGROUPS: usize = 16;
 /// Returns the launch of [`Backend::draw`](crate::Backend::draw) for logits (b, width) in `dtype`.
 ///
 /// # Errors
-/// [`LaunchError::Unsupported`] for other dtypes, empty arrays, and 2^32 logits or more.
+/// [`LaunchError::Unsupported`] for other dtypes, empty arrays, and more rows than a grid has.
 pub fn draw_launch(
     [b, width]: [usize; 2],
     dtype: Dtype,
     vocab: usize,
-    temperature: f32,
-    depth: f32,
 ) -> Result<Launch, LaunchError> {
     float_bytes(dtype)?;
     let threads = 32 * SIMDGROUPS;
-    let Some(grid) = i32::try_from(b * threads).ok().filter(|_| b * vocab < 1 << 32) else {
+    let Ok(grid) = i32::try_from(b * threads) else {
         return Err(LaunchError::Unsupported(format!("{b} rows are too many for a launch")));
     };
-    if !(temperature > 0.0 && depth >= 0.0) {
-        let reason = format!("a temperature of {temperature} and a depth of {depth}");
-        return Err(LaunchError::Unsupported(reason));
-    }
     if b == 0 || vocab == 0 || vocab > width {
         let reason = format!("{b} rows of {width} logits have no {vocab} entries");
         return Err(LaunchError::Unsupported(reason));
     }
     let mut template = vec![("T", Argument::Dtype(dtype))];
-    template.extend(sizes([("b", b), ("vocab", vocab), ("width", width)]));
-    template.extend(sizes([("simdgroups", SIMDGROUPS)]));
-    for (name, value) in [("temperature", temperature), ("depth", depth.abs())] {
-        template.push((name, Argument::Int(value.to_bits() as i32)));
-    }
+    template.extend(sizes([("vocab", vocab), ("width", width), ("simdgroups", SIMDGROUPS)]));
     Ok(Launch {
         source: &DRAW,
         template,

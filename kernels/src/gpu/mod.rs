@@ -246,10 +246,10 @@ impl Gpu {
     }
 
     fn draw_kernel(&self, logits: &Array, draw: &Draw<'_>) -> Result<Array, LaunchError> {
-        let Draw { vocab, temperature, depth, key } = *draw;
         let shape = [0, 1].map(|axis| logits.dim(axis) as usize);
-        let launch = draw_launch(shape, logits.dtype(), vocab, temperature, depth)?;
-        let [token] = self.run(&launch, &[logits, key])?;
+        let launch = draw_launch(shape, logits.dtype(), draw.vocab)?;
+        let limits = Array::from_slice(&[draw.temperature, draw.depth.abs()], &[2]);
+        let [token] = self.run(&launch, &[logits, &draw.key_array(), &limits])?;
         Ok(token)
     }
 

@@ -116,10 +116,10 @@ impl<'m> Batch<'m> {
     }
 
     fn end_cancelled(&mut self) -> Result<Vec<BatchEvent>> {
-        let mut events = self.queue.end_cancelled()?;
+        let mut events = self.queue.end_cancelled();
         let cancelled = |row: &Row| row.is_cancelled().then_some(Reason::Cancelled);
         for (row, state) in self.joining.extract_if(.., |(row, _)| row.is_cancelled()) {
-            events.push(row.end(Reason::Cancelled, state)?);
+            events.push(row.end(Reason::Cancelled, state));
         }
         let reasons = self.decoding.rows.iter().map(cancelled).collect();
         events.extend(self.leave(reasons)?);
@@ -143,7 +143,7 @@ impl<'m> Batch<'m> {
     /// Ends the rows that have a reason to.
     fn leave(&mut self, reasons: Vec<Option<Reason>>) -> Result<Vec<BatchEvent>> {
         let gone = self.decoding.leave(reasons)?.into_iter();
-        gone.map(|(row, state, reason)| row.end(reason, state)).collect()
+        Ok(gone.map(|(row, state, reason)| row.end(reason, state)).collect())
     }
 }
 
@@ -173,14 +173,11 @@ impl Row {
     }
 
     /// The last event.
-    pub(super) fn end(mut self, reason: Reason, state: State) -> Result<BatchEvent> {
+    pub(super) fn end(mut self, reason: Reason, state: State) -> BatchEvent {
         let text = self.flush(&reason);
-        let context = self.context(state)?;
-        Ok(BatchEvent {
-            request: self.id,
-            choice: self.choice,
-            step: Step::End { text, reason, context },
-        })
+        let context = self.context(state);
+        let (request, choice) = (self.id, self.choice);
+        BatchEvent { request, choice, step: Step::End { text, reason, context } }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Tokens that have been requested of the model and not yet handed out.
 
+use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
-use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::async_eval;
-use mlx_rs::{Array, Dtype};
 
 use super::generation::TokenLogprobs;
 use super::row::{Row, Token};
@@ -14,7 +14,7 @@ use crate::constraint::Guide;
 use crate::error::Result;
 use crate::host;
 use crate::language::LanguageModel;
-use crate::sample::{Logprobs, Sampler, Sampling};
+use crate::sample::{Logprobs, Sampler};
 use crate::state::State;
 
 /// The next token of each of several rows, while it is computed.
@@ -29,8 +29,8 @@ pub(super) struct Pending<S> {
 
 struct Sampled {
     logprobs: Option<Logprobs>,
-    /// After the token.
-    sampler: Sampler,
+    /// The random generator's state after the token.
+    reached: [u32; 2],
 }
 
 impl<S> Pending<S> {
@@ -46,44 +46,19 @@ impl<S> Pending<S> {
             // The device computes while masks are waited for.
             async_eval([last].into_iter().chain(M::arrays(&state)))?;
         }
-        let greedy = |row: &Row| {
-            let options = &row.options;
-            row.guide.is_none() && options.processors.is_empty() && is_argmax(&options.sampling)
-        };
-        // One reduction serves all the greedy rows.
-        let top1 = match rows.iter().any(greedy) {
-            true => Some(argmax(&logits, model.vocab_size())?), // (b,)
-            false => None,
-        };
-        let alone = rows.len() == 1;
-        let (mut tokens, mut sampled) = (Vec::new(), Vec::with_capacity(rows.len()));
-        for (i, row) in (0..).zip(rows.iter_mut()) {
-            let own = || -> Result<Array> {
-                if alone { Ok(logits.clone()) } else { Ok(logits.try_index((i..i + 1, ..))?) }
-            }; // (1, vocab)
-            let token = match &top1 {
-                Some(top1) if greedy(row) && alone => top1.clone(),
-                Some(top1) if greedy(row) => top1.try_index(i..i + 1)?,
-                _ => {
-                    let logits = row.processed(own()?)?; // (1, at least vocab)
-                    match row.guide.as_mut().and_then(Guide::mask) {
-                        Some(mask) => row.sampler.sample(&mask.apply(&logits)?)?,
-                        None => row.sampler.sample(&logits)?,
-                    }
-                }
-            }; // (1,)
+        let tokens = sample(rows, &logits)?; // (b,)
+        let mut sampled = Vec::with_capacity(rows.len());
+        for (i, row) in (0..).zip(rows.iter()) {
             let logprobs = match row.options.logprobs {
-                Some(top) => Some(row.sampler.logprobs(&own()?, &token, top)?),
+                Some(top) => {
+                    let (own, token) =
+                        (logits.try_index((i..i + 1, ..))?, tokens.try_index(i..i + 1)?);
+                    Some(row.sampler.logprobs(&own, &token, top)?)
+                }
                 None => None,
             };
-            sampled.push(Sampled { logprobs, sampler: row.sampler.clone() });
-            tokens.push(token);
+            sampled.push(Sampled { logprobs, reached: row.sampler.rng_state() });
         }
-        let tokens = match (&tokens[..], top1) {
-            ([token], _) => token.clone(),
-            (_, Some(top1)) if rows.iter().all(greedy) => top1,
-            (tokens, _) => concatenate(tokens, 0)?,
-        }; // (b,)
         let extra = sampled.iter().filter_map(|row| row.logprobs.as_ref());
         let extra = extra.flat_map(|l| [&l.chosen, &l.top_ids, &l.top]);
         async_eval([&tokens].into_iter().chain(M::arrays(&state)).chain(extra))?;
@@ -97,10 +72,48 @@ impl<S> Pending<S> {
         for ((row, sampled), id) in rows.iter_mut().zip(self.rows).zip(ids) {
             let logprobs = sampled.logprobs.as_ref().map(table).transpose()?;
             let logprobs = logprobs.and_then(|mut table| table.pop());
-            tokens.push(row.accept(id, logprobs, sampled.sampler));
+            tokens.push(row.accept(id, logprobs, sampled.reached));
         }
         Ok((tokens, self.state))
     }
+}
+
+/// Samples the next token of every row from its logits (b, at least vocab): (b,).
+fn sample(rows: &mut [Row], logits: &Array) -> Result<Array> {
+    let changed = changed(rows, logits)?;
+    let mut samplers: Vec<&mut Sampler> = rows.iter_mut().map(|row| &mut row.sampler).collect();
+    if changed.is_empty() {
+        return Sampler::sample_each(&mut samplers, logits);
+    }
+    let (mut parts, mut end) = (Vec::new(), 0);
+    for (i, own) in changed {
+        if end < i {
+            parts.push(samplers[0].real_entries(&logits.try_index((end..i, ..))?)?);
+        }
+        parts.push(own);
+        end = i + 1;
+    }
+    if end < logits.dim(0) {
+        parts.push(samplers[0].real_entries(&logits.try_index((end.., ..))?)?);
+    }
+    Sampler::sample_each(&mut samplers, &concatenate(&parts, 0)?)
+}
+
+/// Returns the rows whose logits a processor or a grammar changes, and their logits (1, vocab).
+fn changed(rows: &mut [Row], logits: &Array) -> Result<Vec<(i32, Array)>> {
+    let mut changed = Vec::new();
+    for (i, row) in (0..).zip(rows.iter_mut()) {
+        if row.guide.is_none() && row.options.processors.is_empty() {
+            continue;
+        }
+        let own = row.processed(logits.try_index((i..i + 1, ..))?)?; // (1, at least vocab)
+        let own = match row.guide.as_mut().and_then(Guide::mask) {
+            Some(mask) => mask.apply(&own)?,
+            None => row.sampler.real_entries(&own)?,
+        };
+        changed.push((i, own));
+    }
+    Ok(changed)
 }
 
 impl Pending<State> {
@@ -125,19 +138,4 @@ pub(super) fn table(logprobs: &Logprobs) -> Result<Vec<TokenLogprobs>> {
         TokenLogprobs { chosen, top: pairs.collect() }
     };
     Ok(host::floats(&logprobs.chosen)?.into_iter().enumerate().map(row).collect())
-}
-
-/// The top-1 token of every row of `logits` (b, padded_vocab): (b,).
-fn argmax(logits: &Array, vocab: usize) -> Result<Array> {
-    let real = logits.try_index((.., ..vocab as i32))?.as_dtype(Dtype::Float32)?;
-    Ok(argmax_axis(real, 1, false)?)
-}
-
-/// Returns true if the sampler would leave the logits as they are and take the largest.
-fn is_argmax(sampling: &Sampling) -> bool {
-    sampling.temperature < Sampling::GREEDY_BELOW
-        && sampling.logit_bias.is_empty()
-        && sampling.repetition_penalty == 1.0
-        && sampling.frequency_penalty == 0.0
-        && sampling.presence_penalty == 0.0
 }

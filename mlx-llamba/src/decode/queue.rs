@@ -38,7 +38,7 @@ struct Reading {
 
 impl Reading {
     /// Ends all continuations at the position reached.
-    fn end(self, reason: &Reason) -> Result<Vec<BatchEvent>> {
+    fn end(self, reason: &Reason) -> Vec<BatchEvent> {
         let Context { state, position } = self.prefill.into_context();
         let end = |mut row: Row| {
             row.position.clone_from(&position);
@@ -94,16 +94,16 @@ impl Queue {
     }
 
     /// Ends the requests that were cancelled.
-    pub(super) fn end_cancelled(&mut self) -> Result<Vec<BatchEvent>> {
+    pub(super) fn end_cancelled(&mut self) -> Vec<BatchEvent> {
         let mut events = Vec::new();
         for reading in std::mem::take(&mut self.requests) {
             if reading.rows.first().is_some_and(Row::is_cancelled) {
-                events.extend(reading.end(&Reason::Cancelled)?);
+                events.extend(reading.end(&Reason::Cancelled));
             } else {
                 self.requests.push_back(reading);
             }
         }
-        Ok(events)
+        events
     }
 
     /// Takes the first request, and those after it that fit into one forward pass of `chunk`
@@ -134,7 +134,7 @@ impl Queue {
             self.take(chunk).into_iter().partition(|reading| reading.prefill.is_done());
         for reading in done {
             // A prompt of one token, after which nothing is to be generated.
-            events.extend(reading.end(&Reason::Length)?);
+            events.extend(reading.end(&Reason::Length));
         }
         if taken.is_empty() {
             return Ok(Vec::new());
@@ -167,7 +167,7 @@ impl Queue {
                 reading.prefill.state.eval()?;
                 self.requests.push_back(reading);
             } else if end < total {
-                events.extend(reading.end(&Reason::Length)?);
+                events.extend(reading.end(&Reason::Length));
             } else {
                 // Continuations of one prompt share its state.
                 reading.prefill.state.eval()?;
@@ -201,7 +201,7 @@ fn first_tokens(
     let mut going_on = Vec::new();
     for ((mut row, state), token) in rows.into_iter().zip(states).zip(tokens) {
         match row.hand_out(token, events)? {
-            Some(reason) => events.push(row.end(reason, state)?),
+            Some(reason) => events.push(row.end(reason, state)),
             None => going_on.push((row, state)),
         }
     }

@@ -27,8 +27,8 @@ pub(super) struct Row {
     pub(super) position: Position,
     /// After the last token requested.
     pub(super) sampler: Sampler,
-    /// After the last token handed out.
-    reached: Sampler,
+    /// The random generator's state after the last token handed out.
+    reached: [u32; 2],
     eos: Vec<u32>,
     /// `None` if the model has no tokenizer.
     text: Option<(Detokenizer, StopMatcher)>,
@@ -66,7 +66,8 @@ impl Row {
     ) -> Result<Self> {
         let mut sampling = options.sampling.clone();
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let mut sampler = Sampler::new(&sampling, model.vocab_size())?;
+        let mut sampler =
+            Sampler::new(&sampling, model.vocab_size())?.with_backend(model.backend());
         if let (Some(rng), None, 0) = (position.rng, sampling.seed, choice) {
             sampler.restore(rng);
         }
@@ -92,7 +93,7 @@ impl Row {
             choice,
             options: options.clone(),
             position: position.clone(),
-            reached: sampler.clone(),
+            reached: sampler.rng_state(),
             sampler,
             eos,
             text,
@@ -159,12 +160,12 @@ impl Row {
         self.generated + 1 < self.options.max_tokens
     }
 
-    /// Hands out the token `id`, after which the sampler is `reached`.
+    /// Hands out the token `id`, after which the random generator's state is `reached`.
     pub(super) fn accept(
         &mut self,
         id: u32,
         logprobs: Option<TokenLogprobs>,
-        reached: Sampler,
+        reached: [u32; 2],
     ) -> Token {
         let limit = if self.goes_on() { None } else { Some(Reason::Length) };
         self.generated += 1;
@@ -204,7 +205,7 @@ impl Row {
         self.generated += 1;
         self.position.append(id);
         self.sampler.force(id)?;
-        self.reached = self.sampler.clone();
+        self.reached = self.sampler.rng_state();
         let (text, stop) = self.text_of(id);
         let completes = self.completes && self.forced.is_empty();
         let last = stop.or(completes.then_some(Reason::Complete)).or(limit);
@@ -238,9 +239,9 @@ impl Row {
     }
 
     /// The context after the last token handed out, with `state`, that of the model there.
-    pub(super) fn context<S>(&self, state: S) -> Result<Context<S>> {
-        let position = Position { rng: Some(self.reached.rng_state()?), ..self.position.clone() };
-        Ok(Context { state, position })
+    pub(super) fn context<S>(&self, state: S) -> Context<S> {
+        let position = Position { rng: Some(self.reached), ..self.position.clone() };
+        Context { state, position }
     }
 
     /// The seed in use.

@@ -92,7 +92,7 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
         let lost = || Exception::custom("the state was lost with the error before");
         let state = self.decoding.state.take().ok_or_else(lost)?;
         eval(M::arrays(&state))?;
-        self.row().context(state)
+        Ok(self.row().context(state))
     }
 
     /// Runs to the end and collects everything.

@@ -113,6 +113,29 @@ impl Sampling {
         self.some_token_left(vocab)
     }
 
+    /// Returns true if the two are equal apart from the seed.
+    pub(crate) fn same_but_seed(&self, other: &Self) -> bool {
+        let Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            penalty_window,
+            ref logit_bias,
+            seed: _,
+        } = *self;
+        temperature == other.temperature
+            && (top_k, penalty_window) == (other.top_k, other.penalty_window)
+            && (top_p, min_p) == (other.top_p, other.min_p)
+            && repetition_penalty == other.repetition_penalty
+            && presence_penalty == other.presence_penalty
+            && frequency_penalty == other.frequency_penalty
+            && *logit_bias == other.logit_bias
+    }
+
     /// Sampling needs at least one token that is not banned.
     fn some_token_left(&self, vocab: usize) -> Result<()> {
         let last: std::collections::HashMap<u32, f32> = self.logit_bias.iter().copied().collect();

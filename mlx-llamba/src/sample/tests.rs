@@ -306,7 +306,7 @@ fn equal_seeds_reproduce_and_the_generator_can_be_put_back() {
     let first = run(&mut a);
     assert_eq!(first, run(&mut seeded(7)));
     assert_ne!(first, run(&mut seeded(8)));
-    let state = a.rng_state().unwrap();
+    let state = a.rng_state();
     let second = run(&mut a);
     assert_ne!(first, second);
     let mut b = seeded(0);
@@ -331,6 +331,58 @@ fn a_batch_is_its_rows_alone() {
             alone.extend(floats(&transform::truncate(&row, k, p).unwrap()));
         }
         assert_eq!(whole, alone, "k {k}, p {p}");
+    }
+}
+
+/// Samplers whose rows come and go draw what each draws alone.
+#[test]
+fn samplers_together_are_each_alone() {
+    let vocab = 60;
+    let plain = || Sampling::plain().seed(3);
+    let kinds = [
+        plain(),
+        Sampling::greedy(),
+        Sampling::greedy().repetition_penalty(1.5),
+        plain().repetition_penalty(1.3).temperature(0.7),
+        plain().frequency_penalty(0.5).presence_penalty(0.2).penalty_window(4),
+        plain().repetition_penalty(1.2).penalty_window(5).top_k(9).top_p(0.8),
+        plain().min_p(0.1).logit_bias(vec![(5, f32::NEG_INFINITY)]),
+    ];
+    let new = |i: usize| {
+        let sampling = kinds[i % kinds.len()].clone();
+        let seed = sampling.seed.map(|seed| seed + i as u64);
+        let mut sampler = sampler(Sampling { seed, ..sampling }, vocab);
+        // Prompts of different lengths, some of them empty.
+        let prompt: Vec<u32> = (0..i % 4).map(|j| (i * 7 + j * 5) as u32 % 60).collect();
+        if !prompt.is_empty() {
+            sampler.observe(&tokens(&prompt, &[1, prompt.len() as i32])).unwrap();
+        }
+        sampler
+    };
+    let mut together: Vec<Sampler> = (0..9).map(new).collect();
+    let mut alone: Vec<Sampler> = (0..9).map(new).collect();
+    for step in 0..12_usize {
+        if step == 4 {
+            together.extend((9..20).map(new));
+            alone.extend((9..20).map(new));
+        }
+        if step == 8 {
+            for samplers in [&mut together, &mut alone] {
+                samplers.remove(0);
+                samplers.remove(6);
+            }
+        }
+        let b = alone.len() as i32;
+        let key = mlx_rs::random::key(step as u64).unwrap();
+        let x = mlx_rs::random::normal::<f32>(&[b, 64], None, 2.0, &key).unwrap();
+
+        let mut all: Vec<&mut Sampler> = together.iter_mut().collect();
+        let found = ids(&Sampler::sample_each(&mut all, &x).unwrap());
+
+        for (i, sampler) in alone.iter_mut().enumerate() {
+            let row = x.try_index((i as i32..i as i32 + 1, ..)).unwrap();
+            assert_eq!(found[i], ids(&sampler.sample(&row).unwrap())[0], "row {i} of step {step}");
+        }
     }
 }
 
