@@ -49,7 +49,7 @@ impl Draw<'_> {
 /// draws `-inf`.
 fn gumbel_max(x: &Array, keys: &[RandomKey]) -> Result<Array> {
     let of_row = |key: &RandomKey| {
-        random::gumbel::<f32>([1, x.dim(1)], &Array::from_slice(&key.0, &[2])) // (1, vocab)
+        random::gumbel::<f32>(&[1, x.dim(1)], &Array::from_slice(&key.0, &[2])) // (1, vocab)
     };
     let noise = match keys {
         [key] => of_row(key)?,

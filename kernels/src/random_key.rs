@@ -52,7 +52,7 @@ mod tests {
     use super::RandomKey;
 
     fn words(key: &Array) -> Vec<u32> {
-        key.as_slice_exact::<u32>().unwrap().to_vec()
+        key.contiguous().unwrap().to_vec_exact().unwrap()
     }
 
     #[test]
