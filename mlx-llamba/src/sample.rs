@@ -130,7 +130,7 @@ impl Sampler {
         let mut samplers: Vec<Option<&mut Self>> =
             samplers.iter_mut().map(|s| Some(&mut **s)).collect();
         for group in &groups {
-            let rows = take_axis(logits, &places(group), 0)?;
+            let rows = take_axis(logits, places(group), 0)?;
             let mut alike: Vec<&mut Self> =
                 group.iter().filter_map(|&i| samplers[i].take()).collect();
             tokens.push(Self::sample_alike(&mut alike, &rows)?);
@@ -138,7 +138,7 @@ impl Sampler {
         let order = groups.concat();
         let mut place = vec![0; order.len()];
         order.iter().enumerate().for_each(|(at, &i)| place[i] = at);
-        Ok(take_axis(concatenate(&tokens, 0)?, &places(&place), 0)?)
+        Ok(take_axis(concatenate(&tokens, 0)?, places(&place), 0)?)
     }
 
     /// As [`sample_each`](Self::sample_each), for samplers with the same options.

@@ -1,6 +1,6 @@
 //! Token counts for penalties.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mlx_rs::error::Result;
 use mlx_rs::ops::indexing::{TryIndexOp, scatter_add_single, take_axis};
@@ -20,14 +20,17 @@ pub(crate) struct History {
 /// (b, m), u32.
 #[derive(Debug, Clone)]
 struct Kept {
-    array: Arc<Array>,
+    array: Array,
+    /// Identifies the array among its clones.
+    number: u64,
     /// The text's row of the array; `None` for all rows.
     row: Option<i32>,
 }
 
 impl From<Array> for Kept {
     fn from(array: Array) -> Self {
-        Self { array: Arc::new(array), row: None }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { array, number: NEXT.fetch_add(1, Ordering::Relaxed), row: None }
     }
 }
 
@@ -35,7 +38,7 @@ impl Kept {
     /// (b, m)
     fn rows(&self) -> Result<Array> {
         match self.row {
-            None => Ok((*self.array).clone()),
+            None => Ok(self.array.clone()),
             Some(row) => self.array.try_index((row..row + 1, ..)),
         }
     }
@@ -86,9 +89,7 @@ impl History {
         let Some(first) = all.first() else { return Ok(None) };
         let whole = |kept: &Kept| kept.array.dim(0) as usize == all.len();
         let in_order = |(i, one): (usize, &&Self)| match (&one.kept, &first.kept) {
-            (Some(one), Some(first)) => {
-                Arc::ptr_eq(&one.array, &first.array) && one.row == Some(i as i32)
-            }
+            (Some(one), Some(first)) => one.number == first.number && one.row == Some(i as i32),
             _ => false,
         };
         if let Some(kept) = first.kept.as_ref().filter(|kept| whole(kept))
@@ -110,7 +111,7 @@ impl History {
 
     fn shares(&self, other: &Self) -> bool {
         match (&self.kept, &other.kept) {
-            (Some(a), Some(b)) => Arc::ptr_eq(&a.array, &b.array) && a.row.and(b.row).is_some(),
+            (Some(a), Some(b)) => a.number == b.number && a.row.and(b.row).is_some(),
             (None, None) => true,
             _ => false,
         }
@@ -130,7 +131,7 @@ impl History {
         let places: Vec<i32> = run.iter().filter_map(|one| one.kept.as_ref()?.row).collect();
         let rows = match places.is_empty() {
             true => kept.rows()?,
-            false => take_axis(&*kept.array, &Array::from_slice(&places, &[b]), 0)?,
+            false => take_axis(&kept.array, Array::from_slice(&places, &[b]), 0)?,
         }; // (b, m)
         match width - rows.dim(1) {
             0 => Ok(rows),
