@@ -126,3 +126,18 @@ static __device__ __forceinline__ void load_words(unsigned (&to)[count], const u
     to[i] = pack.values[i];
   }
 }
+
+// Eight neighbours of x times their weights, each rounded once; adds the squares of x.
+template <typename E>
+static __device__ __forceinline__ uint4 weighted(E, uint4 x, const uint4& weights, float& squares) {
+  unsigned* const pairs = &x.x;
+  const unsigned* const by = &weights.x;
+  UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const float2 v = floats_of(E(), pairs[i]);
+    const float2 w = floats_of(E(), by[i]);
+    squares = fmaf(v.x, v.x, fmaf(v.y, v.y, squares));
+    pairs[i] = pair_of(E(), v.x * w.x, v.y * w.y);
+  }
+  return x;
+}

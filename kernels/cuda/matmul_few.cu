@@ -2,7 +2,13 @@
 // weights are read once. `in` is a multiple of 256.
 //
 // Template: T the activations; group values that share a scale; columns tiles of 8 rows of x (of
-// `parts` summands each, where they are float32); warps of a block (chosen in cuda/matmul.rs).
+// `parts` summands each, where they are float32); warps of a block (chosen in cuda/matmul.rs). With
+// `norm` it multiplies norm(x), which has the weight `beside` (in,) and `epsilon`, for up to `held` rows;
+// with `residual` it adds `beside` (m, out); with `swiglu`, W is gate and up (2 hidden, in), and
+// y (m, hidden) is silu(gate) * up.
+//
+// With `norm`, a warp takes its stages of x through shared memory: it multiplies them by the norm's
+// weight, and sums the squares, whose root divides the finished sums.
 //
 // A block has 16 rows of W, and its warps take turns with stages of 256 values of k, which they copy to
 // shared memory in whole lines, one ahead. Tensor cores multiply codes, which 16-bit floats hold
@@ -27,6 +33,12 @@ constexpr int s_bytes = groups_ahead * int(sizeof(S));
 constexpr int s_piece = s_bytes < 16 ? s_bytes : 16;
 constexpr int stage_bytes = w_bytes + 2 * rows * s_bytes;
 constexpr int sum_width = 8 * columns + 1;
+constexpr int x_width = 2 * depth + 16;
+constexpr int x_bytes = norm ? held * x_width : 0;
+// Results of a block: with `swiglu` its rows are as many of the gate, and those of up that belong to them.
+constexpr int own = swiglu ? rows / 2 : rows;
+static_assert(!norm || (parts == 1 && columns == 1 && held <= 8));
+static_assert(!residual || (parts == 1 && !norm));
 
 extern __shared__ __align__(16) char shared[];
 
@@ -37,10 +49,13 @@ const int of_row = lane / 4;
 const int of_column = lane % 4;
 
 const int m = x_shape[0];
-const int in = x_shape[1];
+const int in = 8 * weight_shape[1];
 const int out = weight_shape[0];
 const int groups = in / group;
-const int first_row = blockIdx.x * rows;
+const int first_row = blockIdx.x * own;
+// The rows between the two halves of a block's.
+const int between = swiglu ? out / 2 - own : 0;
+const auto row_of = [&](int row) { return first_row + row + (row < rows / 2 ? 0 : between); };
 const int count = (in / depth - warp + warps - 1) / warps;
 
 // The places that a lane copies from and to.
@@ -48,7 +63,8 @@ constexpr int pieces = s_bytes / s_piece;
 constexpr int s_rows = 32 / pieces;
 const int w_row = lane / 8;
 const int s_row = lane / pieces;
-const long s_at = long(first_row + s_row) * groups + warp * groups_ahead +
+static_assert(!swiglu || s_rows >= rows);
+const long s_at = long(row_of(s_row)) * groups + warp * groups_ahead +
     lane % pieces * (s_piece / int(sizeof(S)));
 const unsigned* w_from =
     weight + long(first_row + w_row) * (in / 8) + warp * (depth / 8) + lane % 8 * 4;
@@ -61,13 +77,14 @@ const auto fetch = [&](bool more) {
     char* to = mine + to_slot;
     UNROLL
     for (int i = 0; i < rows; i += 4) {
-      if (first_row + i + w_row < out) {
-        copy16(to + (i + w_row) * w_width + lane % 8 * 16, w_from + i * (in / 8), true);
+      if (row_of(i + w_row) < out) {
+        const int row = i < rows / 2 ? i : i + between;
+        copy16(to + (i + w_row) * w_width + lane % 8 * 16, w_from + row * (in / 8), true);
       }
     }
     UNROLL
     for (int i = 0; i < rows; i += s_rows) {
-      if (i + s_row < rows && first_row + i + s_row < out) {
+      if (i + s_row < rows && row_of(i + s_row) < out) {
         char* at = to + w_bytes + i * s_bytes + lane * s_piece;
         copy_small<s_piece>(at, s_from + i * groups);
         copy_small<s_piece>(at + rows * s_bytes, b_from + i * groups);
@@ -93,9 +110,46 @@ for (int j = 0; j < columns; ++j) {
 
 float Y[columns][4] = {};
 fetch(0 < count);
+if constexpr (residual) {
+  UNROLL
+  for (int i = 0; i < 4 * columns; ++i) {
+    const int row = first_row + i % 4 / 2 * 8 + of_row;
+    const int column = i / 4 * 8 + of_column * 2 + i % 2;
+    if (warp == 0 && column < m && row < out) {
+      Y[i / 4][i % 4] = float(beside[long(column) * out + row]);
+    }
+  }
+}
+
+// The rows of x that a warp multiplies by the norm's weight.
+char* const x_mine = shared + warps * stages * stage_bytes + warp * x_bytes;
+float squares[held] = {};
+int k = warp * depth + lane * 8;
 for (int stage = 0; stage < count; ++stage) {
+  uint4 x_ahead[held];
+  uint4 factors;
+  if constexpr (norm) {
+    factors = *reinterpret_cast<const uint4*>(beside + k);
+    UNROLL
+    for (int row = 0; row < held; ++row) {
+      if (row < m) {
+        x_ahead[row] = *reinterpret_cast<const uint4*>(x + long(row) * in + k);
+      }
+    }
+    k += warps * depth;
+  }
   copies_arrived<stages - 2>();
   __syncwarp();
+  if constexpr (norm) {
+    UNROLL
+    for (int row = 0; row < held; ++row) {
+      if (row < m) {
+        const uint4 product = weighted(E(), x_ahead[row], factors, squares[row]);
+        *reinterpret_cast<uint4*>(x_mine + row * x_width + lane * 16) = product;
+      }
+    }
+    __syncwarp();
+  }
   fetch(stage + 1 < count);
   const char* from = mine + stage % stages * stage_bytes;
   float scale[2][groups_ahead];
@@ -121,8 +175,12 @@ for (int stage = 0; stage < count; ++stage) {
       unsigned b[columns][4] = {};
       UNROLL
       for (int j = 0; j < columns; ++j) {
-        if (real[j]) {
-          load_pairs(b[j], x_of[j] + u * group + 8 * w, (j * 8 + of_row) % parts);
+        const int at = u * group + 8 * w;
+        if (real[j] && norm) {
+          const E* from = reinterpret_cast<const E*>(x_mine + of_row * x_width);
+          load_pairs(b[j], from + of_column * 8 * words + at, 0);
+        } else if (real[j]) {
+          load_pairs(b[j], x_of[j] + at, (j * 8 + of_row) % parts);
         }
       }
       UNROLL
@@ -171,19 +229,44 @@ for (int j = 0; j < columns; ++j) {
     sums[row * sum_width + j * 8 + of_column * 2 + i % 2] = Y[j][i];
   }
 }
+float* const square_sums = sums + warps * rows * sum_width;  // (warps, held)
+if constexpr (norm) {
+  UNROLL
+  for (int row = 0; row < held; ++row) {
+    UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) {
+      squares[row] += __shfl_xor_sync(0xffffffffu, squares[row], distance);
+    }
+    if (lane == 0) {
+      square_sums[warp * held + row] = squares[row];
+    }
+  }
+}
 __syncthreads();
-for (int i = self; i < rows * m; i += 32 * warps) {
-  const int row = i % rows;
-  const int column = i / rows;
-  float sum = 0.0f;
+const int width = swiglu ? out / 2 : out;
+for (int i = self; i < own * m; i += 32 * warps) {
+  const int row = i % own;
+  const int column = i / own;
+  float sum[2] = {};
+  float square = 0.0f;
   UNROLL
   for (int turn = 0; turn < warps; ++turn) {
     UNROLL
-    for (int part = parts - 1; part >= 0; --part) {
-      sum += sums[(turn * rows + row) * sum_width + column * parts + part];
+    for (int half = 0; half < rows / own; ++half) {
+      UNROLL
+      for (int part = parts - 1; part >= 0; --part) {
+        const int at = (turn * rows + half * own + row) * sum_width;
+        sum[half] += sums[at + column * parts + part];
+      }
     }
+    square += norm ? square_sums[turn * held + column] : 0.0f;
   }
-  if (first_row + row < out) {
-    y[long(column) * out + first_row + row] = T(sum);
+  const float scale = norm ? rsqrtf(square / float(in) + __int_as_float(epsilon)) : 1.0f;
+  float result = scale * sum[0];
+  if constexpr (swiglu) {
+    result *= scale * sum[1] / (1.0f + expf(-result));
+  }
+  if (first_row + row < width) {
+    y[long(column) * width + first_row + row] = T(result);
   }
 }

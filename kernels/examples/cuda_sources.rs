@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, TrainingCall,
+    Argument, Fusion, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, TrainingCall,
     TrainingLaunches, adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch,
     masked_softmax_launch, ring_attention_launch, rms_norm_gradient_launch, squares_launch,
     swiglu_gradient_launch, swiglu_launch,
@@ -135,12 +135,33 @@ fn main() {
         let scheme = Scheme { group_size, bits: 4, mode: Mode::Affine };
         let call = MatmulCall { m, rows, columns: 4096, dtype, scales, scheme };
         let Ok((product, sum)) = cuda::matmul_launch(&call, hopper) else { continue };
-        let of = [dtype, Dtype::Uint32, scales, scales];
-        let inputs: [_; 4] = std::array::from_fn(|i| (cuda::MATMUL_INPUTS[i], of[i]));
+        let of = [dtype, Dtype::Uint32, scales, scales, dtype];
+        let inputs: Vec<_> = product.source.inputs.iter().copied().zip(of).collect();
         let name = format!("matmul {dtype:?} {scales:?} {group_size} {m} {rows}");
         add(name, &product, &inputs);
         if let Some(sum) = sum {
             add(format!("matmul {dtype:?} sum"), &sum, &[("sums", f32)]);
+        }
+    }
+    let epsilon = 1e-5;
+    let matrices = [
+        (Fusion::Norm { epsilon }, [[8224, 2048], [12320, 4096]]),
+        (Fusion::Residual, [[2048, 8192], [4096, 14336]]),
+        (Fusion::NormSwiglu { epsilon }, [[16384, 2048], [28672, 4096]]),
+    ];
+    for (fusion, sizes) in matrices {
+        for ([rows, columns], group_size) in
+            sizes.into_iter().zip([32, 64]).chain([(sizes[1], 128)])
+        {
+            for m in [1, 8] {
+                let scheme = Scheme { group_size, bits: 4, mode: Mode::Affine };
+                let call = MatmulCall { m, rows, columns, dtype: bf16, scales: bf16, scheme };
+                let launch = cuda::fused_matmul_launch(&call, fusion, hopper).expect("a launch");
+                let of = [bf16, Dtype::Uint32, bf16, bf16, bf16];
+                let inputs: Vec<_> = cuda::FEW_INPUTS.iter().copied().zip(of).collect();
+                let name = format!("{fusion:?} {group_size} {m} {rows}");
+                add(name.replace(|c: char| !c.is_alphanumeric(), " "), &launch, &inputs);
+            }
         }
     }
     std::fs::create_dir_all(&folder).expect("the folder");

@@ -28,11 +28,13 @@ pub enum Kernel {
     Draw,
     /// Cross entropy over a vocabulary, with its gradient.
     CrossEntropy,
+    /// The blocks of a step of decoding, whose products compute norms, gates and residual connections.
+    Blocks,
 }
 
 impl Kernel {
     /// All kernels, in the order of [`name`](Self::name)'s list.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MixerStep,
         Self::MixerSteps,
         Self::MixerScan,
@@ -44,6 +46,7 @@ impl Kernel {
         Self::RingAttention,
         Self::Draw,
         Self::CrossEntropy,
+        Self::Blocks,
     ];
 
     /// Returns its name, as messages and files have it.
@@ -60,6 +63,7 @@ impl Kernel {
             Self::RingAttention => "ring attention",
             Self::Draw => "draw",
             Self::CrossEntropy => "cross entropy",
+            Self::Blocks => "blocks of a step",
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) static METAL: Gpu = Gpu {
     dialect: "",
     mixer: mixer_launch,
     matmul: None,
+    fused: None,
     dequantizes_from: usize::MAX,
     available: metal::available,
     run: metal::run,

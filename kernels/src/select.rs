@@ -4,9 +4,10 @@ use mlx_rs::Dtype;
 
 use crate::backend::{Backend, KERNELS};
 use crate::cpu;
+use crate::kernel::Kernel;
 use crate::operations::Activations;
 
-/// The environment variable that chooses a back end: `auto`, `plain` or `custom`.
+/// The environment variable that chooses a back end: `auto`, `plain`, `single` or `custom`.
 pub const VARIABLE: &str = "MLX_LLAMBA_KERNELS";
 
 /// The environment variable that chooses the precision of activations: `float32` or `int8`.
@@ -17,7 +18,7 @@ const ACTIVATIONS: &str = "MLX_LLAMBA_ACTIVATIONS";
 #[non_exhaustive]
 pub enum BackendError {
     /// The environment variable has an unknown value.
-    #[error("{VARIABLE} is {found:?}, expected auto, plain or custom")]
+    #[error("{VARIABLE} is {found:?}, expected auto, plain, single or custom")]
     Variable {
         /// Its value.
         found: String,
@@ -53,7 +54,8 @@ pub enum BackendError {
 
 impl Backend {
     /// Returns the kernels for the [current device](crate::mlx::current_device) and activations in
-    /// `dtype`, unless [`VARIABLE`] says otherwise: `plain` takes MLX's operations, `custom` refuses to run without kernels.
+    /// `dtype`, unless [`VARIABLE`] says otherwise: `plain` takes MLX's operations, `single` computes the
+    /// operations of a step one by one, `custom` refuses to run without kernels.
     /// `MLX_LLAMBA_ACTIVATIONS` chooses the [`Activations`].
     ///
     /// # Errors
@@ -87,15 +89,27 @@ impl Backend {
         let wanted = std::env::var_os(VARIABLE).unwrap_or_default();
         match wanted.to_str() {
             Some("plain") => Ok(Self::PLAIN),
-            Some("" | "auto") => Ok(Self::custom(dtype)?.unwrap_or_else(|reason| {
-                log::info!("{}, because {reason}", Self::PLAIN.describe());
-                Self::PLAIN
-            })),
+            Some("" | "auto") => Self::or_plain(dtype),
+            Some("single") => {
+                let backend = Self::or_plain(dtype)?;
+                Ok(match backend.kernels().contains(Kernel::Blocks) {
+                    true => backend.without([Kernel::Blocks].into_iter().collect()),
+                    false => backend,
+                })
+            }
             Some("custom") => {
                 Self::custom(dtype)?.map_err(|reason| BackendError::NoKernels { reason })
             }
             _ => Err(BackendError::Variable { found: wanted.to_string_lossy().into_owned() }),
         }
+    }
+
+    /// Returns the kernels for the current device, or plain operations.
+    fn or_plain(dtype: Dtype) -> Result<Self, BackendError> {
+        Ok(Self::custom(dtype)?.unwrap_or_else(|reason| {
+            log::info!("{}, because {reason}", Self::PLAIN.describe());
+            Self::PLAIN
+        }))
     }
 
     /// Returns the kernels for the current device, or the reason why there are none.

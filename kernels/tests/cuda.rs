@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use mlx_llamba_kernels::cuda::{matmul_launch, mixer_launch, shared_bytes};
-use mlx_llamba_kernels::gpu::{Argument, Language, MatmulCall, MixerCall};
+use mlx_llamba_kernels::cuda::{
+    FEW_INPUTS, fused_matmul_launch, matmul_launch, mixer_launch, shared_bytes,
+};
+use mlx_llamba_kernels::gpu::{Argument, Fusion, Language, MatmulCall, MixerCall};
 use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme};
 use mlx_rs::Dtype;
 
@@ -132,6 +134,40 @@ fn products_with_small_matrices_fill_a_gpu() {
         assert!(warps(1) >= 1024, "{matrix:?}: {} warps for one row", warps(1));
         assert!(warps(64) >= 256, "{matrix:?}: {} warps for 64 rows", warps(64));
     }
+}
+
+/// The products of a step of decoding with the operations beside them.
+#[test]
+fn products_of_a_step_take_the_norms_and_sums_beside_them() {
+    let epsilon = 1e-5;
+    let norm = Fusion::Norm { epsilon };
+    let gate = Fusion::NormSwiglu { epsilon };
+    for matrix in MATRICES {
+        for m in 1..=8 {
+            let call = product(m, matrix, Dtype::Bfloat16);
+            for fusion in [norm, gate, Fusion::Residual] {
+                let launch = fused_matmul_launch(&call, fusion, hopper()).unwrap();
+                assert_eq!(launch.source.inputs, FEW_INPUTS);
+                let width = if fusion == gate { matrix[0] / 2 } else { matrix[0] };
+                assert_eq!(launch.outputs[0].shape, [m as i32, 1, width as i32], "{call:?}");
+                assert!(launch.dynamic_bytes <= hopper(), "{call:?}");
+                let flag = |wanted| launch.template.contains(&(wanted, Argument::Bool(true)));
+                assert_eq!(flag("norm"), fusion != Fusion::Residual);
+                assert_eq!(flag("swiglu"), fusion == gate);
+                assert_eq!(flag("residual"), fusion == Fusion::Residual);
+            }
+        }
+    }
+    let takes = |call: MatmulCall, fusion| fused_matmul_launch(&call, fusion, hopper()).is_ok();
+    let call = product(1, [4096, 4096], Dtype::Bfloat16);
+    assert!(takes(call, norm) && !takes(MatmulCall { m: 9, ..call }, norm));
+    for dtype in [Dtype::Float32, Dtype::Float16] {
+        assert!(!takes(product(1, [4096, 4096], dtype), norm));
+    }
+    assert!(takes(MatmulCall { rows: 40, ..call }, norm));
+    assert!(!takes(MatmulCall { rows: 40, ..call }, gate), "20 rows do not fill blocks of 8");
+    assert!(!takes(MatmulCall { columns: 4096 + 64, ..call }, norm));
+    assert!(fused_matmul_launch(&call, norm, shared_bytes((7, 5))).is_err());
 }
 
 #[test]

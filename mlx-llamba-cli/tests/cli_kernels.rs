@@ -14,9 +14,12 @@ fn with(kernels: &str, args: &[&str]) -> Run {
 #[test]
 fn both_ways_write_the_same_and_say_what_ran() {
     let expected = CLI.ok(&GENERATE);
-    for (value, path) in
-        [("auto", "CPU kernels ("), ("custom", "CPU kernels ("), ("plain", "plain MLX operations")]
-    {
+    for (value, path) in [
+        ("auto", "CPU kernels ("),
+        ("single", "CPU kernels ("),
+        ("custom", "CPU kernels ("),
+        ("plain", "plain MLX operations"),
+    ] {
         let run = with(value, &[&GENERATE[..], &["--verbose"]].concat());
         assert_eq!((run.code, &run.out), (Some(0), &expected), "{value}: {}", run.err);
         assert!(run.err.contains(path), "{value}: {}", run.err);
@@ -40,7 +43,7 @@ fn what_has_no_kernel_runs_plain_and_says_why() {
 fn another_value_is_an_error() {
     for command in [&["inspect"][..], &GENERATE] {
         with("fast", command)
-            .fails(&["MLX_LLAMBA_KERNELS is \"fast\"", "expected auto, plain or custom"]);
+            .fails(&["MLX_LLAMBA_KERNELS is \"fast\"", "expected auto, plain, single or custom"]);
     }
 }
 

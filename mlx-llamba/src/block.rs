@@ -1,8 +1,9 @@
 //! A block: the mixer and the MLP, each with its norm and residual connection.
 
-use mlx_llamba_kernels::check::{Case, Check};
+use mlx_llamba_kernels::check::{Case, Check, Step};
 use mlx_llamba_kernels::{
-    Activation, Backend, BlockArgs, Dims, MixerInput, MixerState, MixerWeights,
+    Activation, Backend, BlockArgs, Dims, MixerInput, MixerState, MixerWeights, Mode, Scheme,
+    Weight,
 };
 use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
@@ -179,7 +180,25 @@ impl Block {
         let mixers = mixers.into_iter().chain(ragged).map(Check::Mixer);
         let weights = self.linears().map(Linear::weight);
         let (width, hidden) = (config.d_model, config.mlp.intermediate_size);
-        mixers.chain(kernel_check::layers(dtype, width, hidden, weights)).collect()
+        let steps = self.step_checks(config, dtype);
+        mixers.chain(kernel_check::layers(dtype, width, hidden, weights)).chain(steps).collect()
+    }
+
+    /// Lists the steps of decoding that kernels may compute block by block: those with one scheme of 4
+    /// bits in all matrices, and 16-bit activations.
+    fn step_checks(&self, config: &Config, dtype: Dtype) -> impl Iterator<Item = Check> {
+        let scheme = |linear: &Linear| match linear.weight() {
+            Weight::Quantized(quantized) => Some(quantized.scheme),
+            _ => None,
+        };
+        let first = scheme(&self.mixer.in_proj).filter(|first| {
+            let alike = self.linears().all(|linear| scheme(linear) == Some(*first));
+            alike && first.bits == 4 && first.mode == Mode::Affine && dtype == Dtype::Bfloat16
+        });
+        let (d, hidden, dims) = (config.d_model, config.mlp.intermediate_size, self.mixer.dims);
+        first.into_iter().flat_map(move |Scheme { group_size: group, .. }| {
+            [1, 3].map(|b| Check::Blocks(Step { b, d, hidden, dims, group, dtype }))
+        })
     }
 }
 

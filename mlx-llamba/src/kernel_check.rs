@@ -152,7 +152,8 @@ impl KernelCheck {
             rows.join("\n")
         );
         let is_off = |kernel: &Kernel| verdict.failed.iter().any(|(name, _)| name == kernel.name());
-        backend.without(Kernel::ALL.into_iter().filter(is_off).collect())
+        let failed = Kernel::ALL.into_iter().filter(is_off);
+        backend.without(backend.switched_off().iter().chain(failed).collect())
     }
 
     /// Runs the checks and returns those that fail. `file` is that of the verdict.

@@ -12,12 +12,21 @@ use crate::{Backend, Mixed, MixerInput, MixerState, MixerWeights};
 pub struct Values(pub u64);
 
 impl Values {
-    fn next(&mut self) -> f64 {
+    fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        z
+    }
+
+    fn next(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    /// Returns random bits.
+    pub(super) fn words(&mut self, len: usize) -> Vec<u32> {
+        (0..len).map(|_| (self.bits() >> 32) as u32).collect()
     }
 
     /// Returns values that `dtype` holds exactly, so that all sides see the same numbers.

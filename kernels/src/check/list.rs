@@ -2,7 +2,8 @@
 
 use mlx_rs::Dtype;
 
-use super::{Case, Check, Matrix, Ring, published, ragged, rings, steps, tokens};
+use super::{Case, Check, Matrix, Ring, Step, published, ragged, rings, steps, tokens};
+use crate::Dims;
 
 /// Returns every case of every operation, for any back end and dtype.
 pub fn all() -> Vec<Check> {
@@ -31,6 +32,20 @@ pub fn all() -> Vec<Check> {
     for (rows, group, dtype) in matmuls {
         for [out, within] in [[40, 256], [1024, 4096], [2592, 2048]] {
             all.push(Check::Matmul { rows, matrix: Matrix::Random { out, within, group }, dtype });
+        }
+    }
+    // A small block whose matrices do not fill all blocks of threads, then those of the published models.
+    let dims = |p| Dims { h: 32, g: 32, p, n: 64, k: 4 };
+    let small = Dims { h: 4, g: 2, p: 64, n: 64, k: 4 };
+    let sizes = [
+        (512, 768, small, 32),
+        (512, 768, small, 128),
+        (2048, 8192, dims(64), 64),
+        (4096, 14336, dims(128), 64),
+    ];
+    for (d, hidden, dims, group) in sizes {
+        for b in [1, 3, 8] {
+            all.push(Check::Blocks(Step { b, d, hidden, dims, group, dtype: bf16 }));
         }
     }
     for ring in rings() {

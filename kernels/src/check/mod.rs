@@ -5,6 +5,7 @@
 //! and compares outputs and states with the definition. [`Backend::without`] takes the kernels that
 //! fail out of use.
 
+mod blocks;
 mod cases;
 mod compare;
 mod data;
@@ -23,6 +24,7 @@ use mlx_rs::{Array, DeviceType, Dtype};
 use crate::mlx::current_device;
 use crate::{Backend, Kernel, Weight, cpu};
 
+pub use blocks::Step;
 pub use cases::{Case, documents, published, ragged, steps, tokens};
 pub use compare::{Found, error_of, parts, scale_of};
 pub use data::{Arrays, Data, Values, array, values};
@@ -94,6 +96,8 @@ pub enum Check {
         /// The dtype of logits.
         dtype: Dtype,
     },
+    /// A block in a step of decoding.
+    Blocks(Step),
 }
 
 /// A matrix to multiply by.
@@ -189,6 +193,7 @@ impl Check {
             Self::RingAttention(_) => Kernel::RingAttention,
             Self::Draw { .. } => Kernel::Draw,
             Self::CrossEntropy { .. } => Kernel::CrossEntropy,
+            Self::Blocks(_) => Kernel::Blocks,
         }
     }
 
@@ -197,6 +202,7 @@ impl Check {
         match self {
             Self::Mixer(case) | Self::MixerGradient(case) => case.dtype,
             Self::RingAttention(ring) => ring.dtype,
+            Self::Blocks(step) => step.dtype,
             Self::Swiglu { dtype, .. }
             | Self::Norm { dtype, .. }
             | Self::Matmul { dtype, .. }
@@ -275,6 +281,14 @@ impl fmt::Display for Check {
                 )
             }
             Self::Draw { vocab, .. } => write!(f, "draw {dtype:?} {vocab}"),
+            Self::Blocks(Step {
+                b, d, hidden, group, dims: crate::Dims { h, p, n, .. }, ..
+            }) => {
+                write!(
+                    f,
+                    "blocks {dtype:?} b={b} d={d} hidden={hidden} h={h} p={p} n={n} g={group}"
+                )
+            }
             Self::CrossEntropy { rows, vocab, temperature, .. } => {
                 write!(f, "cross entropy {dtype:?} {rows} x {vocab} T={temperature}")
             }

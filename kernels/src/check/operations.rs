@@ -40,6 +40,7 @@ impl Check {
             Self::Matmul { rows, matrix, .. } => self.matmul(*rows, matrix, backend, float32),
             Self::RingAttention(ring) => attention(ring, backend, bound(float32)),
             Self::Draw { vocab, .. } => draw(*vocab, dtype, backend),
+            Self::Blocks(step) => step.measure(backend, self.last_place(float32)),
             Self::CrossEntropy { rows, vocab, temperature, .. } => {
                 let bounds = [bound(float32), float32];
                 cross_entropy([*rows, *vocab], *temperature, dtype, backend, bounds)

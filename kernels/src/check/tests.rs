@@ -3,12 +3,13 @@
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::{Array, Dtype, array};
 
+use super::blocks::one_by_one;
 use super::*;
 use crate::attention::RingAttention;
 use crate::draw::Draw;
 use crate::mixer::{Mixed, MixerArgs, MixerState};
 use crate::operations::{Operations, Plain};
-use crate::{CrossEntropy, CrossEntropyOptions, Kernels, QuantizationError};
+use crate::{BlocksArgs, CrossEntropy, CrossEntropyOptions, Dims, Kernels, QuantizationError};
 
 /// A back end whose kernels all have the same fault.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ enum Faulty {
     Nan,
     /// The mixer's state is wrong by 1 %.
     State,
+    /// The blocks of a step are wrong by 1 %, and nothing else.
+    Blocks,
 }
 
 impl Faulty {
@@ -29,7 +32,7 @@ impl Faulty {
             Self::Throws => Err(Exception::custom("error: no kernel of that name")),
             Self::Wrong => result.multiply(array!(1.01f32).as_dtype(result.dtype())?),
             Self::Nan => result.add(array!(f32::NAN).as_dtype(result.dtype())?),
-            Self::State => Ok(result),
+            Self::State | Self::Blocks => Ok(result),
         }
     }
 }
@@ -63,6 +66,16 @@ impl Operations for Faulty {
         let Mixed { y, state: MixerState { conv, ssm } } = Plain.mixer(args)?;
         let ssm = if matches!(self, Self::State) { ssm.multiply(array!(1.01f32))? } else { ssm };
         Ok(Mixed { y: self.spoil(y)?, state: MixerState { conv, ssm } })
+    }
+
+    fn blocks(&self, args: &BlocksArgs<'_>) -> Result<Option<(Array, Vec<MixerState>)>> {
+        if !matches!(self, Self::Blocks) {
+            return Ok(None);
+        }
+        let product = |x: &Array, weight: &Weight| Ok(Backend::PLAIN.matmul(x, weight)?);
+        let [normed, conv, ssm]: [Array; 3] =
+            one_by_one(args, Backend::PLAIN, product).unwrap().try_into().unwrap();
+        Ok(Some((normed.multiply(array!(1.01f32))?, vec![MixerState { conv, ssm }])))
     }
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {
@@ -109,6 +122,8 @@ fn run(backend: Backend, checks: &[Check], float32: f64) -> Vec<Outcome> {
     wanted.map(|check| check.run(backend, float32)).collect()
 }
 
+const SMALL: Dims = Dims { h: 4, g: 2, p: 8, n: 16, k: 4 };
+
 /// One small check of each kernel in a dtype.
 fn one_each(dtype: Dtype) -> Vec<Check> {
     let mixer = |l| Check::Mixer(Case::new([4, 2, 8, 16, 4], 1, l).dtype(dtype));
@@ -129,6 +144,7 @@ fn one_each(dtype: Dtype) -> Vec<Check> {
         Check::RingAttention(Ring { dtype, ..rings().swap_remove(1) }),
         Check::Draw { vocab: 700, dtype },
         Check::CrossEntropy { rows: 3, vocab: 70, temperature: 2.0, dtype },
+        Check::Blocks(Step { b: 2, d: 64, hidden: 96, dims: SMALL, group: 32, dtype }),
     ]
 }
 
@@ -173,7 +189,7 @@ fn every_fault_of_every_kernel_is_found_and_mended() {
         assert!(mended.describe().ends_with(
             "without mixer of one token, mixer of few tokens, \
             mixer of many tokens, matmul of one row, matmul of rows, swiglu, norm, residual norm, \
-            ring attention, draw, cross entropy"
+            ring attention, draw, cross entropy, blocks of a step"
         ));
         for outcome in run(mended, &one_each(Dtype::Float32), 10.0 * FLOAT32) {
             assert!(outcome.passed(), "{outcome}");
@@ -185,7 +201,21 @@ fn every_fault_of_every_kernel_is_found_and_mended() {
 fn states_are_compared_too() {
     static STATE: Faulty = Faulty::State;
     for outcome in run(Backend::of(&STATE), &one_each(Dtype::Float32), FLOAT32) {
-        assert_eq!(outcome.passed(), !outcome.case.starts_with("mixer"), "{outcome}");
+        let has_state = ["mixer", "blocks"].iter().any(|name| outcome.case.starts_with(name));
+        assert_eq!(outcome.passed(), !has_state, "{outcome}");
+    }
+}
+
+#[test]
+fn blocks_that_are_wrong_are_switched_off_and_single_operations_run() {
+    static BLOCKS: Faulty = Faulty::Blocks;
+    let backend = Backend::of(&BLOCKS);
+    for outcome in run(backend, &one_each(Dtype::Float32), FLOAT32) {
+        assert_eq!(outcome.passed(), outcome.kernel != Kernel::Blocks, "{outcome}");
+    }
+    let mended = backend.without([Kernel::Blocks].into_iter().collect());
+    for outcome in run(mended, &one_each(Dtype::Float32), FLOAT32) {
+        assert!(outcome.passed(), "{outcome}");
     }
 }
 

@@ -5,7 +5,7 @@ use mlx_rs::Dtype;
 use super::unsupported;
 use crate::gpu::call::{float_bytes, sizes};
 use crate::gpu::{
-    Argument, Language, Launch, LaunchError, MatmulCall, MatmulLaunches, Output, Source,
+    Argument, Fusion, Language, Launch, LaunchError, MatmulCall, MatmulLaunches, Output, Source,
 };
 use crate::{Mode, Scheme};
 
@@ -18,6 +18,10 @@ use crate::{Mode, Scheme};
 /// | scales, biases | (out, in / group) | float |
 pub const MATMUL_INPUTS: &[&str] = &["x", "weight", "scales", "biases"];
 
+/// Inputs of the kernel for few rows: `beside` is what a [`Fusion`] takes, and any array of the
+/// activations' dtype without one.
+pub const FEW_INPUTS: &[&str] = &["x", "weight", "scales", "biases", "beside"];
+
 const HEADER: &[&str] = &[
     include_str!("../../cuda/words.cuh"),
     include_str!("../../cuda/mma.cuh"),
@@ -26,7 +30,7 @@ const HEADER: &[&str] = &[
 
 static FEW: Source = Source {
     name: "llamba_cuda_matmul_few",
-    inputs: MATMUL_INPUTS,
+    inputs: FEW_INPUTS,
     outputs: &["y"],
     language: Language::Cuda,
     header: HEADER,
@@ -91,20 +95,56 @@ pub fn matmul_launch(
         return unsupported(format!("{m} rows of {columns} are multiplied by MLX"));
     }
     let parts = if float_bytes(call.dtype)? == 4 { 3 } else { 1 };
-    if m * parts <= 2 * COLUMNS { few(call, m * parts) } else { many(call, shared_bytes) }
+    if m * parts <= 2 * COLUMNS {
+        Ok((few(call, m * parts, Fusion::None)?, None))
+    } else {
+        many(call, shared_bytes)
+    }
+}
+
+/// Returns the launch that computes a product together with the operations beside it, of (m, in) or
+/// (m, 1, in), to (m, 1, out).
+///
+/// # Errors
+/// [`LaunchError::Unsupported`] for more than 8 rows, other dtypes than bfloat16 (the product of x and a
+/// norm's weight may be above the largest float16), and as [`matmul_launch`].
+pub fn fused_matmul_launch(
+    call: &MatmulCall,
+    fusion: Fusion,
+    shared_bytes: usize,
+) -> Result<Launch, LaunchError> {
+    let MatmulCall { m, rows, dtype, scales, .. } = *call;
+    if m > COLUMNS || dtype != Dtype::Bfloat16 || scales != dtype {
+        return unsupported(format!("{m} rows of {dtype:?} are computed one by one"));
+    }
+    if matches!(fusion, Fusion::NormSwiglu { .. }) && !rows.is_multiple_of(FEW_TILE[0]) {
+        return unsupported(format!("half of {rows} rows does not fill blocks"));
+    }
+    matmul_launch(call, shared_bytes)?;
+    let mut launch = few(call, m, fusion)?;
+    let [output] = &mut launch.outputs[..] else { return unsupported("several outputs".into()) };
+    let width = if matches!(fusion, Fusion::NormSwiglu { .. }) { rows / 2 } else { rows };
+    *output = Output::new(&[m, 1, width], dtype);
+    Ok(launch)
 }
 
 /// The launch for few rows, which are `summands` rows of tensor cores.
-fn few(call: &MatmulCall, summands: usize) -> Result<MatmulLaunches, LaunchError> {
+fn few(call: &MatmulCall, summands: usize, fusion: Fusion) -> Result<Launch, LaunchError> {
     let [rows, depth] = FEW_TILE;
     let MatmulCall { m, rows: out, columns: within, scheme, scales, .. } = *call;
     if !within.is_multiple_of(depth) {
         return unsupported(format!("rows of {within} are no multiple of {depth}"));
     }
     let (blocks, columns) = (out.div_ceil(rows), summands.div_ceil(COLUMNS));
-    // The fewer blocks, the more warps are needed to have enough bytes under way.
+    let (norm, epsilon) = match fusion {
+        Fusion::Norm { epsilon } | Fusion::NormSwiglu { epsilon } => (true, epsilon),
+        Fusion::None | Fusion::Residual => (false, 0.0),
+    };
+    // Two variants only, since each is compiled separately.
+    let held = if norm && m > 1 { COLUMNS } else { 1 };
+    // The fewer blocks, the more warps are needed to have enough bytes under way, if they have registers.
     let warps = match blocks {
-        ..=160 if summands == m => 16,
+        ..=160 if summands == m && held == 1 => 16,
         ..=480 => 8,
         _ => 4,
     };
@@ -112,11 +152,19 @@ fn few(call: &MatmulCall, summands: usize) -> Result<MatmulLaunches, LaunchError
     let words = scheme.group_size / 32;
     let groups = 2 * rows * (depth / scheme.group_size) * float_bytes(scales)?;
     let stages = 2 * (rows * (depth / 2 + 16 * words) + groups);
-    let sums = rows * (COLUMNS * columns + 1) * 4;
-    let template = [("group", scheme.group_size), ("columns", columns), ("warps", warps)];
+    let of_x = if norm { held * (2 * depth + 16) } else { 0 };
+    let sums = (rows * (COLUMNS * columns + 1) + held) * 4;
+    let template =
+        [("group", scheme.group_size), ("columns", columns), ("warps", warps), ("held", held)];
     let output = Output::new(&[m, out], call.dtype);
-    let launch = launch(&FEW, call.dtype, template, [blocks, 32 * warps], output)?;
-    Ok((Launch { dynamic_bytes: warps * stages.max(sums), ..launch }, None))
+    let mut launch = launch(&FEW, call.dtype, template, [blocks, 32 * warps], output)?;
+    launch.template.extend([
+        ("norm", Argument::Bool(norm)),
+        ("residual", Argument::Bool(fusion == Fusion::Residual)),
+        ("swiglu", Argument::Bool(matches!(fusion, Fusion::NormSwiglu { .. }))),
+        ("epsilon", Argument::Int(epsilon.to_bits() as i32)),
+    ]);
+    Ok(Launch { dynamic_bytes: warps * (stages + of_x).max(sums), ..launch })
 }
 
 /// The launch for many rows of 16-bit floats.

@@ -6,7 +6,7 @@ mod recurrence;
 mod scan;
 mod step;
 
-pub use matmul::{MATMUL_INPUTS, matmul_launch};
+pub use matmul::{FEW_INPUTS, MATMUL_INPUTS, fused_matmul_launch, matmul_launch};
 pub use recurrence::{recurrence, rounded_recurrence};
 pub use scan::scan;
 pub use step::step;
@@ -29,6 +29,7 @@ pub(crate) static CUDA: Gpu = Gpu {
     dialect: DIALECT,
     mixer: |call| mixer_launch(call, *SHARED_BYTES),
     matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
+    fused: Some(|call, fusion| fused_matmul_launch(call, fusion, *SHARED_BYTES)),
     dequantizes_from: 8,
     available: cuda::available,
     run: cuda::run,

@@ -3,7 +3,7 @@
 use mlx_rs::Dtype;
 
 use crate::mlx::launch::{Argument, Output};
-use crate::{Activation, Dims, Scheme};
+use crate::{Activation, Dims, Quantized, Scheme};
 
 /// Threadgroup memory of one threadgroup on every Apple GPU, in bytes; every CUDA GPU has more.
 pub const THREADGROUP_BYTES: usize = 32 * 1024;
@@ -58,6 +58,52 @@ pub struct MatmulCall {
     pub scales: Dtype,
     /// Quantization of the matrix.
     pub scheme: Scheme,
+}
+
+impl MatmulCall {
+    /// Returns the call that multiplies `m` rows of `columns` by a matrix, whose arrays fit each other.
+    pub(crate) fn of(
+        m: usize,
+        columns: usize,
+        dtype: Dtype,
+        matrix: &Quantized,
+    ) -> Result<Self, LaunchError> {
+        let Quantized { weight, scales, biases, scheme } = matrix;
+        let shape = weight.shape();
+        let groups = [shape.first().copied().unwrap_or(0), (columns / scheme.group_size) as i32];
+        let packed = scheme.packed_columns(columns).ok();
+        let fits = shape.len() == 2
+            && weight.dtype() == Dtype::Uint32
+            && packed == shape.last().map(|&packed| packed as usize)
+            && scales.shape() == groups
+            && biases
+                .as_ref()
+                .is_none_or(|biases| biases.shape() == groups && biases.dtype() == scales.dtype());
+        if !fits {
+            return Err(LaunchError::Unsupported("the arrays do not fit each other".to_owned()));
+        }
+        let (rows, scheme) = (groups[0] as usize, *scheme);
+        Ok(Self { m, rows, columns, dtype, scales: scales.dtype(), scheme })
+    }
+}
+
+/// The operations beside a product in a step of decoding that its launch computes too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fusion {
+    /// None.
+    None,
+    /// The norm of x before it, with a weight (in,).
+    Norm {
+        /// The norm's epsilon.
+        epsilon: f32,
+    },
+    /// The norm of x before it, and `silu(gate) * up` after it: the matrix is both (2 hidden, in).
+    NormSwiglu {
+        /// The norm's epsilon.
+        epsilon: f32,
+    },
+    /// The residual connection after it: the sum with (m, out), rounded once.
+    Residual,
 }
 
 /// Inputs of both mixer kernels, in order. Where a call lacks one, `D` takes its place and the

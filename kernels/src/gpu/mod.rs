@@ -7,6 +7,7 @@
 
 mod adamw;
 mod attention;
+mod blocks;
 pub(crate) mod call;
 mod cross_entropy;
 mod draw;
@@ -26,7 +27,7 @@ use mlx_rs::{Array, DeviceType, Dtype};
 pub use adamw::{adamw, adamw_launch};
 pub use attention::ring_attention_launch;
 pub use call::{
-    LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
+    Fusion, LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
 };
 pub use cross_entropy::{cross_entropy, cross_entropy_launch};
 pub use draw::draw_launch;
@@ -53,8 +54,8 @@ use crate::mixer::MixerArgs;
 use crate::mlx::{Result, current_device};
 use crate::operations::Operations;
 use crate::{
-    Activation, CrossEntropy, CrossEntropyOptions, Dims, Draw, Kernel, Kernels, Mixed, MixerInput,
-    MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
+    Activation, BlocksArgs, CrossEntropy, CrossEntropyOptions, Dims, Draw, Kernel, Kernels, Mixed,
+    MixerInput, MixerState, QuantizationError, Quantized, RingAttention, Weight, plain,
 };
 
 /// Puts a launch into MLX's graph, or computes it otherwise.
@@ -98,6 +99,9 @@ pub type MatmulLaunches = (Launch, Option<Launch>);
 /// A function that chooses the launches of a product.
 type ChooseMatmul = fn(&MatmulCall) -> Result<MatmulLaunches, LaunchError>;
 
+/// A function that chooses the launch of a product with the operations beside it, if there is one.
+type FusedMatmul = fn(&MatmulCall, Fusion) -> Result<Launch, LaunchError>;
+
 /// One kind of GPU: it runs the launches of this module through one of MLX's interfaces.
 #[derive(Debug)]
 pub(crate) struct Gpu {
@@ -110,6 +114,8 @@ pub(crate) struct Gpu {
     /// Returns the launches that multiply by a quantized matrix. The calls that it does not take are
     /// MLX's, as all are without it.
     pub(crate) matmul: Option<ChooseMatmul>,
+    /// Returns the launch of a product in a step of decoding with the operations beside it.
+    pub(crate) fused: Option<FusedMatmul>,
     /// Products with quantized matrices that no kernel here takes are those with the dequantized matrix from
     /// this number of rows on, and MLX's own below. On CUDA MLX has kernels for more rows, but compiles each
     /// variant of them at its first use, for 10 to 30 seconds.
@@ -195,39 +201,24 @@ impl Gpu {
 
     /// Multiplies by a quantized matrix.
     fn matmul_kernel(&self, x: &Array, weight: &Quantized) -> Result<Array, LaunchError> {
-        let refuse = |reason: &str| Err(LaunchError::Unsupported(reason.to_owned()));
         let (Some(matmul), Some(biases)) = (self.matmul, &weight.biases) else {
-            return refuse("there is no kernel for such matrices");
+            let reason = "there is no kernel for such matrices".to_owned();
+            return Err(LaunchError::Unsupported(reason));
         };
-        let (&[rows, packed], Some(&columns)) = (weight.weight.shape(), x.shape().last()) else {
-            return refuse("the arrays are no matrices");
-        };
-        let Quantized { weight: codes, scales, scheme, .. } = weight;
-        let groups = [rows, columns / scheme.group_size as i32];
-        if codes.dtype() != Dtype::Uint32
-            || scheme.packed_columns(columns as usize).ok() != Some(packed as usize)
-            || scales.shape() != groups
-            || biases.shape() != groups
-            || biases.dtype() != scales.dtype()
-        {
-            return refuse("the arrays do not fit each other");
-        }
-        let (product, sum) = matmul(&MatmulCall {
-            m: x.size() / columns as usize,
-            rows: rows as usize,
-            columns: columns as usize,
-            dtype: x.dtype(),
-            scales: scales.dtype(),
-            scheme: *scheme,
-        })?;
+        let columns = x.shape().last().map_or(1, |&columns| columns.max(1));
+        let m = x.size() / columns as usize;
+        let call = MatmulCall::of(m, columns as usize, x.dtype(), weight)?;
+        let (product, sum) = matmul(&call)?;
         let x2 = x.reshape(&[-1, columns])?; // (m, in)
-        let [mut y] = self.run(&product, &[&x2, codes, scales, biases])?;
+        // The last one is a stand-in.
+        let inputs = [&x2, &weight.weight, &weight.scales, biases, &x2];
+        let [mut y] = self.run(&product, &inputs[..product.source.inputs.len()])?;
         if let Some(sum) = sum {
             [y] = self.run(&sum, &[&y])?;
         }
         let mut shape = x.shape().to_vec();
         if let Some(last) = shape.last_mut() {
-            *last = rows;
+            *last = call.rows as i32;
         }
         Ok(y.reshape(&shape)?)
     }
@@ -327,7 +318,8 @@ impl Operations for Gpu {
     }
 
     fn kernels(&self) -> Kernels {
-        let matmul = |kernel| matches!(kernel, Kernel::MatmulRow | Kernel::MatmulRows);
+        let matmul =
+            |kernel| matches!(kernel, Kernel::MatmulRow | Kernel::MatmulRows | Kernel::Blocks);
         let own = |kernel| kernel != Kernel::RmsNorm && (self.matmul.is_some() || !matmul(kernel));
         Kernel::ALL.into_iter().filter(|&kernel| own(kernel)).collect()
     }
@@ -345,6 +337,14 @@ impl Operations for Gpu {
             }
         }
         plain::matmul(x, weight)
+    }
+
+    fn blocks(&self, args: &BlocksArgs<'_>) -> Result<Option<(Array, Vec<MixerState>)>> {
+        match self.blocks_kernels(args) {
+            Err(LaunchError::Unsupported(_)) => Ok(None),
+            Err(LaunchError::Mlx(error)) => Err(error),
+            Ok(found) => Ok(Some(found)),
+        }
     }
 
     fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
