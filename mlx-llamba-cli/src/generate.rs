@@ -75,9 +75,9 @@ pub(crate) struct Args {
     /// Report the log-probabilities of the N most likely tokens (with --json)
     #[arg(long, value_name = "N", requires = "json")]
     logprobs: Option<usize>,
-    /// Prompt chunk size, in tokens
-    #[arg(long, value_name = "N", default_value_t = Generation::default().prefill)]
-    prefill: usize,
+    /// Prompt chunk size, in tokens [default: 512, or 2048 on a GPU]
+    #[arg(long, value_name = "N")]
+    prefill: Option<usize>,
     /// Read standard input as it arrives, without end, and report how well it is predicted
     #[arg(long, conflicts_with_all = ["prompt", "prompt_file", "echo", "logprobs", "stop", "ConstraintArgs"])]
     follow: bool,

@@ -107,9 +107,10 @@ struct LimitArgs {
     /// Time without a request after which a new session may replace an old one, in seconds
     #[arg(long, value_name = "S", default_value_t = EngineOptions::default().session_idle.as_secs_f64(), value_parser = seconds)]
     session_idle: f64,
-    /// Prompt chunk size, in tokens; other texts wait while a chunk is read
-    #[arg(long, value_name = "N", default_value_t = EngineOptions::default().prefill)]
-    prefill: usize,
+    /// Prompt chunk size, in tokens; other texts wait while a chunk is read [default: 256, or 1024 on
+    /// a GPU]
+    #[arg(long, value_name = "N")]
+    prefill: Option<usize>,
     /// Maximum size of a request's body, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Limits::default().body)]
     max_body: usize,
@@ -226,12 +227,12 @@ impl Args {
             .cache_disk(limits.cache_disk.saturating_mul(1 << 20))
             .queue(limits.max_queue)
             .prompt_tokens(limits.max_prompt_tokens)
-            .prefill(limits.prefill)
             .sessions(limits.max_sessions)
             .session_memory(mebibytes(limits.session_memory))
             .session_idle(duration(limits.session_idle))
             .request_timeout(duration(limits.request_timeout));
         engine.rows = limits.max_rows;
+        engine.prefill = limits.prefill;
         engine.cache_directory = self.cache_directory.clone();
         let mut names = self.served_name.iter();
         let model = names.next().map_or_else(|| self.model.name().to_owned(), Clone::clone);

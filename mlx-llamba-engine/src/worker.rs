@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use mlx_llamba::decode::batch::{Batch, BatchEvent, RequestId, Step};
+use mlx_llamba::decode::prefill_of;
 use mlx_llamba::{Llamba, Reason};
 
 use crate::command::Command;
@@ -73,10 +74,12 @@ impl<'m> Worker<'m> {
         metrics: &'m Metrics,
         backlog: &'m Backlog,
     ) -> mlx_llamba::Result<Self> {
+        let device = loaded.llamba.model().device();
+        let prefill = options.prefill.unwrap_or_else(|| prefill_of(device) / 2);
         Ok(Self {
             llamba: &loaded.llamba,
-            batch: Batch::new(&loaded.llamba, options.prefill)?,
-            prefill: options.prefill,
+            batch: Batch::new(&loaded.llamba, prefill)?,
+            prefill,
             slots: Slots::new(slots, options.rows.is_some()),
             queue: FairQueue::default(),
             running: HashMap::new(),

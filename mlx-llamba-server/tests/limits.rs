@@ -127,7 +127,7 @@ fn a_request_ends_in_time() {
 fn streams_show_signs_of_life_while_a_prompt_is_read() {
     let server = Server::start(|options| {
         options.limits.keep_alive = ms(20);
-        options.engine.prefill = 16;
+        options.engine.prefill = Some(16);
     });
     let prompt = "Once upon a time there was a big red ball. ".repeat(400);
     let ask = json!({ "model": MODEL, "prompt": prompt, "max_tokens": 1, "stream": true });

@@ -251,7 +251,7 @@ fn a_prompt_that_was_not_read_to_its_end_is_not_lost() {
     let mut options = Generation::greedy().max_tokens(20);
     options.sampling.repetition_penalty = 1.2;
     let once = llamba.generate(PROMPT, &options).unwrap();
-    options.prefill = 2;
+    options.prefill = Some(2);
     let file = tempfile::NamedTempFile::new().unwrap();
     let goes_on = |context: Context| {
         context.save(llamba.model(), file.path()).unwrap();

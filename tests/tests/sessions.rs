@@ -402,7 +402,7 @@ fn a_reply_that_is_stopped_stays_as_far_as_it_was_written() {
         let mut session = conversation(&llamba, 1);
         session.push_user("go");
         let mut options = endless.clone();
-        options.prefill = 4;
+        options.prefill = Some(4);
         options.cancel = Cancel::default();
         let mut reply = session.reply(&options).unwrap();
         for _ in 0..events {

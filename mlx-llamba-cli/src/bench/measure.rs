@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use mlx_llamba::decode::prefill_of;
 use mlx_llamba_kernels::cpu;
 use mlx_rs::ops::indexing::{TryIndexOp, argmax_axis};
 use mlx_rs::transforms::{async_eval, eval};
@@ -14,7 +15,7 @@ use super::subject::Subject;
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
 
-/// The prompt chunk size, in tokens.
+/// The least tokens of a row that are read at once.
 const PIECE: usize = 512;
 /// The number of generated tokens in a warm-up.
 const WARM_UP: usize = 2;
@@ -71,7 +72,8 @@ impl<'a, M: Subject> Bench<'a, M> {
         tokens: usize,
     ) -> Result<(Row, Rows<M::State>)> {
         // One chunk warms up as well as the whole prompt.
-        self.row(Test::Read, rows, tokens, tokens.min(PIECE), |rows, tokens| {
+        let piece = piece(self.model, rows.batch)?;
+        self.row(Test::Read, rows, tokens, tokens.min(piece), |rows, tokens| {
             Ok(read(self.model, rows, tokens, |_| ())?.1)
         })
     }
@@ -123,6 +125,11 @@ impl<'a, M: Subject> Bench<'a, M> {
     }
 }
 
+/// Returns the number of tokens of each of `batch` rows that are read at once.
+fn piece(model: &impl Subject, batch: usize) -> Result<usize> {
+    Ok((prefill_of(model.device()?) / batch.max(1)).max(PIECE))
+}
+
 /// Reads `l` tokens per row in chunks. Returns the next token (b, 1). `progress` receives the number
 /// of tokens read so far.
 fn read<M: Subject>(
@@ -131,12 +138,12 @@ fn read<M: Subject>(
     l: usize,
     progress: impl Fn(usize),
 ) -> Result<(Array, M::State)> {
-    let vocab = model.vocab_size();
+    let (vocab, piece) = (model.vocab_size(), piece(model, batch)?);
     let mut token = None;
     let mut done = 0;
     while done < l {
         stop_if_interrupted()?;
-        let piece = done..l.min(done + PIECE);
+        let piece = done..l.min(done + piece);
         done = piece.end;
         let id = |b: usize, i: usize| (((depth + i + 31 * b) * 7919) % vocab) as u32;
         let ids: Vec<u32> = (0..batch).flat_map(|b| piece.clone().map(move |i| id(b, i))).collect();
@@ -197,7 +204,7 @@ pub(super) fn check_memory(
     longest: usize,
     end: usize,
 ) -> Result<()> {
-    let each = model.bytes_of_a_row(longest.clamp(1, PIECE), end);
+    let each = model.bytes_of_a_row(longest.clamp(1, piece(model, batch)?), end);
     let needed = batch.saturating_mul(each).saturating_add(model.facts().weight_bytes);
     let limit = memory::memory_limit()?;
     if needed > limit {

@@ -32,8 +32,8 @@ pub struct Generation {
     /// Report log-probabilities: of the chosen token, and of this many of the most likely.
     pub logprobs: Option<usize>,
     /// The size of the chunks in which the prompt is read, in tokens. Larger is faster, up to a
-    /// point, and takes more memory.
-    pub prefill: usize,
+    /// point, and takes more memory. `None`: [`prefill_of`](super::prefill_of) the device.
+    pub prefill: Option<usize>,
     /// Request a token before the one before it is handed out. `None`: on GPUs, where that hides
     /// the caller's work; on CPUs it would only delay each token.
     pub pipelined: Option<bool>,
@@ -55,7 +55,7 @@ impl Default for Generation {
             stop: Vec::new(),
             eos: None,
             logprobs: None,
-            prefill: 512,
+            prefill: None,
             pipelined: None,
             #[cfg(feature = "constraints")]
             constraint: None,
@@ -105,8 +105,8 @@ impl Generation {
         let bad = |option, value: String, expected: &str| {
             Err(Error::Argument { name: option, value, expected: expected.to_owned() })
         };
-        if self.prefill == 0 || self.prefill > 1 << 20 {
-            return bad("prefill", self.prefill.to_string(), "1 to 1048576 tokens");
+        if let Some(prefill) = self.prefill.filter(|prefill| !(1..=1 << 20).contains(prefill)) {
+            return bad("prefill", prefill.to_string(), "1 to 1048576 tokens");
         }
         if self.stop.iter().any(String::is_empty) {
             return bad("stop", "\"\"".to_owned(), "a string that is not empty");

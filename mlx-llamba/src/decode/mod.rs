@@ -25,3 +25,5 @@ pub mod stop;
 pub mod stream;
 #[cfg(not(feature = "constraints"))]
 mod unconstrained;
+
+pub use prefill::prefill_of;

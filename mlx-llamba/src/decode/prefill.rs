@@ -1,10 +1,22 @@
 //! A prompt that is read in chunks.
 
+use mlx_rs::DeviceType;
+
 use super::generation::Generation;
 use crate::context::{Context, Position};
 use crate::error::Result;
 use crate::language::LanguageModel;
 use crate::tokens;
+
+/// Returns the size of the chunks in which a prompt is read unless options say otherwise, in tokens.
+/// The products of a GPU are slower with fewer rows; a CPU's caches hold no more.
+#[must_use]
+pub fn prefill_of(device: DeviceType) -> usize {
+    match device {
+        DeviceType::Cpu => 512,
+        DeviceType::Gpu => 2048,
+    }
+}
 
 /// A prompt of which the first tokens have been read.
 pub(super) struct Prefill<S> {

@@ -11,7 +11,7 @@ use mlx_rs::{DeviceType, memory};
 use super::decoding::Decoding;
 use super::generation::{Completion, Event, Generation, Reason, Stats};
 use super::pending::Pending;
-use super::prefill::Prefill;
+use super::prefill::{Prefill, prefill_of};
 use super::request::RequestId;
 use super::row::{Row, Token};
 use crate::context::Context;
@@ -152,7 +152,11 @@ impl<'m, M: LanguageModel> Stream<'m, M> {
             return Ok(Event::Prefill { read: total, total });
         }
         self.measure_memory()?;
-        let read = prefill.end(self.row().options.prefill);
+        let chunk = match self.row().options.prefill {
+            Some(chunk) => chunk,
+            None => prefill_of(self.model.device()?),
+        };
+        let read = prefill.end(chunk);
         let tokens = tokens::array(&[prefill.chunk(read)]); // (1, l)
         let (hidden, state) = self.model.read(&tokens, prefill.state)?;
         prefill.state = state;
