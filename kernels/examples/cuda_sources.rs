@@ -143,6 +143,15 @@ fn main() {
             add(format!("matmul {dtype:?} sum"), &sum, &[("sums", f32)]);
         }
     }
+    for (of, group_size) in [(bf16, 32), (bf16, 64), (f32, 128)] {
+        let scheme = Scheme { group_size, bits: 4, mode: Mode::Affine };
+        let (rows, columns) = (128_256, 2048);
+        let call = MatmulCall { m: 1, rows, columns, dtype: of, scales: of, scheme };
+        let launch = cuda::rows_launch(&call).expect("a launch");
+        let of = [Dtype::Uint32, Dtype::Uint32, of, of];
+        let inputs: Vec<_> = cuda::ROWS_INPUTS.iter().copied().zip(of).collect();
+        add(format!("rows {group_size}"), &launch, &inputs);
+    }
     let epsilon = 1e-5;
     let matrices = [
         (Fusion::Norm { epsilon }, [[8224, 2048], [12320, 4096]]),

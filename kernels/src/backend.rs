@@ -202,6 +202,19 @@ impl Backend {
         }
     }
 
+    /// Looks up the rows `ids` of a matrix, in `dtype`: see [`Weight::rows`].
+    ///
+    /// # Errors
+    /// As [`Weight::rows`].
+    pub fn rows(
+        self,
+        ids: &Array,
+        weight: &Weight,
+        dtype: Dtype,
+    ) -> Result<Array, QuantizationError> {
+        self.at(Kernel::Rows).rows(ids, weight, dtype)
+    }
+
     /// Computes convolution, recurrence, skip and gate, for any length, continuing `state`.
     ///
     /// The recurrence runs in float32 whatever the activations are:

@@ -30,11 +30,13 @@ pub enum Kernel {
     CrossEntropy,
     /// The blocks of a step of decoding, whose products compute norms, gates and residual connections.
     Blocks,
+    /// Rows of a quantized matrix, one for each sequence of a step.
+    Rows,
 }
 
 impl Kernel {
     /// All kernels, in the order of [`name`](Self::name)'s list.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::MixerStep,
         Self::MixerSteps,
         Self::MixerScan,
@@ -47,6 +49,7 @@ impl Kernel {
         Self::Draw,
         Self::CrossEntropy,
         Self::Blocks,
+        Self::Rows,
     ];
 
     /// Returns its name, as messages and files have it.
@@ -64,6 +67,7 @@ impl Kernel {
             Self::Draw => "draw",
             Self::CrossEntropy => "cross entropy",
             Self::Blocks => "blocks of a step",
+            Self::Rows => "rows of a matrix",
         }
     }
 

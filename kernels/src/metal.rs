@@ -10,6 +10,7 @@ pub(crate) static METAL: Gpu = Gpu {
     mixer: mixer_launch,
     matmul: None,
     fused: None,
+    rows: None,
     dequantizes_from: usize::MAX,
     available: metal::available,
     run: metal::run,

@@ -111,6 +111,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         plain::matmul(x, weight)
     }
 
+    /// See [`Backend::rows`](crate::Backend::rows).
+    fn rows(&self, ids: &Array, weight: &Weight, dtype: Dtype) -> Result<Array, QuantizationError> {
+        weight.rows(ids, dtype)
+    }
+
     /// See [`Backend::mixer`](crate::Backend::mixer).
     fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
         plain::mixer(args, self.functions())

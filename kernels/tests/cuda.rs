@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use mlx_llamba_kernels::cuda::{
-    FEW_INPUTS, fused_matmul_launch, matmul_launch, mixer_launch, shared_bytes,
+    FEW_INPUTS, fused_matmul_launch, matmul_launch, mixer_launch, rows_launch, shared_bytes,
 };
 use mlx_llamba_kernels::gpu::{Argument, Fusion, Language, MatmulCall, MixerCall};
 use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme};
@@ -168,6 +168,18 @@ fn products_of_a_step_take_the_norms_and_sums_beside_them() {
     assert!(!takes(MatmulCall { rows: 40, ..call }, gate), "20 rows do not fill blocks of 8");
     assert!(!takes(MatmulCall { columns: 4096 + 64, ..call }, norm));
     assert!(fused_matmul_launch(&call, norm, shared_bytes((7, 5))).is_err());
+}
+
+#[test]
+fn rows_of_an_embedding_are_one_launch() {
+    for m in [1, 64, 300] {
+        let launch = rows_launch(&product(m, [128_256, 2048], Dtype::Bfloat16)).unwrap();
+        assert_eq!(launch.outputs[0].shape, [m as i32, 1, 2048]);
+        assert_eq!(launch.grid.0 as usize, m * 2048 / 8, "a thread for each word");
+    }
+    let scheme = Scheme::new(64, 8, Mode::Affine).unwrap();
+    let call = product(1, [4096, 4096], Dtype::Bfloat16);
+    assert!(rows_launch(&MatmulCall { scheme, ..call }).is_err());
 }
 
 #[test]

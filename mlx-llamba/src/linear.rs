@@ -105,7 +105,7 @@ impl Matrix {
     /// # Errors
     /// [`Error::Quantization`] with what MLX reports.
     pub fn rows(&self, ids: &Array) -> Result<Array> {
-        self.weight.rows(ids, self.dtype).map_err(|e| self.named(e))
+        self.backend.rows(ids, &self.weight, self.dtype).map_err(|e| self.named(e))
     }
 
     fn named(&self, source: QuantizationError) -> Error {

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use mlx_llamba_kernels::check::Check;
+use mlx_llamba_kernels::check::{self, Check};
 use mlx_llamba_kernels::mlx::{Compiled, current_device, on_device};
-use mlx_llamba_kernels::{Backend, BlocksArgs, Draw, MixerState, RandomKey, Scheme};
+use mlx_llamba_kernels::{Backend, BlocksArgs, Draw, MixerState, RandomKey, Scheme, Weight};
 use mlx_rs::ops::concatenate;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::transforms::eval;
@@ -185,6 +185,10 @@ impl Model {
         let head = self.lm_head.as_ref().map_or(self.embedding.weight(), Linear::weight);
         all.extend(kernel_check::products(dtype, [head]));
         all.push(Check::Draw { vocab: self.config.vocab_size, dtype: Dtype::Float32 });
+        if let matrix @ Weight::Quantized(_) = self.embedding.weight() {
+            let matrix = check::Matrix::Given(matrix.clone());
+            all.push(Check::Rows { rows: 3, matrix, dtype });
+        }
         all
     }
 

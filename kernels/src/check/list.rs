@@ -34,6 +34,12 @@ pub fn all() -> Vec<Check> {
             all.push(Check::Matmul { rows, matrix: Matrix::Random { out, within, group }, dtype });
         }
     }
+    for (rows, group, dtype) in
+        [(1, 64, bf16), (8, 32, bf16), (300, 128, bf16), (3, 64, half), (5, 64, float)]
+    {
+        let matrix = Matrix::Random { out: 2500, within: 2048, group };
+        all.push(Check::Rows { rows, matrix, dtype });
+    }
     // A small block whose matrices do not fill all blocks of threads, then those of the published models.
     let dims = |p| Dims { h: 32, g: 32, p, n: 64, k: 4 };
     let small = Dims { h: 4, g: 2, p: 64, n: 64, k: 4 };

@@ -98,6 +98,15 @@ pub enum Check {
     },
     /// A block in a step of decoding.
     Blocks(Step),
+    /// Rows of a matrix, one for each sequence of a step.
+    Rows {
+        /// The number of rows.
+        rows: usize,
+        /// The matrix.
+        matrix: Matrix,
+        /// The dtype of activations.
+        dtype: Dtype,
+    },
 }
 
 /// A matrix to multiply by.
@@ -194,6 +203,7 @@ impl Check {
             Self::Draw { .. } => Kernel::Draw,
             Self::CrossEntropy { .. } => Kernel::CrossEntropy,
             Self::Blocks(_) => Kernel::Blocks,
+            Self::Rows { .. } => Kernel::Rows,
         }
     }
 
@@ -206,6 +216,7 @@ impl Check {
             Self::Swiglu { dtype, .. }
             | Self::Norm { dtype, .. }
             | Self::Matmul { dtype, .. }
+            | Self::Rows { dtype, .. }
             | Self::Draw { dtype, .. }
             | Self::CrossEntropy { dtype, .. } => *dtype,
         }
@@ -271,6 +282,7 @@ impl fmt::Display for Check {
                 let name = if *residual { "residual norm" } else { "norm" };
                 write!(f, "{name} {dtype:?} {rows} x {width}")
             }
+            Self::Rows { rows, matrix, .. } => write!(f, "rows {dtype:?} {rows} of {matrix}"),
             Self::Matmul { rows, matrix, .. } => write!(f, "matmul {dtype:?} {rows} x {matrix}"),
             Self::RingAttention(ring) => {
                 let Ring { h, g, k, room, read, .. } = ring;

@@ -40,6 +40,9 @@ impl Check {
             Self::Matmul { rows, matrix, .. } => self.matmul(*rows, matrix, backend, float32),
             Self::RingAttention(ring) => attention(ring, backend, bound(float32)),
             Self::Draw { vocab, .. } => draw(*vocab, dtype, backend),
+            Self::Rows { rows, matrix, .. } => {
+                looked_up(*rows, matrix, dtype, backend, bound(float32))
+            }
             Self::Blocks(step) => step.measure(backend, self.last_place(float32)),
             Self::CrossEntropy { rows, vocab, temperature, .. } => {
                 let bounds = [bound(float32), float32];
@@ -193,6 +196,24 @@ fn measured(
     let timed = timed(inputs, operation)?;
     let errors = timed.found.iter().zip(expected).map(|(f, e)| Ok((error(&values(f)?, e), bound)));
     Ok(Measured { errors: errors.collect::<Result<_, Failure>>()?, timed })
+}
+
+/// Compares rows from all of a matrix, the last of them by an id beyond it.
+fn looked_up(
+    rows: usize,
+    matrix: &Matrix,
+    dtype: Dtype,
+    backend: Backend,
+    bound: f64,
+) -> Result<Measured, Failure> {
+    let (weight, _) = matrix.weight(dtype)?;
+    let (out, _) = matrix.shape();
+    let id = |i: usize| if i + 1 == rows { out + 7 } else { i * 7919 % out };
+    let ids: Vec<u32> = (0..rows).map(|i| id(i) as u32).collect();
+    let ids = Array::from_slice(&ids, &[rows as i32, 1]);
+    let expected = lines(&weight, &ids)?;
+    let inputs = [&[&ids][..], &weight.arrays()].concat();
+    measured(&inputs, || Ok(vec![backend.rows(&ids, &weight, dtype)?]), &[expected], bound)
 }
 
 fn swiglu(

@@ -62,6 +62,15 @@ impl Operations for Faulty {
         Ok(self.spoil(Plain.matmul(x, weight)?)?)
     }
 
+    fn rows(
+        &self,
+        ids: &Array,
+        weight: &Weight,
+        dtype: Dtype,
+    ) -> std::result::Result<Array, QuantizationError> {
+        Ok(self.spoil(weight.rows(ids, dtype)?)?)
+    }
+
     fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
         let Mixed { y, state: MixerState { conv, ssm } } = Plain.mixer(args)?;
         let ssm = if matches!(self, Self::State) { ssm.multiply(array!(1.01f32))? } else { ssm };
@@ -145,6 +154,7 @@ fn one_each(dtype: Dtype) -> Vec<Check> {
         Check::Draw { vocab: 700, dtype },
         Check::CrossEntropy { rows: 3, vocab: 70, temperature: 2.0, dtype },
         Check::Blocks(Step { b: 2, d: 64, hidden: 96, dims: SMALL, group: 32, dtype }),
+        Check::Rows { rows: 3, matrix: Matrix::Random { out: 40, within: 128, group: 64 }, dtype },
     ]
 }
 
@@ -189,7 +199,7 @@ fn every_fault_of_every_kernel_is_found_and_mended() {
         assert!(mended.describe().ends_with(
             "without mixer of one token, mixer of few tokens, \
             mixer of many tokens, matmul of one row, matmul of rows, swiglu, norm, residual norm, \
-            ring attention, draw, cross entropy, blocks of a step"
+            ring attention, draw, cross entropy, blocks of a step, rows of a matrix"
         ));
         for outcome in run(mended, &one_each(Dtype::Float32), 10.0 * FLOAT32) {
             assert!(outcome.passed(), "{outcome}");

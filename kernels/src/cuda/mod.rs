@@ -3,11 +3,13 @@
 
 mod matmul;
 mod recurrence;
+mod rows;
 mod scan;
 mod step;
 
 pub use matmul::{FEW_INPUTS, MATMUL_INPUTS, fused_matmul_launch, matmul_launch};
 pub use recurrence::{recurrence, rounded_recurrence};
+pub use rows::{ROWS_INPUTS, rows_launch};
 pub use scan::scan;
 pub use step::step;
 
@@ -29,6 +31,7 @@ pub(crate) static CUDA: Gpu = Gpu {
     dialect: DIALECT,
     mixer: |call| mixer_launch(call, *SHARED_BYTES),
     matmul: Some(|call| matmul_launch(call, *SHARED_BYTES)),
+    rows: Some(rows_launch),
     fused: Some(|call, fusion| fused_matmul_launch(call, fusion, *SHARED_BYTES)),
     dequantizes_from: 8,
     available: cuda::available,

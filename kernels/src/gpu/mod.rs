@@ -114,6 +114,8 @@ pub(crate) struct Gpu {
     /// Returns the launches that multiply by a quantized matrix. The calls that it does not take are
     /// MLX's, as all are without it.
     pub(crate) matmul: Option<ChooseMatmul>,
+    /// Returns the launch that looks up rows of a quantized matrix; [`MatmulCall::m`] is their number.
+    pub(crate) rows: Option<fn(&MatmulCall) -> Result<Launch, LaunchError>>,
     /// Returns the launch of a product in a step of decoding with the operations beside it.
     pub(crate) fused: Option<FusedMatmul>,
     /// Products with quantized matrices that no kernel here takes are those with the dequantized matrix from
@@ -223,6 +225,27 @@ impl Gpu {
         Ok(y.reshape(&shape)?)
     }
 
+    /// Looks up rows of a quantized matrix, one for each of (m, 1) ids.
+    fn rows_kernel(
+        &self,
+        ids: &Array,
+        weight: &Weight,
+        dtype: Dtype,
+    ) -> Result<Array, LaunchError> {
+        let refuse = |reason: &str| Err(LaunchError::Unsupported(reason.to_owned()));
+        let (Some(rows), &[m, 1], Weight::Quantized(matrix)) = (self.rows, ids.shape(), weight)
+        else {
+            return refuse("these are no rows of a step");
+        };
+        let Some(biases) = &matrix.biases else { return refuse("the matrix has no biases") };
+        let groups = matrix.scales.shape().last().map_or(0, |&groups| groups as usize);
+        let columns = groups * matrix.scheme.group_size;
+        let launch = rows(&MatmulCall::of(m as usize, columns, dtype, matrix)?)?;
+        let ids = ids.as_dtype(Dtype::Uint32)?;
+        let [y] = self.run(&launch, &[&ids, &matrix.weight, &matrix.scales, biases])?;
+        Ok(y)
+    }
+
     fn ring_attention_kernel(&self, ring: &RingAttention<'_>) -> Result<Array, LaunchError> {
         let RingAttention { queries, keys, values, positions, read, scale, window } = *ring;
         if window.is_some() {
@@ -318,8 +341,8 @@ impl Operations for Gpu {
     }
 
     fn kernels(&self) -> Kernels {
-        let matmul =
-            |kernel| matches!(kernel, Kernel::MatmulRow | Kernel::MatmulRows | Kernel::Blocks);
+        use Kernel::{Blocks, MatmulRow, MatmulRows, Rows};
+        let matmul = |kernel| matches!(kernel, MatmulRow | MatmulRows | Blocks | Rows);
         let own = |kernel| kernel != Kernel::RmsNorm && (self.matmul.is_some() || !matmul(kernel));
         Kernel::ALL.into_iter().filter(|&kernel| own(kernel)).collect()
     }
@@ -337,6 +360,14 @@ impl Operations for Gpu {
             }
         }
         plain::matmul(x, weight)
+    }
+
+    fn rows(&self, ids: &Array, weight: &Weight, dtype: Dtype) -> Result<Array, QuantizationError> {
+        match self.rows_kernel(ids, weight, dtype) {
+            Err(LaunchError::Unsupported(_)) => weight.rows(ids, dtype),
+            Err(LaunchError::Mlx(error)) => Err(error.into()),
+            Ok(rows) => Ok(rows),
+        }
     }
 
     fn blocks(&self, args: &BlocksArgs<'_>) -> Result<Option<(Array, Vec<MixerState>)>> {
