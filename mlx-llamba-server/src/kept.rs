@@ -1,9 +1,11 @@
 //! Conversations that `previous_response_id` continues.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
+
+use crate::request::messages::ChatMessage;
 
 /// The most bytes of all conversations; the oldest are dropped for new ones.
 const BYTES: usize = 16 << 20;
@@ -23,11 +25,13 @@ pub(crate) struct Called {
 pub(crate) struct Kept(Mutex<VecDeque<Conversation>>);
 
 struct Conversation {
-    /// The client, who is the only one to continue it.
+    /// The client, who is the only one to continue it; nobody is told from others without keys.
     owner: String,
+    /// The key or the address that it counts for.
+    keeper: String,
     id: String,
     /// A JSON list.
-    messages: String,
+    messages: Arc<str>,
 }
 
 impl Conversation {
@@ -39,15 +43,37 @@ impl Conversation {
 /// A conversation whose answer is being written.
 pub(crate) struct Record {
     owner: String,
+    keeper: String,
     messages: String,
     text: String,
     calls: Vec<Value>,
 }
 
 impl Record {
-    pub(super) fn new(owner: String, messages: &[Value]) -> Self {
-        let messages = messages.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
-        Self { owner, messages, text: String::new(), calls: Vec::new() }
+    /// # Errors
+    /// JSON's, which are not expected.
+    pub(super) fn new(
+        owner: &str,
+        keeper: &str,
+        messages: &[ChatMessage],
+    ) -> Result<Self, serde_json::Error> {
+        let messages: Vec<String> = messages
+            .iter()
+            .map(|message| serde_json::to_string(&message.0))
+            .collect::<Result<_, _>>()?;
+        let (owner, keeper) = (owner.to_owned(), keeper.to_owned());
+        Ok(Self {
+            owner,
+            keeper,
+            messages: messages.join(","),
+            text: String::new(),
+            calls: Vec::new(),
+        })
+    }
+
+    /// The memory for it, apart from the answer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.messages.len()
     }
 
     /// Adds a part of the answer.
@@ -63,23 +89,23 @@ impl Record {
 impl Kept {
     /// Keeps a conversation whose answer is complete.
     pub(crate) fn add(&self, id: &str, record: Record) {
-        let Record { owner, messages, text, calls } = record;
+        let Record { owner, keeper, messages, text, calls } = record;
         let mut answer = json!({ "role": "assistant", "content": text });
         if !calls.is_empty() {
             answer["tool_calls"] = calls.into();
         }
         let comma = if messages.is_empty() { "" } else { "," };
-        let messages = format!("[{messages}{comma}{answer}]");
+        let messages = format!("[{messages}{comma}{answer}]").into();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push_back(Conversation { owner, id: id.to_owned(), messages });
+        all.push_back(Conversation { owner, keeper, id: id.to_owned(), messages });
         let mut bytes = HashMap::<String, usize>::new();
         for one in all.iter() {
-            *bytes.entry(one.owner.clone()).or_default() += one.bytes();
+            *bytes.entry(one.keeper.clone()).or_default() += one.bytes();
         }
         // The client that keeps most loses first: one client does not make the server forget the others.
         while bytes.values().sum::<usize>() > BYTES
-            && let Some((owner, sum)) = bytes.iter_mut().max_by_key(|(_, sum)| **sum)
-            && let Some(at) = all.iter().position(|one| one.owner == *owner)
+            && let Some((keeper, sum)) = bytes.iter_mut().max_by_key(|(_, sum)| **sum)
+            && let Some(at) = all.iter().position(|one| one.keeper == *keeper)
             && let Some(dropped) = all.remove(at)
         {
             *sum -= dropped.bytes();
@@ -87,7 +113,7 @@ impl Kept {
     }
 
     /// The messages of a client's conversation up to this response, as a JSON list.
-    pub(super) fn get(&self, owner: &str, id: &str) -> Option<String> {
+    pub(super) fn get(&self, owner: &str, id: &str) -> Option<Arc<str>> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().find(|one| one.owner == owner && one.id == id)?;
         Some(found.messages.clone())
@@ -103,13 +129,14 @@ mod tests {
     #[test]
     fn the_oldest_conversations_of_who_keeps_most_are_dropped() {
         let kept = Kept::default();
-        let add = |owner: &str, id: &str, length: usize| {
-            let messages = [json!({ "content": "x".repeat(length) })];
-            kept.add(id, Record::new(owner.to_owned(), &messages));
+        let add = |owner: &str, keeper: &str, id: &str, length: usize| {
+            let messages = format!(r#"{{"content":"{}"}}"#, "x".repeat(length));
+            let empty = Record::new(owner, keeper, &[]).unwrap();
+            kept.add(id, Record { messages, ..empty });
         };
-        add("you", "mine", 10);
+        add("you", "you", "mine", 10);
         for id in ["a", "b", "c", "d", "e"] {
-            add("me", id, BYTES / 4);
+            add("me", "me", id, BYTES / 4);
         }
         assert!(kept.get("me", "b").is_none() && kept.get("you", "e").is_none());
         for (owner, id) in [("me", "c"), ("me", "e"), ("you", "mine")] {
@@ -117,7 +144,16 @@ mod tests {
             let messages: Vec<Value> = serde_json::from_str(&messages).unwrap();
             assert_eq!((messages.len(), &messages[1]["role"]), (2, &json!("assistant")));
         }
-        kept.add("empty", Record::new("me".to_owned(), &[]));
+        kept.add("empty", Record::new("me", "me", &[]).unwrap());
         assert!(kept.get("me", "empty").unwrap().starts_with("[{"));
+        // Without keys, each may continue all of them, and yet one address does not drop the others'.
+        add("", "10.0.0.1", "first", 10);
+        for id in 0..10 {
+            add("", "10.0.0.2", &id.to_string(), BYTES / 4);
+        }
+        assert!(kept.get("", "first").is_some() && kept.get("", "9").is_some());
+        assert!(kept.get("", "0").is_none());
+        add("", "10.0.0.2", "larger than all", BYTES);
+        assert!(kept.get("", "first").is_some() && kept.get("", "larger than all").is_none());
     }
 }

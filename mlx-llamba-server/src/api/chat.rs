@@ -20,7 +20,7 @@ use super::tokens::ChatLogprobs;
 use super::{App, Call, stream};
 use crate::kept::Record;
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, Object, part};
 use crate::request::common::Common;
 use crate::request::messages::{ChatMessage, messages};
 use crate::request::structured::Structured;
@@ -32,24 +32,22 @@ pub(crate) use answer::{ChatChunk, ChatCompletion};
 pub(crate) type Tool = Map<String, Value>;
 
 /// The fields of a chat request that completions do not have.
-#[derive(Debug, Deserialize, JsonSchema)]
-struct Fields {
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(super) struct Fields {
     #[schemars(length(min = 1))]
-    messages: Vec<ChatMessage>,
-    logprobs: Option<bool>,
+    pub(super) messages: Vec<ChatMessage>,
+    pub(super) logprobs: Option<bool>,
     /// The number of most likely tokens to report; needs `logprobs`.
     #[schemars(range(min = 0, max = 20))]
-    top_logprobs: Option<u32>,
-    #[serde(flatten)]
-    template: TemplateFields,
+    pub(super) top_logprobs: Option<u32>,
     /// `none` keeps the tools from the model, `required` makes it call one.
-    tool_choice: Option<ToolChoice>,
+    pub(super) tool_choice: Option<ToolChoice>,
     /// `false`: at most one call in a message.
-    parallel_tool_calls: Option<bool>,
+    pub(super) parallel_tool_calls: Option<bool>,
     /// Continue the last message instead of replying to it. The answer has what follows.
-    continue_final_message: Option<bool>,
+    pub(super) continue_final_message: Option<bool>,
     /// The opposite of `continue_final_message`.
-    add_generation_prompt: Option<bool>,
+    pub(super) add_generation_prompt: Option<bool>,
 }
 
 /// The fields that go to the chat template.
@@ -57,22 +55,25 @@ struct Fields {
 pub(super) struct TemplateFields {
     /// Functions that the model can call.
     #[schemars(length(max = 128))]
-    tools: Option<Vec<Tool>>,
+    pub(super) tools: Option<Vec<Tool>>,
     /// Variables of the chat template.
-    chat_template_kwargs: Option<BTreeMap<String, Value>>,
+    #[schemars(with = "Option<BTreeMap<String, Value>>")]
+    pub(super) chat_template_kwargs: Option<BTreeMap<String, TemplateJson>>,
     /// A variable of some chat templates; others have no use for it.
-    reasoning_effort: Option<String>,
+    pub(super) reasoning_effort: Option<String>,
 }
 
 /// A request for the next message of a conversation.
 #[derive(Debug, JsonSchema)]
 pub(crate) struct ChatRequest {
     #[serde(flatten)]
-    common: Common,
+    pub(super) common: Common,
     #[serde(flatten)]
-    structured: Structured,
+    pub(super) structured: Structured,
     #[serde(flatten)]
-    chat: Fields,
+    pub(super) chat: Fields,
+    #[serde(flatten)]
+    pub(super) template: TemplateFields,
 }
 
 impl Body for ChatRequest {
@@ -87,8 +88,13 @@ impl Body for ChatRequest {
         "tools",
     ];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
-        Ok(Self { common: part(object)?, structured: part(object)?, chat: part(object)? })
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
+        Ok(Self {
+            common: part(object)?,
+            structured: part(object)?,
+            chat: part(object)?,
+            template: part(object)?,
+        })
     }
 
     fn model(&self) -> Option<&str> {
@@ -128,7 +134,8 @@ pub(crate) async fn respond<F: Form<Logprobs = ChatLogprobs>>(
     let request = request(&app, call, constraint)?;
     let in_messages = |error| Problem::of(error, "messages");
     let prepared = engine.prepare(vec![request]).await.map_err(in_messages)?;
-    client.memory.shrink(prepared.iter().map(Prepared::bytes).sum());
+    let kept = record.as_ref().map_or(0, Record::bytes);
+    client.memory.shrink(kept + prepared.iter().map(Prepared::bytes).sum::<usize>());
     let answer =
         Answer::<F>::start(app.clone(), &engine, prepared, Vec::new(), logprobs, usage, calls)?;
     let answer = answer.recorded(record);
@@ -158,8 +165,8 @@ fn callable(
     call: &Call<ChatRequest>,
     session: Option<Vec<Tool>>,
 ) -> Result<Option<Callable>, Problem> {
-    let Fields { template, tool_choice, parallel_tool_calls, .. } = &call.body.chat;
-    let tools = session.as_deref().or(template.tools.as_deref());
+    let Fields { tool_choice, parallel_tool_calls, .. } = &call.body.chat;
+    let tools = session.as_deref().or(call.body.template.tools.as_deref());
     let model = app.engine.template().filter(|template| template.takes_tools());
     Callable::read(tools, tool_choice.as_ref(), *parallel_tool_calls, model)
 }
@@ -170,7 +177,7 @@ fn request(
     call: Call<ChatRequest>,
     constraint: Option<Constraint>,
 ) -> Result<Request, Problem> {
-    let Call { client, id, body: ChatRequest { common, chat, .. }, .. } = call;
+    let Call { client, id, body: ChatRequest { common, chat, template, .. }, .. } = call;
     let n = common.n.unwrap_or(1) as usize;
     let messages = messages(chat.messages);
     let hidden = matches!(chat.tool_choice, Some(ToolChoice::Mode(Mode::None)));
@@ -185,16 +192,13 @@ fn request(
     }
     let prompt = match id {
         None => {
-            let template = if hidden {
-                TemplateFields { tools: None, ..chat.template }
-            } else {
-                chat.template
-            };
+            let template =
+                if hidden { TemplateFields { tools: None, ..template } } else { template };
             Prompt::Chat { messages, options: template.options(app.engine.template())? }
         }
         Some(_) if n > 1 => return Err(Problem::parameter("n", "a session has one next message")),
         Some(id) => {
-            chat.template.check_turn()?;
+            template.check_turn()?;
             Prompt::Session { id, messages }
         }
     };
@@ -221,7 +225,6 @@ impl TemplateFields {
     /// # Errors
     /// 400 if there are tools and the template does not use them.
     pub(super) fn options(self, template: Option<&Template>) -> Result<ChatOptions, Problem> {
-        let bad = |name: &'static str, error: serde_json::Error| Problem::parameter(name, error);
         let mut options = ChatOptions::default();
         if let Some(tools) = self.tools.filter(|tools| !tools.is_empty()) {
             if template.is_some_and(|template| !template.takes_tools()) {
@@ -232,15 +235,11 @@ impl TemplateFields {
                 return Err(Problem::parameter("tools", message));
             }
             let tools = serde_json::from_value(tools.into_iter().map(Value::Object).collect());
-            options.tools = Some(tools.map_err(|error| bad("tools", error))?);
+            options.tools = Some(tools.map_err(|error| Problem::parameter("tools", error))?);
         }
-        let effort = self.reasoning_effort.map(|effort| ("reasoning_effort".into(), effort.into()));
-        for (name, value) in effort.into_iter().chain(self.chat_template_kwargs.unwrap_or_default())
-        {
-            let value = serde_json::from_value(value);
-            let value = value.map_err(|error| bad("chat_template_kwargs", error))?;
-            options.variables.insert(name, value);
-        }
+        let effort = self.reasoning_effort.as_deref().map(TemplateJson::from);
+        options.variables.extend(effort.map(|effort| ("reasoning_effort".to_owned(), effort)));
+        options.variables.extend(self.chat_template_kwargs.unwrap_or_default());
         Ok(options)
     }
 

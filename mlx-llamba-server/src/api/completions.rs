@@ -10,29 +10,19 @@ use mlx_llamba::constraint::Constraint;
 use mlx_llamba_engine::{Prepared, Request};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::answer::Answer;
 use super::{App, Call, stream};
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, Object, part};
 use crate::request::common::Common;
+use crate::request::prompt::Prompt;
 use crate::request::structured::Structured;
 pub(crate) use answer::Completion;
 use answer::Text;
 
 /// The tokens that a request generates without saying how many.
 const DEFAULT_TOKENS: usize = 16;
-
-/// Texts to complete.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string, token ids, or a list of either")]
-enum Prompt {
-    Text(String),
-    Texts(#[schemars(length(min = 1))] Vec<String>),
-    Tokens(#[schemars(length(min = 1))] Vec<u32>),
-    TokenLists(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<Vec<u32>>),
-}
 
 /// The fields of a completion request that chat requests do not have.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -60,7 +50,7 @@ impl Body for CompletionRequest {
     const FREE: &'static [&'static str] =
         &["guided_json", "model", "prompt", "response_format", "structured_outputs"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         Ok(Self { common: part(object)?, structured: part(object)?, completion: part(object)? })
     }
 

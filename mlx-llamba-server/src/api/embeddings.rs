@@ -8,22 +8,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{App, Call, Client};
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
-
-/// Texts to embed.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string, token ids, or a list of either")]
-#[schemars(rename = "EmbeddingInput")]
-enum Input {
-    Text(String),
-    Texts(#[schemars(length(min = 1))] Vec<String>),
-    Tokens(#[schemars(length(min = 1))] Vec<u32>),
-    TokenLists(#[schemars(length(min = 1), inner(length(min = 1)))] Vec<Vec<u32>>),
-}
+use crate::request::body::{Body, Object, part};
+use crate::request::prompt::Prompt;
 
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -40,7 +29,7 @@ enum Encoding {
 pub(crate) struct EmbeddingRequest {
     /// The model. There is one, which answers to any name unless the server is strict.
     model: Option<String>,
-    input: Input,
+    input: Prompt,
     encoding_format: Option<Encoding>,
 }
 
@@ -79,7 +68,7 @@ pub(crate) struct Embeddings {
 impl Body for EmbeddingRequest {
     const FREE: &'static [&'static str] = &["model"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         part(object)
     }
 
@@ -97,16 +86,16 @@ pub(crate) async fn create(
     let EmbeddingRequest { input, encoding_format, .. } = call.body;
     let mut texts = Vec::new();
     let ids = match input {
-        Input::Text(text) => {
+        Prompt::Text(text) => {
             texts.push(text);
             Vec::new()
         }
-        Input::Texts(all) => {
+        Prompt::Texts(all) => {
             texts = all;
             Vec::new()
         }
-        Input::Tokens(ids) => vec![ids],
-        Input::TokenLists(lists) => lists,
+        Prompt::Tokens(ids) => vec![ids],
+        Prompt::TokenLists(lists) => lists,
     };
     let (count, most) = (texts.len() + ids.len(), app.options.limits.choices);
     if count == 0 || count > most {

@@ -10,10 +10,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::chat::{ChatRequest, TemplateFields};
 use super::{App, Call, chat};
-use crate::api::chat::ChatRequest;
 use crate::problem::Problem;
-use crate::request::body::{Body, kinds, part};
+use crate::request::body::{Body, Object, kinds, part};
+use crate::request::common::{Common, Stop};
+use crate::request::messages::{Fields as ChatFields, Role as ChatRole, finished};
+use crate::request::raw::text_or;
+use crate::request::structured::Structured;
+use crate::request::tools::{Mode, ToolChoice as Choice, function_call, function_tool};
 use answer::Messages;
 pub(crate) use answer::{MessageAnswer, MessageEvent};
 
@@ -47,22 +52,23 @@ enum TextBlock {
     Text { text: String },
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string or a list of text blocks")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 enum Texts {
     One(String),
     Blocks(Vec<TextBlock>),
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "expected a string or a list of blocks of text, tool_use or tool_result"
-)]
+text_or!(Texts { One, Blocks }, "a string or a list of text blocks");
+
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 enum Content {
     Text(String),
     Blocks(Vec<Block>),
 }
+
+text_or!(Content { Text, Blocks }, "a string or a list of blocks of text, tool_use or tool_result");
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -115,11 +121,9 @@ pub(crate) struct CountRequest {
     tool_choice: Option<ToolChoice>,
 }
 
-/// A request for the next message of a conversation.
+/// The fields of a request for a message that its count does not have.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct MessagesRequest {
-    #[serde(flatten)]
-    asked: CountRequest,
+struct Fields {
     /// The maximum number of tokens. More than the server allows is as many as it allows.
     #[schemars(range(min = 1))]
     max_tokens: i64,
@@ -137,6 +141,15 @@ pub(crate) struct MessagesRequest {
     metadata: Option<Metadata>,
 }
 
+/// A request for the next message of a conversation.
+#[derive(Debug, JsonSchema)]
+pub(crate) struct MessagesRequest {
+    #[serde(flatten)]
+    asked: CountRequest,
+    #[serde(flatten)]
+    more: Fields,
+}
+
 /// The number of tokens that a conversation has as a prompt.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Counted {
@@ -146,9 +159,9 @@ pub(crate) struct Counted {
 impl Body for MessagesRequest {
     const FREE: &'static [&'static str] = &["messages", "model", "tools"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
-        kinds(object, &["input", "input_schema"])?;
-        part(object)
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
+        let asked = CountRequest::read(object)?;
+        Ok(Self { asked, more: part(object)? })
     }
 
     fn model(&self) -> Option<&str> {
@@ -159,7 +172,7 @@ impl Body for MessagesRequest {
 impl Body for CountRequest {
     const FREE: &'static [&'static str] = MessagesRequest::FREE;
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         kinds(object, &["input", "input_schema"])?;
         part(object)
     }
@@ -172,7 +185,7 @@ impl Body for CountRequest {
 /// `POST /v1/messages/count_tokens`
 pub(crate) async fn count(app: Arc<App>, call: Call<CountRequest>) -> Result<Response, Problem> {
     let Call { client, id, body } = call;
-    let body = ChatRequest::read(&body.into_chat())?;
+    let body = body.into_chat()?;
     let input_tokens = chat::count(&app, Call { client, id, body }).await?;
     Ok(Json(Counted { input_tokens }).into_response())
 }
@@ -183,7 +196,7 @@ pub(crate) async fn create(
     call: Call<MessagesRequest>,
 ) -> Result<Response, Problem> {
     let Call { client, id, body } = call;
-    let body = ChatRequest::read(&body.into_chat())?;
+    let body = body.into_chat()?;
     chat::respond::<Messages>(app, Call { client, id, body }, None).await
 }
 
@@ -200,67 +213,77 @@ impl Texts {
 
 impl MessagesRequest {
     /// The same request as a chat request.
-    fn into_chat(self) -> Value {
-        let mut chat = self.asked.into_chat();
-        for (name, value) in [
-            ("max_tokens", json!(self.max_tokens)),
-            ("temperature", json!(self.temperature)),
-            ("top_p", json!(self.top_p)),
-            ("top_k", json!(self.top_k)),
-            ("stop", json!(self.stop_sequences)),
-            ("stream", json!(self.stream)),
-            ("user", json!(self.metadata.unwrap_or_default().user_id)),
-        ] {
-            chat[name] = value;
-        }
-        chat
+    fn into_chat(self) -> Result<ChatRequest, Problem> {
+        let Fields { max_tokens, temperature, top_p, top_k, stop_sequences, stream, metadata } =
+            self.more;
+        let common = Common {
+            max_tokens: Some(max_tokens),
+            temperature,
+            top_p,
+            top_k,
+            stop: stop_sequences.map(Stop::Many),
+            stream,
+            user: metadata.and_then(|metadata| metadata.user_id),
+            ..Common::default()
+        };
+        Ok(ChatRequest { common, ..self.asked.into_chat()? })
     }
 }
 
 impl CountRequest {
     /// The same conversation as a chat request.
-    fn into_chat(self) -> Value {
+    fn into_chat(self) -> Result<ChatRequest, Problem> {
         let continued = matches!(self.messages.last(), Some(Message { role: Role::Assistant, content })
             if !matches!(content, Content::Blocks(blocks) if blocks.iter().any(|b| matches!(b, Block::ToolUse { .. }))));
         let mut messages = Vec::new();
         if let Some(system) = self.system {
-            messages.push(json!({ "role": "system", "content": system.joined() }));
+            messages.push(ChatFields::new(ChatRole::System, system.joined()));
         }
         self.messages.into_iter().for_each(|message| message.add_to(&mut messages));
-        let mut chat = json!({ "messages": messages, "continue_final_message": continued });
-        if let Some(tools) = self.tools {
-            let tool = |Tool { name, description, input_schema }| {
-                let mut function = json!({ "name": name, "parameters": input_schema });
-                if let Some(description) = description {
-                    function["description"] = description.into();
-                }
-                json!({ "type": "function", "function": function })
-            };
-            chat["tools"] = tools.into_iter().map(tool).collect();
-        }
+        let tool = |Tool { name, description, input_schema }| {
+            let mut function = json!({ "name": name, "parameters": input_schema });
+            if let Some(description) = description {
+                function["description"] = description.into();
+            }
+            function_tool(function)
+        };
+        let tools = self.tools.map(|tools| tools.into_iter().map(tool).collect());
         let (choice, single) = match self.tool_choice {
-            None => return chat,
-            Some(ToolChoice::None) => (json!("none"), None),
-            Some(ToolChoice::Auto { disable_parallel_tool_use: single }) => (json!("auto"), single),
+            None => (None, None),
+            Some(ToolChoice::None) => (Some(Choice::Mode(Mode::None)), None),
+            Some(ToolChoice::Auto { disable_parallel_tool_use: single }) => {
+                (Some(Choice::Mode(Mode::Auto)), single)
+            }
             Some(ToolChoice::Any { disable_parallel_tool_use: single }) => {
-                (json!("required"), single)
+                (Some(Choice::Mode(Mode::Required)), single)
             }
             Some(ToolChoice::Tool { name, disable_parallel_tool_use: single }) => {
-                (json!({ "type": "function", "function": { "name": name } }), single)
+                (Some(Choice::function(name)), single)
             }
         };
-        chat["tool_choice"] = choice;
-        chat["parallel_tool_calls"] = (!single.unwrap_or(false)).into();
-        chat
+        let chat = chat::Fields {
+            messages: finished(messages)?,
+            continue_final_message: Some(continued),
+            parallel_tool_calls: choice.is_some().then_some(!single.unwrap_or(false)),
+            tool_choice: choice,
+            ..chat::Fields::default()
+        };
+        let template = TemplateFields { tools, ..TemplateFields::default() };
+        Ok(ChatRequest {
+            common: Common::default(),
+            structured: Structured::default(),
+            chat,
+            template,
+        })
     }
 }
 
 impl Message {
     /// Adds the message to those of a chat request; answers of tools are messages of their own.
-    fn add_to(self, messages: &mut Vec<Value>) {
+    fn add_to(self, messages: &mut Vec<ChatFields>) {
         let role = match self.role {
-            Role::User => "user",
-            Role::Assistant => "assistant",
+            Role::User => ChatRole::User,
+            Role::Assistant => ChatRole::Assistant,
         };
         let blocks = match self.content {
             Content::Text(text) => vec![Block::Text { text }],
@@ -270,15 +293,15 @@ impl Message {
         for block in blocks {
             match block {
                 Block::Text { text: more } => text.get_or_insert_default().push_str(&more),
-                Block::ToolUse { id, name, input } => calls.push(json!({
-                    "id": id, "type": "function", "function": { "name": name, "arguments": input },
-                })),
+                Block::ToolUse { id, name, input } => {
+                    calls.push(function_call(id, name, input.into()))
+                }
                 Block::ToolResult { tool_use_id, content } => {
                     results = true;
                     let content = content.map(Texts::joined).unwrap_or_default();
-                    messages.push(json!({
-                        "role": "tool", "tool_call_id": tool_use_id, "content": content,
-                    }));
+                    let mut message = ChatFields::new(ChatRole::Tool, content);
+                    message.tool_call_id = Some(tool_use_id);
+                    messages.push(message);
                 }
                 Block::Thinking {} | Block::RedactedThinking {} => {}
             }
@@ -286,10 +309,8 @@ impl Message {
         if text.is_none() && calls.is_empty() && results {
             return;
         }
-        let mut message = json!({ "role": role, "content": text.unwrap_or_default() });
-        if !calls.is_empty() {
-            message["tool_calls"] = calls.into();
-        }
+        let mut message = ChatFields::new(role, text.unwrap_or_default());
+        message.tool_calls = Some(calls);
         messages.push(message);
     }
 }

@@ -6,15 +6,22 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
+use super::chat::{ChatRequest, TemplateFields};
 use super::{App, Call, chat};
-use crate::api::chat::ChatRequest;
 use crate::kept::Record;
 use crate::problem::Problem;
-use crate::request::body::{Body, kinds, part};
+use crate::request::body::{Body, Object, kinds, part};
+use crate::request::common::Common;
 use crate::request::cost;
+use crate::request::messages::{ChatMessage, Fields as ChatFields, Role as ChatRole, finished};
+use crate::request::raw::text_or;
+use crate::request::structured::Structured;
+use crate::request::tools::{ToolChoice, function_call, function_tool};
 use answer::Responses;
 pub(crate) use answer::{ResponseAnswer, ResponseEvent};
 
@@ -27,13 +34,15 @@ enum Part {
     Refusal { refusal: String },
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string or a list of text parts")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 #[schemars(rename = "InputContent")]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
+
+text_or!(Content { Text, Parts }, "a string or a list of text parts");
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -58,19 +67,39 @@ enum Typed {
 }
 
 /// An item of the conversation.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a message, a function_call or a function_call_output")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 enum Item {
     Typed(Typed),
     Message { role: Role, content: Content },
 }
 
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string or a list of items")]
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Message {
+            role: Role,
+            content: Content,
+        }
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        if let Ok(typed) = serde_json::from_str(text) {
+            return Ok(Self::Typed(typed));
+        }
+        let message = serde_json::from_str(text)
+            .map(|Message { role, content }| Self::Message { role, content });
+        let expected = "expected a message, a function_call or a function_call_output";
+        message.map_err(|_| D::Error::custom(expected))
+    }
+}
+
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 enum Input {
     Text(String),
     Items(#[schemars(length(min = 1))] Vec<Item>),
 }
+
+text_or!(Input { Text, Items }, "a string or a list of items");
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -88,6 +117,18 @@ struct Tool {
     name: String,
     description: Option<String>,
     parameters: Option<Map<String, Value>>,
+}
+
+/// The choice among the tools.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged, expecting = "expected none, auto, required or a function")]
+enum Choice {
+    Function {
+        #[serde(rename = "type")]
+        _kind: Kind,
+        name: String,
+    },
+    AsInChats(ToolChoice),
 }
 
 /// The format of the text.
@@ -125,7 +166,8 @@ pub(crate) struct ResponseRequest {
     #[schemars(length(max = 128))]
     tools: Option<Vec<Tool>>,
     /// `none`, `auto`, `required`, or a function by its name.
-    tool_choice: Option<Value>,
+    #[schemars(with = "Option<Value>")]
+    tool_choice: Option<Choice>,
     parallel_tool_calls: Option<bool>,
     text: Option<TextOptions>,
     user: Option<String>,
@@ -138,7 +180,7 @@ pub(crate) struct ResponseRequest {
 impl Body for ResponseRequest {
     const FREE: &'static [&'static str] = &["input", "model", "text", "tool_choice", "tools"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         kinds(object, &["parameters", "schema"])?;
         let request: Self = part(object)?;
         if matches!(&request.input, Input::Items(items) if items.is_empty()) {
@@ -158,31 +200,30 @@ pub(crate) async fn create(
     call: Call<ResponseRequest>,
 ) -> Result<Response, Problem> {
     let Call { client, id, mut body } = call;
-    // Without keys, nobody can be told from others.
-    let owner = app.owner(&client).to_owned();
     let before = match body.previous_response_id.take().filter(|id| !id.is_empty()) {
         None => Vec::new(),
         Some(previous) => {
-            let kept = app.responses.get(&owner, &previous).ok_or_else(|| {
+            let kept = app.responses.get(app.owner(&client), &previous).ok_or_else(|| {
                 let message = "no response of this id is kept; send the earlier items again";
                 let problem = Problem::parameter("previous_response_id", message);
                 problem.code("previous_response_not_found")
             })?;
             // As if they had been sent again.
             client.memory.add(cost::memory(kept.as_bytes()))?;
-            serde_json::from_str::<Vec<Value>>(&kept).map_err(|error| Problem::failure(&error))?
+            serde_json::from_str(&kept).map_err(|error| Problem::failure(&error))?
         }
     };
     let keep = body.store.unwrap_or(true);
     // Instructions are those of this request, and no part of the conversation.
-    let instructed = usize::from(body.instructions.is_some());
-    let mut chat = body.into_chat();
-    let Some(messages) = chat["messages"].as_array_mut() else {
-        return Err(Problem::parameter("input", "expected a conversation"));
-    };
-    messages.splice(instructed..instructed, before);
-    let record = keep.then(|| Record::new(owner, &messages[instructed..]));
-    let body = ChatRequest::read(&chat)?;
+    let instructions = body.instructions.take();
+    let mut body = body.into_chat(before)?;
+    let messages = &mut body.chat.messages;
+    let record = keep.then(|| Record::new(app.owner(&client), &client.name, messages));
+    let record = record.transpose().map_err(|error| Problem::failure(&error))?;
+    if let Some(instructions) = instructions {
+        let system = finished(vec![ChatFields::new(ChatRole::System, instructions)])?;
+        messages.splice(..0, system);
+    }
     chat::respond::<Responses>(app, Call { client, id, body }, record).await
 }
 
@@ -201,82 +242,79 @@ impl Content {
 }
 
 impl ResponseRequest {
-    /// The same request as a chat request.
-    fn into_chat(self) -> Value {
-        let mut messages: Vec<Value> = Vec::new();
-        if let Some(instructions) = self.instructions {
-            messages.push(json!({ "role": "system", "content": instructions }));
-        }
+    /// The same request as a chat request, without its instructions, after these messages.
+    fn into_chat(self, mut messages: Vec<ChatMessage>) -> Result<ChatRequest, Problem> {
         let items = match self.input {
             Input::Text(text) => {
                 vec![Item::Message { role: Role::User, content: Content::Text(text) }]
             }
             Input::Items(items) => items,
         };
-        items.into_iter().for_each(|item| item.add_to(&mut messages));
-        let mut chat = json!({
-            "messages": messages, "max_tokens": self.max_output_tokens, "user": self.user,
-            "temperature": self.temperature, "top_p": self.top_p, "stream": self.stream,
-            "parallel_tool_calls": self.parallel_tool_calls,
+        let mut more = Vec::new();
+        items.into_iter().for_each(|item| item.add_to(&mut more));
+        messages.extend(finished(more)?);
+        let common = Common {
+            max_tokens: self.max_output_tokens,
+            user: self.user,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            stream: self.stream,
+            ..Common::default()
+        };
+        let tool = |Tool { name, description, parameters, .. }| {
+            let mut function = json!({ "name": name });
+            if let Some(description) = description {
+                function["description"] = description.into();
+            }
+            if let Some(parameters) = parameters {
+                function["parameters"] = parameters.into();
+            }
+            function_tool(function)
+        };
+        let tools = self.tools.map(|tools| tools.into_iter().map(tool).collect());
+        let tool_choice = self.tool_choice.map(|choice| match choice {
+            Choice::Function { name, .. } => ToolChoice::function(name),
+            Choice::AsInChats(choice) => choice,
         });
-        if let Some(tools) = self.tools {
-            let tool = |Tool { name, description, parameters, .. }| {
-                let mut function = Map::from_iter([("name".to_owned(), Value::from(name))]);
-                let more = [
-                    ("description", description.map(Value::from)),
-                    ("parameters", parameters.map(Value::from)),
-                ];
-                function
-                    .extend(more.into_iter().filter_map(|(name, v)| Some((name.to_owned(), v?))));
-                json!({ "type": "function", "function": function })
-            };
-            chat["tools"] = tools.into_iter().map(tool).collect();
-        }
-        chat["tool_choice"] = match self.tool_choice {
-            Some(choice) if choice["name"].is_string() => {
-                json!({ "type": choice["type"], "function": { "name": choice["name"] } })
-            }
-            choice => choice.into(),
+        let structured = match self.text.and_then(|text| text.format) {
+            None | Some(Format::Text {}) => Structured::default(),
+            Some(Format::JsonObject {}) => Structured::json(None),
+            Some(Format::JsonSchema { schema }) => Structured::json(Some(schema)),
         };
-        chat["response_format"] = match self.text.and_then(|text| text.format) {
-            None | Some(Format::Text {}) => Value::Null,
-            Some(Format::JsonObject {}) => json!({ "type": "json_object" }),
-            Some(Format::JsonSchema { schema }) => {
-                json!({ "type": "json_schema", "json_schema": { "schema": schema } })
-            }
-        };
-        chat
+        let parallel_tool_calls = self.parallel_tool_calls;
+        let chat =
+            chat::Fields { messages, tool_choice, parallel_tool_calls, ..chat::Fields::default() };
+        let template = TemplateFields { tools, ..TemplateFields::default() };
+        Ok(ChatRequest { common, structured, chat, template })
     }
 }
 
 impl Item {
     /// Adds the item to the messages of a chat request. Calls belong to the message before them.
-    fn add_to(self, messages: &mut Vec<Value>) {
+    fn add_to(self, messages: &mut Vec<ChatFields>) {
         match self {
             Self::Typed(Typed::Reasoning {}) => {}
             Self::Typed(Typed::FunctionCall { call_id, name, arguments }) => {
-                let function = json!({ "name": name, "arguments": arguments });
-                let call = json!({ "id": call_id, "type": "function", "function": function });
-                if messages.last().is_none_or(|message| message["role"] != "assistant") {
-                    messages.push(json!({ "role": "assistant", "content": "" }));
+                if messages.last().is_none_or(|message| message.role != ChatRole::Assistant) {
+                    messages.push(ChatFields::new(ChatRole::Assistant, String::new()));
                 }
                 if let Some(message) = messages.last_mut() {
-                    match message["tool_calls"].as_array_mut() {
-                        Some(calls) => calls.push(call),
-                        None => message["tool_calls"] = json!([call]),
-                    }
+                    let call = function_call(call_id, name, arguments.into());
+                    message.tool_calls.get_or_insert_default().push(call);
                 }
             }
-            Self::Typed(Typed::FunctionCallOutput { call_id, output }) => messages.push(json!({
-                "role": "tool", "tool_call_id": call_id, "content": output.joined(),
-            })),
+            Self::Typed(Typed::FunctionCallOutput { call_id, output }) => {
+                let mut message = ChatFields::new(ChatRole::Tool, output.joined());
+                message.tool_call_id = Some(call_id);
+                messages.push(message);
+            }
             Self::Message { role, content } => {
                 let role = match role {
-                    Role::System | Role::Developer => "system",
-                    Role::User => "user",
-                    Role::Assistant => "assistant",
+                    Role::System | Role::Developer => ChatRole::System,
+                    Role::User => ChatRole::User,
+                    Role::Assistant => ChatRole::Assistant,
                 };
-                messages.push(json!({ "role": role, "content": content.joined() }));
+                messages.push(ChatFields::new(role, content.joined()));
             }
         }
     }

@@ -12,22 +12,28 @@ use mlx_llamba::tool_calls::{CallParser, Piece, Tool, ToolCall, ToolFormat};
 use mlx_llamba_engine::{Error, SessionView};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::chat::{TemplateFields, session_tools};
 use super::{App, Call, Client};
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, Object, part};
 use crate::request::cost;
 use crate::request::messages::{ChatMessage, messages};
 
-/// A request for a new session.
+/// The fields that do not go to the chat template.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(crate) struct SessionRequest {
+struct Fields {
     /// The model. There is one, which answers to any name unless the server is strict.
     model: Option<String>,
     /// The beginning of the conversation. Nothing is read yet.
     messages: Option<Vec<ChatMessage>>,
+}
+
+/// A request for a new session.
+#[derive(Debug, JsonSchema)]
+pub(crate) struct SessionRequest {
+    #[serde(flatten)]
+    begins: Fields,
     #[serde(flatten)]
     template: TemplateFields,
 }
@@ -42,19 +48,19 @@ pub(crate) struct RewindRequest {
 impl Body for SessionRequest {
     const FREE: &'static [&'static str] = &["chat_template_kwargs", "messages", "model", "tools"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
-        part(object)
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
+        Ok(Self { begins: part(object)?, template: part(object)? })
     }
 
     fn model(&self) -> Option<&str> {
-        self.model.as_deref()
+        self.begins.model.as_deref()
     }
 }
 
 impl Body for RewindRequest {
     const FREE: &'static [&'static str] = &[];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         part(object)
     }
 }
@@ -137,7 +143,7 @@ fn answer(app: &App, view: SessionView) -> Json<SessionAnswer> {
 
 /// `POST /v1/sessions`
 pub(crate) async fn create(app: Arc<App>, call: Call<SessionRequest>) -> Result<Response, Problem> {
-    let first = messages(call.body.messages.unwrap_or_default());
+    let first = messages(call.body.begins.messages.unwrap_or_default());
     let options = call.body.template.options(app.engine.template())?;
     let view = call.client.engine.create_session(first, options).await?;
     Ok(answer(&app, view).into_response())

@@ -7,21 +7,17 @@ use axum::response::{IntoResponse, Response};
 use mlx_llamba_engine::{Prompt, Request};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::chat::TemplateFields;
 use super::{App, Call};
 use crate::problem::Problem;
-use crate::request::body::{Body, part};
+use crate::request::body::{Body, Object, part};
 use crate::request::messages::{ChatMessage, messages};
+use crate::request::prompt::Ids;
 
-/// A text, or a conversation, of which the tokens are wanted.
+/// The fields that do not go to the chat template.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(extend("oneOf" = [
-    { "required": ["prompt"], "properties": { "prompt": { "type": "string" }, "messages": { "type": "null" } } },
-    { "required": ["messages"], "properties": { "messages": { "type": "array" }, "prompt": { "type": "null" } } },
-]))]
-pub(crate) struct TokenizeRequest {
+struct Fields {
     /// The model. There is one, which answers to any name unless the server is strict.
     model: Option<String>,
     prompt: Option<String>,
@@ -29,10 +25,21 @@ pub(crate) struct TokenizeRequest {
     add_special_tokens: Option<bool>,
     #[schemars(length(min = 1))]
     messages: Option<Vec<ChatMessage>>,
-    #[serde(flatten)]
-    template: TemplateFields,
     /// Return the tokens as text too.
     return_token_strs: Option<bool>,
+}
+
+/// A text, or a conversation, of which the tokens are wanted.
+#[derive(Debug, JsonSchema)]
+#[schemars(extend("oneOf" = [
+    { "required": ["prompt"], "properties": { "prompt": { "type": "string" }, "messages": { "type": "null" } } },
+    { "required": ["messages"], "properties": { "messages": { "type": "array" }, "prompt": { "type": "null" } } },
+]))]
+pub(crate) struct TokenizeRequest {
+    #[serde(flatten)]
+    asked: Fields,
+    #[serde(flatten)]
+    template: TemplateFields,
 }
 
 /// Tokens of which the text is wanted.
@@ -40,7 +47,8 @@ pub(crate) struct TokenizeRequest {
 pub(crate) struct DetokenizeRequest {
     /// The model. There is one, which answers to any name unless the server is strict.
     model: Option<String>,
-    tokens: Vec<u32>,
+    #[schemars(with = "Vec<u32>")]
+    tokens: Ids,
 }
 
 /// The tokens of a text.
@@ -63,19 +71,19 @@ pub(crate) struct Detokenized {
 impl Body for TokenizeRequest {
     const FREE: &'static [&'static str] = &["chat_template_kwargs", "messages", "model", "tools"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
-        part(object)
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
+        Ok(Self { asked: part(object)?, template: part(object)? })
     }
 
     fn model(&self) -> Option<&str> {
-        self.model.as_deref()
+        self.asked.model.as_deref()
     }
 }
 
 impl Body for DetokenizeRequest {
     const FREE: &'static [&'static str] = &["model"];
 
-    fn read(object: &Value) -> Result<Self, Problem> {
+    fn read(object: &Object<'_>) -> Result<Self, Problem> {
         part(object)
     }
 
@@ -89,9 +97,9 @@ pub(crate) async fn tokenize(
     app: Arc<App>,
     call: Call<TokenizeRequest>,
 ) -> Result<Response, Problem> {
-    let TokenizeRequest { prompt, messages: given, template, .. } = call.body;
-    let special = call.body.add_special_tokens.unwrap_or(true);
-    let tokens = match (prompt, given) {
+    let TokenizeRequest { asked, template } = call.body;
+    let special = asked.add_special_tokens.unwrap_or(true);
+    let tokens = match (asked.prompt, asked.messages) {
         (Some(text), None) => app.engine.encode(text, special).await?,
         (None, Some(given)) => {
             let options = template.options(app.engine.template())?;
@@ -105,7 +113,7 @@ pub(crate) async fn tokenize(
     };
     let tokenizer = app.engine.tokenizer();
     let spelled = |id: &u32| String::from_utf8_lossy(&tokenizer.bytes(*id)).into_owned();
-    let strings = call.body.return_token_strs.unwrap_or(false);
+    let strings = asked.return_token_strs.unwrap_or(false);
     let token_strs = strings.then(|| tokens.iter().map(spelled).collect());
     let (count, max_model_len) = (tokens.len(), app.options.engine.prompt_tokens);
     Ok(Json(Tokens { tokens, count, max_model_len, token_strs }).into_response())
@@ -116,6 +124,6 @@ pub(crate) async fn detokenize(
     app: Arc<App>,
     call: Call<DetokenizeRequest>,
 ) -> Result<Response, Problem> {
-    let prompt = app.engine.decode(call.body.tokens).await?;
+    let prompt = app.engine.decode(call.body.tokens.0).await?;
     Ok(Json(Detokenized { prompt }).into_response())
 }

@@ -1,12 +1,24 @@
 //! Bodies: from JSON to a request type, by way of its schema.
 
+use std::borrow::Cow;
+use std::fmt::Display;
+
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
+use serde::de::value::MapDeserializer;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::check::check;
-use super::unique::Unique;
+use super::raw::each;
+use super::sound::Sound;
 use crate::problem::Problem;
+
+/// The most unknown parameters that are remembered.
+const UNKNOWN: usize = 20;
+
+/// The known fields of a body, each as its JSON.
+pub(crate) struct Object<'t>(Vec<(String, Cow<'t, RawValue>)>);
 
 /// The body of a request. Its derived schema is the one place for names, types, bounds and
 /// descriptions of fields: it is published, and bodies are checked against it.
@@ -14,11 +26,11 @@ pub(crate) trait Body: JsonSchema + Sized + Send + 'static {
     /// Fields that are checked elsewhere, most of them by the engine or the chat template.
     const FREE: &'static [&'static str];
 
-    /// Reads the fields out of a JSON object.
+    /// Reads the fields of a JSON object.
     ///
     /// # Errors
     /// 400, naming the field.
-    fn read(object: &Value) -> Result<Self, Problem>;
+    fn read(object: &Object<'_>) -> Result<Self, Problem>;
 
     /// The name of the model that is asked for.
     fn model(&self) -> Option<&str> {
@@ -26,7 +38,10 @@ pub(crate) trait Body: JsonSchema + Sized + Send + 'static {
     }
 }
 
-/// Reads a body. Returns the names of unknown parameters too.
+/// Reads a body. Returns the names of unknown parameters too, not more than 20.
+///
+/// The whole body is never a tree. Its text is checked against the schema before anything is made of it,
+/// and then each field is read into its type.
 ///
 /// # Errors
 /// 400, naming the parameter that is wrong or not supported, or, if `strict`, unknown.
@@ -36,31 +51,29 @@ pub(crate) fn parse<T: Body>(
     bytes: &[u8],
 ) -> Result<(T, Vec<String>), Problem> {
     let invalid = |message: String| Problem::bad(message).code("invalid_json");
+    let malformed = |error: &dyn Display| invalid(format!("the body is not valid JSON: {error}"));
     // Some programs for Windows begin every text with this mark.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
-    let Unique(mut value) = serde_json::from_slice(bytes)
-        .map_err(|error| invalid(format!("the body is not valid JSON: {error}")))?;
-    let Value::Object(object) = &mut value else {
+    let text = std::str::from_utf8(bytes).map_err(|error| malformed(&error))?;
+    Sound::default().check(text).map_err(|error| malformed(&error))?;
+    if !text.trim_start().starts_with('{') {
         return Err(invalid("the body is not a JSON object".to_owned()));
-    };
+    }
     let none = Map::new();
     let definitions = definitions.unwrap_or(&none);
     let schema = definitions.get(&*T::schema_name()).unwrap_or(&Value::Null);
     let properties = schema.get("properties").and_then(Value::as_object);
     let known = |name: &str| properties.and_then(|all| all.get(name));
-    let unknown = object.iter().filter(|(name, value)| !value.is_null() && known(name).is_none());
-    let unknown: Vec<String> = unknown.map(|(name, _)| name.clone()).collect();
+    let (mut object, mut unknown) = (Object(Vec::new()), Vec::new());
+    each(text, |name, value| match known(name) {
+        Some(_) => object.0.push((name.to_owned(), whole(value))),
+        None if value.get() != "null" && unknown.len() < UNKNOWN => unknown.push(name.to_owned()),
+        None => {}
+    });
     if let Some(name) = unknown.first().filter(|_| strict) {
         return Err(Problem::unknown(name));
     }
-    for (name, value) in object.iter_mut() {
-        // 1 and 1.0 are the same number, except to a template, which prints them.
-        if name == "prompt" || !T::FREE.contains(&name.as_str()) || value.is_number() {
-            whole_numbers(value);
-        }
-    }
-    let body = T::read(&value)?;
-    for (name, value) in value.as_object().into_iter().flatten() {
+    for (name, value) in &object.0 {
         let Some(schema) = known(name).filter(|_| !T::FREE.contains(&name.as_str())) else {
             continue;
         };
@@ -69,17 +82,22 @@ pub(crate) fn parse<T: Body>(
             if violation.unsupported { problem.code("unsupported_parameter") } else { problem }
         })?;
     }
-    Ok((body, unknown))
+    Ok((T::read(&object)?, unknown))
 }
 
 /// Deserializes a part of a request, which ignores the fields of the other parts.
 ///
 /// # Errors
 /// 400, naming the field.
-pub(crate) fn part<T: DeserializeOwned>(object: &Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(object).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = without_text(&error.inner().to_string());
+pub(crate) fn part<'t, T: Deserialize<'t>>(object: &'t Object<'_>) -> Result<T, Problem> {
+    let fields = object.0.iter().map(|(name, value)| (name.as_str(), &**value));
+    let fields = MapDeserializer::<_, serde_json::Error>::new(fields);
+    serde_path_to_error::deserialize(fields).map_err(|error| {
+        let (path, inner) = (error.path().to_string(), error.inner());
+        // A place in the field alone helps nobody.
+        let place = format!(" at line {} column {}", inner.line(), inner.column());
+        let inner = inner.to_string();
+        let inner = without_text(inner.strip_suffix(&place).unwrap_or(&inner));
         // A missing field of the body has no path.
         if path == "." {
             return Problem::bad(inner).code("invalid_type");
@@ -88,28 +106,15 @@ pub(crate) fn part<T: DeserializeOwned>(object: &Value) -> Result<T, Problem> {
     })
 }
 
-/// Checks that every `type` in a value is a string, except in the fields `free`: serde takes numbers
+/// Checks that every `type` in a body is a string, except in the fields `free`: serde takes numbers
 /// for the names of kinds.
 ///
 /// # Errors
 /// 400, naming the parameter.
-pub(crate) fn kinds(object: &Value, free: &[&str]) -> Result<(), Problem> {
-    fn fits(value: &Value, free: &[&str]) -> bool {
-        match value {
-            Value::Object(fields) => fields.iter().all(|(name, value)| {
-                free.contains(&name.as_str())
-                    || (name != "type" || value.is_string()) && fits(value, free)
-            }),
-            Value::Array(items) => items.iter().all(|item| fits(item, free)),
-            _ => true,
-        }
-    }
-    let wrong = object
-        .as_object()
-        .into_iter()
-        .flatten()
-        .find(|(name, value)| !free.contains(&name.as_str()) && !fits(value, free));
-    match wrong {
+pub(crate) fn kinds(object: &Object<'_>, free: &[&str]) -> Result<(), Problem> {
+    let sound = Sound { kinds_except: Some(free) };
+    let bound = object.0.iter().filter(|(name, _)| !free.contains(&name.as_str()));
+    match bound.into_iter().find(|(_, value)| sound.check(value.get()).is_err()) {
         Some((name, _)) => Err(Problem::parameter(name.clone(), "type: expected a string")),
         None => Ok(()),
     }
@@ -126,32 +131,28 @@ fn without_text(message: &str) -> String {
     }
 }
 
-/// Writes whole numbers without a fraction: JSON's 1.0 is an integer.
-fn whole_numbers(value: &mut Value) {
-    match value {
-        Value::Number(number) if number.is_f64() => {
-            let whole = number.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15);
-            if let Some(whole) = whole {
-                *value = Value::from(whole as i64);
-            }
-        }
-        Value::Array(values) => values.iter_mut().for_each(whole_numbers),
-        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
-        _ => {}
-    }
+/// Writes a whole number without a fraction: JSON's 1.0 is an integer.
+fn whole(value: &RawValue) -> Cow<'_, RawValue> {
+    let number = value.get().parse().ok();
+    let whole = number.filter(|x: &f64| x.fract() == 0.0 && x.abs() < 9e15);
+    let whole = whole.and_then(|x| RawValue::from_string((x as i64).to_string()).ok());
+    whole.map_or(Cow::Borrowed(value), Cow::Owned)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use serde_json::json;
+    use std::borrow::Cow;
 
-    use super::part;
+    use serde_json::value::RawValue;
+
+    use super::{Object, part};
 
     #[test]
     fn errors_do_not_repeat_texts() {
-        let object = json!({ "messages": "a \"secret\", expected" });
+        let value = RawValue::from_string(r#""a \"secret\", expected""#.to_owned()).unwrap();
+        let object = Object(vec![("messages".to_owned(), Cow::Owned(value))]);
         #[derive(Debug, serde::Deserialize)]
         struct Fields {
             #[serde(rename = "messages")]

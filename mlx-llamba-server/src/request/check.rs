@@ -1,6 +1,9 @@
 //! Checks of a request against its published schema.
 
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::raw::each;
 
 /// The prefix of references to schemas, which is also their place in `/openapi.json`.
 pub(crate) const PREFIX: &str = "/components/schemas";
@@ -17,15 +20,16 @@ impl Violation {
     }
 }
 
-/// Checks the bounds of numbers, strings, lists and objects, and enumerated values. `name` stands
-/// for the items of a list in messages.
+/// Checks the bounds of numbers, strings, lists and objects, and enumerated values, in the text of a
+/// value: what is too long is never made. `name` stands for the items of a list in messages.
 pub(crate) fn check(
     definitions: &Map<String, Value>,
     schema: &Value,
-    value: &Value,
+    value: &RawValue,
     name: &str,
 ) -> Result<(), Violation> {
-    let again = |schema: &Value, value: &Value| check(definitions, schema, value, name);
+    let (text, kind) = (value.get(), kind(value));
+    let again = |schema: &Value, value: &RawValue| check(definitions, schema, value, name);
     if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
         let target = target.trim_start_matches('#').trim_start_matches(PREFIX);
         if let Some(schema) = definitions.get(target.trim_start_matches('/')) {
@@ -33,57 +37,94 @@ pub(crate) fn check(
         }
     }
     if let Some(kinds) = schema.get("anyOf").and_then(Value::as_array) {
-        let fitting: Vec<_> = kinds.iter().filter(|kind| has_type(kind, value)).collect();
-        let found = fitting.iter().map(|kind| again(kind, value));
+        let fitting = kinds.iter().filter(|schema| has_type(schema, kind));
+        let found = fitting.map(|schema| again(schema, value));
         // Of several, any may fit; the first one's complaint is as good as another's.
         if let Some(Err(violation)) = found.reduce(Result::or) {
             return Err(violation);
         }
     }
     if let Some(values) = schema.get("enum").and_then(Value::as_array)
-        && !values.contains(value)
+        && !is_among(values, text)
     {
-        let message = format!("{} is not supported by this server", shortened(value));
+        let message = format!("{} is not supported by this server", shortened(text));
         return Err(Violation { message, unsupported: true });
     }
-    match value {
-        Value::Number(number) => within(schema, number.as_f64().unwrap_or(f64::NAN)),
-        Value::String(text) => {
-            let count = text.chars().count();
+    match kind {
+        "number" => within(schema, text.parse().unwrap_or(f64::NAN)),
+        "string" if ["minLength", "maxLength"].iter().any(|bound| schema.get(bound).is_some()) => {
+            let count = serde_json::from_str(text).map_or(0, |text: String| text.chars().count());
             sized(schema, "minLength", "maxLength", count, "characters")
         }
-        Value::Array(items) => {
+        "array" => {
+            let items = schema.get("items");
+            let found = all(value, most(schema, "maxItems"), |_, item| {
+                items.map_or(Ok(()), |schema| again(schema, item))
+            });
             let plural = if name.ends_with('s') { "" } else { "s" };
-            sized(schema, "minItems", "maxItems", items.len(), &format!("{name}{plural}"))?;
-            let schema = schema.get("items").unwrap_or(&Value::Null);
-            items.iter().try_for_each(|item| again(schema, item))
+            sized(schema, "minItems", "maxItems", found.0, &format!("{name}{plural}"))?;
+            found.1
         }
-        Value::Object(fields) => {
-            sized(schema, "minProperties", "maxProperties", fields.len(), "entries")?;
-            fields.iter().try_for_each(|(name, value)| {
+        "object" => {
+            let found = all(value, most(schema, "maxProperties"), |name, value| {
                 let own = schema.get("properties").and_then(|all| all.get(name));
-                again(own.or(schema.get("additionalProperties")).unwrap_or(&Value::Null), value)
-            })
+                let schema = own.or(schema.get("additionalProperties"));
+                schema.map_or(Ok(()), |schema| again(schema, value))
+            });
+            sized(schema, "minProperties", "maxProperties", found.0, "entries")?;
+            found.1
         }
-        Value::Null | Value::Bool(_) => Ok(()),
+        _ => Ok(()),
     }
 }
 
-/// True unless a schema names types and the value has none of them.
-fn has_type(schema: &Value, value: &Value) -> bool {
-    let name = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    };
-    let fits = |kind: &Value| kind == name || (kind == "integer" && value.is_number());
+/// Counts the elements of a list or an object, and checks the first `most` of them.
+fn all(
+    value: &RawValue,
+    most: u64,
+    check: impl Fn(&str, &RawValue) -> Result<(), Violation>,
+) -> (usize, Result<(), Violation>) {
+    let (mut count, mut found) = (0, Ok(()));
+    each(value.get(), |name, value| {
+        count += 1;
+        if found.is_ok() && count as u64 <= most {
+            found = check(name, value);
+        }
+    });
+    (count, found)
+}
+
+fn most(schema: &Value, name: &str) -> u64 {
+    schema.get(name).and_then(Value::as_u64).unwrap_or(u64::MAX)
+}
+
+/// JSON Schema's name of a value's type.
+fn kind(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'n') => "null",
+        Some(b't' | b'f') => "boolean",
+        Some(b'"') => "string",
+        Some(b'[') => "array",
+        Some(b'{') => "object",
+        _ => "number",
+    }
+}
+
+/// True if a text is the JSON of one of these values, all of which are short.
+fn is_among(values: &[Value], text: &str) -> bool {
+    let value = Some(text).filter(|text| text.len() < 1024);
+    value
+        .and_then(|text| serde_json::from_str(text).ok())
+        .is_some_and(|value| values.contains(&value))
+}
+
+/// True unless a schema names types and the value's is none of them.
+fn has_type(schema: &Value, name: &str) -> bool {
+    let fits = |kind: &Value| kind == name || (kind == "integer" && name == "number");
     match schema.get("type") {
         Some(Value::Array(kinds)) => kinds.iter().any(fits),
         Some(kind) => fits(kind),
-        None => !value.is_null(),
+        None => name != "null",
     }
 }
 
@@ -130,7 +171,8 @@ fn sized(
 }
 
 /// The beginning of a value's JSON.
-fn shortened(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 80 { text } else { text.chars().take(80).chain(['…']).collect() }
+fn shortened(text: &str) -> String {
+    let mut chars = text.chars();
+    let shown: String = chars.by_ref().take(80).collect();
+    if chars.next().is_none() { shown } else { shown + "…" }
 }

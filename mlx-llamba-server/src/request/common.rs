@@ -10,15 +10,18 @@ use serde::Deserialize;
 
 use crate::app::{App, Client};
 use crate::problem::Problem;
+use crate::request::raw::text_or;
 
 /// One stop string or several.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 pub(crate) enum Stop {
     /// An empty string asks for nothing.
     One(#[schemars(length(max = 1024))] String),
     Many(#[schemars(length(max = 16), inner(length(min = 1, max = 1024)))] Vec<String>),
 }
+
+text_or!(Stop { One, Many }, "a string or a list of strings");
 
 /// Options of a stream; without one they change nothing.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

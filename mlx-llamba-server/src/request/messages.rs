@@ -1,11 +1,17 @@
 //! The messages of a conversation, as OpenAI's clients write them.
 
+use std::collections::BTreeMap;
+
 use mlx_llamba::Message;
 use mlx_llamba::template::Json;
 use schemars::JsonSchema;
-use serde::de::Error;
+use serde::de::{Error, IgnoredAny, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+use super::raw::text_or;
+use crate::problem::Problem;
 
 /// A part of a message. Fields beside its text, such as `cache_control`, change nothing.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -22,16 +28,18 @@ enum Part {
 }
 
 /// The text of a message.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "content: expected a string or a list of text parts")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
+text_or!(Content { Text, Parts }, "a string or a list of text parts");
+
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Role {
+pub(crate) enum Role {
     System,
     /// Another name of `system`.
     Developer,
@@ -46,56 +54,69 @@ enum Role {
     { "required": ["content"], "properties": { "content": { "not": { "type": "null" } } } },
     { "properties": { "role": { "enum": ["assistant", "tool"] } } },
 ]))]
-struct Fields {
-    role: Role,
+pub(crate) struct Fields {
+    #[serde(deserialize_with = "named")]
+    pub(crate) role: Role,
     /// May be missing from a message of the model or of a tool.
     content: Option<Content>,
     name: Option<String>,
-    tool_calls: Option<Vec<Map<String, Value>>>,
-    tool_call_id: Option<String>,
+    pub(crate) tool_calls: Option<Vec<Map<String, Value>>>,
+    pub(crate) tool_call_id: Option<String>,
     /// Not supported.
-    #[serde(rename = "audio")]
+    #[serde(rename = "audio", default, deserialize_with = "nothing")]
     _audio: Option<()>,
     /// Not supported.
-    #[serde(rename = "function_call")]
+    #[serde(rename = "function_call", default, deserialize_with = "nothing")]
     _function_call: Option<()>,
     #[serde(flatten)]
-    others: Map<String, Value>,
+    #[schemars(with = "Map<String, Value>")]
+    others: BTreeMap<String, Option<Json>>,
+}
+
+/// Reads the name of a variant: serde takes objects for them too.
+fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(given: D) -> Result<T, D::Error> {
+    T::deserialize(String::deserialize(given)?.into_deserializer())
+}
+
+fn nothing<'de, D: Deserializer<'de>>(given: D) -> Result<Option<()>, D::Error> {
+    match Option::<IgnoredAny>::deserialize(given)? {
+        Some(_) => Err(D::Error::custom("not supported by this server")),
+        None => Ok(None),
+    }
 }
 
 /// One message.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(transparent)]
-pub(crate) struct ChatMessage(#[schemars(with = "Fields")] Message);
+pub(crate) struct ChatMessage(#[schemars(with = "Fields")] pub(crate) Message);
 
 impl<'de> Deserialize<'de> for ChatMessage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(Value::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
-impl ChatMessage {
-    fn new(value: Value) -> Result<Self, String> {
-        // Serde takes numbers for the names of kinds, and empty objects for `null`.
-        if value.get("role").is_some_and(|role| !role.is_string()) {
-            return Err("role: expected a string".to_owned());
-        }
-        let parts = value.get("content").and_then(Value::as_array).into_iter().flatten();
-        if parts.filter_map(|part| part.get("type")).any(|kind| !kind.is_string()) {
-            return Err("content: type: expected a string".to_owned());
-        }
-        for name in ["audio", "function_call"] {
-            if value.get(name).is_some_and(|value| !value.is_null()) {
-                return Err(format!("{name} is not supported by this server"));
-            }
-        }
-        Fields::deserialize(value).map_err(|error| error.to_string())?.message().map(Self)
+        // Errors belong to the message as a whole, and say where in it they are.
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        let mut text = serde_json::Deserializer::from_str(text);
+        let fields: Fields =
+            serde_path_to_error::deserialize(&mut text).map_err(D::Error::custom)?;
+        fields.message().map(Self).map_err(D::Error::custom)
     }
 }
 
 impl Fields {
+    pub(crate) fn new(role: Role, text: String) -> Self {
+        Self {
+            role,
+            content: Some(Content::Text(text)),
+            name: None,
+            tool_calls: None,
+            tool_call_id: None,
+            _audio: None,
+            _function_call: None,
+            others: BTreeMap::new(),
+        }
+    }
+
     /// The message for the template, which sees every field that has a value.
-    fn message(self) -> Result<Message, String> {
+    pub(crate) fn message(self) -> Result<Message, String> {
         let role = match self.role {
             Role::System | Role::Developer => "system",
             Role::User => "user",
@@ -118,12 +139,13 @@ impl Fields {
             ("tool_calls", calls.map(|calls| calls.into_iter().map(Value::Object).collect())),
             ("tool_call_id", self.tool_call_id.map(Value::from)),
         ];
-        let named = named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        let others = self.others.into_iter().filter(|(_, value)| !value.is_null());
         let mut message = Message::new(role, text);
-        for (name, value) in named.chain(others) {
+        message.fields =
+            self.others.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        for (name, value) in named {
+            let Some(value) = value else { continue };
             let value: Json = serde_json::from_value(value).map_err(|e| format!("{name}: {e}"))?;
-            message.fields.insert(name, value);
+            message.fields.insert(name.to_owned(), value);
         }
         Ok(message)
     }
@@ -141,6 +163,16 @@ fn objects(call: &mut Map<String, Value>) {
     } else if arguments.as_str().is_some_and(|text| text.trim().is_empty()) {
         *arguments = Value::Object(Map::new());
     }
+}
+
+/// The messages of a request that was made of another one.
+///
+/// # Errors
+/// 400
+pub(crate) fn finished(given: Vec<Fields>) -> Result<Vec<ChatMessage>, Problem> {
+    let message = |fields: Fields| fields.message().map(ChatMessage);
+    let messages = given.into_iter().map(message).collect::<Result<_, _>>();
+    messages.map_err(|error| Problem::parameter("messages", error))
 }
 
 /// The messages for the template.

@@ -63,10 +63,8 @@ impl Schemas {
                 bounds(body, engine, options);
             }
         }
-        for name in ["EmbeddingInput", "Prompt"] {
-            if let Some(prompt) = all.get_mut(name) {
-                prompts(prompt, engine, options);
-            }
+        if let Some(prompt) = all.get_mut("Prompt") {
+            prompts(prompt, engine, options);
         }
         let rules = json!([
             // More than 0 likely tokens need log-probabilities to be asked for.
@@ -138,7 +136,7 @@ fn bounds(body: &mut Value, engine: &Engine, options: &Options) {
     compatible::complete(fields);
 }
 
-/// Completes the schema of a completion's prompts.
+/// Completes the schema of prompts.
 fn prompts(prompt: &mut Value, engine: &Engine, options: &Options) {
     let vocab = engine.vocab_size();
     walk(prompt, &mut |object| {

@@ -6,14 +6,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::problem::Problem;
+use crate::request::raw::text_or;
 
 /// A JSON schema.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a JSON schema: an object, or the text of one")]
+#[derive(Debug, Clone, JsonSchema)]
+#[serde(untagged)]
 pub(crate) enum Schema {
     Object(Map<String, Value>),
     Text(String),
 }
+
+text_or!(Schema { Text, Object }, "a JSON schema: an object, or the text of one");
 
 /// A JSON schema with a name, as OpenAI's clients send it. It is always strict.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -85,6 +88,12 @@ fn format<'de, D: serde::Deserializer<'de>>(given: D) -> Result<Option<ResponseF
 }
 
 impl Structured {
+    /// JSON of a schema, or else any object.
+    pub(crate) fn json(schema: Option<Map<String, Value>>) -> Self {
+        let schema = schema.map(Schema::Object);
+        Self { response_format: Some(ResponseFormat::JsonObject { schema }), ..Self::default() }
+    }
+
     /// The grammar and the parameter that asks for it.
     ///
     /// # Errors

@@ -42,6 +42,24 @@ pub(crate) enum ToolChoice {
     },
 }
 
+impl ToolChoice {
+    pub(crate) fn function(name: String) -> Self {
+        Self::Function { _kind: Kind::Function, function: Function { name } }
+    }
+}
+
+/// A tool of a function.
+pub(crate) fn function_tool(function: Value) -> Map<String, Value> {
+    Map::from_iter([("type".to_owned(), "function".into()), ("function".to_owned(), function)])
+}
+
+/// A call of a function.
+pub(crate) fn function_call(id: String, name: String, arguments: Value) -> Map<String, Value> {
+    let mut call = Map::from_iter([("id".to_owned(), id.into())]);
+    call.extend(function_tool(json!({ "name": name, "arguments": arguments })));
+    call
+}
+
 /// The refusal of tools that the model could not see.
 pub(crate) fn no_place() -> Problem {
     let message = "this model's chat template has no place for them; `serve --chat-template chatml`, \
