@@ -176,7 +176,10 @@ impl Block {
         // A step, short prompts of both sizes that have kernels of their own, chunks, and rows of
         // different lengths.
         let mixers = [case(1, 1), case(1, 3), case(1, 9), case(1, 70)];
-        let ragged = [case(2, 9).lengths(&[4, 9]), case(2, 70).lengths(&[70, 33])];
+        // Metal puts lists of 8 numbers and more elsewhere than shorter ones, in kernels of their own.
+        let many = |l: usize| case(8, l).lengths(&[l, 1, 2, 3, l, l - 1, 4, 5]);
+        let ragged =
+            [case(2, 9).lengths(&[4, 9]), case(2, 70).lengths(&[70, 33]), many(9), many(70)];
         let mixers = mixers.into_iter().chain(ragged).map(Check::Mixer);
         let weights = self.linears().map(Linear::weight);
         let (width, hidden) = (config.d_model, config.mlp.intermediate_size);

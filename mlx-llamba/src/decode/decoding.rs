@@ -106,7 +106,13 @@ impl<S: Clone> Decoding<S> {
             (None, Some(state)) => self.resume(model, state)?,
             (None, None) => return Ok(Vec::new()),
         };
-        if ahead && self.pipelined && self.rows.iter().all(Row::can_run_ahead) {
+        // A row for which the present token is the last one leaves the next step afterwards.
+        let rows = &self.rows;
+        if ahead
+            && self.pipelined
+            && rows.iter().any(Row::goes_on)
+            && rows.iter().all(Row::can_run_ahead)
+        {
             let tokens = pending.tokens.reshape(&[-1, 1])?; // (b, 1)
             let state = pending.state.clone();
             self.ahead = Some(self.after(model, &tokens, state)?);

@@ -142,7 +142,7 @@ impl Row {
 
     /// Returns true if the token after the next can be requested before the next is known.
     pub(super) fn can_run_ahead(&self) -> bool {
-        self.goes_on() && self.guide.is_none() && self.options.processors.is_empty()
+        self.guide.is_none() && self.options.processors.is_empty()
     }
 
     /// Returns the logits (1, vocab) that processors make of these, (1, at least vocab).
