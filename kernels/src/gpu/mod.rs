@@ -99,6 +99,9 @@ pub type MatmulLaunches = (Launch, Option<Launch>);
 /// A function that chooses the launches of a product.
 type ChooseMatmul = fn(&MatmulCall) -> Result<MatmulLaunches, LaunchError>;
 
+/// A function that chooses the launch that looks up rows.
+type ChooseRows = fn(&MatmulCall) -> Result<Launch, LaunchError>;
+
 /// A function that chooses the launch of a product with the operations beside it, if there is one.
 type FusedMatmul = fn(&MatmulCall, Fusion) -> Result<Launch, LaunchError>;
 
@@ -115,7 +118,7 @@ pub(crate) struct Gpu {
     /// MLX's, as all are without it.
     pub(crate) matmul: Option<ChooseMatmul>,
     /// Returns the launch that looks up rows of a quantized matrix; [`MatmulCall::m`] is their number.
-    pub(crate) rows: Option<fn(&MatmulCall) -> Result<Launch, LaunchError>>,
+    pub(crate) rows: Option<ChooseRows>,
     /// Returns the launch of a product in a step of decoding with the operations beside it.
     pub(crate) fused: Option<FusedMatmul>,
     /// Products with quantized matrices that no kernel here takes are those with the dequantized matrix from
