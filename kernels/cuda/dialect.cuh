@@ -46,6 +46,66 @@ METAL_FUNC To as_type(From v) {
   return __builtin_bit_cast(To, v);
 }
 
+// The packs of functions.metal: one load or store of 4, 8 or 16 bytes. An array may begin anywhere, as a
+// slice of another one does; one that does not begin with a whole pack is moved element by element.
+#define LLAMBA_PACKS
+
+template <int bytes>
+struct llamba_word;
+template <>
+struct llamba_word<2> {
+  using type = unsigned short;
+};
+template <>
+struct llamba_word<4> {
+  using type = unsigned;
+};
+template <>
+struct llamba_word<8> {
+  using type = uint2;
+};
+template <>
+struct llamba_word<16> {
+  using type = uint4;
+};
+
+template <typename T, int n>
+struct llamba_pack {
+  T elements[n];
+};
+
+template <int n, typename T>
+METAL_FUNC void read_pack(const T* from, long at, float (&to)[n]) {
+  using Pack = llamba_pack<T, n>;
+  using Word = typename llamba_word<n * sizeof(T)>::type;
+  Pack pack;
+  if (reinterpret_cast<unsigned long long>(from + at) % sizeof(Word) == 0) {
+    pack = __builtin_bit_cast(Pack, *reinterpret_cast<const Word*>(from + at));
+  } else {
+    UNROLL
+    for (int i = 0; i < n; ++i) {
+      pack.elements[i] = from[at + i];
+    }
+  }
+  UNROLL
+  for (int i = 0; i < n; ++i) {
+    to[i] = float(pack.elements[i]);
+  }
+}
+
+template <typename T, int n>
+METAL_FUNC void write_pack(T* to, long at, const float (&from)[n]) {
+  using Pack = llamba_pack<T, n>;
+  using Word = typename llamba_word<n * sizeof(T)>::type;
+  Pack pack;
+  UNROLL
+  for (int i = 0; i < n; ++i) {
+    pack.elements[i] = T(from[i]);
+  }
+  // Outputs begin with whole packs.
+  *reinterpret_cast<Word*>(to + at) = __builtin_bit_cast(Word, pack);
+}
+
 // A lane's place in an 8x8 matrix, column first.
 struct llamba_short2 {
   short x;

@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use mlx_llamba_kernels::gpu::{
-    Argument, Fusion, Language, Launch, MatmulCall, MixerCall, RecurrenceCall, TrainingCall,
-    TrainingLaunches, adamw_launch, add_rms_norm_launch, cross_entropy_launch, draw_launch,
-    masked_softmax_launch, ring_attention_launch, rms_norm_gradient_launch, squares_launch,
-    swiglu_gradient_launch, swiglu_launch,
+    Argument, Fusion, Language, Launch, MatmulCall, MixerCall, NormCall, RecurrenceCall,
+    TrainingCall, TrainingLaunches, adamw_launch, add_rms_norm_launch, cross_entropy_launch,
+    distance_launches, draw_launch, masked_softmax_launch, norm_gradient_launch, norm_launch,
+    ring_attention_launch, rope_launch, squares_launch, swiglu_gradient_launch, swiglu_launch,
 };
 use mlx_llamba_kernels::{Activation, Dims, Mode, Scheme, cuda, gpu};
 use mlx_rs::Dtype;
@@ -23,6 +23,7 @@ use support::{Case, published, steps, tokens};
 fn main() {
     let folder = PathBuf::from(std::env::args_os().nth(1).expect("a folder"));
     let hopper = cuda::shared_bytes((9, 0));
+    let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
     let mut sources = BTreeMap::new();
     let mut add = |name: String, launch: &Launch, inputs: &[(&str, Dtype)]| {
         sources.insert(name, source(launch, inputs));
@@ -57,10 +58,11 @@ fn main() {
             b: 2,
             l: 100,
             dtype: of,
+            width: (2 * h * p + 2 * g * n + if odd { 0 } else { h }).next_multiple_of(8),
             split_A_log: odd,
             starts: !odd,
             conv_bias: !odd,
-            z_bias: odd,
+            z_bias: i < 2,
             activation: if odd { Activation::Silu } else { Activation::Identity },
         };
         let recurrence = |call: &RecurrenceCall| {
@@ -68,17 +70,47 @@ fn main() {
             cuda::rounded_recurrence(call, hopper).or_else(|_| gpu::recurrence_launch(call))
         };
         let launches = TrainingLaunches::new(&training, recurrence).expect("launches");
-        // As in training: the sums inside are float32, weights and activations are not.
-        let float = ["a", "start", "D", "y", "dx", "dB", "dC", "at_end", "by_decays", "starts"];
+        // As in training: the sums inside are float32, and with products in 16 bits the weights too.
+        let mut float = vec!["a", "start", "D", "y", "dx", "dB", "dC", "at_end", "by_decays"];
+        if i == 0 {
+            float.extend(["conv_weight", "conv_bias", "z_bias"]);
+        }
         for (j, launch) in launches.all().into_iter().enumerate() {
-            let typed = |name| (name, if float.contains(&name) { Dtype::Float32 } else { of });
+            let typed = |name| match name {
+                "starts" => (name, Dtype::Bool),
+                _ if float.contains(&name) => (name, Dtype::Float32),
+                _ => (name, of),
+            };
             let inputs: Vec<_> = launch.source.inputs.iter().map(|&name| typed(name)).collect();
             add(format!("mixer with gradients {j} h={h} p={p} n={n}"), launch, &inputs);
         }
         let launch = swiglu_gradient_launch(&[2, 100, 16 * h as i32], of).expect("a launch");
-        let norm = rms_norm_gradient_launch(&[200, 64 * h as i32], of, 1e-5).expect("a launch");
-        add(format!("norm gradient h={h}"), &norm, &[("x", of), ("weight", of), ("d_out", of)]);
         add(format!("swiglu gradient h={h}"), &launch, &[("gate_up", of), ("d_out", of)]);
+    }
+    for (i, (dtype, narrow)) in [(f32, f32), (f32, bf16), (bf16, bf16)].into_iter().enumerate() {
+        for residual in [false, true] {
+            let call = NormCall { dtype, narrow, residual, epsilon: 1e-5 };
+            let shape = [200, [576, 2048, 7][i]];
+            let launch = norm_launch(&shape, call).expect("a launch");
+            // Without a residual connection x has the place of what is missing.
+            let y = if residual { narrow } else { dtype };
+            let inputs = [("x", dtype), ("y", y), ("weight", f32)];
+            add(format!("norm {i} {residual}"), &launch, &inputs);
+            let launch = norm_gradient_launch(&shape, call).expect("a launch");
+            let inputs = [("x", dtype), ("weight", f32), ("d_out", narrow), ("d_sum", dtype)];
+            add(format!("norm gradient {i} {residual}"), &launch, &inputs);
+        }
+    }
+    for dtypes in [[f32; 3], [f32, bf16, bf16], [f32, f32, bf16]] {
+        let names = ["x", "y", "target"].into_iter().zip(dtypes);
+        let inputs: Vec<_> = names.chain([("norms", f32), ("d_norms", f32)]).collect();
+        let [norms, gradients] = distance_launches([200, 576], dtypes).expect("launches");
+        add(format!("distance {dtypes:?}"), &norms, &inputs[..3]);
+        add(format!("distance gradient {dtypes:?}"), &gradients, &inputs);
+    }
+    for (of, turned) in [(bf16, 64), (f32, 32)] {
+        let launch = rope_launch(&[2, 100, 9, 64], of, turned).expect("a launch");
+        add(format!("rope {turned}"), &launch, &[("x", of), ("wavelengths", f32)]);
     }
     for ahead in [false, true] {
         let mask = (&[2, 1, 100, 100][..], Dtype::Bool);
@@ -103,10 +135,10 @@ fn main() {
             &[("logits", of), ("keys", Dtype::Uint32), ("limits", Dtype::Float32)],
         );
     }
-    let [f32, f16, bf16] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
     for (of, teacher, v, tempered) in [
         (f32, Some(f32), 49_152, false),
         (bf16, Some(f32), 49_152, true),
+        (bf16, Some(bf16), 49_152, false),
         (f16, Some(f16), 701, false),
         (f32, None, 4096, false),
     ] {

@@ -5,7 +5,7 @@
 //
 // Source: online softmax (arXiv 1805.02867).
 // Template: T, U (dtypes of logits and teacher), v, taught, tempered (the temperature is not 1), simdgroups,
-// reads (logits that a thread requests at a time).
+// reads (neighbours that a thread requests at a time).
 
 constexpr int threads = 32 * simdgroups;
 threadgroup float tops[2][simdgroups];
@@ -24,18 +24,28 @@ float s_top = least;
 float t_top = least;
 // Of e^((s - s_top) / temperature), e^(s - s_top), e^((t - t_top) / temperature) = p, p s, p (t - s).
 float sums[5] = {};
-for (int first = self; first < v; first += reads * threads) {
+for (int first = self * reads; first < v; first += reads * threads) {
   float s[reads];
   float t[reads];
+  if (first + reads <= v) {
+    read_pack(logits, row0 + first, s);
+    if (taught) {
+      read_pack(teacher, row0 + first, t);
+    }
+  } else {
+    UNROLL
+    for (int j = 0; j < reads; ++j) {
+      const int i = first + j;
+      s[j] = i < v ? float(logits[row0 + i]) : least;
+      t[j] = taught && i < v ? float(teacher[row0 + i]) : least;
+    }
+  }
   float s_next = s_top;
   float t_next = t_top;
   UNROLL
   for (int j = 0; j < reads; ++j) {
-    const int i = first + j * threads;
-    s[j] = i < v ? float(logits[row0 + i]) : least;
-    t[j] = taught && i < v ? float(teacher[row0 + i]) : least;
     s_next = max(s_next, s[j]);
-    t_next = max(t_next, t[j]);
+    t_next = taught ? max(t_next, t[j]) : t_next;
   }
   sums[0] *= exp((s_top - s_next) * by);
   sums[1] *= exp(s_top - s_next);
@@ -52,7 +62,7 @@ for (int first = self; first < v; first += reads * threads) {
     if (tempered) {
       sums[1] += exp(s[j] - s_top);
     }
-    if (taught && first + j * threads < v) {
+    if (taught && first + j < v) {
       const float p = exp((t[j] - t_top) * by);
       sums[2] += p;
       sums[3] = fma(p, s[j], sums[3]);
@@ -114,20 +124,43 @@ if (self == 0) {
 const float next = how[2] / sums[1];
 const float p_weight = taught ? how[1] / sums[2] : 0.0f;
 const float q_weight = (taught ? how[1] / sums[0] : 0.0f) + (tempered ? 0.0f : next);
-for (int first = self; first < v; first += reads * threads) {
+for (int first = self * reads; first < v; first += reads * threads) {
+  float s[reads];
+  float t[reads];
+  if (first + reads <= v) {
+    read_pack(logits, row0 + first, s);
+    if (taught) {
+      read_pack(teacher, row0 + first, t);
+    }
+  } else {
+    UNROLL
+    for (int j = 0; j < reads; ++j) {
+      const int i = first + j;
+      s[j] = i < v ? float(logits[row0 + i]) : least;
+      t[j] = taught && i < v ? float(teacher[row0 + i]) : least;
+    }
+  }
   UNROLL
   for (int j = 0; j < reads; ++j) {
-    const int i = first + j * threads;
-    if (i < v) {
-      const float s = float(logits[row0 + i]) - s_most;
-      float g = q_weight * exp(s * by);
-      if (tempered) {
-        g = fma(next, exp(s), g);
+    const float relative = s[j] - s_most;
+    float g = q_weight * exp(relative * by);
+    if (tempered) {
+      g = fma(next, exp(relative), g);
+    }
+    if (taught) {
+      g = fma(-p_weight, exp((t[j] - t_most) * by), g);
+    }
+    s[j] = g;
+  }
+  // Rows of whole packs begin with one.
+  if (v % reads == 0) {
+    write_pack<T>(gradient, row0 + first, s);
+  } else {
+    UNROLL
+    for (int j = 0; j < reads; ++j) {
+      if (first + j < v) {
+        gradient[row0 + first + j] = T(s[j]);
       }
-      if (taught) {
-        g = fma(-p_weight, exp((float(teacher[row0 + i]) - t_most) * by), g);
-      }
-      gradient[row0 + i] = T(g);
     }
   }
 }

@@ -16,6 +16,25 @@ METAL_FUNC float silu_of(float v) {
   return v * sigmoid_of(v);
 }
 
+// `n` neighbours of an array from `at` on. CUDA has functions of its own, which move all of them at once.
+#ifndef LLAMBA_PACKS
+template <int n, typename From>
+METAL_FUNC void read_pack(From from, long at, thread float (&to)[n]) {
+  UNROLL
+  for (int i = 0; i < n; ++i) {
+    to[i] = float(from[at + i]);
+  }
+}
+
+template <typename T, int n, typename To>
+METAL_FUNC void write_pack(To to, long at, thread const float (&from)[n]) {
+  UNROLL
+  for (int i = 0; i < n; ++i) {
+    to[at + i] = T(from[i]);
+  }
+}
+#endif
+
 // The convolution at one token: `window` holds the k-1 inputs before it, oldest first, and advances
 // by one. Values are passed down from the newest: a loop that copies window[i + 1] to window[i]
 // would become a memmove, and the window would be in memory instead of registers.

@@ -2,14 +2,15 @@
 // activation, and the decays sigmoid(-A_log), which are 0 where a document starts. To that token and
 // those after it, earlier inputs of the convolution are zeros.
 //
-// A thread has `span` tokens of a column: of a channel, or of the decay of a head.
-// Template: T the activations; h g p n k the sizes; split_A_log, has_starts, has_conv_bias, silu_conv;
-// span.
+// A thread has `span` tokens of a column: of a channel, or of the decay of a head. It requests a few of them
+// before it computes with the first: their stores would hold up later loads.
+// Template: T the activations; h g p n k the sizes; width (of the rows, which may end with padding);
+// split_A_log, has_starts, has_conv_bias, silu_conv; span.
 
 constexpr int d_inner = h * p;
 constexpr int conv_dim = d_inner + 2 * g * n;
-constexpr int width = conv_dim + d_inner + (split_A_log ? 0 : h);
 constexpr int columns = conv_dim + h;
+constexpr int ahead = 8;
 
 const int l = rows_shape[1];
 const int spans = (l + span - 1) / span;
@@ -25,10 +26,23 @@ const long token0 = long(sequence) * l;
 
 if (column >= conv_dim) {
   const int head = column - conv_dim;
-  for (long token = token0 + first; token < token0 + end; ++token) {
-    const float A = split_A_log ? float(A_log[token * h + head])
-                                : float(rows[token * width + conv_dim + d_inner + head]);
-    decays[token * h + head] = has_starts && starts[token] != 0 ? 0.0f : sigmoid_of(-A);
+  for (int t0 = first; t0 < end; t0 += ahead) {
+    float A[ahead];
+    bool cuts[ahead];
+    UNROLL
+    for (int j = 0; j < ahead; ++j) {
+      // The last ones again, past the end.
+      const long token = token0 + min(t0 + j, end - 1);
+      A[j] = split_A_log ? float(A_log[token * h + head])
+                         : float(rows[token * width + conv_dim + d_inner + head]);
+      cuts[j] = has_starts && starts[token] != 0;
+    }
+    UNROLL
+    for (int j = 0; j < ahead; ++j) {
+      if (t0 + j < end) {
+        decays[(token0 + t0 + j) * h + head] = cuts[j] ? 0.0f : sigmoid_of(-A[j]);
+      }
+    }
   }
   return;
 }
@@ -51,14 +65,26 @@ for (int i = 0; i < k - 1; ++i) {
                     : float(rows[(token0 + t) * width + column]);
 }
 const float shift = has_conv_bias ? float(conv_bias[column]) : 0.0f;
-for (long token = token0 + first; token < token0 + end; ++token) {
-  const bool cut = has_starts && starts[token] != 0;
+for (int t0 = first; t0 < end; t0 += ahead) {
+  float inputs[ahead];
+  bool cuts[ahead];
   UNROLL
-  for (int i = 0; i < k - 1; ++i) {
-    window[i] = cut ? 0.0f : window[i];
+  for (int j = 0; j < ahead; ++j) {
+    const long token = token0 + min(t0 + j, end - 1);
+    inputs[j] = float(rows[token * width + column]);
+    cuts[j] = has_starts && starts[token] != 0;
   }
-  const float sum = convolve(window, taps, float(rows[token * width + column]), shift);
-  mixed[token * conv_dim + column] = T(silu_conv ? silu_of(sum) : sum);
+  UNROLL
+  for (int j = 0; j < ahead; ++j) {
+    if (t0 + j < end) {
+      UNROLL
+      for (int i = 0; i < k - 1; ++i) {
+        window[i] = cuts[j] ? 0.0f : window[i];
+      }
+      const float sum = convolve(window, taps, inputs[j], shift);
+      mixed[(token0 + t0 + j) * conv_dim + column] = T(silu_conv ? silu_of(sum) : sum);
+    }
+  }
 }
 if (end == l) {
   UNROLL

@@ -4,9 +4,12 @@
 constexpr int turns = width / reads;
 const long row = int(thread_position_in_grid.x) / turns;
 const int column = int(thread_position_in_grid.x) % turns * reads;
+float gate[reads];
+float up[reads];
+read_pack(gate_up, row * (2 * width) + column, gate);
+read_pack(gate_up, row * (2 * width) + width + column, up);
 UNROLL
 for (int i = 0; i < reads; ++i) {
-  const float gate = float(gate_up[row * (2 * width) + column + i]);
-  const float up = float(gate_up[row * (2 * width) + width + column + i]);
-  out[row * width + column + i] = T(silu_of(gate) * up);
+  gate[i] = silu_of(gate[i]) * up[i];
 }
+write_pack<T>(out, row * width + column, gate);

@@ -72,6 +72,14 @@ impl Backend {
         Self { products: Some(dtype).filter(|&dtype| dtype != Dtype::Float32), ..self }
     }
 
+    /// Returns the dtype of what products take and give in a model whose residual stream is in `dtype`: that of
+    /// [`with_products`](Self::with_products) where kernels read and write it, so that nothing between two
+    /// products is converted; else `dtype`.
+    #[must_use]
+    pub fn narrow(self, dtype: Dtype) -> Dtype {
+        self.products.filter(|_| self.operations.narrows()).unwrap_or(dtype)
+    }
+
     /// Returns the kernels that plain MLX operations replace.
     pub fn switched_off(self) -> Kernels {
         self.off
@@ -185,7 +193,8 @@ impl Backend {
         self.operations.rows_multiple()
     }
 
-    /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`.
+    /// Multiplies by a transposed matrix: `x (.., in) -> x W^T (.., out)`, in the dtype of `x`, or
+    /// [`narrow`](Self::narrow).
     ///
     /// # Errors
     /// MLX's report of shapes that do not fit.
@@ -196,7 +205,8 @@ impl Backend {
             (Some(dtype), Weight::Dense(weight)) => {
                 let operations = if self.takes(dtype).is_ok() { operations } else { &Plain };
                 let weight = Weight::Dense(weight.as_dtype(dtype)?);
-                Ok(operations.matmul(&x.as_dtype(dtype)?, &weight)?.as_dtype(x.dtype())?)
+                let y = operations.matmul(&x.as_dtype(dtype)?, &weight)?;
+                Ok(y.as_dtype(self.narrow(x.dtype()))?)
             }
             _ => operations.matmul(x, weight),
         }
@@ -235,8 +245,13 @@ impl Backend {
         activation: Activation,
     ) -> Result<Mixed, MixerError> {
         check(input, Some(state), weights, dims)?;
-        let args = MixerArgs { input, state, weights, dims, activation };
-        Ok(self.at(Kernel::mixer(input.rows.dim(1) as usize)).mixer(args)?)
+        let operations = self.at(Kernel::mixer(input.rows.dim(1) as usize));
+        let rows = match operations.takes_padding() {
+            true => input.rows.clone(),
+            false => input.trimmed(dims)?,
+        };
+        let input = &MixerInput { rows: &rows, ..*input };
+        Ok(operations.mixer(MixerArgs { input, state, weights, dims, activation })?)
     }
 
     /// Computes what [`mixer`](Self::mixer) does to its values before skip and gate, as a matrix
@@ -263,6 +278,7 @@ impl Backend {
         if self != self.differentiable() {
             log_fallback("mixing matrix", "there is no kernel for it");
         }
+        let input = &MixerInput { rows: &input.trimmed(dims)?, ..*input };
         let args = MixerArgs { input, state: &state, weights, dims, activation };
         Ok(plain::mixing_matrix(args, self.operations.functions())?)
     }
@@ -279,16 +295,17 @@ impl Backend {
     }
 
     /// Computes `x / rms(x) * weight` of `x` (.., d) with a weight (d,), as in
-    /// [`add_rms_norm`](Self::add_rms_norm).
+    /// [`add_rms_norm`](Self::add_rms_norm). The result is in [`narrow`](Self::narrow) of the dtype of `x`.
     ///
     /// # Errors
     /// MLX's report of shapes that do not fit.
     pub fn rms_norm(self, x: &Array, weight: &Array, epsilon: f32) -> mlx_rs::error::Result<Array> {
-        self.at(Kernel::RmsNorm).rms_norm(x, weight, epsilon)
+        let narrow = self.narrow(x.dtype());
+        self.at(Kernel::RmsNorm).rms_norm(x, weight, epsilon, narrow)
     }
 
     /// Computes a residual connection and the norm that follows it: `x + y`, and
-    /// `(x + y) / rms(x + y) * weight`.
+    /// `(x + y) / rms(x + y) * weight`, which is in [`narrow`](Self::narrow) of the dtype of `x`.
     ///
     /// | arg | shape |
     /// |---|---|
@@ -306,7 +323,8 @@ impl Backend {
         weight: &Array,
         epsilon: f32,
     ) -> mlx_rs::error::Result<(Array, Array)> {
-        self.at(Kernel::AddRmsNorm).add_rms_norm(x, y, weight, epsilon)
+        let narrow = self.narrow(x.dtype());
+        self.at(Kernel::AddRmsNorm).add_rms_norm(x, y, weight, epsilon, narrow)
     }
 
     /// Computes the softmax of `x` (.., n) over its last axis, summed in float32, and 0 where `mask`
@@ -316,6 +334,18 @@ impl Backend {
     /// MLX's report of a scalar, and of a mask that does not fit.
     pub fn softmax(self, x: &Array, mask: Option<&Array>) -> mlx_rs::error::Result<Array> {
         self.operations.softmax(x, mask)
+    }
+
+    /// Turns heads (b, l, heads, k) to the positions 0 to l - 1 of their tokens: of the first `turned` elements of a
+    /// head, the pairs (i, i + turned / 2) by the angle position / wavelength, given wavelengths (turned / 2,) over
+    /// 2 pi in float32. Lazy.
+    ///
+    /// Source: RoFormer (arXiv 2104.09864).
+    ///
+    /// # Errors
+    /// MLX's report of shapes that do not fit.
+    pub fn rope(self, x: &Array, turned: i32, wavelengths: &Array) -> mlx_rs::error::Result<Array> {
+        self.operations.rope(x, turned, wavelengths)
     }
 
     /// Computes `softmax(scale q k^T) v` of one query a head of many texts, each over the tokens of its
@@ -383,6 +413,15 @@ impl Backend {
             expect("teacher", teacher, &shape)?;
         }
         Ok(self.at(Kernel::CrossEntropy).cross_entropy(logits, teacher, how)?)
+    }
+
+    /// Computes the Euclidean norms of the rows of `x + y - target`, all (.., d) of any float dtypes, as (..) in
+    /// float32, with gradients with respect to x and y; 0 has the gradient 0. Lazy.
+    ///
+    /// # Errors
+    /// MLX's report of shapes that do not fit.
+    pub fn distances(self, x: &Array, y: &Array, target: &Array) -> mlx_rs::error::Result<Array> {
+        self.operations.distances(x, y, target)
     }
 
     /// Computes a step of AdamW from a parameter, its gradient, m and v, all of one shape, and the

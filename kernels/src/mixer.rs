@@ -1,6 +1,6 @@
 //! Inputs, state and outputs of a mixer between its two projections.
 
-use mlx_rs::ops::zeros_dtype;
+use mlx_rs::ops::{split_at_indices, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use crate::dims::expect;
@@ -10,7 +10,7 @@ use crate::{Activation, Dims, ShapeError};
 ///
 /// | field | shape | dtype |
 /// |---|---|---|
-/// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side; in_proj_dim - h without `A_log` | float |
+/// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side; in_proj_dim - h without `A_log`; or more, the rest is padding | float |
 /// | A_log | (b, l, h), where it is not part of `rows` | float |
 /// | lengths | (b,): tokens of each row; the rest is padding | int32 |
 /// | starts | (b, l): true where a document starts, which does not depend on earlier tokens | bool |
@@ -82,6 +82,17 @@ impl MixerState {
     }
 }
 
+impl MixerInput<'_> {
+    /// Returns the rows without padding.
+    pub(crate) fn trimmed(&self, dims: Dims) -> mlx_rs::error::Result<Array> {
+        let width = (dims.in_proj_dim() - if self.A_log.is_some() { dims.h } else { 0 }) as i32;
+        if self.rows.dim(2) == width {
+            return Ok(self.rows.clone());
+        }
+        Ok(split_at_indices(self.rows, &[width], -1)?.swap_remove(0)) // (b, l, width)
+    }
+}
+
 /// The arguments of one call of a mixer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MixerArgs<'a> {
@@ -133,7 +144,9 @@ pub(crate) fn check(
             return Err(ShapeError { array: "rows", found: found.to_vec(), expected });
         }
     };
-    expect("rows", input.rows, &[b, l, width])?;
+    if (input.rows.dim(2) as usize) < width {
+        expect("rows", input.rows, &[b, l, width])?;
+    }
     if let Some(A_log) = input.A_log {
         expect("A_log", A_log, &[b, l, h])?;
     }

@@ -95,6 +95,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         1
     }
 
+    /// Returns true if a mixer's rows may end with padding.
+    fn takes_padding(&self) -> bool {
+        false
+    }
+
     /// Functions for use inside plain operations.
     fn functions(&self) -> Functions {
         Functions::MLX
@@ -126,26 +131,39 @@ pub(crate) trait Operations: Debug + Send + Sync {
         plain::swiglu(gate_up)
     }
 
-    /// See [`Backend::rms_norm`](crate::Backend::rms_norm).
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
-        // On GPUs this is a kernel of MLX.
-        mlx_rs::fast::rms_norm(x, Some(weight), epsilon)
+    /// See [`Backend::narrow`](crate::Backend::narrow).
+    fn narrows(&self) -> bool {
+        false
     }
 
-    /// See [`Backend::add_rms_norm`](crate::Backend::add_rms_norm).
+    /// See [`Backend::rms_norm`](crate::Backend::rms_norm); the result is in `narrow`, the dtype of `x` unless
+    /// the back end [narrows](Self::narrows).
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32, narrow: Dtype) -> Result<Array> {
+        // On GPUs this is a kernel of MLX.
+        mlx_rs::fast::rms_norm(x, Some(weight), epsilon)?.as_dtype(narrow)
+    }
+
+    /// See [`Backend::add_rms_norm`](crate::Backend::add_rms_norm); the norm is in `narrow`, as that of
+    /// [`rms_norm`](Self::rms_norm).
     fn add_rms_norm(
         &self,
         x: &Array,
         y: &Array,
         weight: &Array,
         epsilon: f32,
+        narrow: Dtype,
     ) -> Result<(Array, Array)> {
-        plain::add_rms_norm(x, y, weight, epsilon)
+        plain::add_rms_norm(x, y, weight, epsilon, narrow)
     }
 
     /// See [`Backend::softmax`](crate::Backend::softmax).
     fn softmax(&self, x: &Array, mask: Option<&Array>) -> Result<Array> {
         plain::softmax(x, mask)
+    }
+
+    /// See [`Backend::rope`](crate::Backend::rope).
+    fn rope(&self, x: &Array, turned: i32, wavelengths: &Array) -> Result<Array> {
+        plain::rope(x, turned, wavelengths)
     }
 
     /// See [`Backend::ring_attention`](crate::Backend::ring_attention).
@@ -166,6 +184,11 @@ pub(crate) trait Operations: Debug + Send + Sync {
         how: CrossEntropyOptions,
     ) -> Result<CrossEntropy> {
         cross_entropy(logits, teacher, how)
+    }
+
+    /// See [`Backend::distances`](crate::Backend::distances).
+    fn distances(&self, x: &Array, y: &Array, target: &Array) -> Result<Array> {
+        plain::distances(x, y, target)
     }
 
     /// See [`Backend::adamw`](crate::Backend::adamw).

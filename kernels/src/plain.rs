@@ -3,8 +3,8 @@
 use mlx_rs::error::{Exception, Result};
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{
-    broadcast_to, expand_dims, eye, logaddexp, select, sigmoid, split_at_indices, squeeze_axes,
-    swap_axes,
+    broadcast_to, expand_dims, eye, logaddexp, maximum, select, sigmoid, split_at_indices,
+    squeeze_axes, sum_axis, swap_axes,
 };
 use mlx_rs::{Array, Dtype};
 
@@ -160,16 +160,31 @@ pub(crate) fn swiglu(gate_up: &Array) -> Result<Array> {
     (Functions::MLX.gate)(&gate, &up)
 }
 
-/// `x + y`, and its root mean square norm times `weight`.
+/// `x + y`, and its root mean square norm times `weight` in the dtype `narrow`.
 pub(crate) fn add_rms_norm(
     x: &Array,
     y: &Array,
     weight: &Array,
     epsilon: f32,
+    narrow: Dtype,
 ) -> Result<(Array, Array)> {
     let sum = x.add(y)?;
-    let normed = rms_norm(&sum, Some(weight), epsilon)?;
+    let normed = rms_norm(&sum, Some(weight), epsilon)?.as_dtype(narrow)?;
     Ok((sum, normed))
+}
+
+/// The Euclidean norms of the rows of `x + y - target` (.., d) -> (..), float32; 0 has the gradient 0.
+pub(crate) fn distances(x: &Array, y: &Array, target: &Array) -> Result<Array> {
+    let [x, y, target] = [x, y, target].map(|array| array.as_dtype(Dtype::Float32));
+    let squares = sum_axis(target?.subtract(x?.add(y?)?)?.square()?, -1, None)?;
+    // The root's slope at 0 is infinite.
+    maximum(squares, Array::from_f32(f32::MIN_POSITIVE))?.sqrt()
+}
+
+/// Turns heads (b, l, heads, k) to the positions 0 to l - 1.
+pub(crate) fn rope(x: &Array, turned: i32, wavelengths: &Array) -> Result<Array> {
+    let x = swap_axes(x, 1, 2)?; // (b, heads, l, k)
+    swap_axes(mlx_rs::fast::rope(&x, turned, false, None, 1.0, 0, wavelengths)?, 1, 2)
 }
 
 /// The softmax of `x` (.., n) over its last axis, summed in float32; 0 where `mask` is false.

@@ -9,14 +9,15 @@ mod support;
 use emulated::{buffer, run_launch};
 use mlx_llamba_kernels::check::compared;
 use mlx_llamba_kernels::gpu::{
-    ChooseRecurrence, Launch, Part, RecurrenceCall, Run, adamw, adamw_launch, cross_entropy,
-    cross_entropy_launch, masked_softmax_launch, mixer_with_gradients, recurrence_launch,
-    rms_norm_with_gradient, squares_launch, sum_of_squares, swiglu_with_gradient,
+    ChooseRecurrence, Launch, Part, RecurrenceCall, Run, adamw, adamw_launch,
+    add_rms_norm_with_gradient, cross_entropy, cross_entropy_launch, distance_launches,
+    masked_softmax_launch, mixer_with_gradients, recurrence_launch, rms_norm_with_gradient,
+    rope_launch, squares_launch, sum_of_squares, swiglu_with_gradient, training_backend,
 };
 use mlx_llamba_kernels::oracle::{State, Weights, mixer};
 use mlx_llamba_kernels::{
     Activation, AdamWResult, AdamWStep, Backend, CrossEntropyOptions, Dims, MixerInput, MixerState,
-    MixerWeights,
+    MixerWeights, Weight,
 };
 use mlx_rs::error::Result;
 use mlx_rs::ops::{split_at_indices, sum};
@@ -228,6 +229,82 @@ fn a_masked_softmax_equals_its_definition() {
 }
 
 #[test]
+fn distances_and_their_gradients_equal_their_definition() {
+    let (float, half) = (Dtype::Float32, Dtype::Bfloat16);
+    for ([rows, d], dtypes, tolerance) in [
+        ([5, 7], [float; 3], 1e-5),
+        ([19, 132], [float, half, half], 1e-2),
+        ([3, 576], [half; 3], 1e-2),
+    ] {
+        let mut numbers: [Vec<f64>; 3] =
+            [1, 2, 3].map(|seed| Values(seed).take(rows * d, 1.0, dtypes[seed as usize - 1]));
+        // A row at its target.
+        for i in 0..d {
+            (numbers[0][i], numbers[1][i], numbers[2][i]) = (0.5, 0.25, 0.75);
+        }
+        let by = Values(4).take(rows, 1.0, float);
+        let weights = array(float, &[rows], &by);
+        let arrays: Vec<Array> =
+            (numbers.iter().zip(dtypes)).map(|(of, dtype)| array(dtype, &[rows, d], of)).collect();
+        let expected: Vec<f64> = (0..rows)
+            .map(|row| {
+                let square = |i: usize| (numbers[0][i] + numbers[1][i] - numbers[2][i]).powi(2);
+                (row * d..(row + 1) * d).map(square).sum::<f64>().sqrt()
+            })
+            .collect();
+        let slopes: Vec<f64> = (0..rows * d)
+            .map(|i| {
+                let v = numbers[0][i] + numbers[1][i] - numbers[2][i];
+                by[i / d] * v / expected[i / d].max(1e-30)
+            })
+            .collect();
+        let backends = [training_backend(emulate, recurrence_launch), Backend::PLAIN];
+        for backend in backends {
+            let loss = |x: &[Array]| -> Result<Vec<Array>> {
+                let norms = backend.distances(&x[0], &x[1], &arrays[2])?;
+                assert_close("norms", &values(&norms), &expected, 1e-5);
+                Ok(vec![sum(norms.multiply(&weights)?, None)?])
+            };
+            let (_, found) = value_and_grad_with_argnums(loss, &[0, 1][..])(&arrays[..2]).unwrap();
+            for (found, of) in found.iter().zip(&arrays) {
+                assert_eq!(found.dtype(), of.dtype());
+                assert_close("slopes", &values(found), &slopes, tolerance);
+            }
+        }
+    }
+    assert!(distance_launches([0, 4], [float; 3]).is_err());
+    assert!(distance_launches([4, 0], [float; 3]).is_err());
+}
+
+#[test]
+fn heads_turn_to_their_positions() {
+    for ([b, l, heads, k], turned, dtype) in
+        [([2, 5, 3, 8], 8, Dtype::Float32), ([1, 70, 2, 6], 4, Dtype::Bfloat16)]
+    {
+        let shape = [b, l, heads, k];
+        let x = Values(3).take(b * l * heads * k, 2.0, dtype);
+        let wavelengths: Vec<f64> = (0..turned / 2).map(|i| 1.5f64 * f64::from(1 << i)).collect();
+        let arrays = [array(dtype, &shape, &x), array(Dtype::Float32, &[turned / 2], &wavelengths)];
+        let launch = rope_launch(arrays[0].shape(), dtype, turned as i32).unwrap();
+        let found = emulate(&launch, &[&arrays[0], &arrays[1]]).unwrap();
+        let mut expected = x.clone();
+        for (head, out) in expected.chunks_mut(k).enumerate() {
+            let x = &x[head * k..][..k];
+            for i in 0..turned / 2 {
+                let (s, c) = ((head / heads % l) as f64 / wavelengths[i]).sin_cos();
+                let (a, b) = (x[i], x[i + turned / 2]);
+                (out[i], out[i + turned / 2]) = (a * c - b * s, a * s + b * c);
+            }
+        }
+        let tolerance = if dtype == Dtype::Float32 { 2e-6 } else { 2e-2 };
+        assert_close("turned", &values(&found[0]), &expected, tolerance);
+        let plain = Backend::PLAIN.rope(&arrays[0], turned as i32, &arrays[1]).unwrap();
+        assert_close("plain", &values(&plain), &expected, tolerance);
+        assert!(rope_launch(arrays[0].shape(), dtype, k as i32 + 2).is_err());
+    }
+}
+
+#[test]
 fn a_gate_has_its_gradient() {
     for (rows, width) in [(3, 24), (2, 7)] {
         let [x, by] = [1, 2].map(|seed| Values(seed).take(rows * 2 * width, 3.0, Dtype::Float32));
@@ -253,36 +330,146 @@ fn a_gate_has_its_gradient() {
 
 #[test]
 fn the_gradients_of_a_norm_equal_their_definition() {
+    let (float, half) = (Dtype::Float32, Dtype::Bfloat16);
     // Columns that one simdgroup has, in reads of one; that three have; rows that do not fill the last part.
-    for (rows, d, dtype) in
-        [(19, 7, Dtype::Float32), (33, 576, Dtype::Float32), (16, 260, Dtype::Bfloat16)]
-    {
-        let [x, weight, by] = [(1, rows * d), (2, d), (3, rows * d)]
-            .map(|(seed, count)| Values(seed).take(count, 1.0, dtype));
-        let epsilon = 1e-2;
-        let arrays = [array(dtype, &[rows, d], &x), array(dtype, &[d], &weight)];
-        let weights = array(dtype, &[rows, d], &by);
-        let loss = |x: &[Array]| -> Result<Vec<Array>> {
-            let y = rms_norm_with_gradient(emulate, &x[0], &x[1], epsilon).unwrap();
-            let y = y.multiply(&weights)?.as_dtype(Dtype::Float32)?;
-            Ok(vec![sum(y, None)?])
+    for (rows, d, dtype, narrow) in [
+        (19, 7, float, float),
+        (33, 576, float, float),
+        (16, 260, half, half),
+        (18, 132, float, half),
+    ] {
+        for residual in [false, true] {
+            norm_with_gradients([rows, d], dtype, narrow, residual);
+        }
+    }
+}
+
+/// Compares the norm of x, or of x + y, and the gradients of its weighted sum, and of that of x + y, with float64.
+fn norm_with_gradients([rows, d]: [usize; 2], dtype: Dtype, narrow: Dtype, residual: bool) {
+    let [x, y, weight, by, by_sum] = [
+        (1, rows * d, dtype),
+        (4, rows * d, narrow),
+        (2, d, dtype),
+        (3, rows * d, narrow),
+        (5, rows * d, dtype),
+    ]
+    .map(|(seed, count, dtype)| Values(seed).take(count, 1.0, dtype));
+    let epsilon = 1e-2;
+    let shape = [rows, d];
+    let arrays = [array(dtype, &shape, &x), array(dtype, &[d], &weight), array(narrow, &shape, &y)];
+    let (weights, weights_sum) = (array(narrow, &shape, &by), array(dtype, &shape, &by_sum));
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        let total = |array: &Array, by: &Array| {
+            assert_eq!(array.dtype(), by.dtype());
+            sum(array.multiply(by)?.as_dtype(Dtype::Float32)?, None)
         };
-        let (_, found) = value_and_grad_with_argnums(loss, &[0, 1][..])(&arrays).unwrap();
-        let (mut by_x, mut by_weight) = (vec![0.0; rows * d], vec![0.0; d]);
-        for row in 0..rows {
-            let of = |i: usize| (x[row * d + i], by[row * d + i]);
-            let square: f64 = (0..d).map(|i| of(i).0.powi(2)).sum();
-            let s = 1.0 / (square / d as f64 + f64::from(epsilon)).sqrt();
-            let mean = (0..d).map(|i| of(i).0 * of(i).1 * weight[i]).sum::<f64>() / d as f64;
-            for i in 0..d {
-                let (x, by) = of(i);
-                by_x[row * d + i] = s * by * weight[i] - s.powi(3) * mean * x;
-                by_weight[i] += by * x * s;
+        if !residual {
+            let normed = rms_norm_with_gradient(emulate, &x[0], &x[1], epsilon, narrow).unwrap();
+            return Ok(vec![total(&normed, &weights)?]);
+        }
+        let pair = [&x[0], &x[2]];
+        let (sum, normed) =
+            add_rms_norm_with_gradient(emulate, pair, &x[1], epsilon, narrow).unwrap();
+        Ok(vec![total(&normed, &weights)?.add(total(&sum, &weights_sum)?)?])
+    };
+    let places = if residual { &[0, 1, 2][..] } else { &[0, 1][..] };
+    let (value, found) = value_and_grad_with_argnums(loss, places)(&arrays).unwrap();
+    let (mut by_x, mut by_weight, mut expected) = (vec![0.0; rows * d], vec![0.0; d], 0.0);
+    for row in 0..rows {
+        let of = |i: usize| x[row * d + i] + if residual { y[row * d + i] } else { 0.0 };
+        let by = &by[row * d..][..d];
+        let square: f64 = (0..d).map(|i| of(i).powi(2)).sum();
+        let s = 1.0 / (square / d as f64 + f64::from(epsilon)).sqrt();
+        let mean = (0..d).map(|i| of(i) * by[i] * weight[i]).sum::<f64>() / d as f64;
+        for i in 0..d {
+            by_x[row * d + i] = s * by[i] * weight[i] - s.powi(3) * mean * of(i);
+            by_weight[i] += by[i] * of(i) * s;
+            expected += by[i] * of(i) * s * weight[i];
+            if residual {
+                by_x[row * d + i] += by_sum[row * d + i];
+                expected += by_sum[row * d + i] * of(i);
             }
         }
-        let tolerance = if dtype == Dtype::Float32 { 1e-5 } else { 4e-2 };
-        assert_close("by x", &values(&found[0]), &by_x, tolerance);
-        assert_close("by the weight", &values(&found[1]), &by_weight, tolerance);
+    }
+    let what = format!("{dtype:?} {narrow:?} {residual}");
+    let tolerance = if dtype == Dtype::Float32 { 1e-5 } else { 4e-2 };
+    let rounded = if narrow == Dtype::Float32 { 1e-5 } else { 4e-2 };
+    assert_close(&what, &values(&value[0]), &[expected], rounded * (rows * d) as f64);
+    assert_close(&what, &values(&found[0]), &by_x, tolerance);
+    assert_close(&what, &values(&found[1]), &by_weight, tolerance);
+    if residual {
+        assert_eq!(found[2].dtype(), narrow);
+        assert_close(&what, &values(&found[2]), &by_x, rounded);
+    }
+}
+
+/// The loss of a block, and its gradients with respect to the residual stream and the weights.
+fn block(backend: Backend, arrays: &[Array], dims: Dims) -> Vec<Vec<f64>> {
+    let (b, l, d) = (arrays[0].dim(0), arrays[0].dim(1), arrays[0].dim(2));
+    let loss = |x: &[Array]| -> Result<Vec<Array>> {
+        let product =
+            |u: &Array, i: usize| backend.matmul(u, &Weight::Dense(x[i].clone())).unwrap();
+        let u = backend.rms_norm(&x[0], &x[1], 1e-5)?;
+        let (rows, A_log) = (product(&u, 2), product(&u, 3));
+        let input = MixerInput { A_log: Some(&A_log), ..MixerInput::new(&rows) };
+        let state = MixerState::zeros(b as usize, dims, Dtype::Float32)?;
+        let weights = MixerWeights {
+            conv_weight: x[4].clone(),
+            D: x[5].clone(),
+            conv_bias: None,
+            z_bias: Some(x[6].clone()),
+        };
+        let mixed = backend.mixer(&input, &state, &weights, dims, Activation::Identity).unwrap();
+        let (inside, u) = backend.add_rms_norm(&x[0], &product(&mixed.y, 7), &x[1], 1e-5)?;
+        let y = product(&backend.swiglu(&product(&u, 8))?, 9);
+        let (outside, u) = backend.add_rms_norm(&inside, &y, &x[1], 1e-5)?;
+        assert_eq!(inside.dtype(), Dtype::Float32);
+        assert_eq!(u.dtype(), backend.narrow(Dtype::Float32));
+        let u = u.as_dtype(Dtype::Float32)?;
+        Ok(vec![sum(outside.square()?.add(&u.multiply(&outside)?)?, None)?])
+    };
+    assert_eq!([b, l, d], [2, 9, 12]);
+    let places: Vec<i32> = (0..10).collect();
+    let (value, gradients) = value_and_grad_with_argnums(loss, &places[..])(arrays).unwrap();
+    for (gradient, of) in gradients.iter().zip(arrays) {
+        assert_eq!((gradient.shape(), gradient.dtype()), (of.shape(), Dtype::Float32));
+    }
+    value.iter().chain(&gradients).map(values).collect()
+}
+
+/// The kernels of training fit together, in float32 and with products in 16 bits.
+#[test]
+fn a_block_has_its_gradients() {
+    let dims = Dims { h: 2, g: 1, p: 6, n: 4, k: 3 };
+    let (d, inner, conv) = (12, dims.d_inner(), dims.conv_dim());
+    let shapes: [&[usize]; 10] = [
+        &[2, 9, d],
+        &[d],
+        &[conv + inner, d],
+        &[2, d],
+        &[conv, 3],
+        &[2],
+        &[inner],
+        &[d, inner],
+        &[16, d],
+        &[d, 8],
+    ];
+    let arrays: Vec<Array> = (1..)
+        .zip(shapes)
+        .map(|(seed, shape)| {
+            let of = Values(seed).take(shape.iter().product(), 0.7, Dtype::Float32);
+            array(Dtype::Float32, shape, &of)
+        })
+        .collect();
+    let expected = block(Backend::PLAIN, &arrays, dims);
+    let backend = training_backend(emulate, recurrence_launch);
+    for (backend, tolerance) in [(backend, 1e-5), (backend.with_products(Dtype::Bfloat16), 3e-2)] {
+        for (i, (found, expected)) in
+            block(backend, &arrays, dims).iter().zip(&expected).enumerate()
+        {
+            let what = format!("{backend:?}, gradient {i} (0 is the value)");
+            assert_close(&what, found, expected, tolerance * scale_of(expected));
+        }
     }
 }
 

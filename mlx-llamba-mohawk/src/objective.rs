@@ -1,6 +1,6 @@
 //! The loss that a training run minimizes.
 
-use mlx_rs::Array;
+use mlx_rs::{Array, Dtype};
 
 use crate::{Batch, Parameters, Result};
 
@@ -19,6 +19,11 @@ pub trait Objective {
     /// Returns the names of the parameters that part `part` trains, in order; empty past the last
     /// part.
     fn trains(&self, part: usize) -> Vec<String>;
+
+    /// The dtype of products, those of Muon among them.
+    fn precision(&self) -> Dtype {
+        Dtype::Float32
+    }
 
     /// Computes the constants of a batch.
     ///

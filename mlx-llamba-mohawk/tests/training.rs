@@ -12,8 +12,8 @@ use mlx_llamba::kernels::Backend;
 use mlx_llamba_kernels::AdamWResult;
 use mlx_llamba_mohawk::data::Windows;
 use mlx_llamba_mohawk::train::{
-    AdamW, Checkpoints, Ending, Event, Identity, Moments, OnEvent, Session, SessionOptions, Stage,
-    StageOptions, State, Trainer, clip_factor, global_norm,
+    AdamW, Begun, Checkpoints, Ending, Event, Identity, Moments, OnEvent, Session, SessionOptions,
+    Stage, StageOptions, State, Trainer, clip_factor, global_norm,
 };
 use mlx_llamba_mohawk::{Error, Parameters, Result};
 use mlx_rs::Array;
@@ -171,6 +171,18 @@ fn parts_updated_together_change_as_they_do_one_after_the_other() {
             assert!(far < 1e-5, "{text}, {name}: {far}");
         }
         assert_eq!(apart.moments.len(), together.moments.len());
+
+        // Begun before the step before is over, and resumed after it.
+        let mut ahead = State::new(toy.parameters(4096));
+        let trainer = Trainer::new("toy", &toy, &windows, &options, &ahead.parameters).unwrap();
+        let trainer = trainer.together(true);
+        let mut begun = Begun::default();
+        for (i, (losses, norm)) in others.iter().zip(&other_norms).enumerate() {
+            let step = trainer.step_on(&mut ahead, &mut begun, i % 3 != 2).unwrap();
+            assert_eq!((&step.losses, &step.norm), (losses, norm), "{text}, step {i}");
+        }
+        assert_eq!(ahead.progress, together.progress);
+        assert_eq!(bits(&ahead.parameters), bits(&together.parameters));
     }
 }
 

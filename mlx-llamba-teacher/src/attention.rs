@@ -28,6 +28,8 @@ pub(crate) struct Attention {
 pub(crate) struct Pass<'a> {
     pub(crate) config: &'a LlamaConfig,
     pub(crate) backend: Backend,
+    /// That of the activations.
+    pub(crate) dtype: Dtype,
     /// Rotary wavelengths, (k / 2,).
     pub(crate) wavelengths: &'a Array,
     /// See [`crate::mask::visible`]; not of a ring.
@@ -64,9 +66,8 @@ impl Attention {
         let (h, g, k) = (h as i32, g as i32, pass.config.head_dim as i32);
         let (b, l) = (u.dim(0), u.dim(1));
         let read = pass.cache.map_or(0, KvCache::read);
-        let heads = |x: Array, count: i32| -> mlx_rs::error::Result<Array> {
-            swap_axes(&x.reshape(&[b, l, count, k])?, 1, 2) // (b, count, l, k)
-        };
+        let heads = |x: Array, count: i32| x.reshape(&[b, l, count, k]);
+        let first = |x: &Array| swap_axes(x, 1, 2); // (b, l, heads, k) -> (b, heads, l, k)
         let epsilon = pass.config.rms_norm_eps as f32;
         let norm = |x: Array, weight: Option<&Array>| match weight {
             None => Ok(x),
@@ -76,18 +77,24 @@ impl Attention {
             (self.qk_norm.as_ref()).map_or((None, None), |(q, k)| (Some(q), Some(k)));
         let turned =
             if pass.config.no_rope.contains(&layer) { 0 } else { pass.config.rotary_dim as i32 };
+        let wavelengths = pass.wavelengths;
         let turn = |x: Array| -> mlx_rs::error::Result<Array> {
             match &pass.positions {
-                _ if turned == 0 => Ok(x),
-                None => fast::rope(&x, turned, false, None, 1.0, read as i32, pass.wavelengths),
-                Some(positions) => {
-                    fast::rope_dynamic(&x, turned, false, None, 1.0, positions, pass.wavelengths)
+                _ if turned == 0 => first(&x),
+                None if read == 0 => first(&pass.backend.rope(&x, turned, wavelengths)?),
+                None => fast::rope(&first(&x)?, turned, false, None, 1.0, read as i32, wavelengths),
+                Some(at) => {
+                    fast::rope_dynamic(&first(&x)?, turned, false, None, 1.0, at, wavelengths)
                 }
             }
         };
-        let mut queries = turn(heads(norm(self.q_proj.forward(u)?, q_norm)?, h)?)?; // (b, h, l, k)
-        let keys = turn(heads(norm(self.k_proj.forward(u)?, k_norm)?, g)?)?; // (b, g, l, k)
-        let values = heads(self.v_proj.forward(u)?, g)?; // (b, g, l, k)
+        // Products of a training may give narrower results.
+        let project = |linear: &Linear| -> mlx_llamba::Result<Array> {
+            Ok(linear.forward(u)?.as_dtype(pass.dtype)?)
+        };
+        let mut queries = turn(heads(norm(project(&self.q_proj)?, q_norm)?, h)?)?; // (b, h, l, k)
+        let keys = turn(heads(norm(project(&self.k_proj)?, k_norm)?, g)?)?; // (b, g, l, k)
+        let values = first(&heads(project(&self.v_proj)?, g)?)?; // (b, g, l, k)
         let (pair, keys, values) = match pass.cache {
             None => (None, keys, values),
             Some(cache) => {

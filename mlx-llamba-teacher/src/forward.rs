@@ -1,6 +1,6 @@
 //! The forward pass and its outputs.
 
-use mlx_rs::ops::{concatenate, minimum};
+use mlx_rs::ops::minimum;
 use mlx_rs::{Array, Dtype};
 
 use crate::attention::{Pass, handed_out};
@@ -99,8 +99,15 @@ impl Llama {
     /// # Errors
     /// Those of MLX for another last axis.
     pub fn logits(&self, hidden: &Array) -> mlx_llamba::Result<Array> {
-        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        Ok(head.matmul(hidden)?.as_dtype(Dtype::Float32)?)
+        Ok(self.head(hidden)?.as_dtype(Dtype::Float32)?)
+    }
+
+    /// [`logits`](Self::logits) in the dtype of the activations.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    pub fn head(&self, hidden: &Array) -> mlx_llamba::Result<Array> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).matmul(hidden)
     }
 
     /// The one forward pass: (b, l) to (b, l, d) after the final norm.
@@ -124,7 +131,8 @@ impl Llama {
         let dtype = self.compute.dtype;
         let fused = mask.as_ref().filter(|_| !wanted.attention && backend.fuses_attention(dtype));
         let summands = fused.map(|mask| summands(mask, dtype)).transpose()?;
-        let pass = Pass { config, backend, wavelengths, mask, window, summands, cache, positions };
+        let pass =
+            Pass { config, backend, dtype, wavelengths, mask, window, summands, cache, positions };
         let mut pairs = Vec::with_capacity(self.layers.len());
         let mut x = self.embed_tokens.rows(&tokens)?; // (b, l, d)
         let mut u = backend.rms_norm(&x, self.norm_before(0), epsilon)?;
@@ -168,7 +176,7 @@ impl Llama {
 impl Mlp {
     /// (b, l, d) -> (b, l, d)
     fn forward(&self, x: &Array) -> mlx_llamba::Result<Array> {
-        let gate_up = concatenate(&[self.gate_proj.forward(x)?, self.up_proj.forward(x)?], -1)?;
+        let gate_up = self.gate_up.forward(x)?; // (b, l, 2 * intermediate_size)
         self.down_proj.forward(&self.backend.swiglu(&gate_up)?)
     }
 }

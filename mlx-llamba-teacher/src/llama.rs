@@ -5,7 +5,7 @@ use std::path::Path;
 use mlx_llamba::kernel_check;
 use mlx_llamba::kernels::check::Check;
 use mlx_llamba::kernels::{Backend, Quantized, Weight};
-use mlx_llamba::linear::{DtypePolicy, Linear, Matrix};
+use mlx_llamba::linear::{DtypePolicy, GateUp, Linear, Matrix};
 use mlx_rs::{Array, Dtype};
 
 use crate::attention::Attention;
@@ -45,8 +45,7 @@ pub(crate) struct Block {
 #[derive(Debug, Clone)]
 pub(crate) struct Mlp {
     pub(crate) backend: Backend,
-    pub(crate) gate_proj: Linear,
-    pub(crate) up_proj: Linear,
+    pub(crate) gate_up: GateUp,
     pub(crate) down_proj: Linear,
 }
 
@@ -118,8 +117,7 @@ impl Llama {
             };
             let mlp = Mlp {
                 backend: compute.backend,
-                gate_proj: linear(mlp_bias)?,
-                up_proj: linear(mlp_bias)?,
+                gate_up: GateUp::Apart(linear(mlp_bias)?, linear(mlp_bias)?),
                 down_proj: linear(mlp_bias)?,
             };
             if config.qk_norm {
@@ -201,18 +199,34 @@ impl Llama {
         self.weights.iter().map(dense).collect()
     }
 
-    /// The same model with dense matrices in the dtype of the activations: more memory, and on GPUs
-    /// faster where many tokens are read at once. Lazy.
+    /// The same model with dense matrices in the dtype of the activations, those of gates and of what they
+    /// multiply joined: more memory, and on GPUs faster where many tokens are read at once. Lazy.
     ///
     /// # Errors
     /// Those of MLX.
     pub fn dequantized(&self) -> Result<Self> {
-        if self.weights.iter().all(|(_, weight)| matches!(weight, Weight::Dense(_))) {
-            return Ok(self.clone());
+        let is_dense = self.weights.iter().all(|(_, weight)| matches!(weight, Weight::Dense(_)));
+        let mut model = match is_dense {
+            true => self.clone(),
+            false => self.rebuilt(self.compute, |name, weight| {
+                Ok(Weight::Dense(dense(name, weight)?.as_dtype(self.compute.dtype)?))
+            })?,
+        };
+        for (i, layer) in model.layers.iter_mut().enumerate() {
+            let GateUp::Apart(gate, up) = &layer.mlp.gate_up else { continue };
+            layer.mlp.gate_up = GateUp::new(gate.clone(), up.clone())?;
+            // The parts are views of the whole, so that memory has each weight once.
+            let GateUp::Joined(both) = &layer.mlp.gate_up else { continue };
+            let Some((gate, up)) = both.split(self.config.intermediate_size)? else { continue };
+            for (part, linear) in [("gate", gate), ("up", up)] {
+                let name = format!("model.layers.{i}.mlp.{part}_proj.weight");
+                let stored = model.weights.iter_mut().find(|(found, _)| *found == name);
+                if let Some((_, weight)) = stored {
+                    *weight = linear.weight().clone();
+                }
+            }
         }
-        self.rebuilt(self.compute, |name, weight| {
-            Ok(Weight::Dense(dense(name, weight)?.as_dtype(self.compute.dtype)?))
-        })
+        Ok(model)
     }
 
     /// The same model on another back end for the same device.

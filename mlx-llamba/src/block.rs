@@ -5,13 +5,12 @@ use mlx_llamba_kernels::{
     Activation, Backend, BlockArgs, Dims, MixerInput, MixerState, MixerWeights, Mode, Scheme,
     Weight,
 };
-use mlx_rs::ops::concatenate;
 use mlx_rs::{Array, Dtype};
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::kernel_check;
-use crate::linear::{DtypePolicy, Linear, optional};
+use crate::linear::{DtypePolicy, GateUp, Linear, optional};
 use crate::row_layout::RowLayout;
 use crate::weights::Weights;
 
@@ -48,15 +47,6 @@ struct Mlp {
     down_proj: Linear,
 }
 
-/// The two matrices with the same input.
-#[derive(Debug, Clone)]
-enum GateUp {
-    /// Stacked: one matrix multiplication.
-    Joined(Linear),
-    /// Separate, where a recipe quantizes them differently.
-    Apart(Linear, Linear),
-}
-
 impl Block {
     /// Loads the block whose tensors' names begin with `prefix`. Lazy.
     pub(crate) fn load(
@@ -75,10 +65,8 @@ impl Block {
         let (dims, multiple) = (checkpoint.config().dims(), compute.backend.rows_multiple());
         if checkpoint.config().split_a_log {
             A_log_proj = Some(linear("mixer.A_log_proj")?);
-        } else if !dims.in_proj_dim().is_multiple_of(multiple)
-            && let Some((most, rest)) = in_proj.split(dims.in_proj_dim() - dims.h)?
-        {
-            (in_proj, A_log_proj) = (most, Some(rest));
+        } else {
+            in_proj = in_proj.padded(multiple)?;
         }
         Ok(Self {
             input_layernorm: float("input_layernorm.weight", dtype)?,
@@ -222,7 +210,11 @@ impl Mixer {
     /// (b, l, d) -> (b, h, l, l)
     fn matrix(&self, u: &Array, layout: RowLayout<'_>) -> Result<Array> {
         self.project(u, layout, |input| {
-            Ok(self.backend.mixing_matrix(input, &self.inner, self.dims, self.activation)?)
+            // Products may give narrower rows, and this is made of plain operations in float32.
+            let float = |array: &Array| array.as_dtype(Dtype::Float32);
+            let (rows, A_log) = (float(input.rows)?, input.A_log.map(float).transpose()?);
+            let input = MixerInput { rows: &rows, A_log: A_log.as_ref(), ..*input };
+            Ok(self.backend.mixing_matrix(&input, &self.inner, self.dims, self.activation)?)
         })
     }
 
@@ -237,34 +229,6 @@ impl Mixer {
         let rows = self.in_proj.forward(u)?; // (b, l, in_proj_dim), or without A_log
         let A_log = self.A_log_proj.as_ref().map(|proj| proj.forward(u)).transpose()?; // (b, l, h)
         f(&MixerInput { rows: &rows, A_log: A_log.as_ref(), lengths, starts })
-    }
-}
-
-impl GateUp {
-    fn new(gate_proj: Linear, up_proj: Linear) -> Result<Self> {
-        Ok(match Linear::join(&gate_proj, &up_proj)? {
-            Some(joined) => Self::Joined(joined),
-            None => Self::Apart(gate_proj, up_proj),
-        })
-    }
-
-    fn linears(&self) -> impl Iterator<Item = &Linear> {
-        match self {
-            Self::Joined(both) => [Some(both), None],
-            Self::Apart(gate_proj, up_proj) => [Some(gate_proj), Some(up_proj)],
-        }
-        .into_iter()
-        .flatten()
-    }
-
-    /// (b, l, d) -> (b, l, 2 * intermediate_size)
-    fn forward(&self, x: &Array) -> Result<Array> {
-        match self {
-            Self::Joined(both) => both.forward(x),
-            Self::Apart(gate_proj, up_proj) => {
-                Ok(concatenate(&[gate_proj.forward(x)?, up_proj.forward(x)?], -1)?)
-            }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use mlx_llamba_kernels::{Backend, LinearArgs, QuantizationError, Quantized, Weight};
 use mlx_rs::error::Exception;
-use mlx_rs::ops::{concatenate, split_at_indices};
+use mlx_rs::ops::{concatenate, split_at_indices, zeros_dtype};
 use mlx_rs::{Array, Dtype};
 
 use crate::error::{Error, Result};
@@ -179,6 +179,26 @@ impl Linear {
         Ok(Some((part(top, first), part(rest, second))))
     }
 
+    /// Returns the layer with more outputs, which are 0, up to a multiple of `multiple`; as it is if its matrix is
+    /// quantized.
+    ///
+    /// # Errors
+    /// MLX's own.
+    pub fn padded(self, multiple: usize) -> Result<Self> {
+        let Weight::Dense(weight) = &self.matrix.weight else { return Ok(self) };
+        let rows = weight.dim(0) as usize;
+        let more = (rows.next_multiple_of(multiple.max(1)) - rows) as i32;
+        if more == 0 {
+            return Ok(self);
+        }
+        let pad = |array: &Array, shape: &[i32]| {
+            concatenate(&[array, &zeros_dtype(shape, array.dtype())?], 0)
+        };
+        let bias = self.bias.as_ref().map(|bias| pad(bias, &[more])).transpose()?;
+        let weight = Weight::Dense(pad(weight, &[more, weight.dim(1)])?);
+        Ok(Self { matrix: Matrix { weight, ..self.matrix }, bias })
+    }
+
     /// Computes (.., in) -> (.., out).
     ///
     /// # Errors
@@ -204,6 +224,50 @@ impl Linear {
     /// The arrays of the layer.
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.matrix.arrays().into_iter().chain(&self.bias)
+    }
+}
+
+/// The two layers of a gated MLP, which have the same input.
+#[derive(Debug, Clone)]
+pub enum GateUp {
+    /// Stacked: one matrix multiplication.
+    Joined(Linear),
+    /// Separate, where a recipe quantizes them differently.
+    Apart(Linear, Linear),
+}
+
+impl GateUp {
+    /// Joins the layers, if they are stored alike.
+    ///
+    /// # Errors
+    /// As [`Linear::join`].
+    pub fn new(gate_proj: Linear, up_proj: Linear) -> Result<Self> {
+        Ok(match Linear::join(&gate_proj, &up_proj)? {
+            Some(joined) => Self::Joined(joined),
+            None => Self::Apart(gate_proj, up_proj),
+        })
+    }
+
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        match self {
+            Self::Joined(both) => [Some(both), None],
+            Self::Apart(gate_proj, up_proj) => [Some(gate_proj), Some(up_proj)],
+        }
+        .into_iter()
+        .flatten()
+    }
+
+    /// Computes (.., in) -> (.., out), the gate first.
+    ///
+    /// # Errors
+    /// As [`Matrix::matmul`].
+    pub fn forward(&self, x: &Array) -> Result<Array> {
+        match self {
+            Self::Joined(both) => both.forward(x),
+            Self::Apart(gate_proj, up_proj) => {
+                Ok(concatenate(&[gate_proj.forward(x)?, up_proj.forward(x)?], -1)?)
+            }
+        }
     }
 }
 

@@ -319,9 +319,26 @@ impl Model {
         state: &MixerState,
     ) -> Result<(Array, MixerState)> {
         on_device(self.device, || {
-            let (layer, u) = self.before(i, x)?;
-            let (x, y, state) = layer.forward(x, &u, layout, state)?;
+            let (x, y, state) = self.block_summands(i, x, layout, state)?;
             Ok((x.add(y)?, state))
+        })
+    }
+
+    /// Runs [`block`](Self::block), but returns the two arrays whose sum is the residual stream after it: the one
+    /// after the mixer, and the output of the MLP in the dtype of products.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    pub fn block_summands(
+        &self,
+        i: usize,
+        x: &Array,
+        layout: RowLayout<'_>,
+        state: &MixerState,
+    ) -> Result<(Array, Array, MixerState)> {
+        on_device(self.device, || {
+            let (layer, u) = self.before(i, x)?;
+            layer.forward(x, &u, layout, state)
         })
     }
 

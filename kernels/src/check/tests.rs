@@ -91,8 +91,8 @@ impl Operations for Faulty {
         self.spoil(Plain.swiglu(gate_up)?)
     }
 
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
-        self.spoil(Plain.rms_norm(x, weight, epsilon)?)
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32, narrow: Dtype) -> Result<Array> {
+        self.spoil(Plain.rms_norm(x, weight, epsilon, narrow)?)
     }
 
     fn add_rms_norm(
@@ -101,8 +101,9 @@ impl Operations for Faulty {
         y: &Array,
         weight: &Array,
         epsilon: f32,
+        narrow: Dtype,
     ) -> Result<(Array, Array)> {
-        let (sum, normed) = Plain.add_rms_norm(x, y, weight, epsilon)?;
+        let (sum, normed) = Plain.add_rms_norm(x, y, weight, epsilon, narrow)?;
         Ok((sum, self.spoil(normed)?))
     }
 

@@ -148,7 +148,7 @@ impl Operations for Cpu {
         elementwise::swiglu(gate_up)
     }
 
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32, _: Dtype) -> Result<Array> {
         elementwise::rms_norm(x, weight, epsilon)
     }
 
@@ -158,6 +158,7 @@ impl Operations for Cpu {
         y: &Array,
         weight: &Array,
         epsilon: f32,
+        _: Dtype,
     ) -> Result<(Array, Array)> {
         elementwise::add_rms_norm(x, y, weight, epsilon)
     }

@@ -5,6 +5,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Run;
 use super::call::{LaunchError, sizes};
+use super::constants::floats;
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
@@ -56,7 +57,7 @@ pub fn adamw(run: Run, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResul
     let launch = adamw_launch(arrays[0].size(), how.ahead.is_some())?;
     let AdamWStep { beta1, beta2, root, epsilon, rate, kept, ahead } = how;
     let momentum = ahead.unwrap_or(0.0);
-    let how = Array::from_slice(&[beta1, beta2, root, epsilon, rate, kept, momentum], &[7]);
+    let how = floats(&[beta1, beta2, root, epsilon, rate, kept, momentum]);
     let flat: Vec<Array> =
         arrays.iter().map(|array| array.reshape(&[-1])).collect::<mlx_rs::error::Result<_>>()?;
     let inputs: Vec<&Array> = flat.iter().chain([&how]).collect();

@@ -6,6 +6,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Run;
 use super::call::{LaunchError, float_bytes, sizes};
+use super::constants::floats;
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
@@ -76,7 +77,7 @@ pub fn cross_entropy(
     // Without a teacher there is nothing to divide.
     let tempered = teacher.is_some() && temperature != 1.0;
     let launch = cross_entropy_launch(shape, logits.dtype(), teacher.map(Array::dtype), tempered)?;
-    let how = Array::from_slice(&[1.0 / temperature, teacher_weight, next_weight], &[3]);
+    let how = floats(&[1.0 / temperature, teacher_weight, next_weight]);
     // The kernel reads no teacher where there is none.
     let results = run(&launch, &[logits, teacher.unwrap_or(logits), &how])?;
     let [gradient, row_sums] = &results[..] else {

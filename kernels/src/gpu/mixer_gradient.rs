@@ -23,6 +23,7 @@ use mlx_rs::ops::{split_at_indices, sum_axes, sum_axis, swap_axes, zeros_like};
 use mlx_rs::{Array, Dtype};
 
 use super::call::LaunchError;
+use super::constants::floats;
 use super::mixer_launches::{ChooseRecurrence, TrainingCall, TrainingLaunches};
 use super::{Run, exactly};
 use crate::mixer::{Mixed, MixerInput, MixerState, MixerWeights};
@@ -61,6 +62,7 @@ pub fn mixer_with_gradients(
         b: rows.dim(0) as usize,
         l: rows.dim(1) as usize,
         dtype,
+        width: rows.dim(2) as usize,
         split_A_log: A_log.is_some(),
         starts: starts.is_some(),
         conv_bias: conv_bias.is_some(),
@@ -69,9 +71,9 @@ pub fn mixer_with_gradients(
     };
     let launches = TrainingLaunches::new(&call, recurrence)?;
     let there = [A_log.is_some(), conv_bias.is_some(), z_bias.is_some()];
-    let missing = Array::from_slice(&[0.0f32], &[1]);
+    let missing = floats(&[0.0]);
     let starts = match starts {
-        Some(starts) => starts.as_dtype(Dtype::Int32)?,
+        Some(starts) => starts.as_dtype(Dtype::Bool)?,
         None => missing.clone(),
     };
     let or_missing = |array: Option<&Array>| array.unwrap_or(&missing).clone();
@@ -182,7 +184,7 @@ impl Function {
             d_rows,
             d_conv,
             d_ssm,
-            d_weight.t().as_dtype(conv_weight.dtype())?,
+            d_weight.t().as_dtype(conv_weight.dtype())?.contiguous()?,
             sum_axis(dD.reshape(&[h, p])?, 1, None)?,
             optional(there[0], &d_A_log, A_log)?,
             optional(there[1], &d_conv_bias, conv_bias)?,

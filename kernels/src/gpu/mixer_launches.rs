@@ -79,6 +79,8 @@ pub struct TrainingCall {
     pub l: usize,
     /// Activations: float32, float16 or bfloat16.
     pub dtype: Dtype,
+    /// Elements of a row, which may end with padding.
+    pub width: usize,
     /// `A_log` (b, l, h) is an array of its own, not part of the rows.
     pub split_A_log: bool,
     /// Documents start inside the rows.
@@ -121,7 +123,7 @@ impl TrainingLaunches {
     /// [`LaunchError::Unsupported`] for p or n above 128, for k = 1 and fewer than k tokens, other
     /// dtypes and more threads than a grid has.
     pub fn new(call: &TrainingCall, recurrence: ChooseRecurrence) -> Result<Self, LaunchError> {
-        let TrainingCall { dims, b, l, dtype, split_A_log, .. } = *call;
+        let TrainingCall { dims, b, l, dtype, width, split_A_log, .. } = *call;
         let Dims { h, g, p, n, k } = dims;
         float_bytes(dtype)?;
         if k < 2 || l < k {
@@ -163,13 +165,14 @@ impl TrainingLaunches {
             ("has_conv_bias", call.conv_bias),
             ("silu_conv", call.activation == Activation::Silu),
         ];
-        let spans = [("k", k), ("span", SPAN)];
-        let width = dims.in_proj_dim() - if split_A_log { h } else { 0 };
+        let spans = [("k", k), ("width", width), ("span", SPAN)];
+        let reads = if p % 4 == 0 { 4 } else { 1 };
         let A_log: &[usize] = if split_A_log { &[b, l, h] } else { &[1] };
         let y = Output::new(&[b, l, d_inner], dtype);
         let out = |by_y: bool| {
             let flags = [("split_A_log", split_A_log), ("has_z_bias", call.z_bias), ("by_y", by_y)];
-            launch(&OUT, &[], &flags, b * l * d_inner, vec![y.clone()])
+            let sized = [("width", width), ("reads", reads)];
+            launch(&OUT, &sized, &flags, b * l * d_inner / reads, vec![y.clone()])
         };
         let (x, B, C) = (0, d_inner, d_inner + g * n);
         let mixed = |heads, at| Part { heads, row: conv_dim, at };

@@ -9,12 +9,15 @@ mod adamw;
 mod attention;
 mod blocks;
 pub(crate) mod call;
+mod constants;
 mod cross_entropy;
+mod distance;
 mod draw;
 mod elementwise;
 mod mixer_gradient;
 mod mixer_launches;
 mod recurrence;
+mod rope;
 mod scan;
 mod softmax;
 mod squares;
@@ -30,10 +33,11 @@ pub use call::{
     Fusion, LaunchError, MIXER_INPUTS, MIXER_OUTPUTS, MatmulCall, MixerCall, THREADGROUP_BYTES,
 };
 pub use cross_entropy::{cross_entropy, cross_entropy_launch};
+pub use distance::{distance_launches, distances};
 pub use draw::draw_launch;
 pub use elementwise::{
-    add_rms_norm_launch, rms_norm_gradient_launch, rms_norm_with_gradient, swiglu_gradient_launch,
-    swiglu_launch, swiglu_with_gradient,
+    NormCall, add_rms_norm_launch, add_rms_norm_with_gradient, norm_gradient_launch, norm_launch,
+    rms_norm_with_gradient, swiglu_gradient_launch, swiglu_launch, swiglu_with_gradient,
 };
 pub use mixer_gradient::mixer_with_gradients;
 pub use mixer_launches::{ChooseRecurrence, TrainingCall, TrainingLaunches};
@@ -41,11 +45,13 @@ pub(crate) use recurrence::blocks_of;
 pub use recurrence::{
     Part, RECURRENCE_INPUTS, RECURRENCE_OUTPUTS, RecurrenceCall, recurrence_launch,
 };
+pub use rope::rope_launch;
 pub use scan::mixer_scan;
 pub use softmax::masked_softmax_launch;
 pub use squares::{squares_launch, sum_of_squares};
 pub use step::{MAX_STEPS, mixer_step};
 pub(crate) use training::Training;
+pub use training::training_backend;
 
 pub use crate::mlx::launch::{Argument, Language, Launch, Output, Source};
 
@@ -279,6 +285,17 @@ impl Gpu {
         Ok(out)
     }
 
+    fn rope_kernel(
+        &self,
+        x: &Array,
+        turned: i32,
+        wavelengths: &Array,
+    ) -> Result<Array, LaunchError> {
+        let launch = rope_launch(x.shape(), x.dtype(), turned)?;
+        let [out] = self.run(&launch, &[x, wavelengths])?;
+        Ok(out)
+    }
+
     fn swiglu_kernel(&self, gate_up: &Array) -> Result<Array, LaunchError> {
         let launch = swiglu_launch(gate_up.shape(), gate_up.dtype())?;
         let [out] = self.run(&launch, &[gate_up])?;
@@ -397,6 +414,12 @@ impl Operations for Gpu {
         }
     }
 
+    fn rope(&self, x: &Array, turned: i32, wavelengths: &Array) -> Result<Array> {
+        or_plain("rotary positions", self.rope_kernel(x, turned, wavelengths), || {
+            plain::rope(x, turned, wavelengths)
+        })
+    }
+
     fn ring_attention(&self, ring: &RingAttention<'_>) -> Result<Array> {
         or_plain("ring attention", self.ring_attention_kernel(ring), || {
             ring.plain(|scores| self.softmax(scores, None))
@@ -422,9 +445,10 @@ impl Operations for Gpu {
         y: &Array,
         weight: &Array,
         epsilon: f32,
+        narrow: Dtype,
     ) -> Result<(Array, Array)> {
         or_plain("residual norm", self.add_rms_norm_kernel(x, y, weight, epsilon), || {
-            plain::add_rms_norm(x, y, weight, epsilon)
+            plain::add_rms_norm(x, y, weight, epsilon, narrow)
         })
     }
 }

@@ -6,6 +6,7 @@ use mlx_rs::{Array, Dtype};
 
 use super::Run;
 use super::call::{LaunchError, sizes};
+use super::constants::{floats, integers};
 use crate::mlx::launch::{Language, Launch, Output, Source};
 
 static SQUARES: Source = Source {
@@ -59,7 +60,7 @@ pub fn sum_of_squares(run: Run, arrays: &[&Array]) -> Result<Array, LaunchError>
     if arrays.iter().any(|array| array.dtype() != Dtype::Float32) {
         return Err(LaunchError::Unsupported("the kernel takes float32".to_owned()));
     }
-    let none = Array::from_f32(0.0).reshape(&[1])?;
+    let none = floats(&[0.0]);
     let mut parts = Vec::new();
     for arrays in arrays.chunks(ARRAYS) {
         let mut counts: Vec<usize> = arrays.iter().map(|array| array.size()).collect();
@@ -70,7 +71,7 @@ pub fn sum_of_squares(run: Run, arrays: &[&Array]) -> Result<Array, LaunchError>
         inputs.resize(ARRAYS, none.clone());
         counts.push(launch.grid.0 as usize);
         let counts: Vec<i32> = counts.iter().map(|&count| count as i32).collect();
-        inputs.push(Array::from_slice(&counts, &[ARRAYS as i32 + 1]));
+        inputs.push(integers(&counts));
         let inputs: Vec<&Array> = inputs.iter().collect();
         let one = || Exception::custom("a sum of squares has one output");
         parts.push(run(&launch, &inputs)?.pop().ok_or_else(one)?);

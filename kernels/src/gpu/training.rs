@@ -1,18 +1,23 @@
 //! The operations of a GPU that have gradients: kernels where there are some, else plain operations.
 
-use mlx_rs::fast::rms_norm;
+use mlx_rs::error::Exception;
 use mlx_rs::{Array, Dtype};
 
-use super::elementwise::{rms_norm_with_gradient, swiglu_with_gradient};
+use super::elementwise::{
+    add_rms_norm_with_gradient, rms_norm_with_gradient, swiglu_with_gradient,
+};
 use super::mixer_gradient::mixer_with_gradients;
-use super::{ChooseRecurrence, Gpu, Run, adamw, cross_entropy, or_plain, sum_of_squares};
+use super::{
+    ChooseRecurrence, Gpu, Run, adamw, cross_entropy, distances, or_plain, sum_of_squares,
+};
 use crate::adamw::{AdamWResult, AdamWStep};
 use crate::cross_entropy::{CrossEntropy, CrossEntropyOptions};
 use crate::fallback::PLAIN;
-use crate::mixer::{Mixed, MixerArgs};
-use crate::mlx::Result;
-use crate::operations::Operations;
-use crate::plain;
+use crate::metal::METAL;
+use crate::mixer::{Mixed, MixerArgs, MixerInput};
+use crate::mlx::{Result, with_gradient};
+use crate::operations::{Operations, Plain};
+use crate::{Backend, QuantizationError, Weight, plain};
 
 /// The differentiable operations of a GPU.
 #[derive(Debug)]
@@ -24,6 +29,29 @@ pub(crate) struct Training {
     pub(crate) run: Run,
     /// Chooses the launch of a recurrence.
     pub(crate) recurrence: ChooseRecurrence,
+}
+
+/// Returns the differentiable back end of a GPU whose launches `run` takes, those of recurrences chosen by
+/// `recurrence`: for tests, where an emulator takes them.
+pub fn training_backend(run: Run, recurrence: ChooseRecurrence) -> Backend {
+    let training = Training { name: "emulated with gradients", gpu: &METAL, run, recurrence };
+    Backend::of(Box::leak(Box::new(training)))
+}
+
+/// Computes `x (.., in) -> x W^T (.., out)`. The gradient with respect to the matrix comes with its rows one after
+/// the other, as kernels and the optimizer read it; MLX's own comes by columns, and would be turned.
+fn dense_matmul(x: &Array, weight: &Array) -> Result<Array> {
+    let outputs = with_gradient(
+        |inputs: &[Array]| Ok::<_, Exception>(vec![inputs[0].matmul(inputs[1].t())?]),
+        |inputs: &[Array], d: &[Array], _: &[Array]| {
+            let (x, weight) = (&inputs[0], &inputs[1]);
+            let d = d[0].reshape(&[-1, weight.dim(0)])?; // (m, out)
+            let by_weight = d.t().matmul(x.reshape(&[-1, weight.dim(1)])?)?;
+            Ok(vec![d.matmul(weight)?.reshape(x.shape())?, by_weight])
+        },
+        &[x.clone(), weight.clone()],
+    )?;
+    outputs.into_iter().next().ok_or_else(|| Exception::custom("a product without a result"))
 }
 
 impl Operations for Training {
@@ -48,12 +76,20 @@ impl Operations for Training {
         8
     }
 
+    fn takes_padding(&self) -> bool {
+        true
+    }
+
     fn differentiable(&self) -> &'static dyn Operations {
         self.gpu.training
     }
 
     fn adamw(&self, arrays: [&Array; 5], how: AdamWStep) -> Result<AdamWResult> {
         or_plain("AdamW", adamw(self.run, arrays, how), || crate::adamw::adamw(arrays, how))
+    }
+
+    fn distances(&self, x: &Array, y: &Array, target: &Array) -> Result<Array> {
+        or_plain("distances", distances(self.run, x, y, target), || plain::distances(x, y, target))
     }
 
     fn sum_of_squares(&self, arrays: &[&Array]) -> Result<Array> {
@@ -73,16 +109,30 @@ impl Operations for Training {
         })
     }
 
+    fn matmul(&self, x: &Array, weight: &Weight) -> Result<Array, QuantizationError> {
+        match weight {
+            Weight::Dense(weight) => Ok(dense_matmul(x, weight)?),
+            _ => plain::matmul(x, weight),
+        }
+    }
+
     fn mixer(&self, args: MixerArgs<'_>) -> Result<Mixed> {
         let MixerArgs { input, state, weights, dims, activation } = args;
         let how = (self.run, self.recurrence);
         let kernel = mixer_with_gradients(how, input, state, weights, dims, activation);
-        or_plain("mixer with gradients", kernel, || plain::mixer(args, self.functions()))
+        or_plain("mixer with gradients", kernel, || {
+            let input = &MixerInput { rows: &input.trimmed(dims)?, ..*input };
+            plain::mixer(MixerArgs { input, ..args }, self.functions())
+        })
     }
 
-    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32) -> Result<Array> {
-        let kernel = rms_norm_with_gradient(self.run, x, weight, epsilon);
-        or_plain("norm with gradients", kernel, || rms_norm(x, Some(weight), epsilon))
+    fn narrows(&self) -> bool {
+        true
+    }
+
+    fn rms_norm(&self, x: &Array, weight: &Array, epsilon: f32, narrow: Dtype) -> Result<Array> {
+        let kernel = rms_norm_with_gradient(self.run, x, weight, epsilon, narrow);
+        or_plain("norm with gradients", kernel, || Plain.rms_norm(x, weight, epsilon, narrow))
     }
 
     fn add_rms_norm(
@@ -91,10 +141,12 @@ impl Operations for Training {
         y: &Array,
         weight: &Array,
         epsilon: f32,
+        narrow: Dtype,
     ) -> Result<(Array, Array)> {
-        let sum = x.add(y)?;
-        let normed = self.rms_norm(&sum, weight, epsilon)?;
-        Ok((sum, normed))
+        let kernel = add_rms_norm_with_gradient(self.run, [x, y], weight, epsilon, narrow);
+        or_plain("residual norm with gradients", kernel, || {
+            plain::add_rms_norm(x, y, weight, epsilon, narrow)
+        })
     }
 
     fn swiglu(&self, gate_up: &Array) -> Result<Array> {

@@ -5,8 +5,8 @@ use mlx_llamba::Config;
 use mlx_llamba::mlx::Dtype;
 use mlx_llamba_kernels::MixerState;
 use mlx_rs::Array;
+use mlx_rs::ops::mean;
 
-use super::distance::mean_norm;
 use super::{borders, of_layer, student_layer};
 use crate::{Batch, Objective, Parameters, Result};
 use mlx_llamba_teacher::{Llama, Wanted};
@@ -55,6 +55,10 @@ impl Objective for Alignment {
         of_layer(&self.student, part, &parts)
     }
 
+    fn precision(&self) -> Dtype {
+        self.products
+    }
+
     fn targets(&self, batch: &Batch) -> Result<Self::Targets> {
         let wanted = Wanted { hidden: true, attention: false, logits: false };
         let hidden = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?.hidden;
@@ -74,8 +78,8 @@ impl Objective for Alignment {
         let b = batch.tokens.dim(0) as usize;
         let state = MixerState::zeros(b, self.student.dims(), Dtype::Float32)?;
         // A teacher in 16 bits has such hidden states.
-        let [x, expected] = [x, expected].map(|array| array.as_dtype(Dtype::Float32));
-        let (y, _) = student.block(0, &x?, borders(batch), &state)?; // (b, l, d)
-        Ok(mean_norm(&expected?, &y, &[-1])?)
+        let x = x.as_dtype(Dtype::Float32)?;
+        let (x, y, _) = student.block_summands(0, &x, borders(batch), &state)?; // (b, l, d)
+        Ok(mean(student.backend().distances(&x, &y, expected)?, None)?)
     }
 }

@@ -67,7 +67,7 @@ impl Distillation {
         batch: &Batch,
         teacher: &Array,
     ) -> Result<Losses> {
-        let logits = |hidden: &Array| Ok(self.teacher.logits(hidden)?);
+        let logits = |hidden: &Array| Ok(self.teacher.head(hidden)?);
         let goal = Goal {
             teacher: Some((teacher, &logits)),
             next: &batch.next,
@@ -97,6 +97,10 @@ impl Objective for Distillation {
             return Vec::new();
         }
         sorted(self.student.tensors().into_iter().map(|(name, _)| name))
+    }
+
+    fn precision(&self) -> Dtype {
+        self.products
     }
 
     fn targets(&self, batch: &Batch) -> Result<Array> {

@@ -2,7 +2,7 @@
 
 use mlx_llamba::Config;
 use mlx_llamba::kernels::Backend;
-use mlx_llamba_kernels::mlx::current_device;
+use mlx_llamba_kernels::mlx::{current_device, with_gradient};
 use mlx_llamba_kernels::{CrossEntropy, CrossEntropyOptions};
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::TryIndexOp;
@@ -97,9 +97,8 @@ impl Head {
     ///
     /// Arrays of the vocabulary's size are computed for a few positions at a time, together with the
     /// gradients with respect to the hidden states and the matrix, G W and G^T h with
-    /// G = d loss / d logits. They are part of the result as `<h - h', G W> + <W - W', G^T h>`, where
-    /// h' and W' are constants of the same values: terms of value 0 with exactly these gradients. No
-    /// array is thus kept for the backward pass, and nothing is computed twice.
+    /// G = d loss / d logits. They are part of the result as terms of value 0 with exactly these gradients.
+    /// No array is thus kept for the backward pass, and nothing is computed twice.
     pub(super) fn compare(&self, hidden: &Array, goal: Goal<'_>) -> Result<Means> {
         self.compare_by(piece()? / (4 * self.vocab.max(1)), hidden, goal)
     }
@@ -200,10 +199,10 @@ impl Head {
         let mut mixed = kl.multiply(scale)?.add(log_sum.multiply(&w)?)?;
         mixed = mixed.subtract(right.multiply(&w)?)?;
         let by_h = concatenate(&by_h, 0)?; // (N, d)
-        mixed = mixed.add(with_slope(&traced_h, &h, &by_h)?)?;
-        mixed = mixed.add(with_slope(&traced_W, &W, &by_W)?)?;
-        if let (Some(traced), Some(bias), Some(slope)) = (&traced_bias, &bias, &by_bias) {
-            mixed = mixed.add(with_slope(traced, bias, slope)?)?;
+        mixed = mixed.add(with_slope(&traced_h, by_h)?)?;
+        mixed = mixed.add(with_slope(&traced_W, by_W)?)?;
+        if let (Some(traced), Some(slope)) = (&traced_bias, by_bias) {
+            mixed = mixed.add(with_slope(traced, slope)?)?;
         }
         Ok(Means {
             mixed: mean(&mixed)?,
@@ -247,9 +246,17 @@ impl Piece {
     }
 }
 
-/// Returns 0 with the gradient `slope` with respect to `traced`, whose value is `value`.
-fn with_slope(traced: &Array, value: &Array, slope: &Array) -> Result<Array> {
-    Ok(sum(traced.subtract(value)?.multiply(stop_gradient(slope)?)?, None)?)
+/// Returns 0 with the gradient `slope` with respect to `traced`.
+fn with_slope(traced: &Array, slope: Array) -> Result<Array> {
+    let dtype = traced.dtype();
+    let zero = with_gradient(
+        |_: &[Array]| Ok::<_, Exception>(vec![Array::from_f32(0.0)]),
+        move |_: &[Array], d: &[Array], _: &[Array]| {
+            Ok(vec![slope.multiply(&d[0])?.as_dtype(dtype)?])
+        },
+        std::slice::from_ref(traced),
+    )?;
+    Ok(zero.into_iter().next().ok_or_else(|| Exception::custom("a sum without a value"))?)
 }
 
 /// Returns the first `count` elements of axis 0.

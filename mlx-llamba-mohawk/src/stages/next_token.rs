@@ -38,6 +38,10 @@ impl Objective for NextToken {
         sorted(tensors.into_iter().map(|(name, _)| name))
     }
 
+    fn precision(&self) -> Dtype {
+        self.products
+    }
+
     fn targets(&self, _batch: &Batch) -> Result<()> {
         Ok(())
     }

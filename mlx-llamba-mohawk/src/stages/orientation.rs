@@ -127,6 +127,10 @@ impl Objective for Orientation {
         of_layer(&self.student, part, &parts)
     }
 
+    fn precision(&self) -> Dtype {
+        self.products
+    }
+
     fn targets(&self, batch: &Batch) -> Result<Self::Targets> {
         let wanted = Wanted { hidden: true, attention: true, logits: false };
         let trace = self.teacher.trace(&batch.tokens, batch.starts.as_ref(), wanted)?;

@@ -27,5 +27,5 @@ pub(crate) use options::is_default;
 pub use rehearsal::StageCost;
 pub use schedule::Schedule;
 pub use session::{Ending, Event, OnEvent, Session, SessionOptions, Stage};
-pub use step::{Step, Trainer};
+pub use step::{Begun, Step, Trainer};
 pub use watch::Watch;

@@ -4,8 +4,8 @@
 //! Muon (2024), with the scale of Moonlight (arXiv 2502.16982), which allows AdamW's learning
 //! rates.
 
-use mlx_rs::Array;
 use mlx_rs::ops::{addmm, concatenate, split_at_indices, sum_axes, swap_axes};
+use mlx_rs::{Array, Dtype};
 
 use crate::Result;
 
@@ -30,12 +30,17 @@ pub(super) struct Matrix {
 }
 
 /// Returns the steps of matrices of one shape (r, c) in blocks of `rows` rows, such as the rows of a
-/// head; 0 is a single block. All blocks are changed by the same few operations. There is no decay.
-/// Lazy.
+/// head; 0 is a single block. All blocks are changed by the same few operations, whose products are in
+/// the dtype `products`: Muon's authors use bfloat16. There is no decay. Lazy.
 ///
 /// # Errors
 /// Those of MLX for shapes that differ.
-pub(super) fn step(matrices: &[Matrix], rows: usize, lr: f64) -> Result<Vec<Array>> {
+pub(super) fn step(
+    matrices: &[Matrix],
+    rows: usize,
+    lr: f64,
+    products: Dtype,
+) -> Result<Vec<Array>> {
     let Some(Matrix { parameter, .. }) = matrices.first() else { return Ok(Vec::new()) };
     let (r, c, k) = (parameter.dim(0), parameter.dim(1), matrices.len() as i32);
     let rows = if rows == 0 { r } else { rows as i32 };
@@ -54,8 +59,8 @@ pub(super) fn step(matrices: &[Matrix], rows: usize, lr: f64) -> Result<Vec<Arra
         matrices.iter().map(|matrix| top(&matrix.ahead)).collect::<Result<_>>()?;
     let ahead = concatenate(&ahead, 0)?.reshape(&[k * blocks, rows, c])?;
     let size = lr * f64::from(SIZE * (rows.max(c) as f32).sqrt());
-    let change = orthogonal(&ahead)?.multiply(Array::from_f32(size as f32))?;
-    let change = change.reshape(&[k, whole, c])?;
+    let change = orthogonal(&ahead, size as f32, products)?.reshape(&[k, whole, c])?;
+    let change = change.as_dtype(Dtype::Float32)?;
     let ends: Vec<i32> = (1..k).collect();
     let changes = split_at_indices(&change, &ends, 0)?; // (1, whole, c) each
     matrices
@@ -72,20 +77,23 @@ pub(super) fn step(matrices: &[Matrix], rows: usize, lr: f64) -> Result<Vec<Arra
         .collect()
 }
 
-/// Approximates `U V^T` of each matrix `U S V^T` in (k, r, c): singular values are between 0.7 and
-/// 1.2.
-fn orthogonal(matrices: &Array) -> Result<Array> {
-    let tall = matrices.dim(1) > matrices.dim(2);
-    let x = if tall { swap_axes(matrices, 1, 2)? } else { matrices.clone() };
-    let length = sum_axes(&x.square()?, &[1, 2], true)?.sqrt()?; // (k, 1, 1)
-    let mut x = x.divide(length.add(Array::from_f32(1e-7))?)?;
+/// Approximates `size U V^T` of each matrix `U S V^T` in (k, r, c), in the dtype `products`: singular
+/// values are between 0.7 and 1.2 of `size`.
+fn orthogonal(matrices: &Array, size: f32, products: Dtype) -> Result<Array> {
+    let length = sum_axes(&matrices.square()?, &[1, 2], true)?.sqrt()?; // (k, 1, 1)
+    let mut x = matrices.divide(length.add(Array::from_f32(1e-7))?)?.as_dtype(products)?;
+    let tall = x.dim(1) > x.dim(2);
     let [a, b, c] = POLYNOMIAL;
-    for _ in 0..ITERATIONS {
-        let square = x.matmul(swap_axes(&x, 1, 2)?)?; // (k, r, r)
+    for i in 1..=ITERATIONS {
+        let scale = if i == ITERATIONS { size } else { 1.0 };
+        let turned = swap_axes(&x, 1, 2)?;
+        // The smaller of the two: x x^T (k, r, r) or x^T x (k, c, c).
+        let square = if tall { turned.matmul(&x)? } else { x.matmul(&turned)? };
         let mixed = addmm(&square, &square, &square, c, b)?;
-        x = addmm(&x, &mixed, &x, None, a)?;
+        let (left, right) = if tall { (&x, &mixed) } else { (&mixed, &x) };
+        x = addmm(&x, left, right, scale, scale * a)?;
     }
-    if tall { Ok(swap_axes(&x, 1, 2)?) } else { Ok(x) }
+    Ok(x)
 }
 
 #[cfg(test)]
@@ -110,23 +118,31 @@ mod tests {
                 &[shape[2]],
             );
             let x = x.multiply(spread).unwrap();
-            let y = orthogonal(&x).unwrap();
-            assert_eq!(y.shape(), shape);
-            let small = if shape[1] > shape[2] { swap_axes(&y, 1, 2).unwrap() } else { y.clone() };
-            let gram = small.matmul(swap_axes(&small, 1, 2).unwrap()).unwrap();
-            let n = gram.dim(1) as usize;
-            for (i, value) in floats(&gram).into_iter().enumerate() {
-                let (row, column) = (i / n % n, i % n);
-                if row == column {
-                    assert!((0.3..1.6).contains(&value), "{shape:?} {row}: {value}");
-                } else {
-                    assert!(value.abs() < 0.5, "{shape:?} {row} {column}: {value}");
-                }
+            for products in [Dtype::Float32, Dtype::Bfloat16] {
+                alike(&x, products);
             }
-            // It still points where it did.
-            let along = floats(&x.multiply(&y).unwrap().sum(None).unwrap())[0];
-            assert!(along > 0.0);
         }
+    }
+
+    fn alike(x: &Array, products: Dtype) {
+        let y = orthogonal(x, 2.0, products).unwrap();
+        assert_eq!((y.shape(), y.dtype()), (x.shape(), products));
+        let y = y.as_dtype(Dtype::Float32).unwrap().multiply(Array::from_f32(0.5)).unwrap();
+        let turned = swap_axes(&y, 1, 2).unwrap();
+        let gram = if x.dim(1) > x.dim(2) { turned.matmul(&y) } else { y.matmul(&turned) };
+        let gram = gram.unwrap();
+        let n = gram.dim(1) as usize;
+        for (i, value) in floats(&gram).into_iter().enumerate() {
+            let (row, column) = (i / n % n, i % n);
+            if row == column {
+                assert!((0.3..1.6).contains(&value), "{:?} {row}: {value}", x.shape());
+            } else {
+                assert!(value.abs() < 0.5, "{:?} {row} {column}: {value}", x.shape());
+            }
+        }
+        // It still points where it did.
+        let along = floats(&x.multiply(&y).unwrap().sum(None).unwrap())[0];
+        assert!(along > 0.0);
     }
 
     #[test]
@@ -139,7 +155,7 @@ mod tests {
             others: Array::zeros::<f32>(&[7, 4]).unwrap(),
         };
         let matrices = [matrix(2), matrix(3), matrix(4)];
-        let all = step(&matrices, 3, 0.01).unwrap();
+        let all = step(&matrices, 3, 0.01, Dtype::Float32).unwrap();
         assert_eq!(all.len(), 3);
         for (Matrix { parameter, ahead, others }, all) in matrices.iter().zip(all) {
             let all = floats(&all);
@@ -148,7 +164,8 @@ mod tests {
                 |array: &Array| split_at_indices(array, &[3, 6], 0).unwrap().swap_remove(1);
             let [parameter, ahead, others] = [parameter, ahead, others].map(second);
             let old = floats(&parameter);
-            let alone = step(&[Matrix { parameter, ahead, others }], 0, 0.01).unwrap();
+            let alone = [Matrix { parameter, ahead, others }];
+            let alone = step(&alone, 0, 0.01, Dtype::Float32).unwrap();
             let alone = floats(&alone[0]);
             for (found, expected) in all[12..24].iter().zip(&alone) {
                 assert!((found - expected).abs() < 1e-6);

@@ -9,7 +9,7 @@ use derive_setters::Setters;
 use mlx_llamba::files::atomic;
 
 use super::log::{Log, Record};
-use super::{Checkpoints, Identity, StageOptions, State, Step, Trainer, differences, plot};
+use super::{Begun, Checkpoints, Identity, StageOptions, State, Step, Trainer, differences, plot};
 use crate::data::Windows;
 use crate::error::io;
 use crate::evaluate::Metrics;
@@ -239,8 +239,10 @@ impl Session {
         let parameters = &self.state.parameters;
         let trainer = Trainer::new(name, stage.objective, stage.windows, options, parameters)?;
         let of = options.steps();
+        let mut begun = Begun::default();
         while self.state.progress.step < of {
-            let step = trainer.step(&mut self.state)?;
+            let more = self.state.progress.step + 1 < of;
+            let step = trainer.step_on(&mut self.state, &mut begun, more)?;
             self.log.push(&self.record(name, &step))?;
             let done = self.state.progress.step;
             let stop = watch(Event::Step { stage: name, state: &self.state, of, step: &step });

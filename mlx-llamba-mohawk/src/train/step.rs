@@ -11,7 +11,7 @@ use mlx_rs::{Array, DeviceType, memory};
 use super::update::{Sum, Updated};
 use super::watch::Place;
 use super::{AdamW, StageOptions, State, value_and_gradient};
-use crate::data::Windows;
+use crate::data::{Position, Windows};
 use crate::{Batch, Error, Objective, Parameters, Result};
 
 /// The losses and figures of a step.
@@ -56,6 +56,8 @@ pub struct Trainer<'a, O> {
     /// The parameters that each part trains.
     pub(super) trained: Vec<Vec<String>>,
     pub(super) together: bool,
+    /// The gradients of matrices come by columns.
+    by_columns: bool,
     pub(super) at_once: usize,
 }
 
@@ -97,12 +99,26 @@ impl<'a, O: Objective> Trainer<'a, O> {
             return Err(Error::NothingToTrain { stage: name.to_owned() });
         }
         let backend = Backend::with_gradients()?;
-        let together = matches!(current_device()?, DeviceType::Gpu) && {
+        let gpu = matches!(current_device()?, DeviceType::Gpu);
+        let together = gpu && {
             let bytes = owners.keys().filter_map(|name| parameters.get(name)).map(Array::nbytes);
             bytes.sum::<usize>() <= memory::memory_limit()? / GRADIENTS
         };
         let at_once = AT_ONCE;
-        Ok(Self { objective, windows, options, name, adamw, backend, trained, together, at_once })
+        // The products of GPUs have gradients of their own.
+        let by_columns = !gpu;
+        Ok(Self {
+            objective,
+            windows,
+            options,
+            name,
+            adamw,
+            backend,
+            trained,
+            together,
+            by_columns,
+            at_once,
+        })
     }
 
     /// Updates all parts at the end of a step, without waiting for the device until then, and matrices
@@ -131,62 +147,34 @@ impl<'a, O: Objective> Trainer<'a, O> {
     /// [`Error::NotFinite`], [`Error::Exploded`], and errors of the objective. Some parts may have
     /// been updated already, so the state must not be saved.
     pub fn step(&self, state: &mut State) -> Result<Step> {
+        self.step_on(state, &mut Begun::default(), false)
+    }
+
+    /// [`step`](Self::step) in a sequence of steps of one state. Where parts are updated
+    /// [together](Self::together) and there will be `more` steps, the device gets the work of the next one
+    /// before the host waits for this one: `begun` keeps it in between. Results are those of single steps,
+    /// to the bit.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_on(&self, state: &mut State, begun: &mut Begun, more: bool) -> Result<Step> {
         let started = Instant::now();
         let options = self.options;
         let lr = options.lr * options.schedule().at(state.progress.step);
-        let micro = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
-        let mut sums: Vec<Option<Sum>> = self.trained.iter().map(|_| None).collect();
-        let mut results = Vec::new();
-        let mut begun = VecDeque::new();
-        let mut batches = Vec::new();
-        let mut left = options.batch;
-        while left > 0 {
-            let rows = left.min(micro);
-            left -= rows;
-            let (batch, position) = self.windows.batch(state.progress.position, rows)?;
-            state.progress.position = position;
-            batches.push(batch);
-        }
-        let count = |batch: &Batch| self.objective.positions(batch);
-        let positions: usize = batches.iter().map(count).sum();
-        let mut left = batches.len();
-        for batch in batches {
-            left -= 1;
-            let share = count(&batch) as f32 / positions.max(1) as f32;
-            let targets = self.objective.targets(&batch)?;
-            for (part, names) in self.trained.iter().enumerate() {
-                if names.is_empty() {
-                    continue;
-                }
-                let parameters = &state.parameters;
-                let (loss, gradients) =
-                    value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
-                let sum = Sum::add(sums[part].take(), loss, gradients, share)?;
-                if left == 0 && !self.together {
-                    results.extend(self.update(vec![(part, sum)], lr, state)?);
-                    continue;
-                }
-                if self.together {
-                    // The host prepares a part while the device computes the one before it; the
-                    // activations of both are in memory.
-                    async_eval(sum.arrays())?;
-                    begun.push_back(sum.loss.clone());
-                    if begun.len() > 1 {
-                        eval(begun.pop_front().iter())?;
-                    }
-                } else {
-                    eval(sum.arrays())?;
-                }
-                sums[part] = Some(sum);
+        let at_once = (!self.together).then_some(lr);
+        let Gradients { sums, mut updated, position } = match begun.0.take() {
+            Some(gradients) => gradients,
+            None => self.gradients(state, at_once)?,
+        };
+        state.progress.position = position;
+        if self.together {
+            updated.extend(self.update(sums, lr, state)?);
+            if more {
+                begun.0 = Some(self.gradients(state, None)?);
             }
         }
-        if self.together {
-            let sums = sums.into_iter().enumerate();
-            let sums = sums.filter_map(|(part, sum)| Some((part, sum?)));
-            results.extend(self.update(sums.collect(), lr, state)?);
-        }
         let (mut losses, mut squares) = (Vec::new(), 0.0);
-        for Updated { part, loss, norm } in results {
+        for Updated { part, loss, norm } in updated {
             let scalar = |array: &Array| mlx_llamba::mlx::floats(array).map(|values| values[0]);
             let (loss, norm) = (scalar(&loss)?, scalar(&norm)?);
             let place = Place {
@@ -210,6 +198,77 @@ impl<'a, O: Objective> Trainer<'a, O> {
             seconds: started.elapsed().as_secs_f64(),
         })
     }
+
+    /// Computes the gradients of the next batch. With a learning rate each part is updated as soon as its
+    /// own are known; without one the device may still compute them afterwards.
+    fn gradients(&self, state: &mut State, lr: Option<f64>) -> Result<Gradients> {
+        let options = self.options;
+        let micro = if options.micro_batch == 0 { options.batch } else { options.micro_batch };
+        let mut position = state.progress.position;
+        let mut batches = Vec::new();
+        let mut left = options.batch;
+        while left > 0 {
+            let rows = left.min(micro);
+            left -= rows;
+            let (batch, next) = self.windows.batch(position, rows)?;
+            position = next;
+            batches.push(batch);
+        }
+        let count = |batch: &Batch| self.objective.positions(batch);
+        let positions: usize = batches.iter().map(count).sum();
+        let mut sums: Vec<Option<Sum>> = self.trained.iter().map(|_| None).collect();
+        let mut updated = Vec::new();
+        let mut begun = VecDeque::new();
+        let mut left = batches.len();
+        for batch in batches {
+            left -= 1;
+            let share = count(&batch) as f32 / positions.max(1) as f32;
+            let targets = self.objective.targets(&batch)?;
+            for (part, names) in self.trained.iter().enumerate() {
+                if names.is_empty() {
+                    continue;
+                }
+                let parameters = &state.parameters;
+                let (loss, gradients) =
+                    value_and_gradient(self.objective, part, names, parameters, &batch, &targets)?;
+                let old = sums[part].take();
+                let sum = Sum::add(old, loss, gradients, share, self.by_columns)?;
+                match lr {
+                    Some(lr) if left == 0 => {
+                        updated.extend(self.update(vec![(part, sum)], lr, state)?);
+                        continue;
+                    }
+                    Some(_) => eval(sum.arrays())?,
+                    None => {
+                        // The host prepares a part while the device computes the one before it; the
+                        // activations of both are in memory.
+                        async_eval(sum.arrays())?;
+                        begun.push_back(sum.loss.clone());
+                        if begun.len() > 1 {
+                            eval(begun.pop_front().iter())?;
+                        }
+                    }
+                }
+                sums[part] = Some(sum);
+            }
+        }
+        let sums = sums.into_iter().enumerate().filter_map(|(part, sum)| Some((part, sum?)));
+        Ok(Gradients { sums: sums.collect(), updated, position })
+    }
+}
+
+/// The beginning of a step of [`Trainer::step_on`], if there is one.
+#[derive(Debug, Default)]
+pub struct Begun(Option<Gradients>);
+
+/// The gradients of a batch.
+#[derive(Debug)]
+struct Gradients {
+    /// Those of parts that have not been updated yet.
+    sums: Vec<(usize, Sum)>,
+    updated: Vec<Updated>,
+    /// The position in the text after the batch.
+    position: Position,
 }
 
 /// True if one of `patterns` matches the name of a parameter.

@@ -65,7 +65,8 @@ impl<O: Objective> Trainer<'_, O> {
             let bytes = 4 * r as usize * c as usize;
             let at_once = if self.together { (at_once / bytes.max(1)).max(1) } else { 1 };
             for (names, matrices) in names.chunks(at_once).zip(matrices.chunks(at_once)) {
-                let new = muon::step(matrices, rows, f64::from_bits(lr))?;
+                let new =
+                    muon::step(matrices, rows, f64::from_bits(lr), self.objective.precision())?;
                 for (name, new) in names.iter().zip(new) {
                     changed.push(new.clone());
                     state.parameters.insert((*name).clone(), new);
@@ -95,6 +96,7 @@ impl<O: Objective> Trainer<'_, O> {
 }
 
 /// The loss of a part, and the norm of its gradient before clipping.
+#[derive(Debug)]
 pub(super) struct Updated {
     pub(super) part: usize,
     pub(super) loss: Array,
@@ -102,6 +104,7 @@ pub(super) struct Updated {
 }
 
 /// The weighted sums of the losses and gradients of the micro-batches so far.
+#[derive(Debug)]
 pub(super) struct Sum {
     pub(super) loss: Array,
     gradients: Vec<Array>,
@@ -113,13 +116,13 @@ impl Sum {
         loss: Array,
         gradients: Vec<Array>,
         share: f32,
+        by_columns: bool,
     ) -> Result<Self> {
-        // Kernels read rows one after the other; the gradients of matrices come by columns, and would be
-        // turned for every kernel.
         let scaled = |array: Array| -> Result<Array> {
             let array =
                 if share == 1.0 { array } else { array.multiply(Array::from_f32(share))? };
-            Ok(array.contiguous()?)
+            // Kernels read rows one after the other, and would turn such arrays each time.
+            if by_columns { Ok(array.contiguous()?) } else { Ok(array) }
         };
         let loss = scaled(loss)?;
         let gradients = gradients.into_iter().map(scaled).collect::<Result<Vec<_>>>()?;
