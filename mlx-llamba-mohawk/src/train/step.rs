@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use mlx_llamba::kernels::Backend;
 use mlx_llamba_kernels::mlx::current_device;
+use mlx_rs::error::Exception;
 use mlx_rs::transforms::{async_eval, eval};
 use mlx_rs::{Array, DeviceType, memory};
 
@@ -175,7 +176,10 @@ impl<'a, O: Objective> Trainer<'a, O> {
         }
         let (mut losses, mut squares) = (Vec::new(), 0.0);
         for Updated { part, loss, norm } in updated {
-            let scalar = |array: &Array| mlx_llamba::mlx::floats(array).map(|values| values[0]);
+            // Any operation here would come after the work of the next step.
+            let scalar = |array: &Array| {
+                array.try_item_exact::<f32>().map_err(|e| Exception::custom(e.to_string()))
+            };
             let (loss, norm) = (scalar(&loss)?, scalar(&norm)?);
             let place = Place {
                 stage: self.name,
