@@ -10,7 +10,7 @@ use crate::{Activation, Dims, ShapeError};
 ///
 /// | field | shape | dtype |
 /// |---|---|---|
-/// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side; in_proj_dim - h without `A_log`; or more, the rest is padding | float |
+/// | rows | (b, l, in_proj_dim): `xBC`, `z`, `A_log` side by side, or more, which is padding; in_proj_dim - h without `A_log` | float |
 /// | A_log | (b, l, h), where it is not part of `rows` | float |
 /// | lengths | (b,): tokens of each row; the rest is padding | int32 |
 /// | starts | (b, l): true where a document starts, which does not depend on earlier tokens | bool |
@@ -144,7 +144,7 @@ pub(crate) fn check(
             return Err(ShapeError { array: "rows", found: found.to_vec(), expected });
         }
     };
-    if (input.rows.dim(2) as usize) < width {
+    if input.A_log.is_some() || (input.rows.dim(2) as usize) < width {
         expect("rows", input.rows, &[b, l, width])?;
     }
     if let Some(A_log) = input.A_log {
