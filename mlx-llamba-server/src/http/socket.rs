@@ -45,8 +45,8 @@ struct Rest {
 impl Rest {
     /// Bytes that are thrown away: more than the body of any ordinary request.
     const BYTES: usize = 64 << 20;
-    const PAUSE: Duration = Duration::from_secs(5);
-    const TIME: Duration = Duration::from_secs(30);
+    const PAUSE: Duration = Duration::from_secs(10);
+    const TIME: Duration = Duration::from_secs(60);
 
     const fn new() -> Self {
         Self { bytes: 0, pause: None, end: None }
