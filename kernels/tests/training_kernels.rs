@@ -239,8 +239,8 @@ fn distances_and_their_gradients_equal_their_definition() {
         let mut numbers: [Vec<f64>; 3] =
             [1, 2, 3].map(|seed| Values(seed).take(rows * d, 1.0, dtypes[seed as usize - 1]));
         // A row at its target.
-        for i in 0..d {
-            (numbers[0][i], numbers[1][i], numbers[2][i]) = (0.5, 0.25, 0.75);
+        for (of, value) in numbers.iter_mut().zip([0.5, 0.25, 0.75]) {
+            of[..d].fill(value);
         }
         let by = Values(4).take(rows, 1.0, float);
         let weights = array(float, &[rows], &by);

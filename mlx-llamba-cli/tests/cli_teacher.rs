@@ -223,7 +223,7 @@ fn a_teacher_writes_its_own_data() {
     let path = |name: &str| temporary.path().join(name).to_str().unwrap().to_owned();
     let (model, texts) = (fixture("mixed.gguf"), path("texts.jsonl"));
     let write = |output: &str| -> Vec<String> {
-        let base = "synthesize --tokens 700 --length 20 --batch 6 --seed 4 --top-k 100 \
+        let base = "synthesize --tokens 700 --length 20 --batch 6 --seed 24 --top-k 100 \
                     --begin <|im_start|>";
         let base = base.split_whitespace().map(String::from);
         base.chain(["--teacher", &model, "--output", output].map(String::from)).collect()

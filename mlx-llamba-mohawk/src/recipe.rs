@@ -58,15 +58,15 @@ pub struct Recipe {
 }
 
 /// The precision in which a run multiplies matrices. Parameters, their gradients and moments, residual
-/// connections, norms, the recurrence and losses are float32 in either.
+/// connections, the recurrence's state and losses are float32 in either, and so are all sums.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Float32, or what the device takes for it, such as TF32.
     #[default]
     Float32,
-    /// Operands, results and gradients of products are rounded to bfloat16, and the teacher is read in
-    /// bfloat16.
+    /// Operands, results and gradients of products are rounded to bfloat16, on GPUs with the convolved
+    /// rows of mixers, and the teacher is read in bfloat16.
     Bfloat16,
 }
 
