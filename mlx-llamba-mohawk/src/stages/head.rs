@@ -196,8 +196,10 @@ impl Head {
         let w = Array::from_f32(goal.next_weight);
         let [cross_entropy, kl, log_sum] = sums;
         let scale = Array::from_f32((1.0 - goal.next_weight) * goal.temperature.powi(2));
-        let mut mixed = kl.multiply(scale)?.add(log_sum.multiply(&w)?)?;
-        mixed = mixed.subtract(right.multiply(&w)?)?;
+        let mut mixed = kl.multiply(scale)?;
+        if goal.next_weight != 0.0 {
+            mixed = mixed.add(log_sum.subtract(&right)?.multiply(w)?)?;
+        }
         let by_h = concatenate(&by_h, 0)?; // (N, d)
         mixed = mixed.add(with_slope(&traced_h, by_h)?)?;
         mixed = mixed.add(with_slope(&traced_W, by_W)?)?;
