@@ -247,6 +247,29 @@ fn rows_are_what_they_are_alone_pipelined() {
     joins_and_leaves(true);
 }
 
+/// The next tokens of the other rows are requested before the last one of a row is handed out.
+#[test]
+fn a_row_that_ends_does_not_make_others_wait() {
+    let llamba = llamba();
+    let prompt = llamba.tokenizer().unwrap().encode(TEXTS[1], true).unwrap();
+    let mut batch = Batch::new(&llamba, 64).unwrap();
+    batch.pipelined(true);
+    for tokens in [3, 9] {
+        let options = Generation { eos: Some(vec![]), ..Generation::greedy().max_tokens(tokens) };
+        let context = llamba.context().unwrap();
+        batch.add(BatchRequest::new(context, prompt.clone(), options)).unwrap();
+    }
+    let mut requested = Vec::new();
+    while !batch.is_empty() {
+        let decodes = batch.decoding() > 0;
+        batch.step().unwrap();
+        if decodes && batch.decoding() > 0 {
+            requested.push(batch.decoding.ahead.is_some());
+        }
+    }
+    assert_eq!(requested, [true; 7]);
+}
+
 /// Cancelled at any time, a row ends where it stands, and can be gone on from.
 #[test]
 fn cancelled_rows_can_be_gone_on_from() {
