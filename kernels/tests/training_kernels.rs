@@ -20,7 +20,7 @@ use mlx_llamba_kernels::{
     MixerWeights, Weight,
 };
 use mlx_rs::error::Result;
-use mlx_rs::ops::{split_at_indices, sum};
+use mlx_rs::ops::{concatenate, split_at_indices, sum};
 use mlx_rs::transforms::value_and_grad_with_argnums;
 use mlx_rs::{Array, Dtype};
 use support::{Case, Data, Values, array, assert_close, scale_of, values};
@@ -121,8 +121,11 @@ impl<'a> Loss<'a> {
             case.start_flags().map(|flags| Array::from_slice(&flags, &[b as i32, l as i32]));
         let loss = |x: &[Array]| -> Result<Vec<Array>> {
             let parts = split_at_indices(&x[0], &[(width - h) as i32], -1)?;
+            // Rows may end with padding, whatever it holds.
+            let padding = array(case.dtype, &[b, l, 11], &vec![9.0; b * l * 11]);
+            let padded = concatenate(&[&x[0], &padding], -1)?;
             let input = MixerInput {
-                rows: if case.split_A_log { &parts[0] } else { &x[0] },
+                rows: if case.split_A_log { &parts[0] } else { &padded },
                 A_log: case.split_A_log.then_some(&parts[1]),
                 lengths: None,
                 starts: starts.as_ref(),
