@@ -16,8 +16,8 @@ pub(crate) struct History {
     kept: Option<Kept>,
 }
 
-/// What is kept of texts: without a window the counts (b, vocab), float32; with one the last tokens
-/// (b, m), u32.
+/// The part of texts that counting needs: without a window the counts (b, vocab), float32; with one the
+/// last tokens (b, m), u32.
 #[derive(Debug, Clone)]
 struct Kept {
     array: Array,
@@ -117,8 +117,8 @@ impl History {
         }
     }
 
-    /// What is kept of texts that share an array, (b, width); an id outside the vocabulary counts
-    /// for nothing.
+    /// The kept rows of texts that share an array, (b, width), padded on the left with an id outside the
+    /// vocabulary, which counts for nothing.
     fn part(&self, run: &[&Self], width: i32) -> Result<Array> {
         let b = run.len() as i32;
         let nothing = |m: i32| match self.window {
