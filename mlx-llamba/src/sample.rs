@@ -166,9 +166,11 @@ impl Sampler {
         Ok(tokens)
     }
 
-    /// Returns true if the two differ in their random numbers and histories alone.
+    /// Returns true if the two differ in their random numbers and histories alone. Biases may be as
+    /// long as the vocabulary, too long to compare at every step: a sampler with such is like no other.
     fn is_like(&self, other: &Self) -> bool {
-        self.vocab == other.vocab && self.sampling.same_but_seed(&other.sampling)
+        let unbiased = self.bias.is_none() && other.bias.is_none();
+        unbiased && self.vocab == other.vocab && self.sampling.same_numbers(&other.sampling)
     }
 
     /// Chooses a token for every row of `logits` (b, v) with its key and adds it to the history.

@@ -113,8 +113,8 @@ impl Sampling {
         self.some_token_left(vocab)
     }
 
-    /// Returns true if the two are equal apart from the seed.
-    pub(crate) fn same_but_seed(&self, other: &Self) -> bool {
+    /// Returns true if the two are equal apart from the seed and the biases.
+    pub(crate) fn same_numbers(&self, other: &Self) -> bool {
         let Self {
             temperature,
             top_k,
@@ -124,7 +124,7 @@ impl Sampling {
             presence_penalty,
             frequency_penalty,
             penalty_window,
-            ref logit_bias,
+            logit_bias: _,
             seed: _,
         } = *self;
         temperature == other.temperature
@@ -133,7 +133,6 @@ impl Sampling {
             && repetition_penalty == other.repetition_penalty
             && presence_penalty == other.presence_penalty
             && frequency_penalty == other.frequency_penalty
-            && *logit_bias == other.logit_bias
     }
 
     /// Sampling needs at least one token that is not banned.
